@@ -1,0 +1,3 @@
+//! How a command line talks to its daemon.
+
+pub mod control;

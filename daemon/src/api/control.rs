@@ -1,0 +1,538 @@
+//! What the command line and the daemon say to each other over the control socket.
+//!
+//! One JSON object a line. The command line sends one [`Call`]; the daemon answers with any number of
+//! [`Event`]s, of which the last is `done` or `failed`. The answers are the objects that `--json` prints:
+//! their field names are the contract of the command line.
+//!
+//! Not here: the socket itself, and what the commands do.
+
+use serde::{Deserialize, Serialize};
+
+/// Raw bytes as base64 in JSON.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Bytes(pub Vec<u8>);
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&data_encoding::BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(from)?;
+        data_encoding::BASE64.decode(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A path as reports carry it: lossy for people, and exact where that loses something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportPath {
+    /// UTF-8, lossy.
+    pub path: String,
+    /// The exact bytes as base64, only where `path` is lossy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<Bytes>,
+}
+
+impl ReportPath {
+    /// From raw bytes.
+    pub fn new(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(path) => Self { path: path.to_owned(), path_b64: None },
+            Err(_) => Self {
+                path: String::from_utf8_lossy(bytes).into_owned(),
+                path_b64: Some(Bytes(bytes.to_vec())),
+            },
+        }
+    }
+}
+
+/// The first line from the command line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// Version of the program that asks; another one makes the daemon refuse with `daemon-version`.
+    pub version: String,
+    /// What it asks.
+    pub command: Command,
+}
+
+/// What the command line asks. Paths are absolute.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// `daemon status`.
+    Ping,
+    /// `daemon stop`. With `if_idle` it is refused while a run is live or another command runs.
+    Stop { if_idle: bool },
+    /// `ticket`.
+    Ticket { user: Option<String>, role: Option<String>, expires_ms: u64, uses: u32 },
+    /// `join`.
+    Join { ticket: String, name: Option<String> },
+    /// `remote list`.
+    RemoteList,
+    /// `remote default NAME`.
+    RemoteDefault { name: String },
+    /// `remote remove NAME`.
+    RemoteRemove { name: String },
+    /// `device list`.
+    DeviceList,
+    /// `device revoke ID`; `device` is an id or a unique prefix.
+    DeviceRevoke { device: String },
+    /// `status [PATH]`.
+    Status { path: Option<Bytes> },
+    /// `snapshot`.
+    Snapshot { path: Bytes, message: Option<String> },
+    /// `push`.
+    Push { path: Bytes, remote: Option<String> },
+    /// `log`.
+    Log { path: Bytes },
+    /// `diff A [B]`; without `b` against the tree at `path`.
+    Diff { a: String, b: Option<String>, path: Bytes, patch: bool },
+    /// `restore`.
+    Restore { snapshot: String, into: Bytes, remote: Option<String> },
+    /// `handoff`.
+    Handoff(Box<HandoffCall>),
+    /// `run list`.
+    RunList { remote: Option<String> },
+    /// `run show`.
+    RunShow { run: String },
+    /// `run logs`; streams `line` events.
+    RunLogs { run: String, follow: bool },
+    /// `run wait`.
+    RunWait { run: String },
+    /// `run cancel`.
+    RunCancel { run: String },
+    /// `pull RUN --into DIR`.
+    Pull { run: String, into: Bytes },
+    /// `check [--data]`.
+    Check { data: bool },
+    /// `doctor`.
+    Doctor,
+}
+
+/// `handoff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HandoffCall {
+    /// The workspace.
+    pub path: Bytes,
+    /// Which node; the default one unless said.
+    pub remote: Option<String>,
+    /// What the user asked.
+    pub prompt: Option<String>,
+    /// Program and arguments; empty for a transfer only.
+    pub command: Vec<Bytes>,
+    /// Absolute paths of files to attach.
+    pub attachments: Vec<Bytes>,
+    /// Say what would travel and change nothing on the node.
+    pub dry_run: bool,
+}
+
+/// What the daemon answers; the last one is `done` or `failed`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// How far it is.
+    Progress(Progress),
+    /// Something the user should read on stderr, and that is no failure.
+    Note { message: String },
+    /// A line of output of a run.
+    Line(LogLine),
+    /// It is done.
+    Done(Box<Answer>),
+    /// It failed.
+    Failed(Failure),
+}
+
+/// How far a command is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// `scan`, `send`, `fetch`, `restore`, `check`.
+    pub stage: String,
+    /// Files or objects done.
+    pub done: u64,
+    /// Of how many, where known.
+    pub total: Option<u64>,
+    /// Bytes done.
+    pub bytes: u64,
+}
+
+/// Why a command failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Stable, kebab-case: `not-found`, `remote-unreachable`, `target-not-empty`, …
+    pub code: String,
+    /// What we were doing and why it failed.
+    pub message: String,
+    /// The next command to type.
+    pub hint: Option<String>,
+    /// The exit code: 1, 2, 3, 4 or 5.
+    pub exit: u8,
+}
+
+/// A line of output of a run, as `logs --json` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// RFC 3339 UTC.
+    pub time: String,
+    /// `stdout`, `stderr` or `node`.
+    pub stream: String,
+    /// Lossy UTF-8, with its line end.
+    pub text: String,
+    /// The exact bytes, only where `text` is lossy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_b64: Option<Bytes>,
+}
+
+/// The object that `--json` prints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    Daemon(DaemonAnswer),
+    Stopped(DaemonAnswer),
+    Ticket(TicketAnswer),
+    Join(JoinAnswer),
+    Remotes(RemotesAnswer),
+    Devices(DevicesAnswer),
+    Status(StatusAnswer),
+    Snapshot(SnapshotAnswer),
+    Log(LogAnswer),
+    Diff(DiffAnswer),
+    Restore(RestoreAnswer),
+    Handoff(Box<HandoffAnswer>),
+    Runs(RunsAnswer),
+    /// `run show` and `run wait`.
+    Run(Box<RunEntry>),
+    Cancel(CancelAnswer),
+    /// `logs` has no object of its own: its lines were the output.
+    LogsEnd,
+    Pull(Box<PullAnswer>),
+    Check(CheckAnswer),
+    Doctor(DoctorAnswer),
+}
+
+/// `daemon status` and `daemon stop`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DaemonAnswer {
+    pub running: bool,
+    pub pid: Option<u32>,
+    pub version: Option<String>,
+    pub home: String,
+    /// Whether it is a `serve`.
+    pub serving: bool,
+}
+
+/// `ticket`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TicketAnswer {
+    pub ticket: String,
+    pub user: String,
+    pub role: String,
+    pub uses: u32,
+    pub expires_at: String,
+}
+
+/// `serve`, printed when ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServeAnswer {
+    pub listening: String,
+    pub advertised: Vec<String>,
+    pub node_id: String,
+    pub ticket: String,
+}
+
+/// `join`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinAnswer {
+    pub remote: String,
+    pub node_id: String,
+    pub device_id: String,
+    pub user: String,
+}
+
+/// `remote …`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemotesAnswer {
+    pub remotes: Vec<RemoteEntry>,
+}
+
+/// One node that this home knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemoteEntry {
+    pub name: String,
+    pub node_id: String,
+    pub user: String,
+    pub addresses: Vec<String>,
+    pub default: bool,
+    /// Whether it is the node embedded in this daemon.
+    pub embedded: bool,
+}
+
+/// `device …`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DevicesAnswer {
+    pub devices: Vec<DeviceEntry>,
+}
+
+/// One device that may connect to this node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeviceEntry {
+    pub device_id: String,
+    pub user: String,
+    pub name: String,
+    pub role: String,
+    pub last_seen: Option<String>,
+    pub revoked: bool,
+}
+
+/// `status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    pub workspaces: Vec<WorkspaceEntry>,
+    pub remotes: Vec<RemoteEntry>,
+    pub daemon: DaemonAnswer,
+}
+
+/// One tree that is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkspaceEntry {
+    pub workspace: String,
+    pub root: String,
+    pub state: String,
+    pub pending_files: u64,
+    pub head: Option<String>,
+    pub acked: Option<String>,
+    pub queued: u64,
+    pub remote: Option<String>,
+    pub last_error: Option<String>,
+}
+
+/// A path that a snapshot left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OmittedEntry {
+    #[serde(flatten)]
+    pub path: ReportPath,
+    pub reason: String,
+}
+
+/// Milliseconds, decimals; a stage that did not happen is null.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct TimingMs {
+    pub barrier: Option<f64>,
+    pub scan: Option<f64>,
+    pub store: Option<f64>,
+    pub send: Option<f64>,
+    pub total: f64,
+}
+
+/// `snapshot` and `push`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SnapshotAnswer {
+    pub snapshot: String,
+    pub sequence: u64,
+    pub files: u64,
+    pub bytes: u64,
+    pub files_changed: u64,
+    pub omitted: Vec<OmittedEntry>,
+    /// Files that changed during every read; they are in the snapshot as last seen.
+    pub torn: Vec<ReportPath>,
+    pub timing_ms: TimingMs,
+    /// What `push` adds.
+    #[serde(flatten)]
+    pub push: Option<PushFields>,
+}
+
+/// What `push` adds to a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PushFields {
+    /// `acked`.
+    pub state: String,
+    pub remote: String,
+    pub bytes_sent: u64,
+    pub objects_sent: u64,
+    pub round_trips: u64,
+}
+
+/// `log`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogAnswer {
+    pub snapshots: Vec<LogSnapshot>,
+}
+
+/// One snapshot of a log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogSnapshot {
+    pub snapshot: String,
+    pub sequence: u64,
+    pub parents: Vec<String>,
+    pub device: String,
+    pub created_at: String,
+    pub message: String,
+    pub acked: bool,
+}
+
+/// `diff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiffAnswer {
+    pub changes: Vec<ChangeEntry>,
+    /// A unified diff, where `--patch` asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<String>,
+}
+
+/// One changed path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeEntry {
+    #[serde(flatten)]
+    pub path: ReportPath,
+    /// `added`, `removed`, `modified`, `mode`, `type`.
+    pub kind: String,
+}
+
+/// `restore`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RestoreAnswer {
+    pub root: String,
+    pub files: u64,
+    pub bytes: u64,
+    pub receipt: Receipt,
+}
+
+/// What was carried, what was not, and why: the same object on both ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    pub snapshot: String,
+    pub root: String,
+    /// Whether every byte was checked against its hash.
+    pub verified: bool,
+    /// Whether the run is in a room; null where there is no run.
+    pub isolated: Option<bool>,
+    /// Git state; null while git state is not carried.
+    pub git: Option<serde_json::Value>,
+    pub conversation: Option<serde_json::Value>,
+    pub attachments: Vec<String>,
+    pub omitted: Vec<OmittedEntry>,
+}
+
+/// `handoff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HandoffAnswer {
+    pub handoff: String,
+    pub snapshot: String,
+    /// `acked`; `dry-run`.
+    pub state: String,
+    pub remote: String,
+    pub runs: Vec<HandoffRun>,
+    pub receipt: Receipt,
+    pub files: u64,
+    pub bytes: u64,
+    pub bytes_sent: u64,
+    pub objects_sent: u64,
+    pub round_trips: u64,
+    pub timing_ms: TimingMs,
+}
+
+/// A run that a handoff started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HandoffRun {
+    pub run: String,
+    pub thread: String,
+    pub state: String,
+    pub checkout: Option<String>,
+}
+
+/// `run list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunsAnswer {
+    pub runs: Vec<RunEntry>,
+    /// When the answer was true, where a node could not be reached.
+    pub as_of: Option<String>,
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunEntry {
+    pub run: String,
+    pub thread: String,
+    pub remote: String,
+    pub workspace: String,
+    pub state: String,
+    pub reason: Option<String>,
+    pub agent: String,
+    pub command: Vec<String>,
+    pub prompt: Option<String>,
+    /// The run that this one follows up.
+    pub parent: Option<String>,
+    pub snapshot: String,
+    pub result: Option<String>,
+    pub exit_code: Option<i32>,
+    pub waiting: Option<String>,
+    pub isolated: bool,
+    pub checkout: Option<String>,
+    pub started_at: Option<String>,
+    pub ended_at: Option<String>,
+}
+
+/// `run cancel`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelAnswer {
+    pub run: String,
+    pub state: String,
+}
+
+/// `pull --into`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PullAnswer {
+    pub root: String,
+    pub snapshot: String,
+    pub files: u64,
+    pub bytes: u64,
+    pub applied: Vec<ReportPath>,
+    pub merged: Vec<ReportPath>,
+    pub conflicts: Vec<ReportPath>,
+    pub skipped: Vec<OmittedEntry>,
+    pub resume_command: Vec<String>,
+    pub undo: Option<String>,
+    pub receipt: Receipt,
+}
+
+/// `check`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckAnswer {
+    pub problems: Vec<Problem>,
+    /// Snapshots whose whole closure was walked.
+    pub snapshots: u64,
+    pub objects: u64,
+    /// Bytes of file data read and hashed; 0 without `--data`.
+    pub bytes_read: u64,
+}
+
+/// Damage that `check` found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Which vault, segment, snapshot or path.
+    pub what: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// `doctor`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DoctorAnswer {
+    pub checks: Vec<DoctorCheck>,
+}
+
+/// One thing that `doctor` looked at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DoctorCheck {
+    pub name: String,
+    pub ok: bool,
+    pub detail: String,
+    pub fix: Option<String>,
+}

@@ -1,0 +1,7 @@
+//! When it happens: transport, sync, nodes, runs and the control socket. A library: the one binary
+//! is built by the command line.
+//!
+//! Modules stand in the order in which data passes through them, and a module uses only those
+//! above it.
+
+pub mod api;

@@ -1,0 +1,407 @@
+//! Control messages: what a device asks of a node, and what the node answers.
+//!
+//! Each request has a stream of its own. Its first frame is an [`Opening`]: the versions that the
+//! client speaks, and the request. Messages are postcard: they are never hashed, so that a second
+//! byte form of the same value does no harm, and they are read from a buffer whose length
+//! [`frame`](crate::frame) has bounded.
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{FrameError, FrameKind, HEADER, encode_header};
+use crate::id::{
+    DeviceId, IdempotencyKey, ObjectId, ObjectKind, RunId, SnapshotId, ThreadId, WorkspaceId,
+};
+
+/// The version of the messages in this file.
+pub const VERSION: u16 = 1;
+
+/// ALPN protocol name. Its number changes when an old node could not even refuse politely.
+pub const ALPN: &[u8] = b"baton/1";
+
+/// Most ids of one [`Want`](FetchRequest::Want), [`PushReply::Missing`] or [`FetchReply::Gone`].
+pub const MAX_IDS: usize = 16 * 1024;
+
+/// Longest command line of a run in bytes, all arguments together.
+pub const MAX_COMMAND: usize = 128 * 1024;
+
+/// Longest prompt in bytes.
+pub const MAX_PROMPT: usize = 256 * 1024;
+
+/// The first message of each stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Opening {
+    /// The oldest version of these messages that the client speaks.
+    pub oldest: u16,
+    /// The newest.
+    pub newest: u16,
+    /// What it asks.
+    pub request: Request,
+}
+
+impl Opening {
+    /// Asks in the version of this program.
+    pub const fn new(request: Request) -> Self {
+        Self { oldest: VERSION, newest: VERSION, request }
+    }
+
+    /// Whether this program can answer.
+    pub const fn is_spoken(&self) -> bool {
+        self.oldest <= VERSION && VERSION <= self.newest
+    }
+}
+
+/// What a device asks of a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Enrol the device whose key made this connection. The only request of an unknown device.
+    Join {
+        /// From the ticket.
+        secret: [u8; crate::ticket::SECRET],
+        /// What the user calls this machine.
+        name: String,
+    },
+    /// Who am I here?
+    Hello,
+    /// Store a snapshot and move the device's ref to it; objects follow on the stream.
+    Push(PushHello),
+    /// Read objects of the user's vault; [`FetchRequest`]s follow on the stream.
+    Fetch,
+    /// Every ref of the user's vault.
+    Refs,
+    /// Start a run. Idempotent by the run's id.
+    CreateRun(RunSpec),
+    /// Every run of the user.
+    ListRuns,
+    /// One run.
+    ShowRun(RunId),
+    /// The output of a run from a byte offset of its log; [`LogReply`]s follow.
+    Logs {
+        /// Which run.
+        run: RunId,
+        /// Entries to skip.
+        from: u64,
+        /// Go on until the run has ended.
+        follow: bool,
+    },
+    /// Answers when the run has ended.
+    WaitRun(RunId),
+    /// End a run that has not ended.
+    CancelRun(RunId),
+}
+
+/// The answer to a request that has one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// The request failed; nothing was changed unless the code says so.
+    Refused(Refusal),
+    /// To `Join` and `Hello`.
+    Welcome(Welcome),
+    /// To `Refs`.
+    Refs(Vec<Head>),
+    /// To `CreateRun`, `ShowRun`, `WaitRun` and `CancelRun`.
+    Run(Box<RunInfo>),
+    /// To `ListRuns`, newest first.
+    Runs(Vec<RunInfo>),
+    /// To `Push`.
+    Push(PushReply),
+    /// To `Fetch`.
+    Fetch(FetchReply),
+    /// To `Logs`.
+    Log(LogReply),
+}
+
+/// Why a request was refused; the text is for people and may change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people.
+    pub message: String,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalCode {
+    /// No common version; the message says which the node speaks.
+    Version,
+    /// The device is not enrolled, or was revoked.
+    UnknownDevice,
+    /// The ticket is wrong, used up or expired.
+    Ticket,
+    /// The device's role does not allow it.
+    Role,
+    /// There is no such thing in the user's vault.
+    NotFound,
+    /// What was sent is not well-formed.
+    Malformed,
+    /// A quota or limit of the node.
+    Limit,
+    /// The node's disk is full.
+    DiskFull,
+    /// The same id stands for something else already.
+    Conflict,
+    /// The node failed; its log has more.
+    Internal,
+    /// The node is shutting down.
+    Unavailable,
+}
+
+/// Who the node says that the device is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The user whose vault it is.
+    pub user: String,
+    /// The device's own id.
+    pub device: DeviceId,
+    /// `push`, `run` or `admin`.
+    pub role: String,
+    /// The version of the node's program.
+    pub program: String,
+}
+
+/// Where a ref stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The device, or a run.
+    pub device: DeviceId,
+    /// What it points to.
+    pub snapshot: SnapshotId,
+    /// That snapshot's sequence number.
+    pub sequence: u64,
+}
+
+/// The start of a push.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct PushHello {
+    /// Whose ref is moved: this workspace on the device of the connection.
+    pub workspace: WorkspaceId,
+    /// What the client believes the ref to be.
+    pub base: Option<SnapshotId>,
+    /// What it shall become.
+    pub new: SnapshotId,
+    /// Makes a replay harmless.
+    pub key: IdempotencyKey,
+}
+
+/// What the client says after its objects.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum PushRequest {
+    /// That was all: check and make it durable.
+    Commit,
+}
+
+/// The answer to a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PushReply {
+    /// The snapshot survives a power cut of the node.
+    Acked {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Its sequence number.
+        sequence: u64,
+    },
+    /// The ref is somewhere else: the client's state was rolled back.
+    HeadMoved {
+        /// Where it is.
+        head: Option<(SnapshotId, u64)>,
+    },
+    /// These objects are needed, perhaps not the only ones; send them and commit again.
+    Missing {
+        /// At most [`MAX_IDS`].
+        ids: Vec<WireId>,
+    },
+    /// The bases of these items (counted from 0 over the whole stream) are not here: send the
+    /// objects whole and commit again.
+    NeedFull {
+        /// Item numbers.
+        items: Vec<u32>,
+    },
+}
+
+/// What the client of a fetch asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FetchRequest {
+    /// Send these, in this order.
+    Want(Vec<WireId>),
+}
+
+/// What the node says beside the objects.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FetchReply {
+    /// The objects of one request, up to the first that is not here, were sent.
+    Done {
+        /// How many.
+        sent: u32,
+        /// The first one that is not in the vault.
+        absent: Option<WireId>,
+    },
+}
+
+/// An [`ObjectId`] as it travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireId(u8, [u8; 32]);
+
+impl From<ObjectId> for WireId {
+    fn from(id: ObjectId) -> Self {
+        Self(id.kind as u8, id.hash)
+    }
+}
+
+impl WireId {
+    /// The id, unless its kind is none of ours.
+    pub fn id(&self) -> Option<ObjectId> {
+        ObjectKind::from_number(self.0).map(|kind| ObjectId { kind, hash: self.1 })
+    }
+}
+
+/// What a run is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// The run's id.
+    pub run: RunId,
+    /// Its thread.
+    pub thread: ThreadId,
+    /// The workspace it works in.
+    pub workspace: WorkspaceId,
+    /// What it starts from.
+    pub snapshot: SnapshotId,
+    /// The program that does the work; `command` runs `command` itself.
+    pub agent: String,
+    /// The program and its arguments, as raw bytes, never through a shell.
+    pub command: Vec<Vec<u8>>,
+    /// What the user asked.
+    pub prompt: Option<String>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Accepted and durable.
+    Queued,
+    /// Its checkout is being made.
+    Preparing,
+    /// The program runs.
+    Running,
+    /// The program waits for an answer.
+    Waiting,
+    /// The program ended with code 0.
+    Succeeded,
+    /// It ended otherwise, or could not be started.
+    Failed,
+    /// The user ended it.
+    Cancelled,
+    /// The node died; the last snapshot stands.
+    Interrupted,
+}
+
+impl RunState {
+    /// Every state, in the order in which a run passes through them.
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Preparing,
+        Self::Running,
+        Self::Waiting,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Interrupted,
+    ];
+
+    /// The word used in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// Whether it will not change any more.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Interrupted)
+    }
+}
+
+/// A run as its node knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// What it was asked to do.
+    pub spec: RunSpec,
+    /// Where it stands.
+    pub state: RunState,
+    /// Why it failed or was interrupted, for people.
+    pub reason: Option<String>,
+    /// Its result; for a live run the latest snapshot.
+    pub result: Option<SnapshotId>,
+    /// How the program ended: its code, or 128 and the signal.
+    pub exit_code: Option<i32>,
+    /// Whether it runs in a room.
+    pub isolated: bool,
+    /// The working folder on the node.
+    pub checkout: Option<String>,
+    /// Milliseconds since 1970 by the node's clock.
+    pub created_at: u64,
+    /// Likewise.
+    pub started_at: Option<u64>,
+    /// Likewise.
+    pub ended_at: Option<u64>,
+}
+
+/// Where a line of output came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// The program's standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
+    /// The node itself, about the run.
+    Node,
+}
+
+/// Output of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Milliseconds since 1970 by the node's clock.
+    pub time: u64,
+    /// Where it came from.
+    pub stream: LogStream,
+    /// Raw bytes: a line with its end, or a piece of a long one. At most 64 KiB.
+    pub text: Vec<u8>,
+}
+
+/// What follows a request for output.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum LogReply {
+    /// Some entries, in order.
+    Entries(Vec<LogEntry>),
+    /// No more will come: the run has ended, or following was not asked for.
+    End,
+}
+
+/// A message as a whole frame.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let body = postcard::to_stdvec(message).map_err(FrameError::Message)?;
+    let mut frame = Vec::with_capacity(HEADER + body.len());
+    frame.extend_from_slice(&encode_header(FrameKind::Message, body.len())?);
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+/// A message from the body of a frame; bytes after it are refused.
+pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        Ok(_) => Err(FrameError::Message(postcard::Error::SerdeDeCustom)),
+        Err(error) => Err(FrameError::Message(error)),
+    }
+}

@@ -1,0 +1,126 @@
+//! The hashed objects and their canonical bytes.
+//!
+//! Each kind has one file with its type, `encode`, `decode` and its limits; `docs/format.md` shows
+//! the bytes. A decoder refuses whatever its encoder would not have written.
+
+mod conversation;
+mod manifest;
+mod snapshot;
+mod tree;
+
+use crate::encode::{DecodeError, Reader, Writer};
+use crate::id::{ChunkId, ManifestId, ObjectId, ObjectKind};
+
+pub use conversation::{Conversation, Part};
+pub use manifest::{Extent, MANIFEST_MAX, MANIFEST_MIN, Manifest, ManifestChild, build_manifest};
+pub use snapshot::{Omission, Omissions, OmitReason, Snapshot};
+pub use tree::{
+    Entry, EntryKind, TREE_NODE_MAX, TREE_SINGLE_MAX, Tree, TreeChild, TreeSums, build_tree,
+};
+
+/// Largest chunk in bytes; a file up to this size is one chunk.
+pub const MAX_CHUNK: usize = 256 * 1024;
+
+/// Largest object of any kind in bytes: every buffer for a received object is bounded by this.
+/// A full tree node of 1,024 entries with names of 255 bytes is the largest there is.
+pub const MAX_OBJECT: usize = 512 * 1024;
+
+/// Where the bytes of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Content {
+    /// The file is this one chunk.
+    Chunk(ChunkId),
+    /// The file is larger than one chunk; these are its chunks.
+    Manifest(ManifestId),
+}
+
+impl Content {
+    /// As an object of any kind.
+    pub fn id(self) -> ObjectId {
+        match self {
+            Self::Chunk(id) => id.into(),
+            Self::Manifest(id) => id.into(),
+        }
+    }
+}
+
+/// A byte string of any length: a file's content, a transcript, an attachment.
+///
+/// **Invariant:** `content` is a chunk exactly where `size` is at most [`MAX_CHUNK`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Blob {
+    /// Length in bytes.
+    pub size: u64,
+    /// Where the bytes are.
+    pub content: Content,
+}
+
+impl Blob {
+    fn write(&self, to: &mut Writer) {
+        to.varint(self.size);
+        to.fixed(&self.content.id().hash);
+    }
+
+    /// Reads a size and the hash of a chunk or, above [`MAX_CHUNK`], of a manifest.
+    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let size = from.varint()?;
+        let hash = from.array()?;
+        let content = if size <= MAX_CHUNK as u64 {
+            Content::Chunk(ChunkId::from_bytes(hash))
+        } else {
+            Content::Manifest(ManifestId::from_bytes(hash))
+        };
+        Ok(Self { size, content })
+    }
+
+    /// Bytes that one takes at least.
+    const LEAST: usize = 33;
+}
+
+/// A decoded object of any kind but a chunk, for code that walks references.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// Raw bytes; they refer to nothing.
+    Chunk,
+    /// See [`Manifest`].
+    Manifest(Manifest),
+    /// See [`Tree`].
+    Tree(Tree),
+    /// See [`Conversation`].
+    Conversation(Conversation),
+    /// See [`Snapshot`].
+    Snapshot(Snapshot),
+}
+
+impl Object {
+    /// Decodes an object of a known kind; a chunk is any bytes up to [`MAX_CHUNK`].
+    pub fn decode(kind: ObjectKind, bytes: &[u8]) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            ObjectKind::Chunk if bytes.len() > MAX_CHUNK => {
+                return Err(DecodeError::Limit {
+                    what: "chunk length",
+                    value: bytes.len() as u64,
+                    limit: MAX_CHUNK as u64,
+                });
+            }
+            ObjectKind::Chunk => Self::Chunk,
+            ObjectKind::Manifest => Self::Manifest(Manifest::decode(bytes)?),
+            ObjectKind::Tree => Self::Tree(Tree::decode(bytes)?),
+            ObjectKind::Conversation => Self::Conversation(Conversation::decode(bytes)?),
+            ObjectKind::Snapshot => Self::Snapshot(Snapshot::decode(bytes)?),
+        })
+    }
+
+    /// Every object that this one needs to be whole, in the order in which it names them.
+    ///
+    /// A snapshot's parents are history, not content: they are not among them.
+    pub fn children(&self) -> Vec<ObjectId> {
+        match self {
+            Self::Chunk => Vec::new(),
+            Self::Manifest(manifest) => manifest.children(),
+            Self::Tree(tree) => tree.children(),
+            Self::Conversation(conversation) => conversation.children(),
+            Self::Snapshot(snapshot) => snapshot.children(),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Push and fetch as state machines: events in, actions out, no I/O.
+
+pub mod fetch;
+pub mod push;

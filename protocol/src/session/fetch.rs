@@ -1,0 +1,131 @@
+//! A fetch: what is missing of a snapshot, asked for from the top down.
+//!
+//! The driver tells which objects it wants and which of their children it has; the session packs
+//! wants into requests, keeps a few of them under way, and checks that what comes is what was
+//! asked for.
+//!
+//! **Invariant:** an object leaves [`FetchSession::accept`] only if its hash is the one asked for and its
+//! bytes are canonical.
+
+use std::collections::{HashSet, VecDeque};
+
+use crate::encode::DecodeError;
+use crate::id::{ObjectId, ObjectKind};
+use crate::message::{FetchReply, FetchRequest};
+use crate::object::Object;
+
+/// Ids of one request: enough that an answer is a few full batches, few enough that the next
+/// request overlaps it.
+const PER_REQUEST: usize = 1024;
+
+/// Requests under way at most.
+const IN_FLIGHT: usize = 4;
+
+/// A fetch failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The node sent something else than it was asked for.
+    #[error("the node sent another object than {0}")]
+    Unasked(ObjectId),
+    /// The node sent an object, or an end, that nothing asked for.
+    #[error("the node sent more than it was asked for")]
+    OutOfTurn,
+    /// The node does not have all of it.
+    #[error("the node does not have {0}")]
+    Absent(ObjectId),
+    /// The bytes have the right hash and are not an object; whoever made them was at fault.
+    #[error("{id} is malformed")]
+    Malformed {
+        /// Which.
+        id: ObjectId,
+        /// How.
+        source: DecodeError,
+    },
+}
+
+/// The fetching side.
+#[derive(Debug, Default)]
+pub struct FetchSession {
+    seen: HashSet<ObjectId>,
+    queue: VecDeque<ObjectId>,
+    awaited: VecDeque<ObjectId>,
+    requests: VecDeque<usize>,
+    received: u64,
+}
+
+impl FetchSession {
+    /// A session that wants nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Wants an object, once however often it is named.
+    ///
+    /// Metadata goes first: it leads to more wants.
+    pub fn want(&mut self, id: ObjectId) {
+        if self.seen.insert(id) {
+            if id.kind == ObjectKind::Chunk {
+                self.queue.push_back(id);
+            } else {
+                self.queue.push_front(id);
+            }
+        }
+    }
+
+    /// The next request to send, where one is due.
+    pub fn request(&mut self) -> Option<FetchRequest> {
+        if self.requests.len() >= IN_FLIGHT || self.queue.is_empty() {
+            return None;
+        }
+        let ids: Vec<_> = self.queue.drain(..self.queue.len().min(PER_REQUEST)).collect();
+        self.requests.push_back(ids.len());
+        self.awaited.extend(&ids);
+        Some(FetchRequest::Want(ids.into_iter().map(Into::into).collect()))
+    }
+
+    /// Whether nothing is wanted and nothing is under way.
+    pub fn is_done(&self) -> bool {
+        self.queue.is_empty() && self.requests.is_empty()
+    }
+
+    /// Objects received so far.
+    pub const fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Objects known to be wanted and not yet received.
+    pub fn outstanding(&self) -> u64 {
+        (self.queue.len() + self.awaited.len()) as u64
+    }
+
+    /// Takes the next object; returns its id and the objects that it needs in turn.
+    pub fn accept(
+        &mut self,
+        kind: ObjectKind,
+        bytes: &[u8],
+    ) -> Result<(ObjectId, Vec<ObjectId>), FetchError> {
+        let id = self.awaited.pop_front().ok_or(FetchError::OutOfTurn)?;
+        if id != ObjectId::of(kind, bytes) {
+            return Err(FetchError::Unasked(id));
+        }
+        let object =
+            Object::decode(kind, bytes).map_err(|source| FetchError::Malformed { id, source })?;
+        self.received += 1;
+        Ok((id, object.children()))
+    }
+
+    /// Takes the end of an answer. The objects of its request must have come before.
+    pub fn end(&mut self, reply: &FetchReply) -> Result<(), FetchError> {
+        let FetchReply::Done { absent, .. } = reply;
+        let asked = self.requests.pop_front().ok_or(FetchError::OutOfTurn)?;
+        if let Some(id) = absent.and_then(|id| id.id()) {
+            return Err(FetchError::Absent(id));
+        }
+        let later: usize = self.requests.iter().sum();
+        if self.awaited.len() != later {
+            let next = self.awaited.front().copied().ok_or(FetchError::OutOfTurn)?;
+            return Err(if asked == 0 { FetchError::OutOfTurn } else { FetchError::Absent(next) });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! What can go wrong with a store.
+
+use std::path::PathBuf;
+
+use baton_protocol::id::ObjectId;
+
+use crate::fs::FsError;
+
+/// A store operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A database operation failed.
+    #[error("{doing} in {}", path.display())]
+    Database {
+        /// What was done, as a participle.
+        doing: &'static str,
+        /// Which database.
+        path: PathBuf,
+        /// Why it failed.
+        source: rusqlite::Error,
+    },
+    /// Bytes on the disk are not what was written.
+    #[error("{} is damaged at byte {offset}: {detail}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        detail: &'static str,
+    },
+    /// An object's bytes do not have its hash, or are not an object.
+    #[error("{0} is damaged")]
+    DamagedObject(ObjectId),
+    /// An object that must be there is not.
+    #[error("{0} is not in the store")]
+    Absent(ObjectId),
+    /// Another process has this home open.
+    #[error("{} is in use by process {pid}", path.display())]
+    Locked {
+        /// The home.
+        path: PathBuf,
+        /// Who has it; 0 where that is not known.
+        pid: u32,
+    },
+    /// Written by a newer program.
+    #[error("{} has format {found}; this program reads up to {supported}", path.display())]
+    Newer {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// What we read.
+        supported: u32,
+    },
+    /// A sync failed earlier: what reached the disk is unknown, so nothing more is acknowledged
+    /// until the store is opened again.
+    #[error("an earlier write failed ({first}); the store takes nothing more until it is reopened")]
+    Poisoned {
+        /// What failed.
+        first: String,
+    },
+    /// The random number generator of the system failed.
+    #[error("drawing random bytes failed")]
+    Random,
+}
+
+impl StoreError {
+    /// Whether stored bytes are at fault, so that `check` and `repair` can help.
+    pub const fn is_corruption(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::DamagedObject(_) | Self::Absent(_))
+    }
+
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Fs(error) => error.is_disk_full(),
+            Self::Database { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The one place where whole files are opened, written, renamed and synced by path.
+//!
+//! Not here: walking a user's tree. Scan and checkout go by directory descriptor, because a path
+//! there is the user's to change under us.
+//!
+//! **Invariant:** every error carries what was done and the path it was done to.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A file operation failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {}", path.display())]
+pub struct FsError {
+    /// What was done, as a participle: `reading`, `syncing`.
+    pub action: &'static str,
+    /// To what.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl FsError {
+    /// Whether the disk, a quota or the inodes ran out.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        )
+    }
+
+    /// Whether there is no such file.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Gives an I/O error its action and path.
+pub trait Context<T> {
+    /// Names what was done to which path.
+    fn context(self, action: &'static str, path: &Path) -> Result<T, FsError>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context(self, action: &'static str, path: &Path) -> Result<T, FsError> {
+        self.map_err(|source| FsError { action, path: path.to_owned(), source })
+    }
+}
+
+impl<T> Context<T> for Result<T, rustix::io::Errno> {
+    fn context(self, action: &'static str, path: &Path) -> Result<T, FsError> {
+        self.map_err(io::Error::from).context(action, path)
+    }
+}
+
+/// Opens for reading.
+#[expect(clippy::disallowed_methods, reason = "this is the file system seam")]
+pub fn open(path: &Path) -> Result<File, FsError> {
+    File::open(path).context("opening", path)
+}
+
+/// Creates a file that must not exist, readable by its owner only.
+pub fn create_new(path: &Path) -> Result<File, FsError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    options.open(path).context("creating", path)
+}
+
+/// Opens an existing file for reading and writing.
+pub fn open_writable(path: &Path) -> Result<File, FsError> {
+    OpenOptions::new().read(true).write(true).open(path).context("opening", path)
+}
+
+/// Opens a file for appending, and creates it, readable by its owner only, where it is missing.
+pub fn open_append(path: &Path) -> Result<File, FsError> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).context("opening", path)
+}
+
+/// Reads a whole file of at most `limit` bytes; nothing where there is no such file.
+pub fn read_if_exists(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
+    let file = match open(path) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).context("reading", path)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::from(io::ErrorKind::FileTooLarge)).context("reading", path);
+    }
+    Ok(Some(bytes))
+}
+
+/// Replaces a file as one step that survives a crash: temporary file, sync, rename, sync of the
+/// directory. The file has exactly this mode.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)
+            .context("creating", &temporary)?;
+        file.write_all(bytes).context("writing", &temporary)?;
+        file.sync_all().context("syncing", &temporary)?;
+        rename(&temporary, path)
+    };
+    write().inspect_err(|_| {
+        // The failure that is reported is the first one; a temporary file left behind is harmless.
+        drop(remove_file(&temporary));
+    })
+}
+
+/// Renames within a file system, and syncs the directory of the new name.
+#[expect(clippy::disallowed_methods, reason = "this is the file system seam")]
+pub fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
+    std::fs::rename(from, to).context("renaming to", to)?;
+    sync_dir(to.parent().unwrap_or(Path::new("/")))
+}
+
+/// Creates a directory and those above it, each for its owner only.
+pub fn create_dir_all(path: &Path) -> Result<(), FsError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).context("creating", path)
+}
+
+/// Makes the entries of a directory durable.
+pub fn sync_dir(path: &Path) -> Result<(), FsError> {
+    open(path)?.sync_all().context("syncing", path)
+}
+
+/// Removes a file; no error where it is gone already.
+#[expect(clippy::disallowed_methods, reason = "this is the file system seam")]
+pub fn remove_file(path: &Path) -> Result<(), FsError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+    .context("removing", path)
+}
+
+/// Removes a directory and everything below it; no error where it is gone already.
+///
+/// Only for folders that Baton made and owns.
+#[expect(clippy::disallowed_methods, reason = "this is the file system seam")]
+pub fn remove_dir_all(path: &Path) -> Result<(), FsError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+    .context("removing", path)
+}
+
+/// The names in a directory, sorted; nothing where it is missing.
+pub fn list_dir(path: &Path) -> Result<Vec<std::ffi::OsString>, FsError> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.context("listing", path)?,
+    };
+    let mut names = entries
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<io::Result<Vec<_>>>()
+        .context("listing", path)?;
+    names.sort();
+    Ok(names)
+}
