@@ -6,6 +6,8 @@
 //!
 //! Not here: the socket itself, and what the commands do.
 
+#![expect(missing_docs, reason = "the fields are those of the command-line contract")]
+
 use serde::{Deserialize, Serialize};
 
 /// Raw bytes as base64 in JSON.

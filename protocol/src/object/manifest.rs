@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_hole_makes_few_nodes() {
-        let zero = Extent { len: MAX_CHUNK as u32, chunk: ChunkId::of(&[0; MAX_CHUNK]) };
+        let zero = Extent { len: MAX_CHUNK as u32, chunk: ChunkId::of(&vec![0; MAX_CHUNK]) };
         let (_, nodes) = build(vec![zero; 100_000]);
         let distinct: std::collections::HashSet<_> = nodes.iter().map(|(id, _)| id).collect();
         assert!(distinct.len() < 6, "{}", distinct.len());
