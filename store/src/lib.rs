@@ -6,3 +6,9 @@
 pub mod fs;
 pub mod error;
 pub mod objects;
+pub mod layout;
+pub mod segment;
+pub mod journal;
+pub mod index;
+pub mod vault;
+pub mod store;
