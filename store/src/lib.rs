@@ -12,3 +12,4 @@ pub mod journal;
 pub mod index;
 pub mod vault;
 pub mod store;
+pub mod check;

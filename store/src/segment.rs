@@ -10,7 +10,7 @@ mod reader;
 mod record;
 mod writer;
 
-pub use footer::{FooterEntry, read_footer};
+pub use footer::{Footer, FooterEntry, read_footer};
 pub use reader::{SegmentHeader, read_header, scan};
 pub use record::{
     MAX_RECORD, RECORD_TARGET, Record, RecordBuilder, RecordEntry, RecordHead, decode_record,

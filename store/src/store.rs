@@ -64,7 +64,9 @@ impl Store {
             recovery.damaged.push(keep_aside(&layout, path, *offset)?);
         }
         if !end.damaged.is_empty() {
-            dormant.values_mut().for_each(|(_, pending)| pending.reopen());
+            for (_, pending) in dormant.values_mut() {
+                pending.reopen();
+            }
         }
         let journal = Journal::open(&layout, end.number, end.len)?;
         let (fold, wake) = sync_channel(1);

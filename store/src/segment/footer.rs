@@ -39,6 +39,17 @@ pub struct FooterEntry {
     pub len: u32,
 }
 
+/// The end of a sealed segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// Its objects, ascending by hash.
+    pub entries: Vec<FooterEntry>,
+    /// Where its records end.
+    pub records_end: u64,
+    /// BLAKE3 of everything before that: the name of the file.
+    pub hash: [u8; 32],
+}
+
 /// Encodes the footer of a segment whose records end at `end`; sorts `entries`.
 pub(super) fn encode_footer(entries: &mut [FooterEntry], end: u64, hash: &[u8; 32]) -> Vec<u8> {
     entries.sort_unstable_by_key(|entry| entry.id.hash);
@@ -59,13 +70,8 @@ pub(super) fn encode_footer(entries: &mut [FooterEntry], end: u64, hash: &[u8; 3
     bytes
 }
 
-/// Reads the footer of a sealed segment: its entries, where its records end, and their hash.
-///
-/// Nothing where there is no intact footer.
-pub fn read_footer(
-    file: &File,
-    path: &Path,
-) -> Result<Option<(Vec<FooterEntry>, u64, [u8; 32])>, StoreError> {
+/// Reads the footer of a sealed segment; nothing where there is no intact footer.
+pub fn read_footer(file: &File, path: &Path) -> Result<Option<Footer>, StoreError> {
     let len = file.metadata().context("reading", path)?.len();
     let Some(tail_at) = len.checked_sub(TAIL as u64) else { return Ok(None) };
     let mut tail = [0; TAIL];
@@ -82,7 +88,7 @@ pub fn read_footer(
     }
     let rows = covered.get(..count * ROW).unwrap_or_default();
     let entries: Option<Vec<_>> = rows.chunks_exact(ROW).map(decode_row).collect();
-    Ok(entries.map(|entries| (entries, end, hash)))
+    Ok(entries.map(|entries| Footer { entries, records_end: end, hash }))
 }
 
 fn decode_tail(tail: &[u8]) -> Option<(usize, u64, [u8; 32])> {

@@ -49,11 +49,8 @@ pub struct SegmentWriter {
 impl SegmentWriter {
     /// The name of the open segment with this uid.
     pub fn open_name(uid: &[u8; 16]) -> String {
-        let mut name = String::from("open-");
-        for byte in uid {
-            name.push_str(&format!("{byte:02x}"));
-        }
-        name
+        let digits: String = uid.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("open-{digits}")
     }
 
     /// Starts a segment in `folder`; its name is durable when this returns.

@@ -14,7 +14,7 @@ use crate::fs::{self, Context};
 use crate::index::{Index, Location, SegmentRow};
 use crate::layout::{Class, Layout};
 use crate::segment::{
-    MAX_RECORD, Record, RecordEntry, SEAL_AT, SegmentHeader, SegmentWriter, decode_record,
+    Footer, MAX_RECORD, Record, RecordEntry, SEAL_AT, SegmentHeader, SegmentWriter, decode_record,
     read_footer, read_header, scan,
 };
 
@@ -129,7 +129,7 @@ fn add_segment(
     file: &File,
     path: &std::path::Path,
 ) -> Result<(), StoreError> {
-    let Some((entries, _, _)) = read_footer(file, path)? else {
+    let Some(Footer { entries, .. }) = read_footer(file, path)? else {
         add_records(index, segment, SegmentHeader::LEN as u64, file, path)?;
         return Ok(());
     };
