@@ -26,6 +26,10 @@ pub const BATCH_TARGET: usize = 256 * 1024;
 /// Most objects of a batch.
 pub const MAX_BATCH: usize = 4096;
 
+/// Bytes restored from the deltas of a batch after which it is sent. A delta of a few bytes can stand
+/// for [`MAX_OBJECT`]: without this limit one frame could make its receiver restore 2 GiB.
+pub const BATCH_RESTORED: usize = 16 * 1024 * 1024;
+
 /// What a body holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
@@ -111,6 +115,7 @@ pub struct Batch {
     count: usize,
     full: Vec<u8>,
     deltas: Vec<u8>,
+    restored: usize,
 }
 
 impl Batch {
@@ -134,12 +139,15 @@ impl Batch {
         self.heads.fixed(&base);
         self.heads.varint(delta.len() as u64);
         self.deltas.extend_from_slice(delta);
+        self.restored += len;
         self.count += 1;
     }
 
     /// Whether it is time to send: one more object of the largest size still fits.
     pub const fn is_full(&self) -> bool {
-        self.full.len() + self.deltas.len() >= BATCH_TARGET || self.count >= MAX_BATCH
+        self.full.len() + self.deltas.len() >= BATCH_TARGET
+            || self.restored >= BATCH_RESTORED
+            || self.count >= MAX_BATCH
     }
 
     /// Whether nothing was added.
@@ -149,7 +157,7 @@ impl Batch {
 
     /// The body of the frame; empties the batch.
     pub fn finish(&mut self) -> Result<Vec<u8>, FrameError> {
-        let Self { heads, count, full, deltas } = std::mem::take(self);
+        let Self { heads, count, full, deltas, .. } = std::mem::take(self);
         let packed = delta::compress(&full, delta::LEVEL)?;
         let mut to = Writer::new();
         to.varint(count as u64);
@@ -177,6 +185,7 @@ pub fn decode_batch(body: &[u8]) -> Result<Vec<Item>, FrameError> {
     let count = from.count("objects of a batch", MAX_BATCH, 2)?;
     let mut heads = Vec::with_capacity(count);
     let mut full_len = 0usize;
+    let mut restored = 0usize;
     for _ in 0..count {
         let number = from.byte()?;
         let kind = ObjectKind::from_number(number & !DELTA)
@@ -186,15 +195,13 @@ pub fn decode_batch(body: &[u8]) -> Result<Vec<Item>, FrameError> {
             full_len += len;
             None
         } else {
+            restored += len;
             Some((from.array()?, from.bounded("delta length", MAX_FRAME as u64)? as usize))
         };
         heads.push(Head { kind, len, delta });
     }
-    let limit = BATCH_TARGET + MAX_OBJECT;
-    if full_len > limit {
-        let (value, limit) = (full_len as u64, limit as u64);
-        return Err(DecodeError::Limit { what: "batch length", value, limit }.into());
-    }
+    check_total("batch length", full_len, BATCH_TARGET)?;
+    check_total("restored length", restored, BATCH_RESTORED)?;
     let full = match from.byte()? {
         0 => from.bytes("batch length", full_len)?.to_vec(),
         1 => delta::decompress(from.bytes("batch length", MAX_FRAME)?, full_len)?,
@@ -213,6 +220,15 @@ pub fn decode_batch(body: &[u8]) -> Result<Vec<Item>, FrameError> {
     full.finish()?;
     from.finish()?;
     Ok(items)
+}
+
+/// A batch goes over its target with its last object at most.
+const fn check_total(what: &'static str, total: usize, target: usize) -> Result<(), DecodeError> {
+    if total > target + MAX_OBJECT {
+        let (value, limit) = (total as u64, (target + MAX_OBJECT) as u64);
+        return Err(DecodeError::Limit { what, value, limit });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -230,6 +230,13 @@ impl ObjectId {
         hasher.update(bytes);
         Self { kind, hash: *hasher.finalize().as_bytes() }
     }
+
+    /// The first eight bytes of the hash, by which a delta names its base. Two objects of a vault
+    /// may share them.
+    pub const fn prefix(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f, g, h, ..] = self.hash;
+        [a, b, c, d, e, f, g, h]
+    }
 }
 
 impl std::fmt::Display for ObjectId {

@@ -23,3 +23,10 @@ pub mod frame;
 pub mod ticket;
 pub mod message;
 pub mod session;
+
+#[cfg(test)]
+mod arbitrary;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod fuzz;

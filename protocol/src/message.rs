@@ -18,8 +18,15 @@ pub const VERSION: u16 = 1;
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
 pub const ALPN: &[u8] = b"baton/1";
 
-/// Most ids of one [`Want`](FetchRequest::Want), [`PushReply::Missing`] or [`FetchReply::Gone`].
+/// Most ids of one [`Want`](FetchRequest::Want) or [`Missing`](PushReply::Missing): 540,672 bytes, so
+/// that they always fit a frame.
 pub const MAX_IDS: usize = 16 * 1024;
+
+/// Most items of one [`PushReply::NeedFull`]: at most 640 KiB, so that they always fit a frame.
+pub const MAX_ITEMS: usize = 128 * 1024;
+
+/// Bytes after which a list goes on in another message: see [`encode_list`].
+const PAGE: usize = 64 * 1024;
 
 /// Longest command line of a run in bytes, all arguments together.
 pub const MAX_COMMAND: usize = 128 * 1024;
@@ -28,7 +35,7 @@ pub const MAX_COMMAND: usize = 128 * 1024;
 pub const MAX_PROMPT: usize = 256 * 1024;
 
 /// The first message of each stream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opening {
     /// The oldest version of these messages that the client speaks.
     pub oldest: u16,
@@ -46,12 +53,46 @@ impl Opening {
 
     /// Whether this program can answer.
     pub const fn is_spoken(&self) -> bool {
-        self.oldest <= VERSION && VERSION <= self.newest
+        is_spoken(self.oldest, self.newest)
+    }
+
+    /// Reads the first message of a stream, from the body of its frame.
+    ///
+    /// The versions stand first in every version of this message. Where none is ours the request,
+    /// which may be one that this program has never heard of, is not looked at, so that the client
+    /// is told which version the node speaks, and not that it talks nonsense.
+    pub fn decode(body: &[u8]) -> Result<Self, OpeningError> {
+        let ((oldest, newest), _) = postcard::take_from_bytes::<(u16, u16)>(body)
+            .map_err(|error| OpeningError::Malformed(FrameError::Message(error)))?;
+        if !is_spoken(oldest, newest) {
+            return Err(OpeningError::Version { oldest, newest });
+        }
+        decode(body).map_err(OpeningError::Malformed)
     }
 }
 
+const fn is_spoken(oldest: u16, newest: u16) -> bool {
+    oldest <= VERSION && VERSION <= newest
+}
+
+/// The first message of a stream cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum OpeningError {
+    /// No common version.
+    #[error("the client speaks versions {oldest} to {newest}, this program speaks {VERSION}")]
+    Version {
+        /// The oldest version that the client speaks.
+        oldest: u16,
+        /// The newest.
+        newest: u16,
+    },
+    /// It is not an opening.
+    #[error("malformed opening of a stream")]
+    Malformed(#[source] FrameError),
+}
+
 /// What a device asks of a node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Enrol the device whose key made this connection. The only request of an unknown device.
     Join {
@@ -90,17 +131,18 @@ pub enum Request {
 }
 
 /// The answer to a request that has one.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// The request failed; nothing was changed unless the code says so.
     Refused(Refusal),
     /// To `Join` and `Hello`.
     Welcome(Welcome),
-    /// To `Refs`.
+    /// To `Refs`, in as many messages as it takes ([`encode_list`]); the stream ends after the last.
     Refs(Vec<Head>),
     /// To `CreateRun`, `ShowRun`, `WaitRun` and `CancelRun`.
     Run(Box<RunInfo>),
-    /// To `ListRuns`, newest first.
+    /// To `ListRuns`, newest first, in as many messages as it takes ([`encode_list`]); the stream ends
+    /// after the last.
     Runs(Vec<RunInfo>),
     /// To `Push`.
     Push(PushReply),
@@ -148,7 +190,7 @@ pub enum RefusalCode {
 }
 
 /// Who the node says that the device is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The user whose vault it is.
     pub user: String,
@@ -174,7 +216,7 @@ pub struct Head {
 }
 
 /// The start of a push.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushHello {
     /// Whose ref is moved: this workspace on the device of the connection.
     pub workspace: WorkspaceId,
@@ -187,7 +229,7 @@ pub struct PushHello {
 }
 
 /// What the client says after its objects.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PushRequest {
     /// That was all: check and make it durable.
     Commit,
@@ -216,20 +258,20 @@ pub enum PushReply {
     /// The bases of these items (counted from 0 over the whole stream) are not here: send the
     /// objects whole and commit again.
     NeedFull {
-        /// Item numbers.
+        /// At most [`MAX_ITEMS`] item numbers; the others at the next commit.
         items: Vec<u32>,
     },
 }
 
 /// What the client of a fetch asks for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchRequest {
     /// Send these, in this order.
     Want(Vec<WireId>),
 }
 
 /// What the node says beside the objects.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchReply {
     /// The objects of one request, up to the first that is not here, were sent.
     Done {
@@ -380,7 +422,7 @@ pub struct LogEntry {
 }
 
 /// What follows a request for output.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogReply {
     /// Some entries, in order.
     Entries(Vec<LogEntry>),
@@ -395,6 +437,32 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     frame.extend_from_slice(&encode_header(FrameKind::Message, body.len())?);
     frame.extend_from_slice(&body);
     Ok(frame)
+}
+
+/// A list as whole frames: as many messages as it takes, at least one, in order.
+///
+/// A vault has a ref for every run, and a run carries its prompt: a list in one message would
+/// outgrow [`MAX_FRAME`](crate::frame::MAX_FRAME) some day.
+pub fn encode_list<T: Serialize>(
+    items: impl IntoIterator<Item = T>,
+    message: impl Fn(Vec<T>) -> Reply,
+) -> Result<Vec<Vec<u8>>, FrameError> {
+    let mut frames = Vec::new();
+    let mut page = Vec::new();
+    let mut size = 0;
+    for item in items {
+        let len = postcard::to_stdvec(&item).map_err(FrameError::Message)?.len();
+        if !page.is_empty() && size + len > PAGE {
+            frames.push(encode(&message(std::mem::take(&mut page)))?);
+            size = 0;
+        }
+        size += len;
+        page.push(item);
+    }
+    if !page.is_empty() || frames.is_empty() {
+        frames.push(encode(&message(page))?);
+    }
+    Ok(frames)
 }
 
 /// A message from the body of a frame; bytes after it are refused.

@@ -22,7 +22,8 @@ pub use tree::{
 pub const MAX_CHUNK: usize = 256 * 1024;
 
 /// Largest object of any kind in bytes: every buffer for a received object is bounded by this.
-/// A full tree node of 1,024 entries with names of 255 bytes is the largest there is.
+/// A full tree node of 1,024 entries with names of 255 bytes needs 319,491 of them; a conversation is
+/// refused above.
 pub const MAX_OBJECT: usize = 512 * 1024;
 
 /// Where the bytes of a file are.
@@ -41,6 +42,11 @@ impl Content {
             Self::Chunk(id) => id.into(),
             Self::Manifest(id) => id.into(),
         }
+    }
+
+    /// Whether this is the content of a file of one chunk.
+    pub const fn is_chunk(self) -> bool {
+        matches!(self, Self::Chunk(_))
     }
 }
 
@@ -124,3 +130,6 @@ impl Object {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

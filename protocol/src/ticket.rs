@@ -11,10 +11,13 @@ use crate::id::NodeId;
 const PREFIX: &str = "baton1";
 
 /// Most addresses in a ticket.
-const MAX_ADDRESSES: usize = 16;
+pub const MAX_ADDRESSES: usize = 16;
 
 /// Longest address in bytes: a DNS name of 253, a colon and a port.
-const MAX_ADDRESS: usize = 259;
+pub const MAX_ADDRESS: usize = 259;
+
+/// Longest word that is looked at; a ticket with the most and longest addresses has 6,780 letters.
+const MAX_WORD: usize = 8 * 1024;
 
 /// Bytes of the secret: 160 bits, so that guessing is out of reach and base32 has no padding.
 pub const SECRET: usize = 20;
@@ -48,13 +51,18 @@ impl From<DecodeError> for TicketError {
 }
 
 impl Ticket {
-    /// The word to type.
+    /// The word to type. It holds the first [`MAX_ADDRESSES`] of the addresses that are printable
+    /// ASCII of at most [`MAX_ADDRESS`] bytes, which every real one is.
     pub fn encode(&self) -> String {
+        let addresses: Vec<_> =
+            self.addresses.iter().filter(|text| is_address(text)).take(MAX_ADDRESSES).collect();
         let mut to = Writer::new();
         to.fixed(self.node.as_bytes());
         to.fixed(&self.secret);
-        to.varint(self.addresses.len() as u64);
-        self.addresses.iter().for_each(|address| to.bytes(address.as_bytes()));
+        to.varint(addresses.len() as u64);
+        for address in addresses {
+            to.bytes(address.as_bytes());
+        }
         let mut bytes = to.finish();
         bytes.extend_from_slice(&checksum(&bytes));
         let mut word = data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase();
@@ -64,7 +72,11 @@ impl Ticket {
 
     /// Reads the word; surrounding white space and case do not matter.
     pub fn decode(word: &str) -> Result<Self, TicketError> {
-        let word = word.trim().to_ascii_lowercase();
+        let word = word.trim();
+        if word.len() > MAX_WORD {
+            return Err(TicketError::Damaged);
+        }
+        let word = word.to_ascii_lowercase();
         let body = word.strip_prefix(PREFIX).ok_or(TicketError::Prefix)?;
         let bytes = data_encoding::BASE32_NOPAD
             .decode(body.to_ascii_uppercase().as_bytes())
@@ -78,7 +90,10 @@ impl Ticket {
         let secret = from.array()?;
         let count = from.count("addresses", MAX_ADDRESSES, 1)?;
         let addresses = (0..count)
-            .map(|_| from.text("address", MAX_ADDRESS).map(str::to_owned))
+            .map(|_| {
+                let address = from.text("address", MAX_ADDRESS)?;
+                if is_address(address) { Ok(address.to_owned()) } else { Err(TicketError::Damaged) }
+            })
             .collect::<Result<_, _>>()?;
         from.finish()?;
         Ok(Self { node, secret, addresses })
@@ -97,6 +112,11 @@ impl std::fmt::Debug for Ticket {
             .field("addresses", &self.addresses)
             .finish_non_exhaustive()
     }
+}
+
+/// Addresses are shown on terminals and written to files: nothing in them may act there.
+fn is_address(text: &str) -> bool {
+    (1..=MAX_ADDRESS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Tells a mistyped ticket from a refused one without asking the node.

@@ -3,7 +3,7 @@
 //! Not here: what the files mean. An adapter reads and writes them; the format keeps them byte for
 //! byte under the names that the adapter gave.
 
-use super::Blob;
+use super::{Blob, MAX_OBJECT};
 use crate::encode::{DecodeError, Reader, Writer};
 use crate::id::ObjectId;
 use crate::path::{MAX_PATH, RelPath};
@@ -41,7 +41,8 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// The canonical bytes. Parts must be ascending by path.
+    /// The canonical bytes. Parts must be ascending by path, and whoever makes a conversation decodes
+    /// what comes out before it is stored: many parts with long paths can exceed [`MAX_OBJECT`].
     pub fn encode(&self) -> Vec<u8> {
         let mut to = Writer::new();
         to.varint(VERSION);
@@ -55,6 +56,10 @@ impl Conversation {
 
     /// Reads canonical bytes and refuses all others.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > MAX_OBJECT {
+            let (value, limit) = (bytes.len() as u64, MAX_OBJECT as u64);
+            return Err(DecodeError::Limit { what: "conversation length", value, limit });
+        }
         let mut from = Reader::new(bytes);
         let version = from.varint()?;
         if version != VERSION {

@@ -36,7 +36,7 @@ pub struct Extent {
 pub struct ManifestChild {
     /// Bytes below it.
     pub len: u64,
-    /// The manifest of the level below.
+    /// A manifest of a lower level.
     pub id: ManifestId,
 }
 
@@ -45,9 +45,10 @@ pub struct ManifestChild {
 pub enum Manifest {
     /// Level 0: chunks.
     Leaf(Vec<Extent>),
-    /// Level 1 and up: manifests of the level below.
+    /// Level 1 and up: manifests of lower levels.
     Node {
-        /// Distance from the leaves.
+        /// Distance from the leaves, 1 to 8. Mostly a child is of the level below; where that would
+        /// be a node of one child, it is that child.
         level: u8,
         /// At least two.
         children: Vec<ManifestChild>,
@@ -112,6 +113,15 @@ impl Manifest {
         };
         from.finish()?;
         Ok(manifest)
+    }
+
+    /// Distance from the leaves; 0 for a leaf. A reader refuses a child whose level is not lower than
+    /// its parent's, which bounds how deep a hostile manifest can be.
+    pub const fn level(&self) -> u8 {
+        match self {
+            Self::Leaf(_) => 0,
+            Self::Node { level, .. } => *level,
+        }
     }
 
     /// Bytes of the file that this node covers.

@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** the same entries always make the same nodes, whatever the history.
 
-use super::{Blob, Content};
+use super::Blob;
 use crate::encode::{DecodeError, Reader, Writer};
 use crate::id::{ObjectId, TreeId};
 use crate::path::{MAX_NAME, check_name};
@@ -20,8 +20,9 @@ pub const TREE_NODE_MAX: usize = 1024;
 /// Longest symlink target in bytes: Linux `PATH_MAX` without its NUL.
 const MAX_TARGET: u64 = 4095;
 
-/// Highest level of a node. 128^5 names are more than a directory can hold.
-const MAX_LEVEL: u8 = 5;
+/// Highest level of a node. Five levels hold more names than any directory has; names that are chosen
+/// to end a node each can need more, and each level beyond costs who chooses them 128 times the work.
+const MAX_LEVEL: u8 = 8;
 
 /// The permission bits that are kept.
 const MODE_MASK: u64 = 0o777;
@@ -100,7 +101,7 @@ impl Entry {
     }
 }
 
-/// A node of the level below in a wide directory.
+/// A node of a lower level in a wide directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeChild {
     /// The first name below it.
@@ -116,9 +117,10 @@ pub struct TreeChild {
 pub enum Tree {
     /// Entries.
     Leaf(Vec<Entry>),
-    /// Nodes of the level below, ascending by first name.
+    /// Nodes of lower levels, ascending by first name.
     Node {
-        /// Distance from the leaves.
+        /// Distance from the leaves, 1 to 8. Mostly a child is of the level below; where that would
+        /// be a node of one child, it is that child.
         level: u8,
         /// At least two.
         children: Vec<TreeChild>,
@@ -158,7 +160,8 @@ impl Tree {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Reader::new(bytes);
         let level = from.bounded("tree level", u64::from(MAX_LEVEL))? as u8;
-        let least = if level == 0 { 1 + 2 + 1 + Blob::LEAST - 1 } else { 2 + 32 + 2 };
+        // A symlink of one byte: kind, name, target. A child: name, id, two sums.
+        let least = if level == 0 { 1 + 2 + Blob::LEAST } else { 2 + TreeId::LEN + 2 };
         let count = from.count("tree entries", TREE_NODE_MAX, least)?;
         let tree = if level == 0 {
             let mut entries: Vec<Entry> = Vec::with_capacity(count);
@@ -187,6 +190,15 @@ impl Tree {
         };
         from.finish()?;
         Ok(tree)
+    }
+
+    /// Distance from the leaves; 0 for a leaf. A reader refuses a child whose level is not lower than
+    /// its parent's, which bounds how deep a hostile directory can be.
+    pub const fn level(&self) -> u8 {
+        match self {
+            Self::Leaf(_) => 0,
+            Self::Node { level, .. } => *level,
+        }
     }
 
     /// What lies below this node.
@@ -357,9 +369,5 @@ fn is_boundary(name: &[u8], level: u8) -> bool {
     (bits >> (u32::from(level) * 7)).trailing_zeros() >= 7
 }
 
-impl Content {
-    /// Whether this is the content of a file of one chunk.
-    pub const fn is_chunk(self) -> bool {
-        matches!(self, Self::Chunk(_))
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -49,8 +49,16 @@ pub struct FetchSession {
     seen: HashSet<ObjectId>,
     queue: VecDeque<ObjectId>,
     awaited: VecDeque<ObjectId>,
-    requests: VecDeque<usize>,
+    requests: VecDeque<Asked>,
     received: u64,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Asked {
+    count: u32,
+    /// How many of them have not come.
+    left: u32,
 }
 
 impl FetchSession {
@@ -78,7 +86,8 @@ impl FetchSession {
             return None;
         }
         let ids: Vec<_> = self.queue.drain(..self.queue.len().min(PER_REQUEST)).collect();
-        self.requests.push_back(ids.len());
+        let count = ids.len() as u32;
+        self.requests.push_back(Asked { count, left: count });
         self.awaited.extend(&ids);
         Some(FetchRequest::Want(ids.into_iter().map(Into::into).collect()))
     }
@@ -104,28 +113,40 @@ impl FetchSession {
         kind: ObjectKind,
         bytes: &[u8],
     ) -> Result<(ObjectId, Vec<ObjectId>), FetchError> {
+        let request = self
+            .requests
+            .front_mut()
+            .filter(|asked| asked.left > 0)
+            .ok_or(FetchError::OutOfTurn)?;
         let id = self.awaited.pop_front().ok_or(FetchError::OutOfTurn)?;
         if id != ObjectId::of(kind, bytes) {
             return Err(FetchError::Unasked(id));
         }
         let object =
             Object::decode(kind, bytes).map_err(|source| FetchError::Malformed { id, source })?;
+        request.left -= 1;
         self.received += 1;
         Ok((id, object.children()))
     }
 
-    /// Takes the end of an answer. The objects of its request must have come before.
+    /// Takes the end of the oldest answer under way: all that its request asked for has come, or
+    /// the node says that the next object is not there.
     pub fn end(&mut self, reply: &FetchReply) -> Result<(), FetchError> {
-        let FetchReply::Done { absent, .. } = reply;
-        let asked = self.requests.pop_front().ok_or(FetchError::OutOfTurn)?;
-        if let Some(id) = absent.and_then(|id| id.id()) {
-            return Err(FetchError::Absent(id));
+        let FetchReply::Done { sent, absent } = *reply;
+        let Asked { count, left } = self.requests.pop_front().ok_or(FetchError::OutOfTurn)?;
+        if sent != count - left {
+            return Err(FetchError::OutOfTurn);
         }
-        let later: usize = self.requests.iter().sum();
-        if self.awaited.len() != later {
-            let next = self.awaited.front().copied().ok_or(FetchError::OutOfTurn)?;
-            return Err(if asked == 0 { FetchError::OutOfTurn } else { FetchError::Absent(next) });
+        let next = self.awaited.front().filter(|_| left > 0).copied();
+        match (next, absent) {
+            (None, None) => Ok(()),
+            (Some(next), Some(absent)) if absent.id() == Some(next) => {
+                Err(FetchError::Absent(next))
+            }
+            _ => Err(FetchError::OutOfTurn),
         }
-        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

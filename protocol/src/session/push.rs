@@ -3,17 +3,23 @@
 //! The sender believes that the node has everything reachable from the base. Where it is wrong the
 //! node says what it needs, and one more trip sends that. Without a base the sender offers the
 //! snapshot and its root, and the node asks its way down: what it has already is pruned, subtree
-//! by subtree.
+//! by subtree. What it has may be incomplete (an earlier push was cut off): then it asks for
+//! something below an object that was never loaded here, and the sender looks into its own
+//! metadata until it finds that.
 //!
-//! **Invariant:** a node can make a sender send only objects that the pushed snapshot contains.
+//! **Invariant:** a node can make a sender send only objects that the pushed snapshot contains, each
+//! whole at most once.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::delta::{self, DeltaError};
 use crate::encode::DecodeError;
-use crate::frame::{Batch, FrameError, FrameKind, encode_header};
-use crate::id::{ObjectId, SnapshotId};
-use crate::message::{self, Opening, PushHello, PushReply, PushRequest, Refusal, Reply, Request};
+use crate::frame::{Batch, FrameError, FrameKind, HashPrefix, encode_header};
+use crate::id::{ObjectId, ObjectKind, SnapshotId};
+use crate::message::{
+    self, MAX_IDS, MAX_ITEMS, Opening, PushHello, PushReply, PushRequest, Refusal, Reply, Request,
+};
 use crate::object::Object;
 
 /// An object to send, and an older form of it that the node should have.
@@ -61,7 +67,7 @@ pub enum PushError {
     /// The node said no.
     #[error(transparent)]
     Refused(Refusal),
-    /// The node asked for something that the snapshot does not contain, or twice for the same.
+    /// The node asked for something that the snapshot does not contain, or that went whole before.
     #[error("the node asked for {0}, which is no open part of this push")]
     NotOffered(ObjectId),
     /// The node answered something else.
@@ -103,43 +109,71 @@ enum Phase {
     Done(PushOutcome),
 }
 
+/// What became of an object of the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// An object that was loaded names it; the node may ask for it.
+    Open,
+    /// It is sent in this flight.
+    Queued,
+    /// It went as a delta; the node may ask for it once more, whole.
+    Delta,
+    /// It went whole.
+    Whole,
+}
+
+/// Half a hash: enough that nobody can make two objects that are taken for one, at half the memory.
+type Key = [u8; 16];
+
 /// The pushing side.
 #[derive(Debug)]
 pub struct PushSender {
     hello: PushHello,
     phase: Phase,
     queue: VecDeque<Planned>,
-    loading: Option<Planned>,
+    loading: Option<Loading>,
     batch: Batch,
     items: u32,
-    /// Item numbers of what went as a delta.
-    deltas: Vec<(u32, ObjectId)>,
-    /// Hash prefixes of what the node may ask for. A prefix is enough: the set of our own objects
-    /// is not the node's to choose.
-    offered: HashSet<[u8; 8]>,
-    /// Hash prefixes of what was sent.
-    sent: HashSet<[u8; 8]>,
+    /// What went as a delta, by its item number.
+    deltas: HashMap<u32, ObjectId>,
+    objects: HashMap<Key, Standing>,
+    /// Metadata that was named by an object and not loaded itself.
+    unexplored: Vec<ObjectId>,
+    /// What the node asked for and no loaded object has named so far.
+    asked: BTreeSet<ObjectId>,
     stats: PushStats,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Loading {
+    planned: Planned,
+    /// Whether it is sent, and not only looked into.
+    send: bool,
 }
 
 impl PushSender {
     /// Starts a push that sends `plan` at once, in that order.
     pub fn new(hello: PushHello, plan: impl IntoIterator<Item = Planned>) -> Self {
-        let queue: VecDeque<_> = plan.into_iter().collect();
-        let mut offered: HashSet<_> = queue.iter().map(|planned| prefix(&planned.id)).collect();
-        offered.insert(prefix(&hello.new.into()));
-        Self {
+        let mut sender = Self {
             hello,
             phase: Phase::Opening,
-            queue,
+            queue: VecDeque::new(),
             loading: None,
             batch: Batch::new(),
             items: 0,
-            deltas: Vec::new(),
-            offered,
-            sent: HashSet::new(),
+            deltas: HashMap::new(),
+            objects: HashMap::new(),
+            unexplored: Vec::new(),
+            asked: BTreeSet::new(),
             stats: PushStats::default(),
+        };
+        for planned in plan {
+            if sender.objects.insert(key(&planned.id), Standing::Queued).is_none() {
+                sender.queue.push_back(planned);
+            }
         }
+        sender.offer(hello.new.into());
+        sender
     }
 
     /// What the push has cost so far.
@@ -161,11 +195,14 @@ impl PushSender {
                 Ok(self.send(bytes))
             }
             Phase::Sending => {
+                if let Some(loading) = self.loading {
+                    return Ok(PushAction::Load(loading.planned));
+                }
                 if !self.batch.is_full()
-                    && let Some(planned) = self.next_unsent()
+                    && let Some(loading) = self.next_load()?
                 {
-                    self.loading = Some(planned);
-                    return Ok(PushAction::Load(planned));
+                    self.loading = Some(loading);
+                    return Ok(PushAction::Load(loading.planned));
                 }
                 if !self.batch.is_empty() {
                     let body = self.batch.finish()?;
@@ -178,37 +215,42 @@ impl PushSender {
             }
             Phase::Committing => {
                 self.phase = Phase::Waiting;
+                self.stats.round_trips += 1;
                 let bytes = message::encode(&PushRequest::Commit)?;
                 Ok(self.send(bytes))
             }
-            Phase::Waiting => {
-                self.stats.round_trips += 1;
-                Ok(PushAction::Receive)
-            }
+            Phase::Waiting => Ok(PushAction::Receive),
             Phase::Done(outcome) => Ok(PushAction::Finish(outcome)),
         }
     }
 
     /// Hands over the object that the last [`PushAction::Load`] named.
     pub fn supply(&mut self, object: &[u8], base: Option<&[u8]>) -> Result<(), PushError> {
-        let Some(Planned { id, .. }) = self.loading.take() else {
+        let Some(Loading { planned: Planned { id, .. }, send }) = self.loading.take() else {
             return Err(PushError::OutOfTurn);
         };
-        let children = Object::decode(id.kind, object)
-            .map_err(|source| PushError::Damaged { id, source })?
-            .children();
-        self.offered.extend(children.iter().map(prefix));
+        let decoded =
+            Object::decode(id.kind, object).map_err(|source| PushError::Damaged { id, source })?;
+        decoded.children().into_iter().for_each(|child| self.offer(child));
+        if !send {
+            return Ok(());
+        }
         let delta = match base {
             Some(base) => Some((ObjectId::of(id.kind, base), delta::encode_delta(base, object)?)),
             None => None,
         };
-        match delta {
-            Some((base, delta)) if delta.len() + 8 < object.len() => {
-                self.deltas.push((self.items, id));
-                self.batch.push_delta(id.kind, prefix(&base), object.len(), &delta);
+        let standing = match delta {
+            Some((base, delta)) if delta.len() + size_of::<HashPrefix>() < object.len() => {
+                self.deltas.insert(self.items, id);
+                self.batch.push_delta(id.kind, base.prefix(), object.len(), &delta);
+                Standing::Delta
             }
-            _ => self.batch.push_full(id.kind, object),
-        }
+            _ => {
+                self.batch.push_full(id.kind, object);
+                Standing::Whole
+            }
+        };
+        self.objects.insert(key(&id), standing);
         self.items += 1;
         self.stats.objects_sent += 1;
         Ok(())
@@ -227,25 +269,25 @@ impl PushSender {
             Reply::Push(PushReply::HeadMoved { head }) => {
                 self.phase = Phase::Done(PushOutcome::HeadMoved { head });
             }
-            Reply::Push(PushReply::Missing { ids }) => {
+            Reply::Push(PushReply::Missing { ids }) if ids.len() <= MAX_IDS => {
                 for id in ids {
                     let id = id.id().ok_or(PushError::OutOfTurn)?;
-                    if !self.offered.contains(&prefix(&id)) || self.sent.contains(&prefix(&id)) {
-                        return Err(PushError::NotOffered(id));
+                    match self.objects.get(&key(&id)) {
+                        Some(Standing::Open | Standing::Delta) => self.requeue(id),
+                        // Named by an object that the node has and we had no reason to load.
+                        None if self.asked.insert(id) => {}
+                        _ => return Err(PushError::NotOffered(id)),
                     }
-                    self.queue.push_back(Planned { id, base: None });
                 }
                 self.again()?;
             }
             Reply::Push(PushReply::NeedFull { items }) => {
                 for item in items {
-                    let at = self
-                        .deltas
-                        .binary_search_by_key(&item, |&(item, _)| item)
-                        .map_err(|_| PushError::OutOfTurn)?;
-                    let (_, id) = self.deltas.remove(at);
-                    self.sent.remove(&prefix(&id));
-                    self.queue.push_back(Planned { id, base: None });
+                    let id = self.deltas.remove(&item).ok_or(PushError::OutOfTurn)?;
+                    if self.objects.get(&key(&id)) != Some(&Standing::Delta) {
+                        return Err(PushError::NotOffered(id));
+                    }
+                    self.requeue(id);
                 }
                 self.again()?;
             }
@@ -256,19 +298,42 @@ impl PushSender {
 
     /// Another flight, which must bring the node something.
     fn again(&mut self) -> Result<(), PushError> {
-        if self.queue.is_empty() {
+        if self.queue.is_empty() && self.asked.is_empty() {
             return Err(PushError::OutOfTurn);
         }
         self.phase = Phase::Sending;
         Ok(())
     }
 
-    /// The next object of the queue that was not sent yet; marks it as sent.
-    fn next_unsent(&mut self) -> Option<Planned> {
+    /// Notes that the snapshot contains `id`.
+    fn offer(&mut self, id: ObjectId) {
+        if self.asked.remove(&id) {
+            self.requeue(id);
+        } else if let Entry::Vacant(entry) = self.objects.entry(key(&id)) {
+            entry.insert(Standing::Open);
+            if id.kind.is_metadata() {
+                self.unexplored.push(id);
+            }
+        }
+    }
+
+    fn requeue(&mut self, id: ObjectId) {
+        self.objects.insert(key(&id), Standing::Queued);
+        self.queue.push_back(Planned { id, base: None });
+    }
+
+    /// The next object to send; where there is none and the node asked for something that is not
+    /// known to be in the snapshot, the next one to look into.
+    fn next_load(&mut self) -> Result<Option<Loading>, PushError> {
+        if let Some(planned) = self.queue.pop_front() {
+            return Ok(Some(Loading { planned, send: true }));
+        }
+        let Some(&asked) = self.asked.first() else { return Ok(None) };
         loop {
-            let planned = self.queue.pop_front()?;
-            if self.sent.insert(prefix(&planned.id)) {
-                return Some(planned);
+            let id = self.unexplored.pop().ok_or(PushError::NotOffered(asked))?;
+            // What was sent meanwhile has been looked into.
+            if self.objects.get(&key(&id)) == Some(&Standing::Open) {
+                return Ok(Some(Loading { planned: Planned { id, base: None }, send: false }));
             }
         }
     }
@@ -279,17 +344,17 @@ impl PushSender {
     }
 }
 
-fn prefix(id: &ObjectId) -> [u8; 8] {
-    let [a, b, c, d, e, f, g, h, ..] = id.hash;
-    [a, b, c, d, e, f, g, h]
+fn key(id: &ObjectId) -> Key {
+    let [key @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = id.hash;
+    key
 }
 
 /// The receiving side: numbers the items of a stream, checks objects, and remembers which deltas
-/// had no base.
+/// could not be restored.
 #[derive(Debug, Default)]
 pub struct PushReceiver {
     items: u32,
-    unresolved: Vec<u32>,
+    unresolved: VecDeque<u32>,
 }
 
 impl PushReceiver {
@@ -299,27 +364,30 @@ impl PushReceiver {
     }
 
     /// Checks that an item is a canonical object and computes its id.
-    pub fn accept(
-        &mut self,
-        kind: crate::id::ObjectKind,
-        bytes: &[u8],
-    ) -> Result<ObjectId, DecodeError> {
-        self.items = self.items.saturating_add(1);
+    ///
+    /// An item that is refused is not counted. A whole object that is refused ends the push; what
+    /// was restored from a delta may have come from the wrong base (eight bytes of a hash name it),
+    /// so that the driver calls [`Self::lacks_base`] for it.
+    pub fn accept(&mut self, kind: ObjectKind, bytes: &[u8]) -> Result<ObjectId, DecodeError> {
         Object::decode(kind, bytes)?;
+        self.items = self.items.saturating_add(1);
         Ok(ObjectId::of(kind, bytes))
     }
 
-    /// Notes that the base of the next item is not here.
+    /// Notes that the next item could not be restored: its base is not here, or is another one.
     pub fn lacks_base(&mut self) {
-        self.unresolved.push(self.items);
+        self.unresolved.push_back(self.items);
         self.items = self.items.saturating_add(1);
     }
 
-    /// What to ask for before the closure is worth checking.
+    /// What to ask for before the closure is worth checking: at most [`MAX_ITEMS`], the others at
+    /// the next commit.
     pub fn need_full(&mut self) -> Option<PushReply> {
-        if self.unresolved.is_empty() {
-            return None;
-        }
-        Some(PushReply::NeedFull { items: std::mem::take(&mut self.unresolved) })
+        let count = self.unresolved.len().min(MAX_ITEMS);
+        let items: Vec<_> = self.unresolved.drain(..count).collect();
+        (!items.is_empty()).then_some(PushReply::NeedFull { items })
     }
 }
+
+#[cfg(test)]
+mod tests;

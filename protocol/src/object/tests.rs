@@ -1,0 +1,138 @@
+//! Every object: a round trip, and one byte string for each value.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::arbitrary::{self, mutated};
+use crate::path::RelPath;
+
+/// What a decoder accepts it writes again, byte for byte.
+fn is_canonical<T>(
+    bytes: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) -> Result<(), TestCaseError> {
+    if let Ok(value) = decode(bytes) {
+        prop_assert_eq!(encode(&value), bytes);
+    }
+    Ok(())
+}
+
+macro_rules! properties {
+    ($($module:ident: $type:ident from $strategy:expr;)*) => {$(
+        mod $module {
+            use super::*;
+
+            proptest! {
+                #[test]
+                fn round_trips(value in $strategy) {
+                    let bytes = value.encode();
+                    prop_assert_eq!($type::decode(&bytes), Ok(value));
+                }
+
+                #[test]
+                fn every_cut_is_refused(value in $strategy, at: prop::sample::Index) {
+                    let bytes = value.encode();
+                    prop_assert!($type::decode(&bytes[..at.index(bytes.len())]).is_err());
+                }
+
+                #[test]
+                fn any_bytes_are_refused_or_canonical(bytes in vec(any::<u8>(), 0..200)) {
+                    is_canonical(&bytes, $type::decode, $type::encode)?;
+                }
+
+                #[test]
+                fn changed_bytes_are_refused_or_canonical(
+                    bytes in mutated($strategy.prop_map(|value| value.encode())),
+                ) {
+                    is_canonical(&bytes, $type::decode, $type::encode)?;
+                }
+            }
+        }
+    )*};
+}
+
+properties! {
+    a_manifest: Manifest from arbitrary::manifest();
+    a_tree: Tree from arbitrary::tree();
+    a_conversation: Conversation from arbitrary::conversation();
+    a_snapshot: Snapshot from arbitrary::snapshot();
+    a_list_of_omissions: Omissions from arbitrary::omissions();
+}
+
+/// The changed bytes above must often still decode, or they show nothing.
+#[test]
+fn changes_are_small_enough_to_pass_sometimes() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let mut runner = TestRunner::deterministic();
+    let strategy = mutated(arbitrary::tree().prop_map(|tree| tree.encode()));
+    let passed = (0..1000)
+        .filter(|_| Tree::decode(&strategy.new_tree(&mut runner).unwrap().current()).is_ok())
+        .count();
+    assert!((10..990).contains(&passed), "{passed} of 1000");
+}
+
+#[test]
+fn what_no_encoder_writes_is_refused() {
+    let blob = [vec![5], vec![1; 32]].concat();
+    let file =
+        |mode: &[u8], name: &[u8]| [&[0][..], mode, &[name.len() as u8], name, &blob].concat();
+    let leaf = |entries: &[Vec<u8>]| [vec![0, entries.len() as u8], entries.concat()].concat();
+    assert!(Tree::decode(&leaf(&[file(&[7], b"a"), file(&[7], b"b")])).is_ok());
+    let refused = [
+        leaf(&[file(&[7], b"b"), file(&[7], b"a")]),
+        leaf(&[file(&[7], b"a"), file(&[7], b"a")]),
+        leaf(&[file(&[0x80, 0x04], b"a")]), // mode 0o1000
+        leaf(&[file(&[0x87, 0x00], b"a")]), // a mode that is not in its shortest form
+        leaf(&[file(&[7], b"..")]),
+        leaf(&[file(&[7], b"a/b")]),
+        leaf(&[file(&[7], b"")]),
+        leaf(&[[vec![1, 1, b'l', 0], vec![1; 32]].concat()]), // a symlink to nothing
+        leaf(&[[vec![3, 7, 1, b'x'], blob.clone()].concat()]), // no such kind
+        [vec![9, 2], vec![0; 80]].concat(),                   // no such level
+        [vec![1, 1, 1, b'a'], vec![0; 34]].concat(),          // a node of one child
+        [leaf(&[file(&[7], b"a")]), vec![0]].concat(),
+    ];
+    for (at, bytes) in refused.iter().enumerate() {
+        assert!(Tree::decode(bytes).is_err(), "number {at}");
+    }
+}
+
+#[test]
+fn a_conversation_that_no_buffer_holds_is_refused() {
+    let part = |i: usize| Part {
+        path: RelPath::new(format!("{i:04}/{}", vec!["x".repeat(250); 16].join("/")).as_bytes())
+            .unwrap(),
+        blob: Blob { size: 0, content: Content::Chunk(ChunkId::from_bytes([0; 32])) },
+    };
+    let with = |count| Conversation {
+        agent: "a".into(),
+        session: "s".into(),
+        messages: 0,
+        transcript: (0..count).map(part).collect(),
+        attachments: Vec::new(),
+    };
+    assert!(Conversation::decode(&with(100).encode()).is_ok());
+    assert!(matches!(
+        Conversation::decode(&with(200).encode()),
+        Err(DecodeError::Limit { what: "conversation length", .. })
+    ));
+}
+
+#[test]
+fn the_largest_tree_node_is_an_object() {
+    let entry = |i: usize| Entry {
+        name: [format!("{i:04}").into_bytes(), vec![b'x'; 251]].concat(),
+        kind: EntryKind::Directory {
+            mode: 0o777,
+            tree: crate::id::TreeId::from_bytes([0xff; 32]),
+            below: TreeSums { files: u64::MAX, bytes: u64::MAX },
+        },
+    };
+    let bytes = Tree::Leaf((0..TREE_NODE_MAX).map(entry).collect()).encode();
+    assert_eq!(bytes.len(), 319_491);
+    assert!(bytes.len() <= MAX_OBJECT && Tree::decode(&bytes).is_ok());
+}
