@@ -6,3 +6,7 @@
 pub mod fs;
 pub mod error;
 pub mod objects;
+pub mod chunk;
+pub mod ignore;
+pub mod stat_cache;
+pub mod scan;
