@@ -22,6 +22,7 @@ pub mod journal;
 pub mod index;
 pub mod vault;
 pub mod store;
+pub mod catalog;
 pub mod chunk;
 pub mod ignore;
 pub mod stat_cache;
