@@ -4,6 +4,5 @@
 //! Modules stand in the order in which data passes through them, and a module uses only those
 //! above it.
 
-pub mod rooms;
-pub mod runs;
 pub mod api;
+pub mod rooms;
