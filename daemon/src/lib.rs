@@ -4,5 +4,7 @@
 //! Modules stand in the order in which data passes through them, and a module uses only those
 //! above it.
 
+pub mod sync;
+pub mod workspace;
 pub mod api;
 pub mod rooms;

@@ -20,7 +20,7 @@ use crate::error::StoreError;
 use crate::objects::ObjectSink;
 
 pub use extents::for_each_extent;
-pub(crate) use extents::read_chunk;
+pub(crate) use extents::{load_manifest, read_chunk};
 
 /// Bytes read at a time: four of the largest chunks, so that little is moved between reads.
 const BUFFER: usize = 4 * MAX_CHUNK;

@@ -27,4 +27,7 @@ pub mod chunk;
 pub mod ignore;
 pub mod stat_cache;
 pub mod scan;
+pub mod snapshot;
+pub mod diff;
+pub mod plan;
 pub mod check;

@@ -78,7 +78,7 @@ pub(super) mod tests {
         for line in 0..40_000 {
             text.extend_from_slice(format!("{line}: {}\n", line * line % 977).as_bytes());
         }
-        assert_eq!(ends(&text), []);
+        assert_eq!(ends(&text), [113_822, 177_250, 253_367, 295_248, 337_674, 419_806, 424_067]);
     }
 
     #[test]

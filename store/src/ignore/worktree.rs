@@ -162,8 +162,7 @@ fn check_readable(worktree: &Path) -> std::io::Result<()> {
 }
 
 fn is_absent(path: &Path) -> bool {
-    std::fs::symlink_metadata(path)
-        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// The `core.excludesFile` that a configuration of the user names.
@@ -171,12 +170,10 @@ fn excludes_file_of(config: &Path) -> Option<gix::bstr::BString> {
     if !std::fs::metadata(config).ok()?.is_file() {
         return None;
     }
-    let config = gix::config::File::from_path_no_includes(
-        config.to_owned(),
-        gix::config::Source::User,
-    )
-    .inspect_err(|error| tracing::warn!(%error, "the user's git configuration is not used"))
-    .ok()?;
+    let config =
+        gix::config::File::from_path_no_includes(config.to_owned(), gix::config::Source::User)
+            .inspect_err(|error| tracing::warn!(%error, "the user's git configuration is not used"))
+            .ok()?;
     config.string("core.excludesFile")
 }
 

@@ -108,12 +108,12 @@ impl FileReader {
         (&file).take(size + 1).read_to_end(&mut self.small).map_err(|error| read_error(&error))?;
         self.small.truncate(MAX_CHUNK);
         let stat = after(&file)?;
-        let whole = self.small.len() as u64 == size && FileStat::new(before) == FileStat::new(&stat);
+        let whole =
+            self.small.len() as u64 == size && FileStat::new(before) == FileStat::new(&stat);
         if !whole && !keep {
             return Ok((None, stat));
         }
-        let blob =
-            store_bytes(&self.small, sink).map_err(|error| ReadError::Scan(error.into()))?;
+        let blob = store_bytes(&self.small, sink).map_err(|error| ReadError::Scan(error.into()))?;
         Ok((Some(blob), stat))
     }
 }

@@ -138,10 +138,8 @@ fn a_tree_deeper_than_paths_can_say_is_walked_with_few_descriptors() {
     assert_eq!(scanned.sums.files, 1);
     // 2,047 times `x/` and `long` is one byte more than a path may have.
     let deepest = RelPath::new(&b"x/".repeat(2047)[..4093]).unwrap();
-    let omitted = [baton_protocol::object::Omission {
-        path: deepest,
-        reason: OmitReason::NotCarried,
-    }];
+    let omitted =
+        [baton_protocol::object::Omission { path: deepest, reason: OmitReason::NotCarried }];
     assert_eq!(scanned.omitted, omitted);
 }
 

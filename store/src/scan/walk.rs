@@ -66,8 +66,9 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
     std::thread::scope(|threads| {
         for _ in 1..options.threads.max(1) {
             // Without a further thread this one does the work.
-            let spawned =
-                std::thread::Builder::new().name("scan".to_owned()).spawn_scoped(threads, || walk.run());
+            let spawned = std::thread::Builder::new()
+                .name("scan".to_owned())
+                .spawn_scoped(threads, || walk.run());
             if let Err(error) = spawned {
                 tracing::warn!(%error, "scanning with fewer threads");
             }
@@ -333,9 +334,11 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         files: &[(Vec<u8>, FileType)],
     ) -> Result<(), ScanError> {
         let opened = match held {
-            Some(held) => return self.take(taker, directory, held, files).and_then(|()| {
-                self.finish_part(Arc::clone(directory))
-            }),
+            Some(held) => {
+                return self
+                    .take(taker, directory, held, files)
+                    .and_then(|()| self.finish_part(Arc::clone(directory)));
+            }
             None => directory::open_below(self.fd.as_fd(), &directory.path),
         };
         match opened {
