@@ -4,6 +4,8 @@
 //! cannot read it any more. Either that is an accident, or it needs a new version number and a way
 //! to read what is there already.
 
+use std::fmt::Write;
+
 use crate::delta;
 use crate::frame::{Batch, FrameKind, Item, decode_batch, encode_header};
 use crate::id::{
@@ -29,7 +31,7 @@ fn hex(bytes: &[u8]) -> String {
         let byte = data_encoding::HEXLOWER.encode(&run[..1]);
         match run.len() {
             0..8 => text.push_str(&byte.repeat(run.len())),
-            len => text.push_str(&format!("[{byte}*{len}]")),
+            len => write!(text, "[{byte}*{len}]").unwrap(),
         }
     }
     text

@@ -88,12 +88,11 @@ impl Objects {
         let mut below: BTreeMap<&str, Vec<(&str, &[u8])>> = BTreeMap::new();
         let mut entries = BTreeMap::new();
         for &(path, bytes) in files {
-            match path.split_once('/') {
-                Some((name, rest)) => below.entry(name).or_default().push((rest, bytes)),
-                None => {
-                    let blob = self.blob(bytes);
-                    entries.insert(path, EntryKind::File { mode: 0o644, blob });
-                }
+            if let Some((name, rest)) = path.split_once('/') {
+                below.entry(name).or_default().push((rest, bytes));
+            } else {
+                let blob = self.blob(bytes);
+                entries.insert(path, EntryKind::File { mode: 0o644, blob });
             }
         }
         for (name, files) in below {

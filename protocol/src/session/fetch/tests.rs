@@ -47,7 +47,9 @@ fn fetch(
         while let Some(request) = session.request() {
             let FetchRequest::Want(ids) = &request;
             assert!(ids.len() <= PER_REQUEST && !ids.is_empty());
-            ids.iter().for_each(|id| assert!(asked.insert(id.id().unwrap()), "asked twice"));
+            for id in ids {
+                assert!(asked.insert(id.id().unwrap()), "asked twice");
+            }
             stream.extend(answer(vault, request));
             under_way += 1;
             assert!(under_way <= IN_FLIGHT);
@@ -144,7 +146,9 @@ fn bytes_with_the_right_hash_that_are_no_object_are_refused() {
 fn two() -> (FetchSession, [ObjectId; 2]) {
     let mut session = FetchSession::new();
     let ids = [b"a", b"b"].map(|bytes| ObjectId::of(ObjectKind::Chunk, bytes));
-    ids.into_iter().for_each(|id| session.want(id));
+    for id in ids {
+        session.want(id);
+    }
     assert!(session.request().is_some() && session.request().is_none());
     (session, ids)
 }
