@@ -11,7 +11,7 @@ use proptest::sample::{Index, select};
 
 use crate::id::{
     ChunkId, ConversationId, DeviceId, IdempotencyKey, ManifestId, NodeId, ObjectId, ObjectKind,
-    RunId, SnapshotId, ThreadId, TreeId, VaultId, WorkspaceId,
+    RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
     FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream, Opening, PushHello, PushReply,
@@ -40,7 +40,6 @@ ids!(
     snapshot_id SnapshotId,
     device_id DeviceId,
     node_id NodeId,
-    vault_id VaultId,
     workspace_id WorkspaceId,
     run_id RunId,
     thread_id ThreadId,

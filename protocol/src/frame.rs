@@ -233,7 +233,11 @@ const fn check_total(what: &'static str, total: usize, target: usize) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::arbitrary::mutated;
 
     #[test]
     fn batches_round_trip() {
@@ -282,5 +286,110 @@ mod tests {
         ));
         assert!(decode_header([0xff, 0xff, 0xff, 0xff, 1]).is_err());
         assert!(decode_header([0, 0, 0, 0, 9]).is_err());
+    }
+
+    #[test]
+    fn a_batch_cannot_restore_more_than_a_batch_may() {
+        let mut batch = Batch::new();
+        while !batch.is_full() {
+            batch.push_delta(ObjectKind::Chunk, [0; 8], MAX_OBJECT, b"");
+        }
+        assert_eq!(batch.count, BATCH_RESTORED / MAX_OBJECT);
+        // One more is the last that fits.
+        batch.push_delta(ObjectKind::Chunk, [0; 8], MAX_OBJECT, b"");
+        assert!(decode_batch(&batch.finish().unwrap()).is_ok());
+        for _ in 0..BATCH_RESTORED / MAX_OBJECT + 2 {
+            batch.push_delta(ObjectKind::Chunk, [0; 8], MAX_OBJECT, b"");
+        }
+        assert!(matches!(
+            decode_batch(&batch.finish().unwrap()),
+            Err(FrameError::Batch(DecodeError::Limit { what: "restored length", .. }))
+        ));
+    }
+
+    #[test]
+    fn a_full_batch_of_the_worst_objects_fits_a_frame() {
+        let mut noise = vec![0; MAX_OBJECT];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let mut batch = Batch::new();
+        for _ in 0..MAX_BATCH - 1 {
+            batch.push_delta(ObjectKind::Chunk, [0; 8], 1000, &noise[..63]);
+        }
+        assert!(!batch.is_full());
+        batch.push_full(ObjectKind::Chunk, &noise);
+        assert!(batch.is_full());
+        let body = batch.finish().unwrap();
+        assert!(encode_header(FrameKind::Objects, body.len()).is_ok(), "{}", body.len());
+        assert_eq!(decode_batch(&body).unwrap().len(), MAX_BATCH);
+    }
+
+    fn item() -> impl Strategy<Value = Item> {
+        let kind = || proptest::sample::select(ObjectKind::ALL.to_vec());
+        let bytes = || {
+            prop_oneof![
+                vec(any::<u8>(), 0..40),
+                (any::<u8>(), 0..4000usize).prop_map(|(byte, len)| vec![byte; len]),
+            ]
+        };
+        prop_oneof![
+            (kind(), bytes()).prop_map(|(kind, bytes)| Item::Full { kind, bytes }),
+            (kind(), any::<[u8; 8]>(), 0..=MAX_OBJECT, bytes())
+                .prop_map(|(kind, base, len, delta)| Item::Delta { kind, base, len, delta }),
+        ]
+    }
+
+    fn pack(items: &[Item]) -> Vec<u8> {
+        let mut batch = Batch::new();
+        for item in items {
+            match item {
+                Item::Full { kind, bytes } => batch.push_full(*kind, bytes),
+                Item::Delta { kind, base, len, delta } => {
+                    batch.push_delta(*kind, *base, *len, delta);
+                }
+            }
+        }
+        batch.finish().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn any_items_round_trip(items in vec(item(), 0..30)) {
+            prop_assert_eq!(decode_batch(&pack(&items)).unwrap(), items);
+        }
+
+        #[test]
+        fn changed_batches_are_refused_or_bounded(
+            body in mutated(vec(item(), 0..9).prop_map(|items| pack(&items))),
+        ) {
+            if let Ok(items) = decode_batch(&body) {
+                let full = |item: &Item| if let Item::Full { bytes, .. } = item { bytes.len() } else { 0 };
+                prop_assert!(items.iter().map(full).sum::<usize>() <= BATCH_TARGET + MAX_OBJECT);
+                prop_assert!(items.len() <= MAX_BATCH);
+                // Compression may differ; what it means does not.
+                prop_assert_eq!(decode_batch(&pack(&items)).unwrap(), items);
+            }
+        }
+
+        #[test]
+        fn headers_round_trip(message: bool, len in 0..=MAX_FRAME) {
+            let kind = if message { FrameKind::Message } else { FrameKind::Objects };
+            let header = encode_header(kind, len).unwrap();
+            prop_assert_eq!(decode_header(header).unwrap(), (kind, len));
+        }
+
+        #[test]
+        fn any_header_is_refused_or_the_only_form(header: [u8; HEADER]) {
+            if let Ok((kind, len)) = decode_header(header) {
+                prop_assert_eq!(encode_header(kind, len).unwrap(), header);
+            }
+        }
+    }
+
+    #[test]
+    fn a_longer_frame_than_the_limit_is_not_made() {
+        assert!(matches!(
+            encode_header(FrameKind::Message, MAX_FRAME + 1),
+            Err(FrameError::TooLong(_))
+        ));
     }
 }

@@ -1,1 +1,414 @@
-//! x
+//! The exact bytes of one example of everything that is stored, hashed or sent.
+//!
+//! A test that fails here says that the format has changed: other homes, and this one tomorrow,
+//! cannot read it any more. Either that is an accident, or it needs a new version number and a way
+//! to read what is there already.
+
+use std::fmt::Write;
+
+use crate::delta;
+use crate::frame::{Batch, FrameKind, Item, decode_batch, encode_header};
+use crate::id::{
+    ChunkId, ConversationId, DeviceId, IdempotencyKey, ManifestId, NodeId, ObjectId, ObjectKind,
+    RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
+};
+use crate::message::{
+    self, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream, Opening, PushHello,
+    PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState,
+    Welcome,
+};
+use crate::object::{
+    Blob, Content, Conversation, Entry, EntryKind, Extent, Manifest, ManifestChild, Omission,
+    Omissions, OmitReason, Part, Snapshot, Tree, TreeChild, TreeSums, build_manifest, build_tree,
+};
+use crate::path::RelPath;
+use crate::ticket::{SECRET, Ticket};
+
+/// Hex digits, with eight and more equal bytes as `[byte*count]`.
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for run in bytes.chunk_by(|a, b| a == b) {
+        let byte = data_encoding::HEXLOWER.encode(&run[..1]);
+        match run.len() {
+            0..8 => text.push_str(&byte.repeat(run.len())),
+            len => write!(text, "[{byte}*{len}]").unwrap(),
+        }
+    }
+    text
+}
+
+/// Compares all at once, so that one run shows everything that changed.
+fn assert_golden(found: &[(&str, String)], expected: &str) {
+    let expected: Vec<_> =
+        expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let found: Vec<_> = found.iter().map(|(name, hex)| format!("{name}: {hex}")).collect();
+    assert!(found == expected, "the format has changed; it is now\n{}\n", found.join("\n"));
+}
+
+fn small(byte: u8) -> Blob {
+    Blob { size: 5, content: Content::Chunk(ChunkId::from_bytes([byte; 32])) }
+}
+
+fn large(byte: u8) -> Blob {
+    Blob { size: 1 << 20, content: Content::Manifest(ManifestId::from_bytes([byte; 32])) }
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+fn leaf() -> Tree {
+    let entry = |name: &[u8], kind| Entry { name: name.to_vec(), kind };
+    Tree::Leaf(vec![
+        entry(b"big", EntryKind::File { mode: 0o600, blob: large(0xb1) }),
+        entry(
+            b"dir",
+            EntryKind::Directory {
+                mode: 0o755,
+                tree: TreeId::from_bytes([0xd1; 32]),
+                below: TreeSums { files: 3, bytes: 300 },
+            },
+        ),
+        entry(b"file\xff", EntryKind::File { mode: 0o644, blob: small(0xf1) }),
+        entry(b"link", EntryKind::Symlink { target: small(0x11) }),
+    ])
+}
+
+fn node() -> Tree {
+    let child = |first: &str, byte| TreeChild {
+        first: first.into(),
+        id: TreeId::from_bytes([byte; 32]),
+        below: TreeSums { files: 128, bytes: u64::from(byte) },
+    };
+    Tree::Node { level: 1, children: vec![child("a", 1), child("b", 2)] }
+}
+
+fn snapshot() -> Snapshot {
+    Snapshot {
+        workspace: WorkspaceId::from_bytes([1; 16]),
+        device: DeviceId::from_bytes([2; 32]),
+        sequence: 300,
+        parents: vec![SnapshotId::from_bytes([9; 32]), SnapshotId::from_bytes([8; 32])],
+        root: TreeId::from_bytes([3; 32]),
+        root_mode: 0o755,
+        omitted: Some(small(4)),
+        conversations: vec![ConversationId::from_bytes([5; 32])],
+        created_at: 1_767_225_600_000,
+        message: "half done ✓".into(),
+    }
+}
+
+fn conversation() -> Conversation {
+    Conversation {
+        agent: "claude".into(),
+        session: "0a1b".into(),
+        messages: 42,
+        transcript: vec![Part { path: path("session.jsonl"), blob: large(6) }],
+        attachments: vec![
+            Part { path: path("a/plan.md"), blob: small(7) },
+            Part { path: path("b.png"), blob: small(8) },
+        ],
+    }
+}
+
+fn manifests() -> [Manifest; 2] {
+    let extent = |len, byte| Extent { len, chunk: ChunkId::from_bytes([byte; 32]) };
+    let child = |len, byte| ManifestChild { len, id: ManifestId::from_bytes([byte; 32]) };
+    [
+        Manifest::Leaf(vec![extent(256 * 1024, 1), extent(1, 2)]),
+        Manifest::Node { level: 2, children: vec![child(1 << 40, 3), child(77, 4)] },
+    ]
+}
+
+fn omissions() -> Omissions {
+    Omissions(vec![
+        Omission { path: path(".env"), reason: OmitReason::Secret },
+        Omission { path: path("run/socket"), reason: OmitReason::Special },
+    ])
+}
+
+#[test]
+fn objects() {
+    let [manifest_leaf, manifest_node] = manifests();
+    let found = [
+        ("empty tree", hex(&Tree::Leaf(Vec::new()).encode())),
+        ("tree leaf", hex(&leaf().encode())),
+        ("tree node", hex(&node().encode())),
+        ("manifest leaf", hex(&manifest_leaf.encode())),
+        ("manifest node", hex(&manifest_node.encode())),
+        ("conversation", hex(&conversation().encode())),
+        ("snapshot", hex(&snapshot().encode())),
+        ("omissions", hex(&omissions().encode())),
+    ];
+    assert_golden(
+        &found,
+        r"
+        empty tree: 0000
+        tree leaf: 000400800303626967808040[b1*32]02ed0303646972[d1*32]03ac0200a4030566696c65ff05[f1*32]01046c696e6b05[11*32]
+        tree node: 01020161[01*32]8001010162[02*32]800102
+        manifest leaf: 0002808010[01*33][02*32]
+        manifest node: 0202808080808020[03*32]4d[04*32]
+        conversation: 0106636c6175646504306131622a010d73657373696f6e2e6a736f6e6c808040[06*32]0209612f706c616e2e6d6405[07*32]05622e706e6705[08*32]
+        snapshot: [01*17][02*32]ac0202[09*32][08*32][03*32]ed030105[04*32]01[05*32]80d0eab6b7330d68616c6620646f6e6520e29c93
+        omissions: 0203042e656e76010a72756e2f736f636b6574
+    ",
+    );
+}
+
+#[test]
+fn ids() {
+    let [manifest, _] = manifests();
+    let found = [
+        ("chunk", ChunkId::of(b"").to_string()),
+        ("chunk of hello", ChunkId::of(b"hello").to_string()),
+        ("manifest", ManifestId::of(&manifest.encode()).to_string()),
+        ("tree", TreeId::of(&leaf().encode()).to_string()),
+        ("conversation", ConversationId::of(&conversation().encode()).to_string()),
+        ("snapshot", SnapshotId::of(&snapshot().encode()).to_string()),
+        ("device of a run", RunId::from_bytes([7; 16]).device().to_string()),
+        ("hash of a ticket's secret", hex(&Ticket::secret_hash(&[9; SECRET]))),
+    ];
+    assert_golden(
+        &found,
+        r"
+        chunk: 0f95ca210c549d91782967abd2f02fa495c52750cc1c59476061b306b1bb2366
+        chunk of hello: fd178e81cc7bd2b5f68367d754339a7d3d38a1869c2b1e993e13869a50e79169
+        manifest: bcf4453dc82d183a9fe0e1bd5261d8615a29ffcaf343909a6519697e1e3ff20d
+        tree: fa5301d50c80a657be6b066edbfa326d0aa6b737a9a014145bc48d34b1cfcc45
+        conversation: 3f7182e924ff109f1350975bc6eab864a12353d96ca0ba20f8b4babdc5986e8a
+        snapshot: 74ff28fe58dc9165cbc7cbb1025522a3e165caa94a64e05855f73513adb173e7
+        device of a run: 3fe24f3965801c3f07d346bfd6d7631204a747e76aa3a88be8eebedf186f7d3d
+        hash of a ticket's secret: 56af85c408ddd2e0866fbc08a53c0ee3146015e02f53105c9bf014623a0fa897
+    ",
+    );
+}
+
+/// Where wide directories and long manifests are cut.
+#[test]
+fn boundaries() {
+    let mut nodes = 0;
+    let entry = |i: u32| Entry {
+        name: format!("{i:05}").into_bytes(),
+        kind: EntryKind::File { mode: 0o644, blob: small(i as u8) },
+    };
+    let (tree, _) =
+        build_tree::<std::convert::Infallible>((0..50_000).map(entry).collect(), |_, _, _| {
+            nodes += 1;
+            Ok(())
+        })
+        .unwrap();
+    let extent = |i: u32| Extent { len: 1000, chunk: ChunkId::of(&i.to_le_bytes()) };
+    let mut manifests = 0;
+    let manifest =
+        build_manifest::<std::convert::Infallible>((0..50_000).map(extent).collect(), |_, _, _| {
+            manifests += 1;
+            Ok(())
+        })
+        .unwrap();
+    let found = [
+        ("tree of 50,000 names", tree.to_string()),
+        ("its nodes", nodes.to_string()),
+        ("manifest of 50,000 chunks", hex(&manifest.id().hash)),
+        ("its nodes", manifests.to_string()),
+    ];
+    assert_golden(
+        &found,
+        r"
+        tree of 50,000 names: a6e5ba4e4aef5446f3cdacf9a15cc5a50f68f353f30c5c2910a01614b909cfe3
+        its nodes: 385
+        manifest of 50,000 chunks: ba068a99b14eeaa81fb69b56e66a9f09b62ab60697069331393b984ede6224b5
+        its nodes: 134
+    ",
+    );
+}
+
+#[test]
+fn tickets() {
+    let ticket = Ticket {
+        node: NodeId::from_bytes([7; 32]),
+        secret: [9; SECRET],
+        addresses: vec!["cloud.example:4319".into(), "[::1]:4319".into()],
+    };
+    assert_golden(
+        &[("ticket", ticket.encode())],
+        r"
+        ticket: baton1a4dqobyha4dqobyha4dqobyha4dqobyha4dqobyha4dqobyha4dqscijbeeqscijbeeqscijbeeqscijbeeqeetdnrxxkzbomv4gc3lqnrstunbtge4quwz2hiyv2orugmytsjvo7hoa
+    ",
+    );
+}
+
+#[test]
+fn batches() {
+    let mut batch = Batch::new();
+    batch.push_full(ObjectKind::Chunk, b"hello");
+    batch.push_delta(ObjectKind::Tree, *b"prefix--", 300, b"delta");
+    let body = batch.finish().unwrap();
+    let header = encode_header(FrameKind::Objects, body.len()).unwrap();
+    let found = [("header", hex(&header)), ("body", hex(&body))];
+    assert_golden(
+        &found,
+        r"
+        header: 1b00000002
+        body: 02010583ac027072656669782d2d05000568656c6c6f64656c7461
+    ",
+    );
+}
+
+/// What zstd writes may change with its version; what it once wrote must stay readable.
+#[test]
+fn compressed_bytes_stay_readable() {
+    let unhex = |hex: &str| data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
+    let base: Vec<u8> = (0..200u8).collect();
+    let mut object = base.clone();
+    object.insert(100, 7);
+    let restored = delta::decode_delta(
+        &base,
+        &unhex("28b52ffd00505d0000080702008169a984656a80"),
+        object.len(),
+    );
+    assert_eq!(restored.ok(), Some(object));
+    let full = Item::Full { kind: ObjectKind::Chunk, bytes: vec![b'x'; 100] };
+    assert_eq!(
+        decode_batch(&unhex("010164011128b52ffd206445000010787801003f012c")).unwrap(),
+        [full]
+    );
+}
+
+fn run() -> RunInfo {
+    RunInfo {
+        spec: RunSpec {
+            run: RunId::from_bytes([1; 16]),
+            thread: ThreadId::from_bytes([2; 16]),
+            workspace: WorkspaceId::from_bytes([3; 16]),
+            snapshot: SnapshotId::from_bytes([4; 32]),
+            agent: "command".into(),
+            command: vec![b"ls".to_vec(), b"-l".to_vec()],
+            prompt: Some("go".into()),
+        },
+        state: RunState::Interrupted,
+        reason: None,
+        result: Some(SnapshotId::from_bytes([5; 32])),
+        exit_code: Some(-1),
+        isolated: true,
+        checkout: Some("/w".into()),
+        created_at: 300,
+        started_at: Some(301),
+        ended_at: None,
+    }
+}
+
+#[test]
+fn requests() {
+    let hello = PushHello {
+        workspace: WorkspaceId::from_bytes([1; 16]),
+        base: None,
+        new: SnapshotId::from_bytes([2; 32]),
+        key: IdempotencyKey::from_bytes([3; 16]),
+    };
+    let id = RunId::from_bytes([1; 16]);
+    let want = ObjectId { kind: ObjectKind::Tree, hash: [6; 32] };
+    let opening = |request| hex(&message::encode(&Opening::new(request)).unwrap());
+    let found = [
+        ("join", opening(Request::Join { secret: [9; SECRET], name: "laptop".into() })),
+        ("hello", opening(Request::Hello)),
+        ("push", opening(Request::Push(hello))),
+        ("fetch", opening(Request::Fetch)),
+        ("refs", opening(Request::Refs)),
+        ("create run", opening(Request::CreateRun(run().spec))),
+        ("list runs", opening(Request::ListRuns)),
+        ("show run", opening(Request::ShowRun(id))),
+        ("logs", opening(Request::Logs { run: id, from: 300, follow: true })),
+        ("wait run", opening(Request::WaitRun(id))),
+        ("cancel run", opening(Request::CancelRun(id))),
+        ("commit", hex(&message::encode(&PushRequest::Commit).unwrap())),
+        ("want", hex(&message::encode(&FetchRequest::Want(vec![want.into()])).unwrap())),
+    ];
+    assert_golden(
+        &found,
+        r"
+        join: 1e00000001010100[09*20]066c6170746f70
+        hello: 0300000001010101
+        push: 4400000001010102[01*16]00[02*32][03*16]
+        fetch: 0300000001010103
+        refs: 0300000001010104
+        create run: 6600000001010105[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f
+        list runs: 0300000001010106
+        show run: 1300000001010107[01*16]
+        logs: 1600000001010108[01*16]ac0201
+        wait run: 1300000001010109[01*16]
+        cancel run: 130000000101010a[01*16]
+        commit: 010000000100
+        want: 2300000001000103[06*32]
+    ",
+    );
+}
+
+#[test]
+fn replies() {
+    let id = ObjectId { kind: ObjectKind::Chunk, hash: [6; 32] };
+    let snapshot = SnapshotId::from_bytes([2; 32]);
+    let head = Head {
+        workspace: WorkspaceId::from_bytes([1; 16]),
+        device: DeviceId::from_bytes([3; 32]),
+        snapshot,
+        sequence: 300,
+    };
+    let entry = LogEntry { time: 300, stream: LogStream::Node, text: b"x\n".to_vec() };
+    let welcome = Welcome {
+        user: "owner".into(),
+        device: DeviceId::from_bytes([3; 32]),
+        role: "run".into(),
+        program: "0.1.0".into(),
+    };
+    let refusal = Refusal { code: RefusalCode::Unavailable, message: "no".into() };
+    let reply = |reply: Reply| hex(&message::encode(&reply).unwrap());
+    let found = [
+        ("refused", reply(Reply::Refused(refusal))),
+        ("welcome", reply(Reply::Welcome(welcome))),
+        ("refs", reply(Reply::Refs(vec![head]))),
+        ("run", reply(Reply::Run(Box::new(run())))),
+        ("runs", reply(Reply::Runs(Vec::new()))),
+        ("acked", reply(Reply::Push(PushReply::Acked { snapshot, sequence: 300 }))),
+        ("head moved", reply(Reply::Push(PushReply::HeadMoved { head: Some((snapshot, 300)) }))),
+        ("missing", reply(Reply::Push(PushReply::Missing { ids: vec![id.into()] }))),
+        ("need full", reply(Reply::Push(PushReply::NeedFull { items: vec![0, 300] }))),
+        ("done", reply(Reply::Fetch(FetchReply::Done { sent: 300, absent: Some(id.into()) }))),
+        ("log", reply(Reply::Log(LogReply::Entries(vec![entry])))),
+        ("end of log", reply(Reply::Log(LogReply::End))),
+    ];
+    assert_golden(
+        &found,
+        r"
+        refused: 0500000001000a026e6f
+        welcome: 310000000101056f776e6572[03*33]72756e05302e312e30
+        refs: 540000000102[01*17][03*32][02*32]ac02
+        run: 940000000103[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f070001[05*32]01010101022f77ac0201ad0200
+        runs: 02000000010400
+        acked: 24000000010500[02*32]ac02
+        head moved: 2500000001050101[02*32]ac02
+        missing: 240000000105020101[06*32]
+        need full: 060000000105030200ac02
+        done: 26000000010600ac020101[06*32]
+        log: 0900000001070001ac020202780a
+        end of log: 02000000010701
+    ",
+    );
+}
+
+#[test]
+fn numbers() {
+    for (at, reason) in OmitReason::ALL.into_iter().enumerate() {
+        assert_eq!(reason as usize, at + 1);
+    }
+    for (at, kind) in ObjectKind::ALL.into_iter().enumerate() {
+        assert_eq!(kind as usize, at + 1);
+    }
+    // Messages number their enumerations by position.
+    for (at, state) in RunState::ALL.into_iter().enumerate() {
+        assert_eq!(message::encode(&state).unwrap()[5..], [at as u8]);
+    }
+    assert_eq!(message::encode(&RefusalCode::Version).unwrap()[5..], [0]);
+    assert_eq!(message::encode(&RefusalCode::Unavailable).unwrap()[5..], [10]);
+    assert_eq!(message::ALPN, b"baton/1");
+    assert_eq!(message::VERSION, 1);
+}

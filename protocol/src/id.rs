@@ -305,4 +305,15 @@ mod tests {
         assert!("".parse::<RunId>().is_err());
         assert!(id.to_string().parse::<RunId>().is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn every_id_has_one_text(bytes: [u8; 32], other in "[0-9a-fA-F]{60,66}|\\PC{0,70}") {
+            let id = NodeId::from_bytes(bytes);
+            proptest::prop_assert_eq!(id.to_string().parse(), Ok(id));
+            if let Ok(id) = other.parse::<NodeId>() {
+                proptest::prop_assert_eq!(id.to_string(), other);
+            }
+        }
+    }
 }

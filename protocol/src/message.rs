@@ -473,3 +473,6 @@ pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
         Err(error) => Err(FrameError::Message(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,6 +153,8 @@ impl fmt::Debug for RelPath {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -203,5 +205,38 @@ mod tests {
         assert_eq!(path.split_last(), Some((&b"a"[..], &b"b"[..])));
         assert_eq!(path.components().count(), 2);
         assert_eq!(RelPath::root().join(b"a").join(b"b"), path);
+    }
+
+    proptest! {
+        #[test]
+        fn paths_are_their_components(path in crate::arbitrary::rel_path()) {
+            prop_assert_eq!(RelPath::new(path.as_bytes()), Ok(path.clone()));
+            let joined = path.components().fold(RelPath::root(), |path, name| path.join(name));
+            prop_assert_eq!(&joined, &path);
+            let (parent, name) = path.split_last().unwrap();
+            prop_assert_eq!(RelPath::new(parent).unwrap().join(name), path);
+        }
+
+        #[test]
+        fn what_is_accepted_cannot_leave_its_root(bytes in proptest::collection::vec(
+            prop_oneof![proptest::sample::select(b"./a\0".to_vec()), any::<u8>()], 0..20,
+        )) {
+            if let Ok(path) = RelPath::new(&bytes) {
+                prop_assert_eq!(path.as_bytes(), &bytes[..]);
+                prop_assert!(path.components().all(|name| check_name(name).is_ok()));
+                prop_assert!(!bytes.starts_with(b"/") && !bytes.contains(&0));
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_path_is_the_last_that_is_taken() {
+        let name = [b'x'; MAX_NAME];
+        let longest = [&name[..]; 16].join(&b'/');
+        assert_eq!(longest.len(), MAX_PATH);
+        assert!(RelPath::new(&longest).is_ok());
+        let longer = [&longest[..], b"/a"].concat();
+        assert_eq!(RelPath::new(&longer), Err(PathError::TooLong(MAX_PATH + 2)));
+        assert_eq!(RelPath::new(&[b'a'; 256]), Err(PathError::Name(NameError::TooLong(256))));
     }
 }

@@ -2,3 +2,6 @@
 
 pub mod fetch;
 pub mod push;
+
+#[cfg(test)]
+mod model;

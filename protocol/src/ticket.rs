@@ -54,6 +54,10 @@ impl Ticket {
     /// The word to type. It holds the first [`MAX_ADDRESSES`] of the addresses that are printable
     /// ASCII of at most [`MAX_ADDRESS`] bytes, which every real one is.
     pub fn encode(&self) -> String {
+        word(&self.bytes())
+    }
+
+    fn bytes(&self) -> Vec<u8> {
         let addresses: Vec<_> =
             self.addresses.iter().filter(|text| is_address(text)).take(MAX_ADDRESSES).collect();
         let mut to = Writer::new();
@@ -63,11 +67,7 @@ impl Ticket {
         for address in addresses {
             to.bytes(address.as_bytes());
         }
-        let mut bytes = to.finish();
-        bytes.extend_from_slice(&checksum(&bytes));
-        let mut word = data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase();
-        word.insert_str(0, PREFIX);
-        word
+        to.finish()
     }
 
     /// Reads the word; surrounding white space and case do not matter.
@@ -114,6 +114,14 @@ impl std::fmt::Debug for Ticket {
     }
 }
 
+/// The word that stands for these bytes.
+fn word(bytes: &[u8]) -> String {
+    let bytes = [bytes, &checksum(bytes)].concat();
+    let mut word = data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase();
+    word.insert_str(0, PREFIX);
+    word
+}
+
 /// Addresses are shown on terminals and written to files: nothing in them may act there.
 fn is_address(text: &str) -> bool {
     (1..=MAX_ADDRESS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
@@ -125,9 +133,24 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
     [a, b, c, d]
 }
 
+/// For fuzzing behind the checksum.
+#[cfg(test)]
+impl Ticket {
+    pub(crate) fn unchecked_bytes(&self) -> Vec<u8> {
+        self.bytes()
+    }
+
+    pub(crate) fn word(bytes: &[u8]) -> String {
+        word(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::arbitrary;
 
     #[test]
     fn words_round_trip_and_every_changed_character_is_noticed() {
@@ -145,5 +168,63 @@ mod tests {
         }
         assert!(Ticket::decode(&word[..word.len() - 3]).is_err());
         assert_eq!(Ticket::decode("hello"), Err(TicketError::Prefix));
+    }
+
+    proptest! {
+        #[test]
+        fn any_ticket_round_trips(ticket in arbitrary::ticket()) {
+            prop_assert_eq!(Ticket::decode(&ticket.encode()), Ok(ticket));
+        }
+
+        /// The checksum lets a changed word through once in 2^32; the bytes below it must hold alone.
+        #[test]
+        fn changed_words_are_refused_or_the_same_ticket(
+            bytes in arbitrary::mutated(arbitrary::ticket().prop_map(|ticket| ticket.bytes())),
+        ) {
+            let word = word(&bytes);
+            if let Ok(ticket) = Ticket::decode(&word) {
+                prop_assert_eq!(ticket.encode(), word);
+            }
+        }
+
+        #[test]
+        fn any_text_is_refused(word in "(baton1)?[a-z2-7]{0,200}|\\PC{0,40}") {
+            prop_assert!(Ticket::decode(&word).is_err());
+        }
+    }
+
+    #[test]
+    fn a_ticket_can_always_be_read() {
+        let with = |addresses: Vec<String>| {
+            let ticket =
+                Ticket { node: NodeId::from_bytes([7; 32]), secret: [9; SECRET], addresses };
+            Ticket::decode(&ticket.encode()).unwrap().addresses
+        };
+        let longest = "a".repeat(MAX_ADDRESS);
+        assert_eq!(with(vec![longest.clone(); 20]), vec![longest.clone(); MAX_ADDRESSES]);
+        let odd = ["\u{1b}[2Jclear:1", "", "two words:1", "a\nb:1", &format!("{longest}a"), "b:1"];
+        assert_eq!(with(odd.map(str::to_owned).to_vec()), ["b:1"]);
+    }
+
+    #[test]
+    fn an_address_that_could_act_on_a_terminal_is_refused() {
+        let mut to = Writer::new();
+        to.fixed(&[7; 32]);
+        to.fixed(&[9; SECRET]);
+        to.varint(1);
+        to.bytes(b"\x1b[2J:1");
+        let bytes = to.finish();
+        let word = word(&bytes);
+        assert_eq!(Ticket::decode(&word), Err(TicketError::Damaged));
+        let endless = format!("{PREFIX}{}", "a".repeat(1 << 20));
+        assert_eq!(Ticket::decode(&endless), Err(TicketError::Damaged));
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let ticket =
+            Ticket { node: NodeId::from_bytes([7; 32]), secret: [0xab; SECRET], addresses: vec![] };
+        let shown = format!("{ticket:?}");
+        assert!(!shown.contains("171") && !shown.contains("ab"), "{shown}");
     }
 }

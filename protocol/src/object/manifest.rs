@@ -204,6 +204,8 @@ fn split<T>(items: Vec<T>, id: impl Fn(&T) -> &[u8; 32]) -> Vec<Vec<T>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn extents(count: usize, salt: &str) -> Vec<Extent> {
@@ -259,5 +261,46 @@ mod tests {
             children: vec![ManifestChild { len: 1, id: ManifestId::of(b"") }],
         };
         assert!(Manifest::decode(&single.encode()).is_err());
+    }
+
+    fn read(
+        nodes: &std::collections::HashMap<ManifestId, Manifest>,
+        id: ManifestId,
+    ) -> Vec<Extent> {
+        match &nodes[&id] {
+            Manifest::Leaf(extents) => extents.clone(),
+            Manifest::Node { level, children } => children
+                .iter()
+                .flat_map(|child| {
+                    assert!(nodes[&child.id].level() < *level);
+                    assert_eq!(nodes[&child.id].len(), child.len);
+                    read(nodes, child.id)
+                })
+                .collect(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn what_is_built_reads_back(
+            count in prop_oneof![1..3000usize, 1..20_000usize],
+            repeated in prop_oneof![Just(1usize), 1..50usize],
+            salt: u32,
+        ) {
+            let extents: Vec<_> = extents(count.div_ceil(repeated), &salt.to_string())
+                .into_iter()
+                .flat_map(|extent| vec![extent; repeated])
+                .take(count)
+                .collect();
+            let (root, nodes) = build(extents.clone());
+            prop_assert!(nodes.iter().all(|(_, node)| node.children().len() <= MANIFEST_MAX));
+            prop_assert_eq!(nodes.len() == 1, count <= MANIFEST_MAX);
+            prop_assert_eq!(nodes.last().map(|(id, _)| *id), Some(root));
+            let nodes = nodes.into_iter().collect();
+            prop_assert_eq!(read(&nodes, root), extents.clone());
+            prop_assert_eq!(build(extents).0, root);
+        }
     }
 }

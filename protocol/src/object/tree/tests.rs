@@ -57,7 +57,9 @@ impl Built {
                 to.extend(entries.iter().map(|entry| (entry.name.clone(), entry.kind)));
             }
             Tree::Node { children, .. } => {
-                children.iter().for_each(|child| self.read(child.id, to));
+                for child in children {
+                    self.read(child.id, to);
+                }
             }
         }
     }
@@ -140,7 +142,7 @@ fn names_chosen_to_end_every_leaf_still_make_a_tree() {
 
 #[test]
 fn levels_look_at_bits_of_their_own() {
-    let names: Vec<_> = (0..100_000u32).map(|i| i.to_le_bytes()).collect();
+    let names: Vec<_> = (0..100_000u32).map(u32::to_le_bytes).collect();
     let ends = |level| -> HashSet<_> {
         names.iter().filter(|name| is_boundary(&name[..], level)).collect()
     };
