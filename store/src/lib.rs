@@ -13,3 +13,4 @@ pub mod scan;
 pub mod snapshot;
 pub mod diff;
 pub mod plan;
+pub mod checkout;
