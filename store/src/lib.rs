@@ -30,4 +30,5 @@ pub mod scan;
 pub mod snapshot;
 pub mod diff;
 pub mod plan;
+pub mod checkout;
 pub mod check;
