@@ -126,6 +126,11 @@ pub struct Events {
 }
 
 impl Events {
+    /// Whether the next event has arrived already, at least in part.
+    pub fn has_more(&self) -> bool {
+        !self.from.buffer().is_empty()
+    }
+
     fn read(&mut self) -> Result<Event, CallError> {
         let mut line = Vec::new();
         self.from.by_ref().take(MAX_EVENT).read_until(b'\n', &mut line).map_err(
