@@ -211,15 +211,21 @@ impl Workspaces {
 
     /// Continues both this device's own history and a head that a node has of it: this home was put
     /// back to an older state, and what it had pushed since is kept as a parent.
-    pub fn adopt(&self, taken: &Taken, other: (SnapshotId, u64)) -> Result<(SnapshotId, Snapshot), TakeError> {
-        let head = self.head(taken.workspace);
-        let mut snapshot = taken.snapshot.clone();
-        let own = head.map_or(taken.id, |head| head.snapshot);
+    pub fn adopt(
+        &self,
+        workspace: WorkspaceId,
+        own: SnapshotId,
+        snapshot: &Snapshot,
+        (other, sequence): (SnapshotId, u64),
+    ) -> Result<(SnapshotId, Snapshot), TakeError> {
+        let head = self.head(workspace);
+        let own = head.map_or(own, |head| head.snapshot);
+        let mut snapshot = snapshot.clone();
         snapshot.parents = vec![own];
-        if other.0 != own {
-            snapshot.parents.push(other.0);
+        if other != own {
+            snapshot.parents.push(other);
         }
-        snapshot.sequence = other.1.max(head.map_or(0, |head| head.sequence)) + 1;
+        snapshot.sequence = sequence.max(head.map_or(0, |head| head.sequence)) + 1;
         snapshot.created_at = self.clock.now_ms();
         let id = self.commit(self.vault.intake(), &snapshot, head)?;
         Ok((id, snapshot))
