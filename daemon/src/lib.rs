@@ -4,6 +4,8 @@
 //! Modules stand in the order in which data passes through them, and a module uses only those
 //! above it.
 
+pub mod clock;
+pub mod task;
 pub mod rooms;
 pub mod runs;
 pub mod api;

@@ -19,7 +19,15 @@ use super::{DEFAULT_PATH, Job, Room, RoomError, RoomSettings, check_program};
 /// Shown read-only as they are: a folder as a folder, a link as a link. Programs of every
 /// distribution are here; `/nix/store` is those of one, and readable by everyone by design.
 const SYSTEM: [&str; 10] = [
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix/store",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc",
+    "/nix/store",
     "/run/current-system",
 ];
 
@@ -105,7 +113,8 @@ impl BubblewrapRoom {
 
     /// Whether a path outside of the job's own folders can be seen.
     fn sees(&self, path: &Path) -> bool {
-        let shown = SYSTEM.iter().map(Path::new).chain(self.settings.expose.iter().map(PathBuf::as_path));
+        let shown =
+            SYSTEM.iter().map(Path::new).chain(self.settings.expose.iter().map(PathBuf::as_path));
         let mut shown = shown.filter(|root| path.starts_with(root));
         shown.next().is_some() && !self.settings.hide.iter().any(|root| path.starts_with(root))
     }
