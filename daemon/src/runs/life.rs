@@ -522,7 +522,7 @@ mod tests {
             let info = within(node.runs.cancel("ann", asked.run)).await.unwrap();
             assert_eq!(info.state, RunState::Cancelled);
             assert_eq!(node.sealed(&info, "made"), b"begun\n");
-            assert_eq!(node.processes_of(asked.run), Vec::<i32>::new());
+            assert_eq!(Node::processes_of(asked.run), Vec::<i32>::new());
             let note = b"did not end within 0 s, and is killed\n";
             assert!(node.log(asked.run).await.iter().any(|entry| entry.text == note));
         }
@@ -534,7 +534,7 @@ mod tests {
             let script = "sleep 304 & (setsid sleep 305 &) ; echo done";
             let info = node.run(spec(1, &["sh", "-c", script])).await;
             assert_eq!((info.state, info.exit_code), (RunState::Succeeded, Some(0)));
-            assert_eq!(node.processes_of(info.spec.run), Vec::<i32>::new());
+            assert_eq!(Node::processes_of(info.spec.run), Vec::<i32>::new());
         }
     }
 
@@ -600,39 +600,42 @@ mod tests {
     async fn a_room_hides_the_node_and_other_runs() {
         for node in Node::in_every_room().await.into_iter().filter(Node::isolated) {
             let first = node.run(spec(1, &["sh", "-c", "echo secret > made"])).await;
+            let first = first.checkout.unwrap();
             let root = node.folder.path().canonicalize().unwrap();
             fs::write_atomic(&root.join("key"), b"secret", 0o644).unwrap();
-            let first = Path::new(first.checkout.as_ref().unwrap()).to_owned();
-            let script = format!(
-                "for path in {root}/key {root}/catalog.db {first}/made /root /home /work /boot /var/lib \
-                     /etc/shadow /run/docker.sock; do
-                     if cat $path > /dev/null 2>&1 || ls $path > /dev/null 2>&1; then
-                         [ $path = /etc/shadow ] && ! [ -s $path ] || echo saw $path
-                     fi
-                 done
-                 for path in /x /usr/x /etc/x {root}/x {own}/log $BATON_RECEIPT $BATON_ATTACHMENTS/x \
-                     /proc/sys/kernel/domainname; do
-                     (echo x > $path) 2>/dev/null && echo wrote $path
-                 done
-                 ls {root}/runs; ls {own}; grep Cap /proc/self/status | sort -u; echo $$
-                 kill -0 {me} 2>/dev/null && echo reached {me}
-                 test -r /etc/passwd && test -d /usr/bin && echo x > /tmp/x && echo fine",
-                root = root.display(),
-                first = first.display(),
-                own = first.with_file_name("").join("../").join("02".repeat(16)).display(),
-                me = std::process::id(),
-            );
-            let info = node.run(spec(2, &["sh", "-c", &script])).await;
+            let script = r#"
+                root=$1 first=$2 me=$3 own=${BATON_RECEIPT%/*}
+                for path in "$root/key" "$root/catalog.db" "$first/made" /root /home /boot /sys; do
+                    [ -e "$path" ] && echo "saw $path"
+                done
+                [ -s /etc/shadow ] && echo "read $(head -c1 /etc/shadow)"
+                for path in /x /usr/x /etc/x "$BATON_RECEIPT" "$BATON_ATTACHMENTS/x" \
+                    /proc/sys/kernel/domainname /proc/sys/kernel/core_pattern; do
+                    (cat "$path" > "$path") 2> /dev/null && echo "wrote $path"
+                    (: >> "$path") 2> /dev/null && echo "opened $path"
+                done
+                echo x > "$own/x"
+                ls "$root/runs" "$own" /run
+                grep Cap /proc/self/status | tr -d "\t0" | tr "\n" " "
+                echo $$
+                kill -0 "$me" 2> /dev/null && echo "reached $me"
+                [ -r /etc/passwd ] && [ -d /usr/bin ] && echo x > /tmp/x && echo fine
+            "#;
+            let me = std::process::id().to_string();
+            let root = root.to_str().unwrap();
+            let asked = spec(2, &["sh", "-c", script, "sh", root, &first, &me]);
+            let info = node.run(asked).await;
             let (stdout, stderr) = node.output(info.spec.run).await;
-            let run = info.spec.run;
-            let none = "\t0000000000000000";
-            let expected = format!(
-                "{run}\nattachments\ncheckout\nhome\nreceipt.json\nCapAmb:{none}\nCapBnd:{none}\n\
-                 CapEff:{none}\nCapInh:{none}\nCapPrm:{none}\n2\nfine\n"
-            );
             let stdout = String::from_utf8(stdout).unwrap();
+            let run = info.spec.run;
+            let expected = format!(
+                "/run:\n\n{root}/runs:\n{run}\n\n{root}/runs/{run}:\n\
+                 attachments\ncheckout\nhome\nreceipt.json\nx\n\
+                 CapInh: CapPrm: CapEff: CapBnd: CapAmb: 2\nfine\n"
+            );
             assert_eq!(stdout, expected, "{}", String::from_utf8_lossy(&stderr));
-            assert!(!Path::new("/tmp/x").exists());
+            // Its /tmp was its own.
+            assert!(!Path::new(root).join("runs").join(run.to_string()).join("x").exists());
         }
     }
 

@@ -1,6 +1,7 @@
 //! A node with runs, for tests: real catalog, rooms and processes; checkouts are copies of folders.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,13 +22,17 @@ const SNAPSHOT: SnapshotId = SnapshotId::from_bytes([3; 32]);
 
 /// Fails a test that hangs.
 pub(super) async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), work).await.expect("it hangs")
+    tokio::time::timeout(Duration::from_mins(1), work).await.expect("it hangs")
 }
 
-/// A run whose id is this byte.
+/// A run of its own: the processes of a machine are told apart by the ids of their runs.
 pub(super) fn spec(byte: u8, command: &[&str]) -> RunSpec {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut run = [byte; 16];
+    run[1..5].copy_from_slice(&std::process::id().to_le_bytes());
+    run[5..13].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes());
     RunSpec {
-        run: RunId::from_bytes([byte; 16]),
+        run: RunId::from_bytes(run),
         thread: ThreadId::from_bytes([0x7d; 16]),
         workspace: WorkspaceId::from_bytes([2; 16]),
         snapshot: SNAPSHOT,
@@ -231,7 +236,7 @@ impl Node {
     }
 
     /// The processes of the machine that carry this run in their environment and live.
-    pub(super) fn processes_of(&self, run: RunId) -> Vec<i32> {
+    pub(super) fn processes_of(run: RunId) -> Vec<i32> {
         super::process::carriers(run)
     }
 }
