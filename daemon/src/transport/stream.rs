@@ -1,9 +1,9 @@
 //! Frames and messages on one stream, with bounded memory and bounded patience.
 //!
 //! Two limits guard against a peer that does not go on. *Patience*: a frame that has begun must be
-//! complete within the stall time and what its length takes at [`LEAST_RATE`]; so neither silence nor a
+//! complete within the stall time and what its length takes at 64 kbit/s; so neither silence nor a
 //! drip of bytes holds a place for ever. *Progress*, on the dialling side: while we wait, what we
-//! have sent must be acknowledged ([`PROBES`]); so a node that vanished is noticed in seconds, not at
+//! have sent must be acknowledged (three probe timeouts); so a node that vanished is noticed in seconds, not at
 //! the idle limit of 90 s.
 //!
 //! **Invariant:** memory grows with the bytes that have arrived, never with the length that a header
