@@ -6,6 +6,12 @@
 
 pub mod clock;
 pub mod task;
+pub mod config;
+pub mod home;
+pub mod identity;
+pub mod transport;
+pub mod node;
 pub mod rooms;
 pub mod runs;
+pub mod client;
 pub mod api;

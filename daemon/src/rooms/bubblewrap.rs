@@ -126,7 +126,8 @@ impl BubblewrapRoom {
     /// What the node shows and hides beside the system's folders, those above before those below.
     fn own_view(&self, mounts: &mut Mounts<'_>) {
         let expose = self.settings.expose.iter().map(|path| (path, true));
-        let mut all: Vec<_> = expose.chain(self.settings.hide.iter().map(|path| (path, false))).collect();
+        let mut all: Vec<_> =
+            expose.chain(self.settings.hide.iter().map(|path| (path, false))).collect();
         all.sort_by_key(|(path, shown)| (path.components().count(), !shown));
         for (path, shown) in all {
             if shown {
@@ -155,9 +156,9 @@ impl Room for BubblewrapRoom {
         let mut command = Command::new(&self.program);
         let mut mounts = Mounts(&mut command);
         mounts.system();
+        mounts.own_system_folders();
         mounts.hide_private_settings();
         self.own_view(&mut mounts);
-        mounts.own_system_folders();
         mounts.writable(job.checkout);
         mounts.writable(job.home);
         for path in job.readable {
@@ -261,7 +262,8 @@ mod tests {
             hide: vec!["/home/ann".into(), "/usr/local/baton".into()],
         };
         let room = BubblewrapRoom::new("/usr/bin/bwrap".into(), settings);
-        for seen in ["/usr/bin/sh", "/etc/passwd", "/home/ann/.cargo/bin/cargo", "/usr/local/bin/x"] {
+        for seen in ["/usr/bin/sh", "/etc/passwd", "/home/ann/.cargo/bin/cargo", "/usr/local/bin/x"]
+        {
             assert!(room.sees(Path::new(seen)), "{seen}");
         }
         for hidden in ["/home/ann/.ssh", "/home/bob", "/usr/local/baton/keys", "/var/lib", "/"] {
@@ -273,7 +275,8 @@ mod tests {
     async fn what_is_exposed_is_shown_read_only_and_what_is_hidden_in_it_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
-        let (tools, checkout, home) = (root.join("tools"), root.join("checkout"), root.join("home"));
+        let (tools, checkout, home) =
+            (root.join("tools"), root.join("checkout"), root.join("home"));
         for path in [&tools.join("bin"), &tools.join("keys/public"), &checkout, &home] {
             fs::create_dir_all(path).unwrap();
         }
