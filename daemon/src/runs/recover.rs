@@ -81,9 +81,11 @@ async fn recovered(runs: Runs, live: Arc<Live>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
+    use baton_protocol::id::RunId;
     use baton_protocol::message::{LogStream, RunInfo, RunSpec};
     use baton_store::catalog::runs::RunUpdate;
     use baton_store::fs;
@@ -92,6 +94,65 @@ mod tests {
     use super::super::process::Processes;
     use super::super::testing::{Node, entries, spec, within};
     use super::*;
+
+    const ENDLESS: &str = "echo begun > made
+        (setsid sleep 308 > /dev/null 2>&1 &)
+        sleep 309 & echo ready; wait; echo again";
+
+    /// Not a test: the daemon that dies in the one below. It is told by its standard input where it lives,
+    /// and whether with walls.
+    #[tokio::test]
+    #[ignore = "started by another test"]
+    async fn a_daemon_that_is_killed() {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).unwrap();
+        let Some((walls, home)) = line.trim().split_once(' ') else { return };
+        let Some(node) = Node::in_home_of_another(home.into(), walls == "walls").await else {
+            println!("\nnone");
+            return;
+        };
+        let asked = spec(1, &["sh", "-c", ENDLESS]);
+        let mut log = node.start(asked.clone()).await;
+        within(log.next()).await.unwrap();
+        println!("\nrun {}", asked.run);
+        std::future::pending::<()>().await;
+    }
+
+    #[tokio::test]
+    async fn a_killed_daemon_leaves_a_run_that_the_next_one_ends() {
+        for walls in ["bare", "walls"] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut daemon = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "runs::recover::tests::a_daemon_that_is_killed"])
+                .args(["--ignored", "--nocapture"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = daemon.stdin.take().unwrap();
+            writeln!(stdin, "{walls} {}", folder.path().display()).unwrap();
+            let stdout = BufReader::new(daemon.stdout.take().unwrap());
+            let mut lines = stdout.lines().map_while(Result::ok);
+            let said = lines.find(|line| line.starts_with("run ") || line == "none").unwrap();
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+            let Some(run) = said.strip_prefix("run ") else { continue };
+            let run: RunId = run.parse().unwrap();
+
+            let home = folder.path().to_owned();
+            let node = Node::in_home_of_another(home, walls == "walls").await.unwrap();
+            if walls == "bare" {
+                assert!(Node::processes_of(run).len() >= 3, "there was nothing to kill");
+            }
+            node.runs.recover().await.unwrap();
+            assert_eq!(Node::processes_of(run), Vec::<i32>::new());
+            let info = within(node.runs.wait("ann", run)).await.unwrap();
+            assert_eq!(info.state, RunState::Interrupted);
+            assert_eq!(info.isolated, walls == "walls");
+            assert_eq!(node.sealed(&info, "made"), b"begun\n");
+            assert_eq!(entries(&node.log(run).await, LogStream::Stdout), b"ready\n");
+        }
+    }
 
     /// Leaves a run as a daemon does that dies while it is in this state.
     fn abandon(node: &Node, spec: &RunSpec, state: RunState, update: &RunUpdate) -> Folders {

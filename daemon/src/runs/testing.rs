@@ -112,9 +112,30 @@ impl Checkouts for CopyCheckouts {
     }
 }
 
+/// The home of a node; removed with its last daemon unless another process has made it.
+pub(super) struct Folder {
+    path: PathBuf,
+    _own: Option<tempfile::TempDir>,
+}
+
+impl Folder {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn of_another(path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { path, _own: None })
+    }
+
+    fn new() -> Arc<Self> {
+        let own = tempfile::tempdir().unwrap();
+        Arc::new(Self { path: own.path().to_owned(), _own: Some(own) })
+    }
+}
+
 /// A node of one user.
 pub(super) struct Node {
-    pub(super) folder: Arc<tempfile::TempDir>,
+    pub(super) folder: Arc<Folder>,
     pub(super) runs: Runs,
     pub(super) catalog: Catalog,
     pub(super) checkouts: Arc<CopyCheckouts>,
@@ -128,7 +149,7 @@ impl Node {
 
     /// Without walls.
     pub(super) fn with(change: impl Fn(&mut RunOptions)) -> Self {
-        Self::build(Arc::new(tempfile::tempdir().unwrap()), Arc::new(BareRoom), change)
+        Self::build(Folder::new(), Arc::new(BareRoom), change)
     }
 
     /// One without walls and, where this machine can, one with.
@@ -137,25 +158,33 @@ impl Node {
     }
 
     pub(super) async fn in_every_room_with(change: impl Fn(&mut RunOptions)) -> Vec<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = DEFAULT_PATH.into();
-        let settings =
-            RoomSettings { path, hide: vec![folder.path().to_owned()], ..RoomSettings::default() };
-        let chosen = choose(settings, folder.path()).await;
         let mut nodes = vec![Self::with(&change)];
-        if chosen.room.isolated() {
-            nodes.push(Self::build(Arc::new(folder), chosen.room, change));
-        } else {
-            eprintln!("only without walls: {}", chosen.detail);
+        let folder = Folder::new();
+        if let Some(room) = Self::walls(&folder).await {
+            nodes.push(Self::build(folder, room, change));
         }
         nodes
     }
 
-    fn build(
-        folder: Arc<tempfile::TempDir>,
-        room: Arc<dyn Room>,
-        change: impl Fn(&mut RunOptions),
-    ) -> Self {
+    /// A room with walls, where this machine can make one.
+    async fn walls(folder: &Folder) -> Option<Arc<dyn Room>> {
+        let (path, hide) = (DEFAULT_PATH.into(), vec![folder.path().to_owned()]);
+        let settings = RoomSettings { path, hide, ..RoomSettings::default() };
+        let chosen = choose(settings, folder.path()).await;
+        if !chosen.room.isolated() {
+            eprintln!("only without walls: {}", chosen.detail);
+        }
+        chosen.room.isolated().then_some(chosen.room)
+    }
+
+    /// At work in a home that another process has made.
+    pub(super) async fn in_home_of_another(path: PathBuf, walls: bool) -> Option<Self> {
+        let folder = Folder::of_another(path);
+        let room = if walls { Self::walls(&folder).await? } else { Arc::new(BareRoom) };
+        Some(Self::build(folder, room, |_| {}))
+    }
+
+    fn build(folder: Arc<Folder>, room: Arc<dyn Room>, change: impl Fn(&mut RunOptions)) -> Self {
         let variables = [("PATH", DEFAULT_PATH), ("LANG", "C.UTF-8"), ("SECRET", "s")];
         let variables = variables.map(|(name, value)| (name.into(), value.into()));
         let mut options =
