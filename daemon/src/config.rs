@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(config.serve.listen.port(), 9);
         assert_eq!(config.serve.max_runs, 4);
         let claude = config.agent("claude");
-        assert_eq!(claude.timeout, Some(Duration::from_secs(7200)));
+        assert_eq!(claude.timeout, Some(Duration::from_hours(2)));
         assert_eq!(claude.permissions, Some(Permissions::Ask));
         assert_eq!(claude.env.len(), 1);
         assert_eq!(config.agent("other"), AgentConfig::default());

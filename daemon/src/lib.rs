@@ -15,4 +15,6 @@ pub mod client;
 pub mod workspace;
 pub mod api;
 pub mod rooms;
+pub mod runs;
 pub mod node;
+pub mod daemon;

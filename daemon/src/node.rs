@@ -4,6 +4,7 @@
 //!
 //! - [`roles`]: which role a request needs
 //! - [`registry`]: who is connected
+//! - [`addresses`]: where a ticket says that the node is
 //! - [`join`]: tickets, and how a key becomes a device
 //! - [`sessions`]: one request
 //! - [`accept`]: one connection, and the loop that takes them
@@ -13,6 +14,7 @@
 
 pub mod roles;
 pub mod registry;
+pub mod addresses;
 pub mod join;
 pub mod sessions;
 pub mod accept;
@@ -45,8 +47,11 @@ pub type Handling = Pin<Box<dyn Future<Output = Result<(), TransportError>> + Se
 
 /// Answers what an enrolled device asks.
 ///
-/// A handler answers on the session's stream, at least with a refusal. It reads nothing of the stream that the
-/// request does not announce, and may keep its session as long as it likes.
+/// A handler answers on the session's stream, at least with a refusal. When nobody wants the answer
+/// any more ([`FrameWriter::unwanted`]) it should end; after [`Limits::stall`] it is dropped at its
+/// next await. So what must be done to its end, once begun, is one blocking call or a task of its own.
+///
+/// [`FrameWriter::unwanted`]: crate::transport::stream::FrameWriter::unwanted
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request; never `Join` or `Hello`.
     fn handle(self: Arc<Self>, session: Session, request: Request) -> Handling;
@@ -215,7 +220,6 @@ impl Node {
     /// closes every connection.
     pub async fn shut_down(&self, deadline: Duration) {
         self.0.closing.store(true, Ordering::Relaxed);
-        self.0.endpoint.set_server_config(None);
         let quiet = self.0.registry.quiet();
         if tokio::time::timeout(deadline, quiet).await.is_err() {
             tracing::warn!("requests were at work when the node shut down");

@@ -148,11 +148,7 @@ fn check_program(job: &Job<'_>, sees: impl Fn(&Path) -> bool) -> Result<(), Room
             Some(true) => {}
         }
         let target = file.canonicalize().unwrap_or_else(|_| file.clone());
-        if sees(&file) && sees(&target) {
-            Ok(())
-        } else {
-            Err(RoomError::Hidden { program: file })
-        }
+        if sees(&file) && sees(&target) { Ok(()) } else { Err(RoomError::Hidden { program: file }) }
     };
     if has_slash(job.program) {
         return check(job.checkout.join(job.program));
@@ -240,7 +236,8 @@ mod tests {
 
         // One that is there and cannot make a room.
         let file = folder.path().join("bwrap");
-        let script = b"#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n";
+        let script =
+            b"#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n";
         baton_store::fs::write_atomic(&file, script, 0o755).unwrap();
         let settings = RoomSettings { path: folder.path().into(), ..RoomSettings::default() };
         let chosen = choose(settings, folder.path()).await;

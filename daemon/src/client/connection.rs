@@ -187,7 +187,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(at)).await;
             if at == 20 { Ok(at) } else { Err(TransportError::Busy) }
         };
-        let won = first_ok([10, 20, 5000].map(attempt).into_iter(), Duration::from_secs(60)).await;
+        let won = first_ok([10, 20, 5000].map(attempt).into_iter(), Duration::from_mins(1)).await;
         assert!(matches!(won, Ok((1, 20))));
         let lost =
             first_ok([10, 60_000].map(attempt).into_iter(), Duration::from_millis(100)).await;

@@ -28,7 +28,7 @@ use crate::transport::{CloseCode, TransportError};
 
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// Answers `Refs` with nothing, never answers `WaitRun`, and refuses the rest.
+/// Answers `Refs` with nothing, sends the frames of a `Fetch` back, never answers `WaitRun`, and refuses the rest.
 struct TestHandler;
 
 impl Handler for TestHandler {
@@ -37,6 +37,15 @@ impl Handler for TestHandler {
             match request {
                 Request::Refs => session.reply(&Reply::Refs(Vec::new())).await,
                 Request::WaitRun(_) => std::future::pending().await,
+                Request::Fetch => {
+                    while let Some(frame) = session.stream.read_frame().await? {
+                        let header = encode_header(frame.kind, frame.body.len()).unwrap();
+                        session.stream.write(&header).await?;
+                        session.stream.write(&frame.body).await?;
+                    }
+                    session.stream.finish();
+                    Ok(())
+                }
                 _ => session.refuse(RefusalCode::NotFound, "not in this test").await,
             }
         })
@@ -301,6 +310,34 @@ async fn what_cannot_be_read_is_refused_in_words() {
     let (code, _) = reply_to(&mut open().await, &[0xff, 0xff, 0xff, 0xff, 1]).await;
     assert_eq!(code, RefusalCode::Malformed);
     pool.hello(&node.remote()).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_than_every_window_flows_both_ways() {
+    let node = TestNode::start(Limits::default());
+    let pool = node.home(Role::Run).await;
+    let mut stream = pool.open(&node.remote()).await.unwrap();
+    stream.send(&Opening::new(Request::Fetch)).await.unwrap();
+    let (frames, body) = (40, vec![7; 1024 * 1024]);
+    let FrameStream { mut reader, mut writer } = stream;
+    let write = async {
+        for _ in 0..frames {
+            let header = encode_header(FrameKind::Objects, body.len()).unwrap();
+            writer.write(&header).await.unwrap();
+            writer.write(&body).await.unwrap();
+        }
+        writer.finish();
+    };
+    let read = async {
+        let mut count = 0;
+        while let Some(frame) = reader.next().await.unwrap() {
+            assert!(frame.body == body);
+            count += 1;
+        }
+        count
+    };
+    let (count, ()) = tokio::join!(read, write);
+    assert_eq!(count, frames);
 }
 
 #[tokio::test]

@@ -31,6 +31,10 @@ pub(super) async fn run(node: Node) {
         };
         let Some(incoming) = incoming else { return };
         let address = incoming.remote_address().ip();
+        if node.is_closing() {
+            incoming.refuse();
+            continue;
+        }
         match node.0.gate.admit(address, incoming.remote_address_validated()) {
             Admission::Admit(place) => {
                 let work = connection(node.clone(), incoming, place);
@@ -60,7 +64,7 @@ async fn connection(node: Node, incoming: quinn::Incoming, place: Place) {
         return CloseCode::Malformed.close(&connection);
     };
     // Listed first, looked up second: see `Node::revoke`.
-    let peer = Arc::new(node.0.registry.enter(id, &connection));
+    let (peer, _listing) = node.0.registry.enter(id, &connection);
     let found = node.with_catalog(move |catalog| catalog.device(id)).await;
     let revoked = match found {
         Ok(found) => {

@@ -37,19 +37,19 @@ struct Live {
 }
 
 impl Registry {
-    /// Lists a connection until the returned peer is dropped.
-    pub(super) fn enter(&self, device: DeviceId, connection: &quinn::Connection) -> Peer {
+    /// Lists a connection until the returned listing is dropped.
+    pub(super) fn enter(
+        &self,
+        device: DeviceId,
+        connection: &quinn::Connection,
+    ) -> (Arc<Peer>, Listing) {
         let mut live = self.lock();
         let number = live.next;
         live.next += 1;
         live.peers.insert(number, (device, connection.clone()));
-        Peer {
-            registry: self.clone(),
-            number,
-            id: device,
-            connection: connection.clone(),
-            enrolled: Mutex::default(),
-        }
+        let connection = connection.clone();
+        let peer = Arc::new(Peer { id: device, connection, enrolled: Mutex::default() });
+        (peer, Listing { registry: self.clone(), number })
     }
 
     /// The devices that are connected, each once.
@@ -95,11 +95,9 @@ impl Registry {
     }
 }
 
-/// One live connection.
+/// One connection; its requests may outlive it.
 #[derive(Debug)]
-pub struct Peer {
-    registry: Registry,
-    number: u64,
+pub(super) struct Peer {
     /// The key that it has proven.
     pub(super) id: DeviceId,
     pub(super) connection: quinn::Connection,
@@ -119,7 +117,14 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+/// The place of a live connection in the list.
+#[derive(Debug)]
+pub(super) struct Listing {
+    registry: Registry,
+    number: u64,
+}
+
+impl Drop for Listing {
     fn drop(&mut self) {
         self.registry.lock().peers.remove(&self.number);
     }

@@ -154,7 +154,14 @@ async fn answer(
         let welcome = join::welcome(&session.device);
         session.reply(&Reply::Welcome(welcome)).await?;
     } else {
-        Arc::clone(&node.0.handler).handle(session, request).await?;
+        let unwanted = session.stream.writer.unwanted();
+        let grace = node.0.gate.limits().stall;
+        tokio::select! {
+            done = Arc::clone(&node.0.handler).handle(session, request) => done?,
+            () = async { unwanted.await; tokio::time::sleep(grace).await } => {
+                return Err(TransportError::Abandoned);
+            }
+        }
     }
     Ok(Outcome::Answered)
 }

@@ -19,7 +19,15 @@ use super::{DEFAULT_PATH, Job, Room, RoomError, RoomSettings, check_program};
 /// Shown read-only as they are: a folder as a folder, a link as a link. Programs of every
 /// distribution are here; `/nix/store` is those of one, and readable by everyone by design.
 const SYSTEM: [&str; 10] = [
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix/store",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc",
+    "/nix/store",
     "/run/current-system",
 ];
 
@@ -103,11 +111,31 @@ impl BubblewrapRoom {
         Err(ProbeError::Failed { said: said.trim().chars().take(200).collect() })
     }
 
-    /// Whether a path outside of the job's own folders can be seen.
+    /// Whether a path outside of the job's own folders can be seen: the nearest folder above it that is
+    /// shown or hidden decides.
     fn sees(&self, path: &Path) -> bool {
-        let shown = SYSTEM.iter().map(Path::new).chain(self.settings.expose.iter().map(PathBuf::as_path));
-        let mut shown = shown.filter(|root| path.starts_with(root));
-        shown.next().is_some() && !self.settings.hide.iter().any(|root| path.starts_with(root))
+        let nearest = |roots: &mut dyn Iterator<Item = &Path>| {
+            let above = roots.filter(|root| path.starts_with(root));
+            above.map(|root| root.components().count()).max().unwrap_or(0)
+        };
+        let expose = self.settings.expose.iter().map(PathBuf::as_path);
+        let shown = nearest(&mut SYSTEM.iter().map(Path::new).chain(expose));
+        shown > nearest(&mut self.settings.hide.iter().map(PathBuf::as_path))
+    }
+
+    /// What the node shows and hides beside the system's folders, those above before those below.
+    fn own_view(&self, mounts: &mut Mounts<'_>) {
+        let expose = self.settings.expose.iter().map(|path| (path, true));
+        let mut all: Vec<_> =
+            expose.chain(self.settings.hide.iter().map(|path| (path, false))).collect();
+        all.sort_by_key(|(path, shown)| (path.components().count(), !shown));
+        for (path, shown) in all {
+            if shown {
+                mounts.read_only(path);
+            } else if path.parent().is_some_and(|parent| self.sees(parent)) && path.is_dir() {
+                mounts.empty(path);
+            }
+        }
     }
 }
 
@@ -128,15 +156,9 @@ impl Room for BubblewrapRoom {
         let mut command = Command::new(&self.program);
         let mut mounts = Mounts(&mut command);
         mounts.system();
-        for folder in &self.settings.expose {
-            mounts.read_only(folder);
-        }
-        mounts.hide_private_settings();
-        let shown = |path: &PathBuf| self.sees(path.parent().unwrap_or(path)) && path.is_dir();
-        for folder in self.settings.hide.iter().filter(|path| shown(path)) {
-            mounts.empty(folder);
-        }
         mounts.own_system_folders();
+        mounts.hide_private_settings();
+        self.own_view(&mut mounts);
         mounts.writable(job.checkout);
         mounts.writable(job.home);
         for path in job.readable {
@@ -225,5 +247,68 @@ impl Mounts<'_> {
         self.empty(Path::new("/tmp"));
         self.empty(Path::new("/var/tmp"));
         self.0.args(["--dir", "/run"]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_folder_decides_what_is_seen() {
+        let settings = RoomSettings {
+            path: OsString::new(),
+            expose: vec!["/home/ann/.cargo/bin".into()],
+            hide: vec!["/home/ann".into(), "/usr/local/baton".into()],
+        };
+        let room = BubblewrapRoom::new("/usr/bin/bwrap".into(), settings);
+        for seen in ["/usr/bin/sh", "/etc/passwd", "/home/ann/.cargo/bin/cargo", "/usr/local/bin/x"]
+        {
+            assert!(room.sees(Path::new(seen)), "{seen}");
+        }
+        for hidden in ["/home/ann/.ssh", "/home/bob", "/usr/local/baton/keys", "/var/lib", "/"] {
+            assert!(!room.sees(Path::new(hidden)), "{hidden}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_exposed_is_shown_read_only_and_what_is_hidden_in_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (tools, checkout, home) =
+            (root.join("tools"), root.join("checkout"), root.join("home"));
+        for path in [&tools.join("bin"), &tools.join("keys/public"), &checkout, &home] {
+            fs::create_dir_all(path).unwrap();
+        }
+        let script = b"#!/bin/sh\ncd \"${0%/bin/*}\"; echo *; echo keys/*; (echo > new) 2> /dev/null || echo kept";
+        fs::write_atomic(&tools.join("bin/tool"), script, 0o755).unwrap();
+        for name in ["keys/secret", "keys/public/key"] {
+            fs::write_atomic(&tools.join(name), b"x", 0o644).unwrap();
+        }
+        let settings = RoomSettings {
+            path: DEFAULT_PATH.into(),
+            expose: vec![tools.join("keys/public"), tools.clone()],
+            hide: vec![root.clone(), tools.join("keys")],
+        };
+        let chosen = super::super::choose(settings, &root).await;
+        if !chosen.room.isolated() {
+            eprintln!("not tested: {}", chosen.detail);
+            return;
+        }
+        let mut path = tools.join("bin").into_os_string();
+        path.push(":/usr/bin:/bin");
+        let job = Job {
+            program: OsStr::new("tool"),
+            arguments: &[],
+            checkout: &checkout,
+            home: &home,
+            readable: &[],
+            environment: &[("PATH".into(), path)],
+        };
+        let command = chosen.room.command(&job).unwrap();
+        let output = tokio::process::Command::from(command).output();
+        let output = tokio::time::timeout(PROBE_LIMIT, output).await.unwrap().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, "bin keys\nkeys/public\nkept\n", "{:?}", output.stderr);
     }
 }

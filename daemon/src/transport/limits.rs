@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use baton_protocol::id::DeviceId;
 
+use crate::config::ServeConfig;
+
 /// The limits of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -53,6 +55,17 @@ impl Default for Limits {
             unknown_stay: Duration::from_secs(30),
             opening: Duration::from_secs(15),
             stall: Duration::from_mins(1),
+        }
+    }
+}
+
+impl Limits {
+    /// The limits that a configuration sets, and the defaults of the others.
+    pub fn of(config: &ServeConfig) -> Self {
+        Self {
+            connections: config.max_connections,
+            per_device: config.max_connections_per_device,
+            ..Self::default()
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Frames and messages on one stream, with bounded memory and bounded patience.
 //!
 //! Two limits guard against a peer that does not go on. *Patience*: a frame that has begun must be
-//! complete within the stall time and what its length takes at [`LEAST_RATE`]; so neither silence nor a
+//! complete within the stall time and what its length takes at 64 kbit/s; so neither silence nor a
 //! drip of bytes holds a place for ever. *Progress*, on the dialling side: while we wait, what we
-//! have sent must be acknowledged ([`PROBES`]); so a node that vanished is noticed in seconds, not at
+//! have sent must be acknowledged (three probe timeouts); so a node that vanished is noticed in seconds, not at
 //! the idle limit of 90 s.
 //!
 //! **Invariant:** memory grows with the bytes that have arrived, never with the length that a header
@@ -128,22 +128,22 @@ impl FrameReader {
     ///
     /// Safe to drop at an await: what has come of the frame is kept for the next call.
     pub async fn next(&mut self) -> Result<Option<Frame>, TransportError> {
-        self.frame(Some(self.stall), MAX_FRAME).await
+        self.frame(Some(self.stall), self.stall, MAX_FRAME).await
     }
 
     /// The next frame, however long it takes until it begins: for answers that wait on a run. A
     /// peer that is gone is still noticed by the connection.
     pub async fn next_at_last(&mut self) -> Result<Option<Frame>, TransportError> {
-        self.frame(None, MAX_FRAME).await
+        self.frame(None, self.stall, MAX_FRAME).await
     }
 
-    /// The next frame, which must begin within `wait` and have at most `limit` bytes.
+    /// The next frame, of at most `limit` bytes, and with `wait` as its stall time.
     pub async fn frame_within(
         &mut self,
         wait: Duration,
         limit: usize,
     ) -> Result<Option<Frame>, TransportError> {
-        self.frame(Some(wait), limit).await
+        self.frame(Some(wait), wait, limit).await
     }
 
     /// A message; the stream must not end before it.
@@ -171,10 +171,11 @@ impl FrameReader {
 
     async fn frame(
         &mut self,
-        wait: Option<Duration>,
+        begin: Option<Duration>,
+        stall: Duration,
         limit: usize,
     ) -> Result<Option<Frame>, TransportError> {
-        let mut patience = wait.map(Patience::new);
+        let mut patience = begin.map(Patience::new);
         loop {
             let (want, complete) = match self.announced()? {
                 None => (HEADER - self.header.len(), None),
@@ -202,7 +203,7 @@ impl FrameReader {
                 let announced = self.announced()?.map(|(_, len)| len);
                 if begun || announced.is_some() {
                     let at_least = announced.unwrap_or(0) as u64 / LEAST_RATE;
-                    patience = Some(Patience::new(self.stall + Duration::from_secs(at_least)));
+                    patience = Some(Patience::new(stall + Duration::from_secs(at_least)));
                 }
             }
         }
@@ -266,6 +267,17 @@ impl FrameWriter {
     /// stall time.
     pub async fn delivered(&mut self) {
         drop(tokio::time::timeout(self.stall, self.send.stopped()).await);
+    }
+
+    /// Resolves when nobody wants the answer any more: the peer stopped reading or is gone.
+    pub fn unwanted(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.send.stopped();
+        async move {
+            if let Ok(None) = stopped.await {
+                // It has read all there was, which is another thing.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Gives the stream up, so that the peer does not take what came for the whole.
