@@ -6,3 +6,4 @@
 pub mod fs;
 pub mod error;
 pub mod objects;
+pub mod catalog;
