@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use baton_daemon::config::Config;
 use baton_daemon::api::control::{ServeAnswer, SnapshotAnswer};
+use baton_daemon::config::Config;
 
 use crate::error::CliError;
 use crate::session::Session;
