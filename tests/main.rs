@@ -1,1 +1,5 @@
-//! Skeleton.
+//! Whole-program tests: one file per promise.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cli;

@@ -10,6 +10,7 @@ use std::error::Error;
 
 use baton_daemon::api::control::Failure;
 use baton_daemon::api::socket::{CallError, ConnectError};
+use baton_daemon::config::ConfigError;
 use serde::Serialize;
 
 /// Exit code: it failed.
@@ -150,6 +151,13 @@ impl From<ConnectError> for CliError {
             }
             ConnectError::Connect { .. } => failed.hint("baton doctor"),
         }
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        Self::caused("config", "the configuration cannot be used", &error)
+            .hint("correct the file; baton config show prints what is in force")
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use baton_daemon::api::control::{ServeAnswer, SnapshotAnswer};
+use baton_daemon::config::Config;
 
 use crate::error::CliError;
 use crate::session::Session;
@@ -23,10 +24,11 @@ pub(crate) struct NodeOptions {
 /// Runs the daemon of this home until it is told to stop. `ready` is called once it answers, with
 /// what a serving node says.
 pub(crate) fn run(
-    _session: &Session,
+    session: &Session,
     _options: NodeOptions,
     _ready: &mut dyn FnMut(Option<ServeAnswer>) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
+    let _config = Config::load(&session.env.home.config_file)?;
     Err(CliError::new("not-built", "the daemon is not part of this build"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use baton_daemon::config::{Config, ConfigError, Origin};
+use baton_daemon::config::{Config, Origin};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -47,7 +47,7 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     session.refuse_remote("config")?;
     let What::Show { origin } = args.what;
     let file = &session.env.home.config_file;
-    let config = Config::load(file).map_err(|error| failure(&error))?;
+    let config = Config::load(file)?;
     let mut human = String::new();
     let mut settings = Vec::new();
     for entry in config.entries() {
@@ -70,10 +70,4 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         text.push_str(&human);
     })?;
     Ok(0)
-}
-
-/// What is wrong with the file, with the line where that is known.
-pub(crate) fn failure(error: &ConfigError) -> CliError {
-    CliError::caused("config", "the configuration cannot be used", error)
-        .hint("correct the file; baton config show prints what is in force")
 }
