@@ -118,7 +118,9 @@ impl Rules {
         if is_repository && verdict == Verdict::Keep {
             match Worktree::open(&self.root, path, &self.user) {
                 Ok((worktree, notes)) => {
-                    notes.into_iter().for_each(|note| self.note(note));
+                    for note in notes {
+                        self.note(note);
+                    }
                     let worktree = worktree.map(Arc::new);
                     return Scope { worktree, level: None, tracked_only: false };
                 }
@@ -129,7 +131,7 @@ impl Rules {
     }
 
     /// Adds the `.gitignore` of the directory at `path` to its scope.
-    pub(crate) fn add_git_ignore(&self, scope: &mut Scope, path: &[u8], bytes: &[u8]) {
+    pub(crate) fn add_git_ignore(scope: &mut Scope, path: &[u8], bytes: &[u8]) {
         // Inside an ignored directory git reads no further rules: nothing there asks for them.
         let Some(worktree) = scope.worktree.as_ref().filter(|_| !scope.tracked_only) else {
             return;

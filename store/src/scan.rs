@@ -143,4 +143,6 @@ pub fn scan<S: ObjectSource + ObjectSink>(
 }
 
 #[cfg(test)]
+mod git_tests;
+#[cfg(test)]
 mod tests;

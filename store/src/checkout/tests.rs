@@ -21,7 +21,7 @@ fn scan_tree(root: &Path, objects: &MemoryObjects) -> Scanned {
 }
 
 fn restore_tree(objects: &MemoryObjects, scanned: &Scanned, into: &Path) -> Restored {
-    let options = RestoreOptions { sync: true, ..RestoreOptions::default() };
+    let options = RestoreOptions::default();
     let progress = Progress::default();
     restore(objects, scanned.root, scanned.root_mode, into, &options, &progress).unwrap()
 }
@@ -165,7 +165,9 @@ fn a_target_with_content_is_refused_and_an_empty_one_replaced() {
     write(&from.join("a"), b"a", 0o644);
     let objects = MemoryObjects::default();
     let scanned = scan_tree(&from, &objects);
-    restore_tree(&objects, &scanned, &to);
+    let options = RestoreOptions { sync: true, threads: 1 };
+    let progress = Progress::default();
+    restore(&objects, scanned.root, 0o755, &to, &options, &progress).unwrap();
     assert!(to.join("a").exists());
     let refused = |into: &Path| {
         let progress = Progress::default();

@@ -171,10 +171,10 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
                 return Ok(());
             }
             end = offset + bytes.len() as u64;
-            to.write_all_at(&bytes, offset).map_err(write_error)
+            to.write_all_at(&bytes, offset).map_err(|error| write_error(&error))
         })?;
         if end < blob.size {
-            to.set_len(blob.size).map_err(write_error)?;
+            to.set_len(blob.size).map_err(|error| write_error(&error))?;
         }
         Ok(())
     }
@@ -205,7 +205,7 @@ impl From<StoreError> for ContentError {
     }
 }
 
-fn write_error(error: std::io::Error) -> ContentError {
+fn write_error(error: &std::io::Error) -> ContentError {
     ContentError::Write(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
 }
 

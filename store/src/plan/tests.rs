@@ -43,15 +43,12 @@ fn directory(objects: &MemoryObjects, files: &Files) -> EntryKind {
     let mut below: std::collections::BTreeMap<&str, Files> = std::collections::BTreeMap::new();
     let mut entries = Vec::new();
     for (path, bytes) in files {
-        match path.split_once('/') {
-            Some((name, rest)) => {
-                below.entry(name).or_default().insert(rest.to_owned(), bytes.clone());
-            }
-            None => {
-                let blob = store_bytes(bytes, objects).unwrap();
-                let kind = EntryKind::File { mode: 0o644, blob };
-                entries.push(Entry { name: path.as_bytes().to_vec(), kind });
-            }
+        if let Some((name, rest)) = path.split_once('/') {
+            below.entry(name).or_default().insert(rest.to_owned(), bytes.clone());
+        } else {
+            let blob = store_bytes(bytes, objects).unwrap();
+            let kind = EntryKind::File { mode: 0o644, blob };
+            entries.push(Entry { name: path.as_bytes().to_vec(), kind });
         }
     }
     entries.extend(below.into_iter().map(|(name, files)| Entry {
@@ -120,9 +117,9 @@ fn one_edit_is_the_way_down_to_it_each_against_its_older_form() {
     let base = store(&o, &tree);
     tree.insert("a/b/f".to_owned(), b"new".to_vec());
     let plan = check(&o, base, store(&o, &tree));
+    let (s, t, chunk) = (ObjectKind::Snapshot, ObjectKind::Tree, ObjectKind::Chunk);
     let kinds: Vec<_> = plan.iter().map(|planned| planned.id.kind).collect();
-    use ObjectKind::{Chunk, Snapshot as S, Tree as T};
-    assert_eq!(kinds, [S, T, T, T, Chunk]);
+    assert_eq!(kinds, [s, t, t, t, chunk]);
     assert!(plan.iter().all(|planned| planned.base.is_some()));
 }
 

@@ -87,9 +87,9 @@ mod tests {
     #[test]
     fn links_on_the_way_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        crate::fs::create_dir_all(&dir.path().join("a/b")).unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("link")).unwrap();
-        let root = std::fs::File::open(dir.path()).unwrap();
+        let root = crate::fs::open(dir.path()).unwrap();
         assert!(open_below(root.as_fd(), b"a/b").is_ok());
         assert!(open_below(root.as_fd(), b"").is_ok());
         assert!(open_below(root.as_fd(), b"link/b").is_err());
@@ -101,7 +101,7 @@ mod tests {
     fn descriptors_are_let_go_beyond_the_budget() {
         let dir = tempfile::tempdir().unwrap();
         let budget = Budget::default();
-        let open = || OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+        let open = || OwnedFd::from(crate::fs::open(dir.path()).unwrap());
         let held: Vec<_> = (0..HELD + 5).filter_map(|_| budget.hold(open())).collect();
         assert_eq!(held.len(), HELD);
         drop(held);

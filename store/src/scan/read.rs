@@ -71,7 +71,7 @@ impl FileReader {
                 .map_err(ReadError::File)?;
             let before = regular(rustix::fs::fstat(&file).map_err(ReadError::File)?)?;
             let last = attempt == ATTEMPTS;
-            let (blob, after) = self.read_once(file.into(), &before, last, sink, progress)?;
+            let (blob, after) = self.read_once(&file.into(), &before, last, sink, progress)?;
             let whole = FileStat::new(&before) == FileStat::new(&after);
             match blob {
                 Some(blob) if whole && blob.size == FileStat::new(&after).size => {
@@ -86,7 +86,7 @@ impl FileReader {
     /// One attempt: what was read, where it is worth keeping, and the state after.
     fn read_once<S: ObjectSink>(
         &mut self,
-        file: std::fs::File,
+        file: &std::fs::File,
         before: &Stat,
         keep: bool,
         sink: &S,
@@ -95,19 +95,19 @@ impl FileReader {
         let size = FileStat::new(before).size;
         let after = |file: &std::fs::File| rustix::fs::fstat(file.as_fd()).map_err(ReadError::File);
         if size > MAX_CHUNK as u64 {
-            let content = Watched { file: &file, progress }.take(size);
+            let content = Watched { file, progress }.take(size);
             let blob = self.chunker.store(content, sink).map_err(|error| match error {
                 ChunkError::Store(error) => ReadError::Scan(error.into()),
                 ChunkError::Read(error) => read_error(&error),
             })?;
-            return Ok((Some(blob), after(&file)?));
+            return Ok((Some(blob), after(file)?));
         }
         self.small.clear();
         // One byte more than the file had: a file that grew is not taken for whole. It is known to
         // be small, so the bytes are put only when they are known to be good.
-        (&file).take(size + 1).read_to_end(&mut self.small).map_err(|error| read_error(&error))?;
+        file.take(size + 1).read_to_end(&mut self.small).map_err(|error| read_error(&error))?;
         self.small.truncate(MAX_CHUNK);
-        let stat = after(&file)?;
+        let stat = after(file)?;
         let whole =
             self.small.len() as u64 == size && FileStat::new(before) == FileStat::new(&stat);
         if !whole && !keep {
@@ -125,11 +125,12 @@ fn regular(stat: Stat) -> Result<Stat, ReadError> {
     }
 }
 
+/// An error that does not come from the system is the one of [`Watched`].
 fn read_error(error: &io::Error) -> ReadError {
-    if error.kind() == io::ErrorKind::Other {
-        return ReadError::Scan(ScanError::Cancelled);
+    match error.raw_os_error() {
+        Some(error) => ReadError::File(Errno::from_raw_os_error(error)),
+        None => ReadError::Scan(ScanError::Cancelled),
     }
-    ReadError::File(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
 }
 
 /// A large file, read until the caller has had enough.

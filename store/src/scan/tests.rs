@@ -121,7 +121,7 @@ fn modes_are_exact_and_what_is_dropped_is_named() {
 #[test]
 fn a_tree_deeper_than_paths_can_say_is_walked_with_few_descriptors() {
     let dir = tempfile::tempdir().unwrap();
-    let mut fd: OwnedFd = std::fs::File::open(dir.path()).unwrap().into();
+    let mut fd: OwnedFd = crate::fs::open(dir.path()).unwrap().into();
     // Two directories at each level, so that one of them always waits.
     for _ in 0..2047 {
         for name in [&b"x"[..], b"y"] {

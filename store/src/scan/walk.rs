@@ -232,12 +232,12 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         let (fd, stat, listed) = match listed {
             Ok(listed) => listed,
             Err(error) => {
-                self.omit(place.path, reason(error).map_err(exhausted)?);
+                self.omit(&place.path, reason(error).map_err(exhausted)?);
                 return place.above.map_or(Ok(()), |above| self.finish_part(above));
             }
         };
         if let Some(reason) = dropped_bits(&stat) {
-            self.omit(place.path.clone(), reason);
+            self.omit(&place.path, reason);
         }
         let is_repository = listed.iter().any(|(name, _)| name == b".git");
         let mut scope = self.rules.enter(above, &place.path, place.verdict, is_repository);
@@ -245,7 +245,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             && listed.iter().any(|(name, _)| name == b".gitignore")
             && let Some(bytes) = read_rules(&fd, b".gitignore")
         {
-            self.rules.add_git_ignore(&mut scope, &place.path, &bytes);
+            Rules::add_git_ignore(&mut scope, &place.path, &bytes);
         }
         let (directories, mut files) = self.sort(&fd, &place, &scope, listed)?;
         let directory = Arc::new(Directory {
@@ -298,19 +298,19 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             }
             path.extend_from_slice(&name);
             if is_git_name(&name) {
-                self.omit(path.clone(), OmitReason::GitMetadata);
+                self.omit(&path, OmitReason::GitMetadata);
                 continue;
             }
             if path.len() > MAX_PATH {
                 // Its own path cannot be written down.
-                self.omit(place.path.clone(), OmitReason::NotCarried);
+                self.omit(&place.path, OmitReason::NotCarried);
                 continue;
             }
             if kind == FileType::Unknown {
                 kind = match look(fd.as_fd(), &name) {
                     Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                     Err(error) => {
-                        self.omit(path.clone(), reason(error).map_err(exhausted)?);
+                        self.omit(&path, reason(error).map_err(exhausted)?);
                         continue;
                     }
                 };
@@ -346,7 +346,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             Err(error) => {
                 let reason = reason(error).map_err(exhausted)?;
                 for (name, _) in files {
-                    self.omit(join(&directory.path, name), reason);
+                    self.omit(&join(&directory.path, name), reason);
                 }
             }
         }
@@ -372,7 +372,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             }
             let taken = taker.take(fd.as_fd(), name, *kind, &cached)?;
             if let Some(reason) = taken.omitted {
-                self.omit(join(&directory.path, name), reason);
+                self.omit(&join(&directory.path, name), reason);
             }
             let Some(entry) = taken.entry else { continue };
             if let EntryKind::File { blob, .. } = entry.kind {
@@ -434,17 +434,14 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         }
     }
 
-    fn omit(&self, path: Vec<u8>, reason: OmitReason) {
-        match RelPath::new(&path) {
-            Ok(path) => lock(&self.omitted).push(Omission { path, reason }),
-            // Only a path that is too long: its directory is named instead.
-            Err(_) => match path.iter().rposition(|&byte| byte == b'/') {
-                Some(at) => {
-                    self.omit(path.get(..at).unwrap_or_default().to_vec(), OmitReason::NotCarried);
-                }
-                None => self.omit(Vec::new(), OmitReason::NotCarried),
-            },
+    /// Names an entry; one whose path is too long to be written down by what is above it.
+    fn omit(&self, path: &[u8], reason: OmitReason) {
+        if let Ok(path) = RelPath::new(path) {
+            lock(&self.omitted).push(Omission { path, reason });
+            return;
         }
+        let above = path.iter().rposition(|&byte| byte == b'/').unwrap_or_default();
+        self.omit(path.get(..above).unwrap_or_default(), OmitReason::NotCarried);
     }
 }
 
