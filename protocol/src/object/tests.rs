@@ -101,6 +101,97 @@ fn what_no_encoder_writes_is_refused() {
     }
 }
 
+/// The bytes of a snapshot, of which `change` spoils one value before they are written.
+fn snapshot_with(change: impl FnOnce(&mut Snapshot)) -> Vec<u8> {
+    let id = |byte| crate::id::SnapshotId::from_bytes([byte; 32]);
+    let mut snapshot = Snapshot {
+        workspace: crate::id::WorkspaceId::from_bytes([1; 16]),
+        device: crate::id::DeviceId::from_bytes([2; 32]),
+        sequence: 1,
+        parents: vec![id(1), id(2)],
+        root: crate::id::TreeId::from_bytes([3; 32]),
+        root_mode: 0o755,
+        omitted: None,
+        conversations: Vec::new(),
+        created_at: 0,
+        message: "m".into(),
+    };
+    change(&mut snapshot);
+    snapshot.encode()
+}
+
+#[test]
+fn snapshots_that_no_device_makes_are_refused() {
+    let id = crate::id::ConversationId::from_bytes([5; 32]);
+    assert!(Snapshot::decode(&snapshot_with(|_| {})).is_ok());
+    let refused = [
+        snapshot_with(|it| it.sequence = 0),
+        snapshot_with(|it| it.root_mode = 0o1000),
+        snapshot_with(|it| it.parents[1] = it.parents[0]),
+        snapshot_with(|it| it.conversations = vec![id, id]),
+        snapshot_with(|it| it.message = "x".repeat(16 * 1024 + 1)),
+        snapshot_with(|it| {
+            let parent = |byte| crate::id::SnapshotId::from_bytes([byte; 32]);
+            it.parents = (0..17).map(parent).collect();
+        }),
+        // No text, another version, a flag that is neither yes nor no.
+        [&snapshot_with(|_| {})[..snapshot_with(|_| {}).len() - 1], &[0xff]].concat(),
+        [&[2], &snapshot_with(|_| {})[1..]].concat(),
+        {
+            let mut bytes = snapshot_with(|_| {});
+            let flag = 1 + 16 + 32 + 1 + 1 + 2 * 32 + 32 + 2;
+            assert_eq!(bytes[flag], 0);
+            bytes[flag] = 2;
+            bytes
+        },
+    ];
+    for (at, bytes) in refused.iter().enumerate() {
+        assert!(Snapshot::decode(bytes).is_err(), "number {at}");
+    }
+}
+
+#[test]
+fn lists_out_of_order_or_with_repeats_are_refused() {
+    let omission =
+        |path: &str, reason| Omission { path: RelPath::new(path.as_bytes()).unwrap(), reason };
+    let [a, b] = [omission("a", OmitReason::Secret), omission("b", OmitReason::Special)];
+    let twice = omission("a", OmitReason::Torn);
+    assert!(Omissions::decode(&Omissions(vec![a.clone(), twice, b.clone()]).encode()).is_ok());
+    assert!(Omissions::decode(&Omissions(vec![a.clone(), a.clone()]).encode()).is_err());
+    assert!(Omissions::decode(&Omissions(vec![b, a]).encode()).is_err());
+    assert!(Omissions::decode(&[1, 9, 1, b'a']).is_err());
+
+    let child = |first: &str| TreeChild {
+        first: first.into(),
+        id: crate::id::TreeId::from_bytes([0; 32]),
+        below: TreeSums::default(),
+    };
+    let node = |children: &[&str]| Tree::Node {
+        level: 1,
+        children: children.iter().map(|name| child(name)).collect(),
+    };
+    assert!(Tree::decode(&node(&["a", "b"]).encode()).is_ok());
+    assert!(Tree::decode(&node(&["a", "a"]).encode()).is_err());
+    assert!(Tree::decode(&node(&["b", "a"]).encode()).is_err());
+
+    let part = |path: &str| Part {
+        path: RelPath::new(path.as_bytes()).unwrap(),
+        blob: Blob { size: 0, content: Content::Chunk(ChunkId::from_bytes([0; 32])) },
+    };
+    let conversation = |parts: &[&str]| Conversation {
+        agent: String::new(),
+        session: String::new(),
+        messages: 0,
+        transcript: Vec::new(),
+        attachments: parts.iter().map(|path| part(path)).collect(),
+    };
+    assert!(Conversation::decode(&conversation(&["a", "b"]).encode()).is_ok());
+    for parts in [["a", "a"], ["b", "a"]] {
+        assert!(Conversation::decode(&conversation(&parts).encode()).is_err());
+    }
+    assert!(Conversation::decode(&conversation(&[""]).encode()).is_err());
+}
+
 #[test]
 fn a_conversation_that_no_buffer_holds_is_refused() {
     let part = |i: usize| Part {

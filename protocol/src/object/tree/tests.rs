@@ -86,7 +86,8 @@ proptest! {
         prop_assert_eq!(built.sums.files, count as u64);
         prop_assert_eq!(built.sums.bytes, 8 * count as u64);
         prop_assert_eq!(build(&entries).root, built.root);
-        prop_assert_eq!(built.nodes.len() == 1, count <= TREE_SINGLE_MAX);
+        prop_assert!(built.nodes.len() == 1 || count > TREE_SINGLE_MAX);
+        prop_assert!(built.nodes.len() > 1 || count <= TREE_NODE_MAX);
     }
 
     #[test]
@@ -138,6 +139,18 @@ fn names_chosen_to_end_every_leaf_still_make_a_tree() {
     built.read(built.root, &mut read);
     assert_eq!(read, entries);
     assert!(built.nodes.len() > 2000);
+}
+
+#[test]
+fn names_chosen_to_end_no_leaf_make_leaves_of_the_largest_size() {
+    let entries = directory(
+        (0u64..)
+            .map(|i| (format!("{i}").into_bytes(), i))
+            .filter(|(name, _)| !is_boundary(name, 0))
+            .take(5 * TREE_NODE_MAX),
+    );
+    // A root and five leaves, each of which was decoded.
+    assert_eq!(build(&entries).nodes.len(), 6);
 }
 
 #[test]
