@@ -10,6 +10,8 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use baton_daemon::home::Home;
+use baton_daemon::runs::environment::NodeEnvironment;
+use baton_store::ignore::GitUser;
 
 use crate::error::CliError;
 
@@ -35,6 +37,12 @@ pub(crate) struct Env {
     pub log: Option<String>,
     /// `BATON_RUN`: set inside a run.
     pub run: Option<String>,
+    /// What runs on this machine inherit, where this process becomes a node.
+    pub inherited: NodeEnvironment,
+    /// What git knows about the user.
+    pub git_user: GitUser,
+    /// Folders of the user that runs must not see.
+    pub private: Vec<PathBuf>,
 }
 
 impl Env {
@@ -46,12 +54,13 @@ impl Env {
                 .hint("cd to a folder that exists")
         })?;
         let (out, err) = (std::io::stdout().is_terminal(), std::io::stderr().is_terminal());
-        Self::from_variables(
+        let env = Self::from_variables(
             |name| std::env::var_os(name).filter(|value| !value.is_empty()),
             Terminals { input: std::io::stdin().is_terminal(), out, err },
             cwd,
             home,
-        )
+        )?;
+        Ok(Self { inherited: NodeEnvironment::new(std::env::vars_os()), ..env })
     }
 
     fn from_variables(
@@ -100,8 +109,22 @@ impl Env {
             terminal_in: terminals.input,
             log: text("BATON_LOG"),
             run: text("BATON_RUN"),
+            inherited: NodeEnvironment::default(),
+            git_user: git_user(&folder),
+            private: folder("HOME").into_iter().collect(),
         })
     }
+}
+
+/// Where git looks for the user's own ignore rules.
+fn git_user(folder: impl Fn(&'static str) -> Option<PathBuf>) -> GitUser {
+    let home = folder("HOME");
+    let config = folder("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+    let mut config_files = vec![PathBuf::from("/etc/gitconfig")];
+    config_files.extend(config.as_ref().map(|config| config.join("git/config")));
+    config_files.extend(home.as_ref().map(|home| home.join(".gitconfig")));
+    let excludes_file = config.map(|config| config.join("git/ignore"));
+    GitUser { home, config_files, excludes_file }
 }
 
 /// Which standard streams are terminals.

@@ -11,6 +11,7 @@ use std::error::Error;
 use baton_daemon::api::control::Failure;
 use baton_daemon::api::socket::{CallError, ConnectError};
 use baton_daemon::config::ConfigError;
+use baton_daemon::daemon::failure::Fail;
 use serde::Serialize;
 
 /// Exit code: it failed.
@@ -158,6 +159,12 @@ impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
         Self::caused("config", "the configuration cannot be used", &error)
             .hint("correct the file; baton config show prints what is in force")
+    }
+}
+
+impl From<Fail> for CliError {
+    fn from(Fail(failure): Fail) -> Self {
+        failure.into()
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use baton_daemon::api::control::{ServeAnswer, SnapshotAnswer};
-use baton_daemon::config::Config;
+use baton_daemon::daemon::{self, Options};
 
 use crate::error::CliError;
 use crate::session::Session;
@@ -25,18 +25,31 @@ pub(crate) struct NodeOptions {
 /// what a serving node says.
 pub(crate) fn run(
     session: &Session,
-    _options: NodeOptions,
-    _ready: &mut dyn FnMut(Option<ServeAnswer>) -> Result<(), CliError>,
+    node: NodeOptions,
+    ready: &mut dyn FnMut(Option<ServeAnswer>) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let _config = Config::load(&session.env.home.config_file)?;
-    Err(CliError::new("not-built", "the daemon is not part of this build"))
+    let NodeOptions { serving, listen, advertise } = node;
+    daemon::run_here(Options { serving, listen, advertise, ..options(session) }, ready)
 }
 
 /// Takes a snapshot in this process.
 pub(crate) fn local_snapshot(
-    _session: &Session,
-    _root: &Path,
-    _message: Option<&str>,
+    session: &Session,
+    root: &Path,
+    message: Option<&str>,
 ) -> Result<SnapshotAnswer, CliError> {
-    Err(CliError::new("not-built", "the store is not part of this build"))
+    Ok(daemon::local_snapshot(&options(session), root, message.map(str::to_owned))?)
+}
+
+fn options(session: &Session) -> Options {
+    let env = &session.env;
+    Options {
+        home: env.home.clone(),
+        serving: false,
+        listen: None,
+        advertise: Vec::new(),
+        environment: env.inherited.clone(),
+        git_user: env.git_user.clone(),
+        private: env.private.clone(),
+    }
 }

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use baton_protocol::id::{DeviceId, VaultId};
+use baton_protocol::id::VaultId;
 use baton_store::catalog::Catalog;
 use baton_store::error::StoreError;
 use baton_store::ignore::GitUser;
@@ -49,12 +49,15 @@ use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
 use crate::task::Tasks;
 use crate::transport::limits::Limits;
-use crate::workspace::{Workspaces, random};
+use crate::workspace::{TakeOptions, Workspaces, random};
 
 use failure::{Fail, chain};
 
 /// How long a stop waits for what is under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Threads that serve sockets; disks and hashing have threads of their own.
+const WORKERS: usize = 2;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -98,6 +101,70 @@ impl std::fmt::Debug for Daemon {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Daemon").finish_non_exhaustive()
     }
+}
+
+/// Runs the daemon of a home in this process until it is told to stop, by a command, SIGTERM or
+/// Ctrl-C. `ready` is called once it answers, with what a serving node says.
+pub fn run_here<E: From<Fail>>(
+    options: Options,
+    ready: impl FnOnce(Option<ServeAnswer>) -> Result<(), E>,
+) -> Result<(), E> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(WORKERS)
+        .thread_name("baton")
+        .build()
+        .map_err(|error| Fail::new("runtime", format!("starting the runtime: {error}")))?;
+    runtime.block_on(async {
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(|error| Fail::new("signals", format!("listening to signals: {error}")))?;
+        let ended = async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        };
+        run(options, ended, ready).await
+    })
+}
+
+/// Takes a snapshot in this process, without a daemon; refused where one has the home.
+pub fn local_snapshot(
+    options: &Options,
+    root: &std::path::Path,
+    message: Option<String>,
+) -> Result<crate::api::control::SnapshotAnswer, Fail> {
+    options.home.create()?;
+    let store = Store::open(&options.home.store_dir())?;
+    let catalog = Catalog::open(&options.home.catalog())?;
+    let identity = identity(&options.home)?;
+    let workspaces = workspaces(options, &store, &catalog, &identity, Clock::system())?;
+    let take = TakeOptions { message, ..TakeOptions::default() };
+    let taken = workspaces.take(root, &take, &baton_store::scan::Progress::default())?;
+    let sequence = taken.snapshot.sequence;
+    Ok(report::snapshot(&taken, taken.id, sequence, report::timing(&taken), None))
+}
+
+fn identity(home: &Home) -> Result<Identity, Fail> {
+    Identity::load_or_create(&home.keys_dir()).map_err(|error| Fail::new("identity", chain(&error)))
+}
+
+fn workspaces(
+    options: &Options,
+    store: &Store,
+    catalog: &Catalog,
+    identity: &Identity,
+    clock: Clock,
+) -> Result<Workspaces, Fail> {
+    Ok(Workspaces {
+        catalog: catalog.clone(),
+        vault: store.vault(local_vault(catalog)?)?,
+        device: identity.device(),
+        caches: options.home.caches_dir(),
+        git_user: options.git_user.clone(),
+        clock,
+        taking: Mutex::default(),
+    })
 }
 
 /// Runs the daemon of a home until it is told to stop, or `ended` resolves. `ready` is called once it
@@ -147,30 +214,17 @@ impl Daemon {
             tracing::info!(bytes = store.recovery().torn_bytes, "dropped an unacknowledged write");
         }
         let catalog = Catalog::open(&home.catalog())?;
-        let identity = Identity::load_or_create(&home.keys_dir())
-            .map_err(|error| Fail::new("identity", chain(&error)))?;
-        let device = DeviceId::from_bytes(*identity.node().as_bytes());
-        let vault = local_vault(&catalog)?;
-        let workspaces = Workspaces {
-            catalog: catalog.clone(),
-            vault: store.vault(vault)?,
-            device,
-            caches: home.caches_dir(),
-            git_user: options.git_user.clone(),
-            clock: clock.clone(),
-            taking: Mutex::default(),
-        };
+        let identity = identity(home)?;
+        let workspaces = workspaces(&options, &store, &catalog, &identity, clock.clone())?;
         let pool = Pool::new(identity.clone(), tasks.clone(), Patience::default())?;
 
         let mut hide = options.private.clone();
         hide.push(home.state_dir.clone());
-        let settings = RoomSettings {
-            path: options.environment.path().to_owned(),
-            expose: Vec::new(),
-            hide,
-        };
-        let chosen = rooms::choose(&settings).await;
-        let isolation = chosen.why_bare.map_or(Ok(()), Err);
+        let settings =
+            RoomSettings { path: options.environment.path().to_owned(), expose: Vec::new(), hide };
+        let chosen = rooms::choose(settings, &home.caches_dir()).await;
+        let isolated = chosen.room.isolated();
+        let isolation = if isolated { Ok(()) } else { Err(chosen.detail) };
         let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
         run_options.max_parallel = config.serve.max_runs;
         let checkouts =
@@ -230,11 +284,6 @@ impl Daemon {
                 (true, Some(listen)) => listen,
                 (true, None) => self.config.serve.listen,
             };
-            let limits = Limits {
-                connections: self.config.serve.max_connections,
-                per_device: self.config.serve.max_connections_per_device,
-                ..Limits::default()
-            };
             Node::start(NodeParts {
                 identity: self.identity.clone(),
                 listen,
@@ -244,7 +293,7 @@ impl Daemon {
                     runs: self.runs.clone(),
                     tasks: self.tasks.clone(),
                 }),
-                limits,
+                limits: Limits::of(&self.config.serve),
                 tasks: self.tasks.clone(),
                 clock: self.clock.clone(),
             })
@@ -305,7 +354,11 @@ impl Daemon {
         }
     }
 
-    async fn execute(self: &Arc<Self>, command: Command, events: &EventSender) -> Result<Answer, Fail> {
+    async fn execute(
+        self: &Arc<Self>,
+        command: Command,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
         match command {
             Command::Ping => Ok(Answer::Daemon(self.answer())),
             Command::Stop { if_idle } => self.stop(if_idle),

@@ -18,6 +18,7 @@ pub mod addresses;
 pub mod join;
 pub mod sessions;
 pub mod accept;
+pub mod requests;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -65,7 +66,6 @@ pub struct Session {
     /// Where the rest of the request comes from and the answer goes to.
     pub stream: FrameStream,
     /// Counts against the device's limit.
-    #[expect(dead_code, reason = "held for its count, not for its value")]
     place: RequestPlace,
 }
 

@@ -108,7 +108,11 @@ impl Wire {
         self.runtime.block_on(self.stream.send(message))
     }
 
-    fn refuse(&mut self, code: RefusalCode, message: impl Into<String>) -> Result<(), TransportError> {
+    fn refuse(
+        &mut self,
+        code: RefusalCode,
+        message: impl Into<String>,
+    ) -> Result<(), TransportError> {
         let refusal = Refusal { code, message: message.into() };
         self.send(&Reply::Refused(refusal))
     }

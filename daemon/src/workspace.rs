@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use baton_protocol::id::{ConversationId, DeviceId, IdempotencyKey, ObjectKind, SnapshotId, WorkspaceId};
+use baton_protocol::id::{
+    ConversationId, DeviceId, IdempotencyKey, ObjectKind, SnapshotId, WorkspaceId,
+};
 use baton_protocol::message::Head;
 use baton_protocol::object::{Conversation, Omission, OmitReason, Part, Snapshot, TreeSums};
 use baton_protocol::path::RelPath;
@@ -166,7 +168,8 @@ impl Workspaces {
         let intake = self.vault.intake();
         let cache_file = self.caches.join(format!("stat-{workspace}"));
         let scan_options = ScanOptions {
-            started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX / 1_000_000) * 1_000_000,
+            started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX / 1_000_000)
+                * 1_000_000,
             git_user: self.git_user.clone(),
             ..ScanOptions::default()
         };
@@ -201,7 +204,10 @@ impl Workspaces {
         };
         if let Err(error) = scanned.cache.save(&cache_file) {
             // The next scan reads more than it needs; nothing else is lost.
-            tracing::warn!(error = &error as &dyn std::error::Error, "the stat cache was not saved");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the stat cache was not saved"
+            );
         }
         let Scanned { sums, omitted, notes, .. } = scanned;
         let store = self.clock.since(storing);

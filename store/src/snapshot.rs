@@ -19,7 +19,7 @@ use crate::error::StoreError;
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::scan::Scanned;
 
-pub use nodes::for_each_entry;
+pub use nodes::{find_entry, for_each_entry};
 
 /// Longest list of omissions that is read, in bytes: a million long paths.
 const MAX_OMISSIONS: u64 = 64 << 20;

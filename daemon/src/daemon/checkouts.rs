@@ -1,22 +1,32 @@
 //! The checkouts of runs: plain copies out of a vault, and back into it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use baton_protocol::id::{IdempotencyKey, RunId, SnapshotId, VaultId, WorkspaceId};
+use baton_protocol::id::{
+    IdempotencyKey, ObjectKind, RunId, SnapshotId, TreeId, VaultId, WorkspaceId,
+};
+use baton_protocol::object::{Entry, EntryKind, Snapshot, build_tree};
 use baton_store::checkout::{RestoreOptions, restore};
-use baton_store::error::StoreError;
 use baton_store::journal::RefUpdate;
+use baton_store::objects::ObjectSink;
 use baton_store::scan::{Progress, ScanOptions, scan};
 use baton_store::snapshot::{
     SnapshotParts, build_snapshot, load_conversation, load_snapshot, store_snapshot,
 };
 use baton_store::stat_cache::StatCache;
 use baton_store::store::Store;
+use baton_store::vault::{CommitError, Vault};
 
 use super::report;
 use crate::clock::Clock;
 use crate::runs::checkout::{CheckoutError, Checkouts, Prepared};
 use crate::workspace::random;
+
+const RESTORING: &str = "restoring the snapshot";
+const ATTACHING: &str = "writing the attachments";
+const RECEIPT: &str = "writing the receipt";
+const SEALING: &str = "keeping what the run has left";
 
 /// Makes and seals checkouts in the vaults of a store.
 #[derive(Debug)]
@@ -35,25 +45,19 @@ impl Checkouts for PlainCheckouts {
         checkout: &Path,
         attachments: &Path,
     ) -> Result<Prepared, CheckoutError> {
-        let failed = failed("restoring the snapshot");
-        let vault = self.store.vault(vault).map_err(&failed)?;
-        let loaded = load_snapshot(&vault, snapshot).map_err(&failed)?;
+        let vault = self.store.vault(vault).doing(RESTORING)?;
+        let loaded = load_snapshot(&vault, snapshot).doing(RESTORING)?;
         let options = RestoreOptions::default();
         let progress = Progress::default();
-        let restored = restore(&vault, loaded.root, loaded.root_mode, checkout, &options, &progress)
-            .map_err(failed)?;
-        for &id in &loaded.conversations {
-            let failed = self::failed("writing the attachments");
-            let conversation = load_conversation(&vault, id).map_err(&failed)?;
-            for part in conversation.attachments {
-                baton_store::checkout::write_blob(&vault, part.blob, attachments, &part.path)
-                    .map_err(&failed)?;
-            }
+        let restored =
+            restore(&vault, loaded.root, loaded.root_mode, checkout, &options, &progress)
+                .doing(RESTORING)?;
+        if let Some(tree) = attachments_tree(&vault, &loaded).doing(ATTACHING)? {
+            restore(&vault, tree, 0o755, attachments, &options, &progress).doing(ATTACHING)?;
         }
-        let failed = self::failed("writing the receipt");
         let receipt = report::receipt(&vault, snapshot, &loaded, &restored.not_carried, None)
-            .map_err(&failed)?;
-        let receipt = serde_json::to_value(receipt).map_err(failed)?;
+            .doing(RECEIPT)?;
+        let receipt = serde_json::to_value(receipt).doing(RECEIPT)?;
         Ok(Prepared { files: restored.files, bytes: restored.bytes, receipt })
     }
 
@@ -65,9 +69,8 @@ impl Checkouts for PlainCheckouts {
         checkout: &Path,
         parent: SnapshotId,
     ) -> Result<SnapshotId, CheckoutError> {
-        let failed = failed("keeping what the run has left");
-        let vault = self.store.vault(vault).map_err(&failed)?;
-        let before = load_snapshot(&vault, parent).map_err(&failed)?;
+        let vault = self.store.vault(vault).doing(SEALING)?;
+        let before = load_snapshot(&vault, parent).doing(SEALING)?;
         let head = vault.head(workspace, run.device());
         let intake = vault.intake();
         let options = ScanOptions {
@@ -76,7 +79,7 @@ impl Checkouts for PlainCheckouts {
         };
         let scanned =
             scan(checkout, &StatCache::default(), &intake, &options, &Progress::default())
-                .map_err(&failed)?;
+                .doing(SEALING)?;
         let last = match head {
             Some(head) => (head.snapshot, head.sequence),
             None => (parent, before.sequence),
@@ -90,42 +93,55 @@ impl Checkouts for PlainCheckouts {
             created_at: self.clock.now_ms(),
             message: format!("result of run {run}"),
         };
-        let snapshot = build_snapshot(&scanned, parts, &intake).map_err(&failed)?;
+        let snapshot = build_snapshot(&scanned, parts, &intake).doing(SEALING)?;
         if let Some(head) = head {
             // Sealed before, and nothing has changed since: the same answer.
-            let sealed = load_snapshot(&vault, head.snapshot).map_err(&failed)?;
+            let sealed = load_snapshot(&vault, head.snapshot).doing(SEALING)?;
             if baton_store::snapshot::has_same_content(&sealed, &snapshot) {
                 return Ok(head.snapshot);
             }
         }
-        let new = store_snapshot(&snapshot, &intake).map_err(&failed)?;
+        let new = store_snapshot(&snapshot, &intake).doing(SEALING)?;
         let update = RefUpdate {
             workspace,
             device: run.device(),
             expected: head.map(|head| head.snapshot),
             new,
             sequence: snapshot.sequence,
-            key: IdempotencyKey::from_bytes(random().map_err(&failed)?),
+            key: IdempotencyKey::from_bytes(random().doing(SEALING)?),
         };
-        intake.commit(update).map_err(|error| CheckoutError {
-            doing: "keeping what the run has left",
-            source: Box::new(error),
-        })?;
+        intake.commit(update).doing(SEALING)?;
         Ok(new)
     }
 }
 
-/// Names what was done; for errors of any type.
-fn failed<E>(doing: &'static str) -> impl Fn(E) -> CheckoutError
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    move |error| CheckoutError { doing, source: Box::new(error) }
+/// The attachments of a snapshot as a directory, which is made like any other.
+fn attachments_tree(vault: &Vault, snapshot: &Snapshot) -> Result<Option<TreeId>, CommitError> {
+    let mut files = BTreeMap::new();
+    for &id in &snapshot.conversations {
+        for part in load_conversation(vault, id)?.attachments {
+            let name = part.path.components().last().unwrap_or_default().to_vec();
+            files.insert(name, EntryKind::File { mode: 0o644, blob: part.blob });
+        }
+    }
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let intake = vault.intake();
+    let entries = files.into_iter().map(|(name, kind)| Entry { name, kind }).collect();
+    let (tree, _) =
+        build_tree(entries, |_, _, bytes| intake.put(ObjectKind::Tree, &bytes).map(drop))?;
+    intake.keep(&[tree.into()])?;
+    Ok(Some(tree))
 }
 
-/// Keeps the seam honest: what the store says is what the run is told.
-impl From<StoreError> for CheckoutError {
-    fn from(error: StoreError) -> Self {
-        Self { doing: "reading the store", source: Box::new(error) }
+/// Names what was done when it failed.
+trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T, CheckoutError>;
+}
+
+impl<T, E: std::error::Error + Send + Sync + 'static> Doing<T> for Result<T, E> {
+    fn doing(self, doing: &'static str) -> Result<T, CheckoutError> {
+        self.map_err(|error| CheckoutError { doing, source: Box::new(error) })
     }
 }

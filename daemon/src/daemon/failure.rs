@@ -125,7 +125,9 @@ impl From<TransportError> for Fail {
             "unknown-device" => {
                 fail.hint("ask for a new ticket (baton ticket, on the node) and baton join it")
             }
-            "remote-unreachable" => fail.hint("see whether `baton serve` runs there, then try again"),
+            "remote-unreachable" => {
+                fail.hint("see whether `baton serve` runs there, then try again")
+            }
             _ => fail,
         }
     }

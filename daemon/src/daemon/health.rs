@@ -18,7 +18,11 @@ const LEAST_FREE: u64 = 1 << 30;
 const EARLIEST_MS: u64 = 1_767_225_600_000;
 
 impl Daemon {
-    pub(super) async fn check(self: &Arc<Self>, data: bool, events: &EventSender) -> Result<Answer, Fail> {
+    pub(super) async fn check(
+        self: &Arc<Self>,
+        data: bool,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
         let events = events.clone();
         let checked = self.blocking("check", move |daemon| {
             let stage = || "check".to_owned();
@@ -54,12 +58,7 @@ impl Daemon {
             ),
             self.disk(),
             watches(),
-            verdict(
-                "keys",
-                true,
-                format!("node {}", self.identity.node().short()),
-                "",
-            ),
+            verdict("keys", true, format!("node {}", self.identity.node().short()), ""),
             verdict("version", true, format!("baton {VERSION}"), ""),
         ];
         checks.push(match &self.isolation {

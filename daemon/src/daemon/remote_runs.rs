@@ -18,7 +18,10 @@ const MAX_RESUMES: usize = 5;
 
 impl Daemon {
     /// The runs of a node, kept for when it cannot be reached; or what was kept, and when.
-    async fn runs_of(self: &Arc<Self>, target: &Target) -> Result<(Vec<RunInfo>, Option<u64>), Fail> {
+    async fn runs_of(
+        self: &Arc<Self>,
+        target: &Target,
+    ) -> Result<(Vec<RunInfo>, Option<u64>), Fail> {
         let node = target.remote.node;
         match self.pool.request(&target.remote, Request::ListRuns).await {
             Ok(Reply::Runs(runs)) => {
@@ -61,13 +64,17 @@ impl Daemon {
     }
 
     /// The run that an id, a prefix, or a thread means, and the node it is on.
-    pub(super) async fn find_run(self: &Arc<Self>, digits: &str) -> Result<(Target, RunInfo), Fail> {
+    pub(super) async fn find_run(
+        self: &Arc<Self>,
+        digits: &str,
+    ) -> Result<(Target, RunInfo), Fail> {
         let mut found: Vec<(Target, RunInfo)> = Vec::new();
         for target in self.targets(None).await? {
             let (runs, _) = self.runs_of(&target).await?;
             // Newest first: a thread means its newest run.
             let by_run = runs.iter().filter(|info| info.spec.run.to_string().starts_with(digits));
-            let by_thread = runs.iter().find(|info| info.spec.thread.to_string().starts_with(digits));
+            let by_thread =
+                runs.iter().find(|info| info.spec.thread.to_string().starts_with(digits));
             let fits: Vec<&RunInfo> = match by_run.collect::<Vec<_>>() {
                 runs if runs.is_empty() => by_thread.into_iter().collect(),
                 runs => runs,

@@ -1,6 +1,6 @@
 //! Tickets, devices, and the nodes that this home knows.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use baton_protocol::id::DeviceId;
@@ -8,14 +8,15 @@ use baton_protocol::ticket::Ticket;
 use baton_store::catalog::devices::Role;
 use baton_store::catalog::remotes::Remote;
 
-use super::failure::{Fail, chain};
 use super::Daemon;
+use super::failure::{Fail, chain};
 use crate::api::control::{
     Answer, DeviceEntry, DevicesAnswer, JoinAnswer, RemoteEntry, RemotesAnswer, TicketAnswer,
 };
 use crate::client::ClientError;
 use crate::clock::rfc3339;
 use crate::node::Node;
+use crate::node::addresses::advertised;
 use crate::node::join::{OWNER, TicketWish, enrol_own, issue_ticket};
 
 /// The name of the node embedded in this daemon.
@@ -82,7 +83,10 @@ impl Daemon {
     }
 
     /// Every node that this home knows; the embedded one where none is joined.
-    pub(super) async fn targets(self: &Arc<Self>, name: Option<String>) -> Result<Vec<Target>, Fail> {
+    pub(super) async fn targets(
+        self: &Arc<Self>,
+        name: Option<String>,
+    ) -> Result<Vec<Target>, Fail> {
         if name.is_some() {
             return Ok(vec![self.target(name).await?]);
         }
@@ -95,15 +99,11 @@ impl Daemon {
 
     /// What tickets of this node say.
     pub(super) fn advertised(&self, node: &Node) -> Vec<String> {
-        let port = node.address().port();
         let said = match self.options.advertise.as_slice() {
             [] => &self.config.serve.advertise,
             said => said,
         };
-        if said.is_empty() {
-            return own_addresses(node.address()).into_iter().map(|address| address.to_string()).collect();
-        }
-        said.iter().map(|host| with_port(host, port)).collect()
+        advertised(node.address(), said)
     }
 
     pub(super) fn issue_ticket(
@@ -114,8 +114,11 @@ impl Daemon {
         uses: u32,
     ) -> Result<TicketAnswer, Fail> {
         let Some(node) = self.node.get().filter(|_| self.options.serving) else {
-            return Err(Fail::new("not-serving", "this home is no cloud node: nobody could connect")
-                .hint("baton serve"));
+            return Err(Fail::new(
+                "not-serving",
+                "this home is no cloud node: nobody could connect",
+            )
+            .hint("baton serve"));
         };
         let role = match role.as_deref() {
             None => Role::Admin,
@@ -150,9 +153,14 @@ impl Daemon {
             .map(Answer::Ticket)
     }
 
-    pub(super) async fn join(self: &Arc<Self>, ticket: &str, name: Option<String>) -> Result<Answer, Fail> {
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        ticket: &str,
+        name: Option<String>,
+    ) -> Result<Answer, Fail> {
         let ticket = Ticket::decode(ticket).map_err(|error| {
-            Fail::new("ticket-malformed", chain(&error)).hint("copy the whole word after `baton join`")
+            Fail::new("ticket-malformed", chain(&error))
+                .hint("copy the whole word after `baton join`")
         })?;
         if name.as_deref() == Some(LOCAL) {
             return Err(Fail::new("name-taken", "`local` is the node embedded in this daemon")
@@ -161,13 +169,17 @@ impl Daemon {
         let joined = self.pool.join(&ticket, &host_name()).await?;
         let device = joined.welcome.device;
         if device != self.workspaces.device {
-            return Err(Fail::new("wrong-identity", "the node enrolled another device than this one"));
+            return Err(Fail::new(
+                "wrong-identity",
+                "the node enrolled another device than this one",
+            ));
         }
         let (node, user) = (ticket.node, joined.welcome.user);
         // The address that answered comes first.
-        let mut addresses = vec![joined.address];
-        addresses.extend(ticket.addresses.into_iter().filter(|other| *other != addresses[0]));
-        let wanted = name.unwrap_or_else(|| short_name(&addresses[0]));
+        let wanted = name.unwrap_or_else(|| short_name(&joined.address));
+        let mut addresses = ticket.addresses;
+        addresses.retain(|other| *other != joined.address);
+        addresses.insert(0, joined.address);
         let remote = Remote {
             name: wanted,
             node,
@@ -323,40 +335,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Addresses at which others may reach this machine: the one that its route to the outside has, and
-/// loopback for homes on the same machine. No packet is sent.
-fn own_addresses(listening: SocketAddr) -> Vec<SocketAddr> {
-    if !listening.ip().is_unspecified() {
-        return vec![listening];
-    }
-    // Documentation addresses (RFC 5737, RFC 3849): only the route to them is looked up.
-    let outside = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
-    let route = |(from, to): (&str, &str)| {
-        let socket = UdpSocket::bind(from).ok()?;
-        socket.connect(to).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    let mut ips: Vec<IpAddr> = outside.into_iter().filter_map(route).collect();
-    ips.push(std::net::Ipv4Addr::LOCALHOST.into());
-    ips.retain(|ip| listening.is_ipv6() || ip.is_ipv4());
-    ips.dedup();
-    ips.into_iter().map(|ip| SocketAddr::new(ip, listening.port())).collect()
-}
-
-/// `HOST` with the port of the node, `HOST:PORT` as it is.
-fn with_port(host: &str, port: u16) -> String {
-    if host.parse::<SocketAddr>().is_ok() {
-        return host.to_owned();
-    }
-    if let Ok(IpAddr::V6(ip)) = host.trim_matches(['[', ']']).parse() {
-        return format!("[{ip}]:{port}");
-    }
-    match host.rsplit_once(':') {
-        Some((_, digits)) if digits.parse::<u16>().is_ok() => host.to_owned(),
-        _ => format!("{host}:{port}"),
-    }
-}
-
 /// The name of this machine, for lists of devices.
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -375,15 +353,6 @@ fn short_name(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn advertised_hosts_get_the_port_unless_they_say_one() {
-        assert_eq!(with_port("box.example.org", 4319), "box.example.org:4319");
-        assert_eq!(with_port("box.example.org:99", 4319), "box.example.org:99");
-        assert_eq!(with_port("10.0.0.1", 4319), "10.0.0.1:4319");
-        assert_eq!(with_port("::1", 4319), "[::1]:4319");
-        assert_eq!(with_port("[::1]:5", 4319), "[::1]:5");
-    }
 
     #[test]
     fn names_come_from_addresses() {

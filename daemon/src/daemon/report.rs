@@ -54,7 +54,13 @@ pub fn receipt<S: ObjectSource + ?Sized>(
 }
 
 /// The answer to `snapshot` and `push`.
-pub fn snapshot(taken: &Taken, id: SnapshotId, sequence: u64, timing_ms: TimingMs, push: Option<PushFields>) -> SnapshotAnswer {
+pub fn snapshot(
+    taken: &Taken,
+    id: SnapshotId,
+    sequence: u64,
+    timing_ms: TimingMs,
+    push: Option<PushFields>,
+) -> SnapshotAnswer {
     let (left_out, torn) = split_torn(&taken.omitted);
     SnapshotAnswer {
         snapshot: id.to_string(),

@@ -124,10 +124,10 @@ impl Daemon {
         let (mut id, mut snapshot) = (taken.id, taken.snapshot.clone());
         let mut stats = PushStats::default();
         for _ in 0..=MAX_ADOPTED {
-            let (outcome, cost) =
-                self.push_once(target, base, id, &snapshot, events).await.map_err(|fail| {
-                    keep_hint(fail, id)
-                })?;
+            let (outcome, cost) = self
+                .push_once(target, base, id, &snapshot, events)
+                .await
+                .map_err(|fail| keep_hint(fail, id))?;
             stats.bytes_sent += cost.bytes_sent;
             stats.objects_sent += cost.objects_sent;
             stats.round_trips += cost.round_trips;
@@ -161,12 +161,19 @@ impl Daemon {
                 }
             }
         }
-        Err(Fail::new("head-moves", "another machine keeps moving this workspace's ref on the node")
-            .hint("is this home a copy that is used in two places? give one of them a home of its own"))
+        Err(Fail::new(
+            "head-moves",
+            "another machine keeps moving this workspace's ref on the node",
+        )
+        .hint("is this home a copy that is used in two places? give one of them a home of its own"))
     }
 
     /// Whether a head of the node is in the history of a snapshot of ours.
-    async fn continues(self: &Arc<Self>, snapshot: &Snapshot, head: SnapshotId) -> Result<bool, Fail> {
+    async fn continues(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        head: SnapshotId,
+    ) -> Result<bool, Fail> {
         let mut open = snapshot.parents.clone();
         self.blocking("history", move |daemon| {
             let mut seen = std::collections::HashSet::new();
@@ -271,7 +278,12 @@ impl Daemon {
                     let outcome =
                         fetch::fetch(&mut wire, vault, snapshot, |done, bytes, outstanding| {
                             let total = Some(done + outstanding);
-                            events.progress(Progress { stage: "fetch".to_owned(), done, total, bytes });
+                            events.progress(Progress {
+                                stage: "fetch".to_owned(),
+                                done,
+                                total,
+                                bytes,
+                            });
                         });
                     wire.into_stream().finish();
                     Ok(outcome)
@@ -284,9 +296,14 @@ impl Daemon {
                     self.pool.forget(target.remote.node).await;
                 }
                 Err(SyncError::Fetch(error)) if is_absent(&error, snapshot) => {
-                    let message =
-                        format!("{} does not have snapshot {}", target.remote.name, snapshot.short());
-                    return Err(Fail::new("not-found", message).hint("baton log, baton remote list"));
+                    let message = format!(
+                        "{} does not have snapshot {}",
+                        target.remote.name,
+                        snapshot.short()
+                    );
+                    return Err(
+                        Fail::new("not-found", message).hint("baton log, baton remote list")
+                    );
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -341,7 +358,8 @@ impl Daemon {
                 Err(fail) => last = Some(fail),
             }
         }
-        Err(last.unwrap_or_else(|| Fail::new("not-found", format!("there is no snapshot {digits}"))))
+        Err(last
+            .unwrap_or_else(|| Fail::new("not-found", format!("there is no snapshot {digits}"))))
     }
 
     /// Heads of a node's refs that start with these digits.
@@ -410,8 +428,11 @@ impl Daemon {
     fn log_answer(&self, root: &Path) -> Result<LogAnswer, Fail> {
         let mut snapshots = Vec::new();
         let Some(workspace) = self.workspaces.find(root)? else {
-            return Err(Fail::new("no-workspace", format!("nothing of {} was kept yet", root.display()))
-                .hint("baton snapshot"));
+            return Err(Fail::new(
+                "no-workspace",
+                format!("nothing of {} was kept yet", root.display()),
+            )
+            .hint("baton snapshot"));
         };
         let mut acked = std::collections::HashSet::new();
         for remote in self.catalog.remotes()?.iter().map(|remote| remote.node) {

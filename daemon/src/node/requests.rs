@@ -54,12 +54,13 @@ impl Requests {
         let mut wire = Wire::new(stream);
         let id = device.id;
         let work = move || {
-            let outcome = store.vault(device.vault).map_err(SyncError::Store).and_then(|vault| {
-                match &request {
-                    Request::Push(hello) => push::receive(&mut wire, &vault, device.id, hello),
-                    _ => fetch::answer(&mut wire, &vault),
-                }
-            });
+            let outcome =
+                store.vault(device.vault).map_err(SyncError::Store).and_then(
+                    |vault| match &request {
+                        Request::Push(hello) => push::receive(&mut wire, &vault, device.id, hello),
+                        _ => fetch::answer(&mut wire, &vault),
+                    },
+                );
             (wire, outcome)
         };
         let Ok((wire, outcome)) = self.tasks.spawn_blocking("sync", work).await else {
@@ -86,13 +87,15 @@ impl Requests {
 
     async fn refs(&self, mut session: Session) -> Result<(), TransportError> {
         let (store, vault) = (self.store.clone(), session.device.vault);
-        let heads = self.tasks.spawn_blocking("refs", move || {
-            store.vault(vault).map(|vault| vault.heads())
-        });
+        let heads = self
+            .tasks
+            .spawn_blocking("refs", move || store.vault(vault).map(|vault| vault.heads()));
         match heads.await {
             Ok(Ok(heads)) => session.reply(&Reply::Refs(heads)).await,
             Ok(Err(error)) => session.refuse_for(&error).await,
-            Err(_) => session.refuse(RefusalCode::Internal, "the node failed; its log has more").await,
+            Err(_) => {
+                session.refuse(RefusalCode::Internal, "the node failed; its log has more").await
+            }
         }
     }
 
@@ -100,7 +103,9 @@ impl Requests {
         let user = session.device.user.clone();
         let reply = match request {
             Request::CreateRun(spec) => match self.holds(&session, &spec).await {
-                Ok(true) => self.runs.create(&user, session.device.vault, spec).await.map(run_reply),
+                Ok(true) => {
+                    self.runs.create(&user, session.device.vault, spec).await.map(run_reply)
+                }
                 Ok(false) => {
                     let message = "the snapshot that the run starts from is not on this node";
                     return session.refuse(RefusalCode::NotFound, message).await;
@@ -156,7 +161,9 @@ async fn logs(
     };
     loop {
         match log.next().await {
-            Ok(Some(entries)) => session.stream.send(&Reply::Log(LogReply::Entries(entries))).await?,
+            Ok(Some(entries)) => {
+                session.stream.send(&Reply::Log(LogReply::Entries(entries))).await?
+            }
             Ok(None) => return session.reply(&Reply::Log(LogReply::End)).await,
             Err(error) => return refuse_run(&mut session, &error).await,
         }

@@ -2,7 +2,7 @@
 
 use baton_protocol::frame::{Batch, FrameKind, Item, decode_batch, encode_header};
 use baton_protocol::id::SnapshotId;
-use baton_protocol::message::{FetchReply, FetchRequest, MAX_IDS, Reply, RefusalCode, decode};
+use baton_protocol::message::{FetchReply, FetchRequest, MAX_IDS, RefusalCode, Reply, decode};
 use baton_protocol::session::fetch::FetchSession;
 use baton_store::objects::ObjectSource;
 use baton_store::vault::{Intake, Vault};

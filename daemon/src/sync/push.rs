@@ -171,11 +171,7 @@ fn take_batch(intake: &Intake, receiver: &mut PushReceiver, body: &[u8]) -> Resu
     Ok(count)
 }
 
-fn commit(
-    intake: &Intake,
-    device: DeviceId,
-    hello: &PushHello,
-) -> Result<PushReply, CommitError> {
+fn commit(intake: &Intake, device: DeviceId, hello: &PushHello) -> Result<PushReply, CommitError> {
     let head = intake.vault().head(hello.workspace, device);
     let at = head.map(|head| head.snapshot);
     if at != hello.base && at != Some(hello.new) {

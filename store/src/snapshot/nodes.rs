@@ -6,7 +6,8 @@
 use std::collections::HashSet;
 
 use baton_protocol::id::{ObjectId, TreeId};
-use baton_protocol::object::{Entry, Tree, TreeChild, TreeSums};
+use baton_protocol::object::{Entry, EntryKind, Tree, TreeChild, TreeSums};
+use baton_protocol::path::RelPath;
 
 use crate::error::StoreError;
 use crate::objects::ObjectSource;
@@ -81,6 +82,33 @@ pub fn for_each_entry<S: ObjectSource + ?Sized, E: From<StoreError>>(
         }
     }
     Ok(sums)
+}
+
+/// The entry at a path below a directory, where there is one.
+pub fn find_entry<S: ObjectSource + ?Sized>(
+    source: &S,
+    directory: TreeId,
+    path: &RelPath,
+) -> Result<Option<Entry>, StoreError> {
+    let mut directory = directory;
+    let mut names = path.components().peekable();
+    while let Some(name) = names.next() {
+        let mut found = None;
+        for_each_entry(source, directory, |entry| {
+            if entry.name == name {
+                found = Some(entry);
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        match (found, names.peek()) {
+            (Some(entry), None) => return Ok(Some(entry)),
+            (Some(Entry { kind: EntryKind::Directory { tree, .. }, .. }), Some(_)) => {
+                directory = tree;
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 /// Finds the nodes in which two directories differ, and reads no others.
