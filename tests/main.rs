@@ -1,1 +1,6 @@
-//! Skeleton.
+//! Whole-program tests: one file per promise.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+mod tidy;
