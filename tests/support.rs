@@ -1,0 +1,18 @@
+//! What the tests of whole programs stand on: awkward trees, an independent look at them, a bad
+//! network, and homes of their own.
+//!
+//! Nothing here uses the code under test: a mistake there must not hide itself here.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "test support: fails by panicking, and has the file system, clock and environment itself"
+)]
+#![allow(dead_code, reason = "each promise uses the part it needs")]
+
+pub(crate) mod rng;
+pub(crate) mod walker;
+pub(crate) mod awkward;
+pub(crate) mod udp_proxy;
+pub(crate) mod home;
