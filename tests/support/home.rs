@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(crate) struct TestHome {
     dir: tempfile::TempDir,
     program: PathBuf,
+    /// Stands before the arguments of each command.
+    script: Option<PathBuf>,
     /// Variables beside those that every home has.
     variables: Vec<(String, String)>,
 }
@@ -40,17 +42,16 @@ pub(crate) struct TestHome {
 impl TestHome {
     /// A home that nothing has used.
     pub(crate) fn new() -> Self {
-        Self::with_program(Path::new(env!("CARGO_BIN_EXE_baton")))
+        Self::with_program(Path::new(env!("CARGO_BIN_EXE_baton")), None)
     }
 
-    /// For tests of this file.
-    fn with_program(program: &Path) -> Self {
+    fn with_program(program: &Path, script: Option<PathBuf>) -> Self {
         // Short: the paths of sockets are bounded to 107 bytes.
         let dir = tempfile::Builder::new().prefix("b").tempdir().unwrap();
         for name in ["user", "run", "tmp"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        Self { dir, program: program.to_owned(), variables: Vec::new() }
+        Self { dir, program: program.to_owned(), script, variables: Vec::new() }
     }
 
     /// The folder of everything.
@@ -83,6 +84,7 @@ impl TestHome {
     /// The program with its environment, not started; for what the other methods do not do.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        command.args(&self.script);
         let root = self.root();
         command
             .env_clear()
@@ -389,17 +391,15 @@ impl Drop for Serve {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
-    /// A home whose `baton` is this shell script.
+    /// A home whose `baton` is this shell script. The shell reads it: a file that was just written
+    /// cannot always be executed, because another test may have forked while it was open.
     fn scripted(script: &str) -> (tempfile::TempDir, TestHome) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("baton");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let home = TestHome::with_program(&path);
+        std::fs::write(&path, format!("{script}\n")).unwrap();
+        let home = TestHome::with_program(Path::new("/bin/sh"), Some(path));
         (dir, home)
     }
 
