@@ -28,6 +28,7 @@ pub(crate) fn out_of_order(name: &str, sources: &[Source]) -> Vec<String> {
             }
         }
     }
+    problems.dedup();
     problems
 }
 
