@@ -1,3 +1,4 @@
 //! How a command line talks to its daemon.
 
 pub mod control;
+pub mod socket;

@@ -4,4 +4,17 @@
 //! Modules stand in the order in which data passes through them, and a module uses only those
 //! above it.
 
+pub mod clock;
+pub mod task;
+pub mod config;
+pub mod home;
+pub mod identity;
+pub mod transport;
+pub mod sync;
+pub mod client;
+pub mod workspace;
 pub mod api;
+pub mod rooms;
+pub mod runs;
+pub mod node;
+pub mod daemon;

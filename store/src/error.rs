@@ -63,6 +63,9 @@ pub enum StoreError {
         /// What failed.
         first: String,
     },
+    /// A record could not be compressed; memory is the only known cause.
+    #[error("compressing a record")]
+    Compress(#[source] baton_protocol::delta::DeltaError),
     /// The random number generator of the system failed.
     #[error("drawing random bytes failed")]
     Random,

@@ -2,7 +2,33 @@
 //!
 //! Synchronous; knows no network and no clock. Modules stand in the order in which data passes
 //! through them, and a module uses only those above it.
+//!
+//! - [`fs`], [`error`], [`layout`]: files, what can go wrong, and where everything is
+//! - [`objects`]: where objects come from and go to
+//! - [`segment`], [`journal`], [`index`]: the bytes on the disk
+//! - [`vault`], [`store`]: objects and refs of one user; all of them on one node
+//! - [`catalog`]: what is not content
+//! - [`chunk`], [`ignore`], [`stat_cache`], [`scan`], [`snapshot`]: from a tree to a snapshot
+//! - [`diff`], [`plan`]: what differs, and what has to travel
+//! - [`checkout`]: from a snapshot to a tree
+//! - [`check`]: whether all of it is whole
 
 pub mod fs;
 pub mod error;
+pub mod layout;
 pub mod objects;
+pub mod segment;
+pub mod journal;
+pub mod index;
+pub mod vault;
+pub mod store;
+pub mod catalog;
+pub mod chunk;
+pub mod ignore;
+pub mod stat_cache;
+pub mod scan;
+pub mod snapshot;
+pub mod diff;
+pub mod plan;
+pub mod checkout;
+pub mod check;

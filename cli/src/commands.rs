@@ -1,0 +1,92 @@
+//! One file for each command: its arguments, what it asks, and what it shows of the answer.
+//!
+//! **Invariant:** what this version does not have exits 2 before anything is asked of a daemon.
+
+use crate::error::CliError;
+use crate::session::Session;
+
+pub(crate) mod later;
+pub(crate) mod manual;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod serve;
+pub(crate) mod ticket;
+pub(crate) mod join;
+pub(crate) mod remote;
+pub(crate) mod device;
+pub(crate) mod status;
+pub(crate) mod snapshot;
+pub(crate) mod push;
+pub(crate) mod log;
+pub(crate) mod diff;
+pub(crate) mod restore;
+pub(crate) mod run;
+pub(crate) mod handoff;
+pub(crate) mod pull;
+pub(crate) mod check;
+pub(crate) mod doctor;
+
+/// The commands, in the order in which a newcomer meets them.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    Serve(serve::Args),
+    Ticket(ticket::Args),
+    Join(join::Args),
+    Remote(remote::Args),
+    Leave(remote::RemoveArgs),
+    Device(device::Args),
+    Status(status::Args),
+    Snapshot(snapshot::Args),
+    Push(push::Args),
+    Log(log::Args),
+    Diff(diff::Args),
+    Restore(restore::Args),
+    Handoff(Box<handoff::Args>),
+    Run(run::Args),
+    Runs(run::ListArgs),
+    Logs(run::LogsArgs),
+    Pull(pull::Args),
+    Check(check::Args),
+    Doctor(doctor::Args),
+    Daemon(daemon::Args),
+    Config(config::Args),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
+    #[command(flatten)]
+    Later(later::Verb),
+}
+
+/// Does what was typed; gives the exit code.
+pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
+    match verb {
+        Verb::Serve(args) => serve::run(session, args),
+        Verb::Ticket(args) => ticket::run(session, args),
+        Verb::Join(args) => join::run(session, args),
+        Verb::Remote(args) => remote::run(session, args),
+        Verb::Leave(args) => remote::remove(session, args),
+        Verb::Device(args) => device::run(session, args),
+        Verb::Status(args) => status::run(session, &args),
+        Verb::Snapshot(args) => snapshot::run(session, args),
+        Verb::Push(args) => push::run(session, &args),
+        Verb::Log(args) => log::run(session, &args),
+        Verb::Diff(args) => diff::run(session, &args),
+        Verb::Restore(args) => restore::run(session, &args),
+        Verb::Handoff(args) => handoff::run(session, &args),
+        Verb::Run(args) => run::run(session, args),
+        Verb::Runs(args) => run::list(session, args),
+        Verb::Logs(args) => run::logs(session, &args),
+        Verb::Pull(args) => pull::run(session, &args),
+        Verb::Check(args) => check::run(session, args),
+        Verb::Doctor(args) => doctor::run(session, args),
+        Verb::Daemon(args) => daemon::run(session, &args),
+        Verb::Config(args) => config::run(session, &args),
+        Verb::Completions(args) => manual::completions(session, &args),
+        Verb::Man(args) => manual::man(session, &args),
+        Verb::Later(verb) => Err(later::refuse(&verb)),
+    }
+}
+
+/// Whether this process becomes a node, which logs.
+pub(crate) const fn is_node(verb: &Verb) -> bool {
+    matches!(verb, Verb::Serve(_) | Verb::Daemon(daemon::Args { what: daemon::What::Run { .. } }))
+}

@@ -1,0 +1,228 @@
+//! `baton handoff`: the tree goes to a node, and a run starts there.
+//!
+//! **Invariant:** what this version cannot do is refused before anything is asked of the daemon.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use baton_daemon::api::control::{Answer, Command, HandoffAnswer, HandoffCall};
+use baton_protocol::message::{MAX_COMMAND, MAX_PROMPT};
+use baton_store::fs;
+
+use super::{later, restore, run};
+use crate::detach::Detach;
+use crate::error::{CliError, QUEUED};
+use crate::report::{Report, Style, figures};
+use crate::session::{Session, expect_answer};
+use crate::workspace;
+
+const EXAMPLES: &str = "\
+Examples:
+  baton handoff -- make test                        the tree, and a run of `make test` there
+  baton handoff -f -- ./bench.sh                    and follow its output
+  baton handoff --attach notes.md -p 'see notes' -- ./agent.sh
+  baton handoff                                     only the tree";
+
+/// Hands the tree to a node, and starts a run of COMMAND there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The workspace [default: the current folder, inside a git worktree its root].
+    path: Option<PathBuf>,
+    /// What to do, for the program that runs; `-` reads it from stdin.
+    #[arg(short, long, value_name = "PROMPT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// The same from a file.
+    #[arg(long, value_name = "F", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    /// The program that does the work; this version has `command`.
+    #[arg(long, value_name = "A")]
+    agent: Option<String>,
+    /// How many attempts; this version makes one.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    variants: Option<u32>,
+    /// A file to take along; may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    attach: Vec<PathBuf>,
+    /// Which conversation travels: `auto` or `none`; an id is not in this version.
+    #[arg(long, value_name = "auto|none|ID")]
+    conversation: Option<String>,
+    /// When the run is taken away (not in this version).
+    #[arg(long, value_name = "D", hide = true)]
+    expires: Option<OsString>,
+    /// Say what would travel, and change nothing on the node.
+    #[arg(long)]
+    dry_run: bool,
+    /// Follow the output of the run.
+    #[arg(short, long)]
+    follow: bool,
+    /// Hand off from inside a run all the same.
+    #[arg(long)]
+    nested: bool,
+    /// The program and its arguments, never through a shell.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
+    refuse_what_comes_later(args)?;
+    if let Some(run) = session.env.run.as_deref().filter(|_| !args.nested) {
+        let run = figures::one_line(run);
+        return Err(CliError::new("nested", format!("this is inside the run {run} already"))
+            .hint("add --nested to hand off from inside a run"));
+    }
+    let prompt = prompt(args)?;
+    let call = call(session, args, prompt)?;
+    let detach = Detach::new("the handoff goes on in the daemon; see it with: baton runs");
+    let answer = session.call(&Command::Handoff(Box::new(call)))?;
+    let handoff = expect_answer!(answer, Handoff);
+    session.report.answer(&handoff, |text| show(&session.report, text, &handoff))?;
+    if let Some(started) = handoff.runs.first().filter(|_| args.follow && !args.dry_run) {
+        detach.say(run::goes_on(&started.run));
+        let command = Command::RunLogs { run: started.run.clone(), follow: true };
+        session.call(&command)?;
+        let command = Command::RunShow { run: started.run.clone() };
+        if !session.report.json()
+            && let Answer::Run(ended) = session.call(&command)?
+        {
+            session.report.note(&run::ended(&Report::new(false, None), &ended));
+        }
+    }
+    Ok(if handoff.state == "queued" { QUEUED } else { 0 })
+}
+
+fn refuse_what_comes_later(args: &Args) -> Result<(), CliError> {
+    if args.variants.is_some_and(|count| count > 1) {
+        return Err(later::not_yet("`--variants` above 1", "baton handoff more than once"));
+    }
+    if args.expires.is_some() {
+        return Err(later::not_yet("`--expires`", "baton run cancel RUN ends a run"));
+    }
+    if !matches!(args.conversation.as_deref(), None | Some("auto" | "none")) {
+        return Err(later::not_yet("`--conversation ID`", "leave it out, or --conversation none"));
+    }
+    let pass = "pass a program: baton handoff -- COMMAND…";
+    match args.agent.as_deref() {
+        Some("command") if args.command.is_empty() => {
+            return Err(CliError::usage("the agent `command` needs a command").hint(pass));
+        }
+        None | Some("command") => {}
+        Some(agent) => {
+            let agent = figures::one_line(agent);
+            return Err(later::not_yet(&format!("the agent `{agent}`"), pass));
+        }
+    }
+    let prompted = args.prompt.is_some() || args.prompt_file.is_some();
+    if prompted && args.command.is_empty() {
+        return Err(later::not_yet("a prompt without a command, for an agent to take,", pass));
+    }
+    if args.follow && args.command.is_empty() {
+        return Err(CliError::usage("there is no run to follow without a command").hint(pass));
+    }
+    let length: usize = args.command.iter().map(|argument| argument.len()).sum();
+    if length > MAX_COMMAND {
+        return Err(CliError::usage(format!("the command is longer than {MAX_COMMAND} bytes"))
+            .hint("put it into a script in the workspace"));
+    }
+    Ok(())
+}
+
+/// What the user asked, from the flag, a file or stdin.
+fn prompt(args: &Args) -> Result<Option<String>, CliError> {
+    let too_long = || {
+        CliError::usage(format!("the prompt is longer than {MAX_PROMPT} bytes"))
+            .hint("pass long text as a file: --attach FILE")
+    };
+    let bytes = match (&args.prompt, &args.prompt_file) {
+        (Some(dash), _) if dash == "-" => read_bounded(std::io::stdin().lock())?,
+        (Some(text), _) => text.clone().into_bytes(),
+        (None, Some(file)) if file == Path::new("-") => read_bounded(std::io::stdin().lock())?,
+        (None, Some(file)) => fs::open(file)
+            .map_err(|error| {
+                CliError::caused("prompt-file", "the prompt cannot be read", &error)
+                    .hint("name a text file, or use -p PROMPT")
+            })
+            .and_then(read_bounded)?,
+        (None, None) => return Ok(None),
+    };
+    if bytes.len() > MAX_PROMPT {
+        return Err(too_long());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| {
+        CliError::usage("the prompt is not UTF-8 text").hint("pass it as a file: --attach FILE")
+    })?;
+    if text.trim().is_empty() {
+        return Err(
+            CliError::usage("the prompt is empty").hint("baton handoff -p PROMPT -- COMMAND…")
+        );
+    }
+    Ok(Some(text))
+}
+
+/// At most one byte more than a prompt may have.
+fn read_bounded(from: impl Read) -> Result<Vec<u8>, CliError> {
+    let mut bytes = Vec::new();
+    from.take(MAX_PROMPT as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| CliError::caused("input", "reading the prompt", &error))?;
+    Ok(bytes)
+}
+
+fn call(session: &Session, args: &Args, prompt: Option<String>) -> Result<HandoffCall, CliError> {
+    let mut attachments = Vec::with_capacity(args.attach.len());
+    for file in &args.attach {
+        let path = session.absolute(file);
+        let found = std::fs::metadata(&path).map_err(|error| {
+            let what = format!("{} cannot be attached", figures::one_line(&file.to_string_lossy()));
+            CliError::caused("attachment", &what, &error).hint("name a file that exists")
+        })?;
+        if !found.is_file() {
+            let name = figures::one_line(&file.to_string_lossy());
+            return Err(CliError::new(
+                "attachment",
+                format!("{name} cannot be attached: not a file"),
+            )
+            .hint("attach files one by one, or put the folder into the workspace"));
+        }
+        attachments.push(workspace::bytes(&path));
+    }
+    Ok(HandoffCall {
+        path: session.workspace(args.path.as_deref())?,
+        remote: session.remote.clone(),
+        prompt,
+        command: args.command.iter().map(workspace::bytes).collect(),
+        attachments,
+        dry_run: args.dry_run,
+    })
+}
+
+fn show(report: &Report, to: &mut String, handoff: &HandoffAnswer) {
+    let dry = handoff.state == "dry-run";
+    let word = if dry { "would hand off" } else { "handed off" };
+    let _ = write!(
+        to,
+        "{} {}  {}, {} to {}",
+        report.paint(Style::Good, word),
+        report.paint(Style::Name, figures::short(&handoff.snapshot)),
+        figures::plural(handoff.files, "file"),
+        figures::size(handoff.bytes),
+        figures::one_line(&handoff.remote)
+    );
+    if !dry {
+        let trips = figures::plural(handoff.round_trips, "round trip");
+        let _ = write!(to, " ({} in {trips})", figures::size(handoff.bytes_sent));
+    }
+    let _ = writeln!(to, " in {}", figures::span(handoff.timing_ms.total));
+    for started in &handoff.runs {
+        let short = figures::short(&started.run);
+        let _ = writeln!(
+            to,
+            "run {}  {}, follow it with: baton logs {short} -f",
+            report.paint(Style::Name, short),
+            run::state(report, &started.state)
+        );
+    }
+    restore::receipt(report, to, &handoff.receipt);
+}

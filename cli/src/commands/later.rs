@@ -1,0 +1,96 @@
+//! Commands of the contract that this version does not have. They exist so that nobody takes them
+//! for a typing error, and so that their names stay free.
+
+use std::ffi::OsString;
+
+use crate::error::{CliError, USAGE};
+
+/// Whatever was typed after it.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Rest {
+    /// Not looked at.
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+    rest: Vec<OsString>,
+}
+
+/// Commands that this version does not have.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Always-on sync of a workspace (not in this version).
+    #[command(hide = true)]
+    Watch(Rest),
+    /// Ends `watch` (not in this version).
+    #[command(hide = true)]
+    Unwatch(Rest),
+    /// Takes a snapshot away everywhere (not in this version).
+    #[command(hide = true)]
+    Forget(Rest),
+    /// Steers a run (not in this version).
+    #[command(hide = true)]
+    Say(Rest),
+    /// Goes on with a finished run (not in this version).
+    #[command(hide = true)]
+    FollowUp(Rest),
+    /// Puts back what an apply changed (not in this version).
+    #[command(hide = true)]
+    Undo(Rest),
+    /// What waits for the network (not in this version).
+    #[command(hide = true)]
+    Queue(Rest),
+    /// Lets a file through that the secret scan holds back (not in this version).
+    #[command(hide = true)]
+    Allow(Rest),
+    /// Secrets of runs (not in this version).
+    #[command(hide = true)]
+    Secret(Rest),
+    /// Agents here and there (not in this version).
+    #[command(hide = true)]
+    Agent(Rest),
+    /// Collects what is no longer needed (not in this version).
+    #[command(hide = true)]
+    Gc(Rest),
+    /// Heals the stores of this home (not in this version).
+    #[command(hide = true)]
+    Repair(Rest),
+    /// Starts the daemon with the machine (not in this version).
+    #[command(hide = true)]
+    Service(Rest),
+    /// Takes Baton off this machine (not in this version).
+    #[command(hide = true)]
+    Uninstall(Rest),
+}
+
+/// Says so, and what can be done instead.
+pub(crate) fn refuse(verb: &Verb) -> CliError {
+    let (name, instead) = match verb {
+        Verb::Watch(_) => ("watch", "baton push sends the tree as it is when you type it"),
+        Verb::Unwatch(_) => ("unwatch", "nothing is watched; baton status shows what is kept"),
+        Verb::Forget(_) => ("forget", "snapshots stay; baton log lists them"),
+        Verb::Say(_) => ("say", "baton run cancel RUN, then baton handoff again"),
+        Verb::FollowUp(_) => {
+            ("follow-up", "baton pull RUN --into DIR, then baton handoff DIR -- COMMAND")
+        }
+        Verb::Undo(_) => ("undo", "baton restore SNAPSHOT --into DIR; baton log lists snapshots"),
+        Verb::Queue(_) => ("queue", "nothing is queued: what cannot be sent fails at once"),
+        Verb::Allow(_) => ("allow", "nothing is held back; .batonignore leaves files out"),
+        Verb::Secret(_) => ("secret", "set what the command needs on the node itself"),
+        Verb::Agent(_) => ("agent", "baton handoff -- COMMAND runs any program"),
+        Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
+        Verb::Repair(_) => ("repair", "baton check says what is damaged"),
+        Verb::Service(_) => {
+            ("service", "baton serve, or baton daemon run, from a unit of your own")
+        }
+        Verb::Uninstall(_) => {
+            ("uninstall", "baton daemon stop, then remove the binary and the home")
+        }
+    };
+    not_yet(&format!("`baton {name}`"), instead)
+}
+
+/// The refusal of something that this version does not have.
+pub(crate) fn not_yet(what: &str, instead: &str) -> CliError {
+    CliError::new("not-in-this-version", format!("{what} is not in this version"))
+        .hint(instead)
+        .exit(USAGE)
+}

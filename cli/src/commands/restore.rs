@@ -1,0 +1,53 @@
+//! `baton restore`: an exact copy of a snapshot in a new or empty folder.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use baton_daemon::api::control::{Command, Receipt};
+
+use crate::detach::Detach;
+use crate::error::CliError;
+use crate::report::{Report, Style, figures, omitted};
+use crate::session::{Session, expect_answer, id};
+use crate::workspace;
+
+/// An exact copy of a snapshot in a new or empty folder, fetched where needed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  baton restore 3f2a91c0 --into ../before")]
+pub(crate) struct Args {
+    /// Its id, or the first 8 digits or more.
+    snapshot: String,
+    /// A folder that is empty or does not exist yet.
+    #[arg(long, value_name = "DIR")]
+    into: PathBuf,
+}
+
+pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
+    let into = workspace::bytes(session.absolute(&args.into));
+    let snapshot = id(&args.snapshot);
+    let command = Command::Restore { snapshot, into, remote: session.remote.clone() };
+    let _detach = Detach::new("the daemon goes on and finishes the folder");
+    let restored = expect_answer!(session.call(&command)?, Restore);
+    session.report.answer(&restored, |text| {
+        let _ = writeln!(
+            text,
+            "{} {}  {}, {} into {}",
+            session.report.paint(Style::Good, "restored"),
+            figures::short(&restored.receipt.snapshot),
+            figures::plural(restored.files, "file"),
+            figures::size(restored.bytes),
+            figures::one_line(&restored.root)
+        );
+        receipt(&session.report, text, &restored.receipt);
+    })?;
+    Ok(0)
+}
+
+/// What of a receipt needs to be seen.
+pub(crate) fn receipt(report: &Report, to: &mut String, receipt: &Receipt) {
+    if !receipt.verified {
+        let word = report.paint(Style::Warn, "not verified");
+        let _ = writeln!(to, "{word}: not every byte was checked against its hash");
+    }
+    omitted::omitted(to, &receipt.omitted);
+}

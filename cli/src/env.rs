@@ -1,0 +1,198 @@
+//! The only place that reads the environment: variables, the current folder, and whether somebody
+//! looks at a terminal.
+//!
+//! Not here: what a home looks like inside; that is [`baton_daemon::home`].
+//!
+//! **Invariant:** everything else gets plain values, so that a test can give it others.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use baton_daemon::home::Home;
+use baton_daemon::runs::environment::NodeEnvironment;
+use baton_store::ignore::GitUser;
+
+use crate::error::CliError;
+
+/// What the environment says.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact about the environment")]
+pub(crate) struct Env {
+    /// Where Baton keeps everything.
+    pub home: Home,
+    /// The one folder that `--home` or `BATON_HOME` named; a daemon that is started gets it too.
+    pub home_dir: Option<PathBuf>,
+    /// The current folder.
+    pub cwd: PathBuf,
+    /// Whether standard output may be coloured.
+    pub colour_out: bool,
+    /// Whether standard error may be coloured.
+    pub colour_err: bool,
+    /// Whether standard error is a terminal.
+    pub terminal_err: bool,
+    /// Whether a question can be asked.
+    pub terminal_in: bool,
+    /// `BATON_LOG`: what to log, in the syntax of `tracing`.
+    pub log: Option<String>,
+    /// `BATON_RUN`: set inside a run.
+    pub run: Option<String>,
+    /// What runs on this machine inherit, where this process becomes a node.
+    pub inherited: NodeEnvironment,
+    /// What git knows about the user.
+    pub git_user: GitUser,
+    /// Folders of the user that runs must not see.
+    pub private: Vec<PathBuf>,
+}
+
+impl Env {
+    /// Reads the environment of this process.
+    #[expect(clippy::disallowed_methods, reason = "this is the environment seam")]
+    pub(crate) fn read(home: Option<&Path>) -> Result<Self, CliError> {
+        let cwd = std::env::current_dir().map_err(|error| {
+            CliError::caused("no-current-folder", "cannot tell the current folder", &error)
+                .hint("cd to a folder that exists")
+        })?;
+        let (out, err) = (std::io::stdout().is_terminal(), std::io::stderr().is_terminal());
+        let env = Self::from_variables(
+            |name| std::env::var_os(name).filter(|value| !value.is_empty()),
+            Terminals { input: std::io::stdin().is_terminal(), out, err },
+            cwd,
+            home,
+        )?;
+        Ok(Self { inherited: NodeEnvironment::new(std::env::vars_os()), ..env })
+    }
+
+    fn from_variables(
+        variable: impl Fn(&str) -> Option<OsString>,
+        terminals: Terminals,
+        cwd: PathBuf,
+        home: Option<&Path>,
+    ) -> Result<Self, CliError> {
+        let home_dir = home
+            .map(Path::to_owned)
+            .or_else(|| variable("BATON_HOME").map(PathBuf::from))
+            .map(|dir| cwd.join(dir));
+        // The specification of the XDG folders wants relative ones ignored.
+        let folder = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let below_home = |name, rest: &str| {
+            folder(name).or_else(|| folder("HOME").map(|home| home.join(rest))).ok_or_else(|| {
+                CliError::new("no-home", format!("neither HOME nor {name} is set"))
+                    .hint("say where Baton keeps its data with --home DIR or BATON_HOME")
+            })
+        };
+        let runtime = folder("XDG_RUNTIME_DIR").unwrap_or_else(|| {
+            PathBuf::from(format!("/tmp/baton-{}", rustix::process::geteuid().as_raw()))
+        });
+        let home = match &home_dir {
+            Some(dir) => Home::single(dir, &runtime),
+            // The socket stays beside the state: in a runtime folder that two of these share, their
+            // daemons would be one.
+            None => Home {
+                config_file: below_home("XDG_CONFIG_HOME", ".config")?.join("baton/config.toml"),
+                ..Home::single(
+                    &below_home("XDG_STATE_HOME", ".local/state")?.join("baton"),
+                    &runtime,
+                )
+            },
+        };
+        let colour =
+            variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb");
+        let text = |name| variable(name).and_then(|value| value.into_string().ok());
+        Ok(Self {
+            home,
+            home_dir,
+            cwd,
+            colour_out: colour && terminals.out,
+            colour_err: colour && terminals.err,
+            terminal_err: terminals.err,
+            terminal_in: terminals.input,
+            log: text("BATON_LOG"),
+            run: text("BATON_RUN"),
+            inherited: NodeEnvironment::default(),
+            git_user: git_user(&folder),
+            private: folder("HOME").into_iter().collect(),
+        })
+    }
+}
+
+/// Where git looks for the user's own ignore rules.
+fn git_user(folder: impl Fn(&'static str) -> Option<PathBuf>) -> GitUser {
+    let home = folder("HOME");
+    let config = folder("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+    let mut config_files = vec![PathBuf::from("/etc/gitconfig")];
+    config_files.extend(config.as_ref().map(|config| config.join("git/config")));
+    config_files.extend(home.as_ref().map(|home| home.join(".gitconfig")));
+    let excludes_file = config.map(|config| config.join("git/ignore"));
+    GitUser { home, config_files, excludes_file }
+}
+
+/// Which standard streams are terminals.
+#[derive(Clone, Copy, Default)]
+struct Terminals {
+    input: bool,
+    out: bool,
+    err: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(variables: &[(&str, &str)], home: Option<&str>) -> Result<Env, CliError> {
+        Env::from_variables(
+            |name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+            },
+            Terminals { out: true, err: true, input: true },
+            "/work".into(),
+            home.map(Path::new),
+        )
+    }
+
+    #[test]
+    fn the_flag_beats_the_variable_and_both_are_made_absolute() {
+        let of = |variables: &[_], home| env(variables, home).unwrap().home_dir;
+        let set = [("BATON_HOME", "/b"), ("HOME", "/h")];
+        assert_eq!(of(&set, Some("/f")), Some("/f".into()));
+        assert_eq!(of(&set, None), Some("/b".into()));
+        assert_eq!(of(&[("BATON_HOME", "b")], None), Some("/work/b".into()));
+        assert_eq!(of(&[("HOME", "/h")], None), None);
+    }
+
+    #[test]
+    fn xdg_folders_hold_what_no_home_was_named_for() {
+        let read = env(&[("HOME", "/h"), ("XDG_STATE_HOME", "relative")], None).unwrap();
+        assert_eq!(read.home.config_file, Path::new("/h/.config/baton/config.toml"));
+        assert_eq!(read.home.state_dir, Path::new("/h/.local/state/baton"));
+        let moved = [("XDG_CONFIG_HOME", "/c"), ("XDG_STATE_HOME", "/s")];
+        let read = env(&moved, None).unwrap();
+        assert_eq!(read.home.config_file, Path::new("/c/baton/config.toml"));
+        assert_eq!(read.home.state_dir, Path::new("/s/baton"));
+    }
+
+    #[test]
+    fn two_users_folders_never_share_a_socket() {
+        let socket = |home: &str| {
+            env(&[("HOME", home), ("XDG_RUNTIME_DIR", "/run/user/0")], None).unwrap().home.socket
+        };
+        let long = format!("/{}", "x".repeat(120));
+        assert_ne!(socket("/a"), socket("/b"));
+        assert_ne!(socket(&long), socket(&format!("{long}y")));
+        assert!(socket(&long).starts_with("/run/user/0"));
+    }
+
+    #[test]
+    fn without_any_folder_the_error_says_what_to_set() {
+        let error = env(&[], None).unwrap_err();
+        assert!(error.is("no-home"), "{error:?}");
+    }
+
+    #[test]
+    fn no_color_and_a_dumb_terminal_hold() {
+        let colour = |variables: &[_]| env(variables, Some("/f")).unwrap().colour_out;
+        assert!(colour(&[]));
+        assert!(!colour(&[("NO_COLOR", "1")]));
+        assert!(!colour(&[("TERM", "dumb")]));
+    }
+}

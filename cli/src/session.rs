@@ -1,0 +1,102 @@
+//! One command at work: what was said on the command line for all commands, and the way to ask
+//! the daemon.
+//!
+//! **Invariant:** a command asks the daemon only through [`Session::call`], so that notes, progress,
+//! output and a daemon of another version are treated alike everywhere.
+
+use std::path::{Path, PathBuf};
+
+use baton_daemon::api::control::{Answer, Bytes, Command, Event};
+use baton_daemon::api::socket::{CallError, ControlClient, OTHER_VERSION};
+
+use crate::connect;
+use crate::env::Env;
+use crate::error::CliError;
+use crate::progress::Meter;
+use crate::report::Report;
+use crate::workspace;
+
+/// One command at work.
+pub(crate) struct Session {
+    pub env: Env,
+    pub report: Report,
+    /// `--remote`.
+    pub remote: Option<String>,
+    /// The definition of the command line, for what describes it.
+    pub definition: fn() -> clap::Command,
+}
+
+impl Session {
+    /// Asks the daemon, which is started where it does not run, and passes on what it says
+    /// meanwhile.
+    pub(crate) fn call(&self, command: &Command) -> Result<Answer, CliError> {
+        match self.ask(connect::open(&self.env)?, command) {
+            Err(error) if error.is(OTHER_VERSION) => {
+                connect::replace(&self.env)?;
+                self.ask(connect::open(&self.env)?, command)
+            }
+            answer => answer,
+        }
+    }
+
+    fn ask(&self, client: ControlClient, command: &Command) -> Result<Answer, CliError> {
+        let meter = Meter::new(self.env.terminal_err);
+        let mut events = client.call(command)?;
+        while let Some(event) = events.next() {
+            match event? {
+                Event::Progress(progress) => meter.update(&progress),
+                Event::Note { message } => {
+                    meter.clear();
+                    self.report.note(&message);
+                }
+                Event::Line(line) => {
+                    meter.clear();
+                    self.report.log_line(&line)?;
+                    if !events.has_more() {
+                        self.report.flush()?;
+                    }
+                }
+                Event::Done(answer) => return Ok(*answer),
+                Event::Failed(failure) => return Err(failure.into()),
+            }
+        }
+        Err(CallError::Ended.into())
+    }
+
+    /// The root of the workspace that a PATH argument means.
+    pub(crate) fn workspace(&self, path: Option<&Path>) -> Result<Bytes, CliError> {
+        workspace::root(path, &self.env.cwd).map(|root| workspace::bytes(&root))
+    }
+
+    /// An absolute path.
+    pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
+        workspace::absolute(path, &self.env.cwd)
+    }
+
+    /// Refuses `--remote` for a command that is about this home only.
+    pub(crate) fn refuse_remote(&self, command: &str) -> Result<(), CliError> {
+        match &self.remote {
+            None => Ok(()),
+            Some(_) => Err(CliError::usage(format!(
+                "`baton {command}` is about this machine's own node; --remote has no meaning here"
+            ))
+            .hint(format!("type `baton {command}` on the machine of that node"))),
+        }
+    }
+}
+
+/// An id as typed: upper case and blanks around it do not matter.
+pub(crate) fn id(typed: &str) -> String {
+    typed.trim().to_ascii_lowercase()
+}
+
+/// The answer of the kind that belongs to the question.
+macro_rules! expect_answer {
+    ($answer:expr, $kind:ident) => {
+        match $answer {
+            baton_daemon::api::control::Answer::$kind(answer) => answer,
+            _ => return Err($crate::error::CliError::unexpected()),
+        }
+    };
+}
+pub(crate) use expect_answer;

@@ -1,0 +1,260 @@
+//! Kept connections: one to each node, renewed when it is dead.
+//!
+//! **Invariant:** of a node's callers at most one dials at a time; the others wait for its connection.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use baton_protocol::id::NodeId;
+use baton_protocol::message::{Opening, Reply, Request, Welcome};
+use baton_protocol::ticket::Ticket;
+use baton_store::catalog::remotes::Remote;
+
+use super::ClientError;
+use super::connection::{Dialer, Dialled};
+use crate::identity::Identity;
+use crate::task::Tasks;
+use crate::transport::stream::FrameStream;
+use crate::transport::{CloseCode, TransportError};
+
+/// How long things may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Until a connection stands, all addresses together: what a user waits for to hear "offline".
+    pub connect: Duration,
+    /// The same when joining, where a person waits and nothing is queued.
+    pub join: Duration,
+    /// How long a stream may stand still.
+    pub stall: Duration,
+    /// How long a connection is kept that nobody uses.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            join: Duration::from_secs(10),
+            stall: Duration::from_mins(1),
+            idle: Duration::from_mins(10),
+        }
+    }
+}
+
+/// A node that has let this home in.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Who we are there.
+    pub welcome: Welcome,
+    /// The address at which it answered, as the ticket has it.
+    pub address: String,
+}
+
+/// Connections to nodes; clones share them.
+#[derive(Clone, Debug)]
+pub struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dialer: Dialer,
+    patience: Patience,
+    tasks: Tasks,
+    slots: Mutex<HashMap<NodeId, Slot>>,
+}
+
+/// Held while dialling.
+type Slot = Arc<tokio::sync::Mutex<Option<Held>>>;
+
+/// A connection that is kept.
+#[derive(Clone, Debug)]
+struct Held {
+    connection: quinn::Connection,
+    /// Cloned into every stream: a count above ours means that it is in use.
+    busy: Arc<()>,
+    /// Streams opened so far.
+    opened: Arc<AtomicU64>,
+}
+
+/// A stream, and whether its connection was there before.
+struct Opened {
+    stream: FrameStream,
+    reused: bool,
+}
+
+impl Pool {
+    /// No connections yet. Must be called within a runtime.
+    pub fn new(
+        identity: Identity,
+        tasks: Tasks,
+        patience: Patience,
+    ) -> Result<Self, TransportError> {
+        let dialer = Dialer::new(identity)?;
+        Ok(Self(Arc::new(Inner { dialer, patience, tasks, slots: Mutex::default() })))
+    }
+
+    /// A new stream to a node.
+    ///
+    /// Its connection may turn out to be dead when it is first used: on an error that
+    /// [is retryable](TransportError::is_retryable) open another one and say the same again.
+    pub async fn open(&self, remote: &Remote) -> Result<FrameStream, TransportError> {
+        Ok(self.open_one(remote.node, &remote.addresses).await?.stream)
+    }
+
+    /// Asks something that has one answer. A refusal is an error.
+    ///
+    /// Where the kept connection turns out to be dead it asks again on a new one: every request of
+    /// the protocol is safe to repeat.
+    pub async fn request(&self, remote: &Remote, request: Request) -> Result<Reply, ClientError> {
+        let Opened { stream, reused } = self.open_one(remote.node, &remote.addresses).await?;
+        match ask(stream, &request).await {
+            Err(ClientError::Transport(error)) if reused && error.is_retryable() => {
+                tracing::debug!(node = %remote.node.short(), %error, "asking again");
+                self.forget(remote.node).await;
+                let again = self.open_one(remote.node, &remote.addresses).await?;
+                ask(again.stream, &request).await
+            }
+            other => other,
+        }
+    }
+
+    /// Asks a node who we are there.
+    pub async fn hello(&self, remote: &Remote) -> Result<Welcome, ClientError> {
+        match self.request(remote, Request::Hello).await? {
+            Reply::Welcome(welcome) => Ok(welcome),
+            _ => Err(ClientError::OutOfTurn),
+        }
+    }
+
+    /// Redeems a ticket: pins the node's key and enrols this home there.
+    pub async fn join(&self, ticket: &Ticket, name: &str) -> Result<Joined, ClientError> {
+        // A connection of its own: on a kept one a revoked device would be refused.
+        let Inner { dialer, patience, .. } = &*self.0;
+        let Dialled { connection, address } =
+            dialer.dial(ticket.node, &ticket.addresses, patience.join).await?;
+        let held = Held::new(connection);
+        let request = Request::Join { secret: ticket.secret, name: name.to_owned() };
+        let reply = ask(held.stream(patience).await?, &request).await;
+        CloseCode::Done.close(&held.connection);
+        match reply? {
+            Reply::Welcome(welcome) => {
+                self.forget(ticket.node).await;
+                Ok(Joined { welcome, address })
+            }
+            _ => Err(ClientError::OutOfTurn),
+        }
+    }
+
+    /// Whether there is a connection to the node that is not known to be dead.
+    pub async fn is_connected(&self, node: NodeId) -> bool {
+        let slot = self.slot(node);
+        let held = slot.lock().await;
+        held.as_ref().is_some_and(Held::is_alive)
+    }
+
+    /// Closes the connection to a node, with what is under way on it.
+    pub async fn forget(&self, node: NodeId) {
+        let slot = self.slot(node);
+        if let Some(held) = slot.lock().await.take() {
+            CloseCode::Done.close(&held.connection);
+        }
+    }
+
+    /// Closes every connection, with what is under way.
+    pub async fn close(&self) {
+        let nodes: Vec<_> = self.slots().keys().copied().collect();
+        for node in nodes {
+            self.forget(node).await;
+        }
+    }
+
+    async fn open_one(&self, node: NodeId, addresses: &[String]) -> Result<Opened, TransportError> {
+        let Inner { dialer, patience, .. } = &*self.0;
+        let slot = self.slot(node);
+        let mut slot = slot.lock().await;
+        if let Some(held) = slot.as_ref().filter(|held| held.is_alive()) {
+            let held = held.clone();
+            match held.stream(patience).await {
+                Ok(stream) => return Ok(Opened { stream, reused: true }),
+                Err(error) => tracing::debug!(node = %node.short(), %error, "connecting anew"),
+            }
+        }
+        *slot = None;
+        let Dialled { connection, address } =
+            dialer.dial(node, addresses, patience.connect).await?;
+        tracing::debug!(node = %node.short(), %address, "connected");
+        let held = Held::new(connection);
+        let stream = held.stream(patience).await?;
+        self.close_when_idle(&held);
+        *slot = Some(held);
+        Ok(Opened { stream, reused: false })
+    }
+
+    /// Without this the pings of a connection that nobody needs would go on for ever.
+    fn close_when_idle(&self, held: &Held) {
+        let (held, idle, tasks) = (held.clone(), self.0.patience.idle, self.0.tasks.clone());
+        let work = async move {
+            let Held { connection, busy, opened } = held;
+            // Ours, the slot's and that of no stream.
+            let is_busy = || Arc::strong_count(&busy) > 2;
+            loop {
+                let before = opened.load(Ordering::Relaxed);
+                tokio::select! {
+                    _ = connection.closed() => return,
+                    () = tasks.cancelled() => return,
+                    () = tokio::time::sleep(idle) => {}
+                }
+                if !is_busy() && opened.load(Ordering::Relaxed) == before {
+                    return CloseCode::Done.close(&connection);
+                }
+            }
+        };
+        self.0.tasks.spawn("idle connection", work).detach();
+    }
+
+    fn slot(&self, node: NodeId) -> Slot {
+        Arc::clone(self.slots().entry(node).or_default())
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Slot>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn new(connection: quinn::Connection) -> Self {
+        Self { connection, busy: Arc::default(), opened: Arc::default() }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    /// A new stream; waits where the node allows no more at once.
+    async fn stream(&self, patience: &Patience) -> Result<FrameStream, TransportError> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        let opened = tokio::time::timeout(patience.stall, self.connection.open_bi()).await;
+        let late = |_| TransportError::Timeout { doing: "opening a stream", after: patience.stall };
+        let streams = opened.map_err(late)??;
+        let busy = Arc::clone(&self.busy);
+        Ok(FrameStream::dialled(&self.connection, streams, patience.stall, busy))
+    }
+}
+
+/// One request, one answer.
+async fn ask(mut stream: FrameStream, request: &Request) -> Result<Reply, ClientError> {
+    match stream.send(&Opening::new(request.clone())).await {
+        // The node refused before it had read all of it; its answer says why.
+        Ok(()) | Err(TransportError::Stopped) => stream.finish(),
+        Err(error) => return Err(error.into()),
+    }
+    let reply = match request {
+        Request::WaitRun(_) => stream.reader.message_at_last().await?,
+        _ => stream.receive().await?,
+    };
+    match reply {
+        Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
+        reply => Ok(reply),
+    }
+}

@@ -1,0 +1,353 @@
+//! `config.toml`: what a user has set, and the default of everything else.
+//!
+//! Not here: flags, which the command line lays over this; and the environment.
+//!
+//! **Invariant:** a key that this version does not use is an error, so that nobody believes in a
+//! setting that does nothing.
+
+pub mod keys;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use baton_store::fs::{self, FsError};
+use serde::{Deserialize, Serialize};
+
+/// The UDP port of a node unless another is said.
+pub const PORT: u16 = 4319;
+
+/// Longest configuration that is read.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The configuration could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The file is not UTF-8.
+    #[error("{} is not UTF-8 text", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not TOML.
+    #[error("{} is not TOML", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key is none of ours.
+    #[error("{}: unknown key {key}{}", path.display(), near_text(near.as_deref()))]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// With its tables: `serve.lisen`.
+        key: String,
+        /// The key that was probably meant.
+        near: Option<String>,
+    },
+    /// A key has a value that it cannot have.
+    #[error("{} has a value that cannot be", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which, where and why.
+        source: Box<toml::de::Error>,
+    },
+}
+
+fn near_text(near: Option<&str>) -> String {
+    near.map(|near| format!("; did you mean {near}?")).unwrap_or_default()
+}
+
+/// What is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How trees are kept. No key of it is used in this version.
+    pub sync: SyncConfig,
+    /// How `serve` behaves.
+    pub serve: ServeConfig,
+    /// The programs that do the work in runs, by name.
+    pub agents: BTreeMap<String, AgentConfig>,
+    /// The keys that the file sets.
+    #[serde(skip)]
+    set: BTreeSet<String>,
+}
+
+/// `[sync]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncConfig {}
+
+/// `[serve]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServeConfig {
+    /// The UDP address that is listened on. Every address, both families, port [`PORT`].
+    pub listen: SocketAddr,
+    /// `HOST` or `HOST:PORT` to put into tickets. Empty: the addresses of the machine.
+    pub advertise: Vec<String>,
+    /// Most connections at once; each may hold 16 MiB of unread data. 256.
+    pub max_connections: usize,
+    /// Most connections at once of one device. A home needs one, and a second for as long as it
+    /// takes to notice that the first one is dead. 8.
+    pub max_connections_per_device: usize,
+    /// Most runs that work at once, of all users; more wait their turn. 4.
+    pub max_runs: usize,
+    /// Most bytes of a user's vault; a push beyond is refused. Nothing: as much as the disk holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT),
+            advertise: Vec::new(),
+            max_connections: 256,
+            max_connections_per_device: 8,
+            max_runs: 4,
+            quota_bytes: None,
+        }
+    }
+}
+
+/// `[agents.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The program, looked up in the node's `PATH`. Nothing: the name of the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// Appended to what the adapter passes.
+    pub args: Vec<String>,
+    /// Set in the run's environment.
+    pub env: BTreeMap<String, String>,
+    /// Passed on from the node's environment.
+    pub pass_env: Vec<String>,
+    /// What it may do unasked. Nothing: `all` where runs are isolated, else `ask`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Permissions>,
+    /// Most runs of this agent at once. 4.
+    pub max_parallel: usize,
+    /// When a run of it is ended. Nothing: never.
+    #[serde(skip_serializing_if = "Option::is_none", with = "duration")]
+    pub timeout: Option<Duration>,
+    /// Whether it may use the network. True.
+    pub network: bool,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            program: None,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            pass_env: Vec::new(),
+            permissions: None,
+            max_parallel: 4,
+            timeout: None,
+            network: true,
+        }
+    }
+}
+
+/// What an agent may do unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Permissions {
+    /// Nothing that changes something.
+    Ask,
+    /// Edit files.
+    Edits,
+    /// Everything.
+    All,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The file does not say.
+    Default,
+    /// `config.toml`.
+    File,
+}
+
+/// One value that is in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// With its tables: `serve.listen`.
+    pub key: String,
+    /// As TOML.
+    pub value: toml::Value,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Config {
+    /// Reads the file; where there is none everything has its default.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let Some(bytes) = fs::read_if_exists(path, MAX_FILE)? else {
+            return Ok(Self::default());
+        };
+        let text = String::from_utf8(bytes);
+        let text = text.map_err(|_| ConfigError::NotText { path: path.to_owned() })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a file; `path` is for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let table: toml::Table = text.parse().map_err(|source| ConfigError::Syntax {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        if let Some(unknown) = keys::first_unknown(&table) {
+            let keys::Unknown { key, near } = unknown;
+            return Err(ConfigError::UnknownKey { path: path.to_owned(), key, near });
+        }
+        // From the text, not the table: so that an error can show its line.
+        let mut config: Self = toml::from_str(text).map_err(|source| ConfigError::Value {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.set = keys::flatten(&table).into_iter().map(|(key, _)| key).collect();
+        Ok(config)
+    }
+
+    /// Every value in force, by key.
+    pub fn entries(&self) -> Vec<Entry> {
+        // Strings, numbers, lists and tables with string keys: all of them are TOML.
+        let table = toml::Table::try_from(self).unwrap_or_default();
+        let origin = |key: &str| {
+            if self.set.contains(key) { Origin::File } else { Origin::Default }
+        };
+        keys::flatten(&table)
+            .into_iter()
+            .map(|(key, value)| Entry { origin: origin(&key), key, value })
+            .collect()
+    }
+
+    /// What is set for an agent, or the defaults.
+    pub fn agent(&self, name: &str) -> AgentConfig {
+        self.agents.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// `2h 30m` and the like.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde's `with` hands over a reference to the field")]
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(duration) => to.collect_str(&humantime::format_duration(*duration)),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(from)?;
+        humantime::parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("config.toml"))
+    }
+
+    #[test]
+    fn the_documented_example_is_read() {
+        let config = parse(
+            r#"
+            [sync]
+            [serve]
+            listen = "0.0.0.0:9"
+            advertise = ["box.example:9"]
+            [agents.claude]
+            program = "claude"
+            args = []
+            env = { ANTHROPIC_BASE_URL = "http://127.0.0.1:18080" }
+            pass_env = ["ANTHROPIC_API_KEY"]
+            permissions = "ask"
+            max_parallel = 4
+            timeout = "2h"
+            network = true
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.serve.listen.port(), 9);
+        assert_eq!(config.serve.max_runs, 4);
+        let claude = config.agent("claude");
+        assert_eq!(claude.timeout, Some(Duration::from_hours(2)));
+        assert_eq!(claude.permissions, Some(Permissions::Ask));
+        assert_eq!(claude.env.len(), 1);
+        assert_eq!(config.agent("other"), AgentConfig::default());
+    }
+
+    #[test]
+    fn a_missing_file_means_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        assert_eq!(Config::load(&path).unwrap(), Config::default());
+        fs::write_atomic(&path, b"[serve]\nmax_runs = 9\n", 0o600).unwrap();
+        assert_eq!(Config::load(&path).unwrap().serve.max_runs, 9);
+        fs::write_atomic(&path, b"\xff", 0o600).unwrap();
+        assert!(matches!(Config::load(&path), Err(ConfigError::NotText { .. })));
+    }
+
+    #[test]
+    fn unknown_keys_name_the_near_one() {
+        let cases = [
+            ("[serve]\nlisen = 1", "unknown key serve.lisen; did you mean serve.listen?"),
+            ("[server]", "unknown key server; did you mean serve?"),
+            ("[agents.x]\nprogramm = 'x'", "agents.x.programm; did you mean agents.x.program?"),
+            ("[sync]\nfrobnicate = 1", "unknown key sync.frobnicate"),
+        ];
+        for (text, expected) in cases {
+            let refused = parse(text).unwrap_err().to_string();
+            assert!(refused.contains(expected), "{refused}");
+        }
+        let far = parse("[sync]\nfrobnicate = 1").unwrap_err().to_string();
+        assert!(!far.contains("did you mean"), "{far}");
+    }
+
+    #[test]
+    fn wrong_values_show_their_line() {
+        let refused = parse("[serve]\nmax_runs = 'many'").unwrap_err();
+        let ConfigError::Value { source, .. } = refused else { panic!("{refused}") };
+        assert!(source.to_string().contains("max_runs"), "{source}");
+        assert!(matches!(parse("[serve"), Err(ConfigError::Syntax { .. })));
+        assert!(matches!(parse("serve = 1"), Err(ConfigError::Value { .. })));
+        let timeout = "[agents.x]\ntimeout = 'soon'";
+        assert!(matches!(parse(timeout), Err(ConfigError::Value { .. })));
+    }
+
+    #[test]
+    fn entries_tell_where_they_come_from() {
+        let config = parse("[serve]\nmax_runs = 4\n[agents.x]\ntimeout = '90s'").unwrap();
+        let entries = config.entries();
+        let find = |key: &str| entries.iter().find(|entry| entry.key == key).unwrap();
+        assert_eq!(find("serve.max_runs").origin, Origin::File);
+        assert_eq!(find("serve.listen").origin, Origin::Default);
+        assert_eq!(find("serve.listen").value.as_str(), Some("[::]:4319"));
+        assert_eq!(find("agents.x.timeout").value.as_str(), Some("1m 30s"));
+        assert_eq!(find("agents.x.network").origin, Origin::Default);
+    }
+}

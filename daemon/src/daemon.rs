@@ -1,0 +1,412 @@
+//! The daemon of a home: everything above put together, and what each command does.
+//!
+//! Not here: terminals, the environment and exit codes; a command line asks over the control socket.
+//!
+//! - [`failure`]: what a command that failed says
+//! - [`report`]: from what the store knows to what `--json` prints
+//! - [`checkouts`]: the working folders of runs
+//! - [`remotes`]: tickets, devices, and the nodes this home knows
+//! - [`trees`]: snapshot, push, log, diff, restore, status
+//! - [`handoffs`]: handoff and pull
+//! - [`remote_runs`]: the runs of other nodes
+//! - [`health`]: check and doctor
+//!
+//! **Invariant:** one daemon a home, held by the lock of its store.
+
+pub mod failure;
+pub mod report;
+pub mod checkouts;
+mod remotes;
+mod patch;
+mod trees;
+mod handoffs;
+mod remote_runs;
+mod health;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use baton_protocol::id::VaultId;
+use baton_store::catalog::Catalog;
+use baton_store::error::StoreError;
+use baton_store::ignore::GitUser;
+use baton_store::store::Store;
+use tokio::sync::watch;
+
+use crate::api::control::{Answer, Command, DaemonAnswer, ServeAnswer};
+use crate::api::socket::{Activity, BoxFuture, Commands, ControlSocket, EventSender, VERSION};
+use crate::client::pool::{Patience, Pool};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::home::Home;
+use crate::identity::Identity;
+use crate::node::requests::Requests;
+use crate::node::{Node, NodeParts};
+use crate::rooms::{self, RoomSettings};
+use crate::runs::environment::NodeEnvironment;
+use crate::runs::{RunOptions, RunParts, Runs};
+use crate::task::Tasks;
+use crate::transport::limits::Limits;
+use crate::workspace::{TakeOptions, Workspaces, random};
+
+use failure::{Fail, chain};
+
+/// How long a stop waits for what is under way.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Threads that serve sockets; disks and hashing have threads of their own.
+const WORKERS: usize = 2;
+
+/// What a daemon is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it keeps everything.
+    pub home: Home,
+    /// Whether other machines may connect.
+    pub serving: bool,
+    /// Where it listens, instead of what the configuration says.
+    pub listen: Option<SocketAddr>,
+    /// What tickets say, instead of what the configuration says.
+    pub advertise: Vec<String>,
+    /// What runs inherit of the environment.
+    pub environment: NodeEnvironment,
+    /// What git knows about the user.
+    pub git_user: GitUser,
+    /// The user's own folders, which a room hides from runs.
+    pub private: Vec<PathBuf>,
+}
+
+/// The daemon of a home.
+pub struct Daemon {
+    options: Options,
+    config: Config,
+    clock: Clock,
+    tasks: Tasks,
+    identity: Identity,
+    catalog: Catalog,
+    store: Store,
+    workspaces: Workspaces,
+    pool: Pool,
+    runs: Runs,
+    isolation: Result<(), String>,
+    /// The node of this home: from the start where it serves, else when `local` is first used.
+    node: tokio::sync::OnceCell<Node>,
+    activity: OnceLock<Activity>,
+    stop: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon").finish_non_exhaustive()
+    }
+}
+
+/// Runs the daemon of a home in this process until it is told to stop, by a command, SIGTERM or
+/// Ctrl-C. `ready` is called once it answers, with what a serving node says.
+pub fn run_here<E: From<Fail>>(
+    options: Options,
+    ready: impl FnOnce(Option<ServeAnswer>) -> Result<(), E>,
+) -> Result<(), E> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(WORKERS)
+        .thread_name("baton")
+        .build()
+        .map_err(|error| Fail::new("runtime", format!("starting the runtime: {error}")))?;
+    runtime.block_on(async {
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(|error| Fail::new("signals", format!("listening to signals: {error}")))?;
+        let ended = async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        };
+        run(options, ended, ready).await
+    })
+}
+
+/// Takes a snapshot in this process, without a daemon; refused where one has the home.
+pub fn local_snapshot(
+    options: &Options,
+    root: &std::path::Path,
+    message: Option<String>,
+) -> Result<crate::api::control::SnapshotAnswer, Fail> {
+    options.home.create()?;
+    let store = Store::open(&options.home.store_dir())?;
+    let catalog = Catalog::open(&options.home.catalog())?;
+    let identity = identity(&options.home)?;
+    let workspaces = workspaces(options, &store, &catalog, &identity, Clock::system())?;
+    let take = TakeOptions { message, ..TakeOptions::default() };
+    let taken = workspaces.take(root, &take, &baton_store::scan::Progress::default())?;
+    let sequence = taken.snapshot.sequence;
+    Ok(report::snapshot(&taken, taken.id, sequence, report::timing(&taken), None))
+}
+
+fn identity(home: &Home) -> Result<Identity, Fail> {
+    Identity::load_or_create(&home.keys_dir()).map_err(|error| Fail::new("identity", chain(&error)))
+}
+
+fn workspaces(
+    options: &Options,
+    store: &Store,
+    catalog: &Catalog,
+    identity: &Identity,
+    clock: Clock,
+) -> Result<Workspaces, Fail> {
+    Ok(Workspaces {
+        catalog: catalog.clone(),
+        vault: store.vault(local_vault(catalog)?)?,
+        device: identity.device(),
+        caches: options.home.caches_dir(),
+        git_user: options.git_user.clone(),
+        clock,
+        taking: Mutex::default(),
+    })
+}
+
+/// Runs the daemon of a home until it is told to stop, or `ended` resolves. `ready` is called once it
+/// answers, with what a serving node says.
+pub async fn run<E: From<Fail>>(
+    options: Options,
+    ended: impl Future<Output = ()>,
+    ready: impl FnOnce(Option<ServeAnswer>) -> Result<(), E>,
+) -> Result<(), E> {
+    let socket_path = options.home.socket.clone();
+    let (daemon, mut stopping) = Daemon::start(options).await?;
+    let socket = match ControlSocket::bind(&socket_path) {
+        Ok(socket) => socket,
+        Err(error) => {
+            daemon.shut_down().await;
+            return Err(Fail::new("control-socket", chain(&error)).into());
+        }
+    };
+    // Set once: nothing else sets it.
+    let _first = daemon.activity.set(socket.activity());
+    let announced = match daemon.announce().await {
+        Ok(announced) => ready(announced),
+        Err(fail) => Err(fail.into()),
+    };
+    if announced.is_ok() {
+        let stop = async {
+            tokio::select! {
+                () = ended => {}
+                // The daemon itself holds the sender.
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+        };
+        socket.serve(Arc::clone(&daemon), stop).await;
+    }
+    daemon.shut_down().await;
+    announced
+}
+
+impl Daemon {
+    async fn start(options: Options) -> Result<(Arc<Self>, watch::Receiver<bool>), Fail> {
+        let config = Config::load(&options.home.config_file)
+            .map_err(|error| Fail::new("config", chain(&error)).hint("baton config show"))?;
+        options.home.create()?;
+        let (home, clock, tasks) = (&options.home, Clock::system(), Tasks::new());
+        let store = Store::open(&home.store_dir())?;
+        if store.recovery().torn_bytes > 0 {
+            tracing::info!(bytes = store.recovery().torn_bytes, "dropped an unacknowledged write");
+        }
+        let catalog = Catalog::open(&home.catalog())?;
+        let identity = identity(home)?;
+        let workspaces = workspaces(&options, &store, &catalog, &identity, clock.clone())?;
+        let pool = Pool::new(identity.clone(), tasks.clone(), Patience::default())?;
+
+        let mut hide = options.private.clone();
+        hide.push(home.state_dir.clone());
+        let settings =
+            RoomSettings { path: options.environment.path().to_owned(), expose: Vec::new(), hide };
+        let chosen = rooms::choose(settings, &home.caches_dir()).await;
+        let isolated = chosen.room.isolated();
+        let isolation = if isolated { Ok(()) } else { Err(chosen.detail) };
+        let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
+        run_options.max_parallel = config.serve.max_runs;
+        let checkouts =
+            Arc::new(checkouts::PlainCheckouts { store: store.clone(), clock: clock.clone() });
+        let runs = Runs::new(
+            run_options,
+            RunParts {
+                catalog: catalog.clone(),
+                clock: clock.clone(),
+                tasks: tasks.clone(),
+                room: chosen.room,
+                checkouts,
+            },
+        )?;
+        runs.recover().await.map_err(|error| Fail::new("runs", chain(&error)))?;
+        let (stop, stopping) = watch::channel(false);
+        let daemon = Arc::new(Self {
+            options,
+            config,
+            clock,
+            tasks,
+            identity,
+            catalog,
+            store,
+            workspaces,
+            pool,
+            runs,
+            isolation,
+            node: tokio::sync::OnceCell::new(),
+            activity: OnceLock::new(),
+            stop,
+        });
+        Ok((daemon, stopping))
+    }
+
+    /// Starts the node of a serving home, and says where it is.
+    async fn announce(&self) -> Result<Option<ServeAnswer>, Fail> {
+        if !self.options.serving {
+            return Ok(None);
+        }
+        let node = self.node().await?;
+        let ticket = self.issue_ticket(None, None, 10 * 60 * 1000, 1)?;
+        Ok(Some(ServeAnswer {
+            listening: node.address().to_string(),
+            advertised: self.advertised(node),
+            node_id: node.id().to_string(),
+            ticket: ticket.ticket,
+        }))
+    }
+
+    /// The node of this home; a home that does not serve has one on loopback, for itself.
+    async fn node(&self) -> Result<&Node, Fail> {
+        let start = || async {
+            let embedded = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let listen = match (self.options.serving, self.options.listen) {
+                (false, _) => embedded,
+                (true, Some(listen)) => listen,
+                (true, None) => self.config.serve.listen,
+            };
+            Node::start(NodeParts {
+                identity: self.identity.clone(),
+                listen,
+                catalog: self.catalog.clone(),
+                handler: Arc::new(Requests {
+                    store: self.store.clone(),
+                    runs: self.runs.clone(),
+                    tasks: self.tasks.clone(),
+                }),
+                limits: Limits::of(&self.config.serve),
+                tasks: self.tasks.clone(),
+                clock: self.clock.clone(),
+            })
+            .map_err(|error| {
+                Fail::new("listen", chain(&error)).hint("baton serve --listen ADDR:PORT")
+            })
+        };
+        self.node.get_or_try_init(start).await
+    }
+
+    async fn shut_down(&self) {
+        let left = self.runs.shut_down().await;
+        if left > 0 {
+            tracing::warn!(left, "runs did not end in time");
+        }
+        if let Some(node) = self.node.get() {
+            node.shut_down(STOP_PATIENCE).await;
+        }
+        self.pool.close().await;
+        self.tasks.shut_down(STOP_PATIENCE).await;
+    }
+
+    fn answer(&self) -> DaemonAnswer {
+        DaemonAnswer {
+            running: true,
+            pid: Some(std::process::id()),
+            version: Some(VERSION.to_owned()),
+            home: self.options.home.root_display.to_string_lossy().into_owned(),
+            serving: self.options.serving,
+        }
+    }
+
+    fn stop(&self, if_idle: bool) -> Result<Answer, Fail> {
+        let live = self.runs.live_count();
+        // The command that asks is one of those that run.
+        let busy = self.activity.get().map_or(0, Activity::running).saturating_sub(1);
+        if if_idle && (live > 0 || busy > 0) {
+            let what = format!("the daemon is busy: {live} runs and {busy} commands are under way");
+            return Err(Fail::new("daemon-busy", what)
+                .hint("wait for them (baton runs), or baton daemon stop")
+                .exit(4));
+        }
+        self.stop.send_replace(true);
+        Ok(Answer::Stopped(self.answer()))
+    }
+
+    /// Runs blocking work where it holds up nothing else.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(&Self) -> Result<T, Fail> + Send + 'static,
+    ) -> Result<T, Fail> {
+        let daemon = Arc::clone(self);
+        match self.tasks.spawn_blocking(name, move || work(&daemon)).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(Fail::new("internal", chain(&error))
+                .hint("its log says more: daemon.log in the home")),
+        }
+    }
+
+    async fn execute(
+        self: &Arc<Self>,
+        command: Command,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
+        match command {
+            Command::Ping => Ok(Answer::Daemon(self.answer())),
+            Command::Stop { if_idle } => self.stop(if_idle),
+            Command::Ticket { user, role, expires_ms, uses } => {
+                self.ticket(user, role, expires_ms, uses).await
+            }
+            Command::Join { ticket, name } => self.join(&ticket, name).await,
+            Command::RemoteList => self.remote_list().await,
+            Command::RemoteDefault { name } => self.remote_default(name).await,
+            Command::RemoteRemove { name } => self.remote_remove(name).await,
+            Command::DeviceList => self.device_list().await,
+            Command::DeviceRevoke { device } => self.device_revoke(device).await,
+            Command::Status { path } => self.status(path).await,
+            Command::Snapshot { path, message } => self.snapshot(path, message, events).await,
+            Command::Push { path, remote } => self.push(path, remote, events).await,
+            Command::Log { path } => self.log(path).await,
+            Command::Diff { a, b, path, patch } => self.diff(a, b, path, patch, events).await,
+            Command::Restore { snapshot, into, remote } => {
+                self.restore(snapshot, into, remote, events).await
+            }
+            Command::Handoff(call) => self.handoff(*call, events).await,
+            Command::RunList { remote } => self.run_list(remote).await,
+            Command::RunShow { run } => self.run_show(&run).await,
+            Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
+            Command::RunWait { run } => self.run_wait(&run).await,
+            Command::RunCancel { run } => self.run_cancel(&run).await,
+            Command::Pull { run, into } => self.pull(&run, into, events).await,
+            Command::Check { data } => self.check(data, events).await,
+            Command::Doctor => self.doctor().await,
+        }
+    }
+}
+
+impl Commands for Daemon {
+    fn run(self: Arc<Self>, command: Command, events: EventSender) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            match self.execute(command, &events).await {
+                Ok(answer) => events.done(answer).await,
+                Err(Fail(failure)) => events.failed(failure).await,
+            }
+        })
+    }
+}
+
+/// The vault of this home's own workspaces.
+fn local_vault(catalog: &Catalog) -> Result<VaultId, StoreError> {
+    let fresh = random::<{ VaultId::LEN }>()?;
+    let kept = catalog.meta_or_set("local-vault", &fresh)?;
+    // Anything else was not written by us; a fresh vault loses nothing that the old one has.
+    Ok(VaultId::from_bytes(kept.try_into().unwrap_or(fresh)))
+}

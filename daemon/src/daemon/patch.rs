@@ -1,0 +1,83 @@
+//! A unified diff of two trees, for people.
+
+use std::fmt::Write as _;
+
+use baton_protocol::id::TreeId;
+use baton_protocol::object::{Blob, Entry, EntryKind};
+use baton_store::diff::Change;
+use baton_store::error::StoreError;
+use baton_store::objects::ObjectSource;
+use baton_store::snapshot::{BlobError, find_entry, load_blob};
+
+/// Files above this are only named.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Text after which the rest of the changes is only named.
+const MAX_PATCH: usize = 16 * 1024 * 1024;
+
+/// What changed, as `diff -u` shows it. Binary and very large files are named only.
+pub(super) fn unified<S: ObjectSource + ?Sized>(
+    source: &S,
+    old: TreeId,
+    new: TreeId,
+    changes: &[Change],
+) -> Result<String, StoreError> {
+    let mut patch = String::new();
+    for change in changes {
+        let name = change.path.display();
+        let before = find_entry(source, old, &change.path)?;
+        let after = find_entry(source, new, &change.path)?;
+        let texts = if patch.len() > MAX_PATCH {
+            None
+        } else {
+            text(source, before.as_ref())?.zip(text(source, after.as_ref())?)
+        };
+        match texts {
+            Some((before_text, after_text)) if before_text != after_text => {
+                let label = |entry: &Option<Entry>, side: &str| match entry {
+                    Some(_) => format!("{side}/{name}"),
+                    None => "/dev/null".to_owned(),
+                };
+                let diff = similar::TextDiff::from_lines(&before_text, &after_text);
+                let unified = diff
+                    .unified_diff()
+                    .header(&label(&before, "a"), &label(&after, "b"))
+                    .to_string();
+                patch.push_str(&unified);
+            }
+            Some(_) => {
+                let mode = |entry: Option<&Entry>| match entry.map(|entry| entry.kind) {
+                    Some(EntryKind::File { mode, .. } | EntryKind::Directory { mode, .. }) => mode,
+                    _ => 0,
+                };
+                let (old, new) = (mode(before.as_ref()), mode(after.as_ref()));
+                if old != new {
+                    // Writing to a string does not fail.
+                    let _ = writeln!(patch, "mode of {name}: {old:04o} -> {new:04o}");
+                }
+            }
+            None => {
+                let _ = writeln!(patch, "Binary or large file {name} differs");
+            }
+        }
+    }
+    Ok(patch)
+}
+
+/// The text of a file or link, nothing where it is binary or large; a missing entry and a directory
+/// are empty.
+fn text<S: ObjectSource + ?Sized>(
+    source: &S,
+    entry: Option<&Entry>,
+) -> Result<Option<String>, StoreError> {
+    let blob: Blob = match entry.map(|entry| entry.kind) {
+        Some(EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob }) => blob,
+        _ => return Ok(Some(String::new())),
+    };
+    match load_blob(source, blob, MAX_FILE) {
+        Ok(bytes) if bytes.contains(&0) => Ok(None),
+        Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
+        Err(BlobError::TooLarge { .. }) => Ok(None),
+        Err(BlobError::Store(error)) => Err(error),
+    }
+}

@@ -1,0 +1,210 @@
+//! The runs of the nodes that this home knows.
+
+use std::sync::Arc;
+
+use baton_protocol::id::RunId;
+use baton_protocol::message::{LogEntry, LogReply, LogStream, Opening, Reply, Request, RunInfo};
+use baton_store::error::StoreError;
+
+use super::failure::Fail;
+use super::remotes::{Target, only};
+use super::{Daemon, report};
+use crate::api::control::{Answer, Bytes, CancelAnswer, Event, LogLine, RunsAnswer};
+use crate::api::socket::EventSender;
+use crate::clock::rfc3339;
+
+/// Times that a followed log is taken up again on a new connection, with nothing new in between.
+const MAX_RESUMES: usize = 5;
+
+impl Daemon {
+    /// The runs of a node, kept for when it cannot be reached; or what was kept, and when.
+    async fn runs_of(
+        self: &Arc<Self>,
+        target: &Target,
+    ) -> Result<(Vec<RunInfo>, Option<u64>), Fail> {
+        let node = target.remote.node;
+        match self.pool.request(&target.remote, Request::ListRuns).await {
+            Ok(Reply::Runs(runs)) => {
+                let (keep, now) = (runs.clone(), self.clock.now_ms());
+                self.blocking("remember", move |daemon| {
+                    for info in &keep {
+                        daemon.catalog.remember_run(node, info, now)?;
+                    }
+                    Ok(())
+                })
+                .await?;
+                Ok((runs, None))
+            }
+            Ok(_) => Err(Fail::new("transport", "the node answered something else than was asked")),
+            Err(error) if error.is_retryable() => {
+                let kept = self
+                    .blocking("remembered", move |daemon| Ok(daemon.catalog.remembered_runs()?))
+                    .await?;
+                let of_node: Vec<_> = kept.into_iter().filter(|(at, _, _)| *at == node).collect();
+                let as_of = of_node.iter().map(|(_, _, seen)| *seen).min();
+                let runs = of_node.into_iter().map(|(_, info, _)| info).collect();
+                Ok((runs, Some(as_of.unwrap_or_else(|| self.clock.now_ms()))))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn run_list(self: &Arc<Self>, remote: Option<String>) -> Result<Answer, Fail> {
+        let mut all = Vec::new();
+        let mut as_of = None;
+        for target in self.targets(remote).await? {
+            let (runs, stale) = self.runs_of(&target).await?;
+            as_of = [as_of, stale].into_iter().flatten().min();
+            let name = target.remote.name;
+            all.extend(runs.into_iter().map(|info| (info.created_at, report::run(&name, &info))));
+        }
+        all.sort_by_key(|(created_at, _)| std::cmp::Reverse(*created_at));
+        let runs = all.into_iter().map(|(_, run)| run).collect();
+        Ok(Answer::Runs(RunsAnswer { runs, as_of: as_of.map(rfc3339) }))
+    }
+
+    /// The run that an id, a prefix, or a thread means, and the node it is on.
+    pub(super) async fn find_run(
+        self: &Arc<Self>,
+        digits: &str,
+    ) -> Result<(Target, RunInfo), Fail> {
+        let mut found: Vec<(Target, RunInfo)> = Vec::new();
+        for target in self.targets(None).await? {
+            let (runs, _) = self.runs_of(&target).await?;
+            // Newest first: a thread means its newest run.
+            let by_run = runs.iter().filter(|info| info.spec.run.to_string().starts_with(digits));
+            let by_thread =
+                runs.iter().find(|info| info.spec.thread.to_string().starts_with(digits));
+            let fits: Vec<&RunInfo> = match by_run.collect::<Vec<_>>() {
+                runs if runs.is_empty() => by_thread.into_iter().collect(),
+                runs => runs,
+            };
+            found.extend(fits.into_iter().map(|info| (target.clone(), info.clone())));
+        }
+        let places: Vec<usize> = (0..found.len()).collect();
+        let at = only(&places, "run", digits, "baton runs")?;
+        Ok(found.swap_remove(at))
+    }
+
+    pub(super) async fn run_show(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
+        let (target, info) = self.find_run(run).await?;
+        Ok(Answer::Run(Box::new(report::run(&target.remote.name, &info))))
+    }
+
+    pub(super) async fn run_wait(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
+        let (target, mut info) = self.find_run(run).await?;
+        let id = info.spec.run;
+        let mut failures = 0;
+        while !info.state.is_final() {
+            match self.pool.request(&target.remote, Request::WaitRun(id)).await {
+                Ok(Reply::Run(now)) => info = *now,
+                Ok(_) => return Err(Fail::new("transport", "the node answered something else")),
+                // The node may be restarting; the run is in its catalog.
+                Err(error) if error.is_retryable() && failures < MAX_RESUMES => failures += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.remember(&target, &info).await?;
+        Ok(Answer::Run(Box::new(report::run(&target.remote.name, &info))))
+    }
+
+    pub(super) async fn run_cancel(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
+        let (target, info) = self.find_run(run).await?;
+        let id = info.spec.run;
+        if info.state.is_final() {
+            let what = format!("run {id} has ended already: it is {}", info.state.name());
+            return Err(Fail::new("run-ended", what)
+                .hint(format!("baton pull {} --into DIR", id.short()))
+                .exit(4));
+        }
+        let info = self.run_request(&target, Request::CancelRun(id)).await?;
+        self.remember(&target, &info).await?;
+        let state = info.state.name().to_owned();
+        Ok(Answer::Cancel(CancelAnswer { run: id.to_string(), state }))
+    }
+
+    async fn remember(self: &Arc<Self>, target: &Target, info: &RunInfo) -> Result<(), Fail> {
+        let (node, info, now) = (target.remote.node, info.clone(), self.clock.now_ms());
+        self.blocking("remember", move |daemon| {
+            Ok::<_, StoreError>(daemon.catalog.remember_run(node, &info, now)?).map_err(Fail::from)
+        })
+        .await
+    }
+
+    pub(super) async fn run_logs(
+        self: &Arc<Self>,
+        run: &str,
+        follow: bool,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
+        let (target, info) = self.find_run(run).await?;
+        let id = info.spec.run;
+        let mut seen = 0u64;
+        let mut failures = 0;
+        loop {
+            let before = seen;
+            match self.stream_logs(&target, id, &mut seen, follow, events).await {
+                Ok(()) => return Ok(Answer::LogsEnd),
+                Err(_) if events.is_gone() => return Ok(Answer::LogsEnd),
+                // A follower outlives the connection, and a restart of the node.
+                Err(fail) if follow && fail.0.code == "remote-unreachable" => {
+                    failures = if seen > before { 0 } else { failures + 1 };
+                    if failures > MAX_RESUMES {
+                        return Err(fail);
+                    }
+                    self.pool.forget(target.remote.node).await;
+                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                }
+                Err(fail) => return Err(fail),
+            }
+        }
+    }
+
+    /// Passes the output from entry `seen` on, counting.
+    async fn stream_logs(
+        &self,
+        target: &Target,
+        run: RunId,
+        seen: &mut u64,
+        follow: bool,
+        events: &EventSender,
+    ) -> Result<(), Fail> {
+        let mut stream = self.pool.open(&target.remote).await?;
+        stream.send(&Opening::new(Request::Logs { run, from: *seen, follow })).await?;
+        stream.finish();
+        loop {
+            // A run may be silent for hours; the connection's own pings notice a dead node.
+            let reply = tokio::select! {
+                reply = stream.reader.message_at_last() => reply?,
+                () = events.gone() => return Ok(()),
+            };
+            match reply {
+                Reply::Log(LogReply::Entries(entries)) => {
+                    for entry in entries {
+                        *seen += 1;
+                        events.send(Event::Line(line(entry))).await;
+                    }
+                }
+                Reply::Log(LogReply::End) => return Ok(()),
+                Reply::Refused(refusal) => return Err(refusal.into()),
+                _ => return Err(Fail::new("transport", "the node answered something else")),
+            }
+        }
+    }
+}
+
+fn line(entry: LogEntry) -> LogLine {
+    let stream = match entry.stream {
+        LogStream::Stdout => "stdout",
+        LogStream::Stderr => "stderr",
+        LogStream::Node => "node",
+    };
+    let (text, text_b64) = match String::from_utf8(entry.text) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let lossy = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            (lossy, Some(Bytes(error.into_bytes())))
+        }
+    };
+    LogLine { time: rfc3339(entry.time), stream: stream.to_owned(), text, text_b64 }
+}

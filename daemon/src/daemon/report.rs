@@ -1,0 +1,112 @@
+//! From what the store knows to what `--json` prints.
+
+use baton_protocol::id::SnapshotId;
+use baton_protocol::message::RunInfo;
+use baton_protocol::object::{Omission, Snapshot};
+use baton_store::error::StoreError;
+use baton_store::objects::ObjectSource;
+use baton_store::snapshot::{load_conversation, load_omissions};
+
+use crate::api::control::{
+    OmittedEntry, PushFields, Receipt, ReportPath, RunEntry, SnapshotAnswer, TimingMs,
+};
+use crate::clock::{decimal_ms, rfc3339};
+use crate::workspace::{Taken, split_torn};
+
+/// Omissions as reports carry them.
+pub fn omitted<'a>(list: impl IntoIterator<Item = &'a Omission>) -> Vec<OmittedEntry> {
+    let entry = |omission: &Omission| OmittedEntry {
+        path: ReportPath::new(omission.path.as_bytes()),
+        reason: omission.reason.name().to_owned(),
+    };
+    list.into_iter().map(entry).collect()
+}
+
+/// What was carried of a snapshot and what was not: the same object on every machine, but for what
+/// this machine's own file system could not take.
+pub fn receipt<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: SnapshotId,
+    snapshot: &Snapshot,
+    not_carried: &[Omission],
+    isolated: Option<bool>,
+) -> Result<Receipt, StoreError> {
+    let list = load_omissions(source, snapshot)?;
+    let (left_out, _) = split_torn(&list);
+    let mut all = omitted(left_out);
+    all.extend(omitted(not_carried));
+    let mut attachments = Vec::new();
+    for &conversation in &snapshot.conversations {
+        let conversation = load_conversation(source, conversation)?;
+        let names = conversation.attachments.iter().map(|part| part.path.display().into_owned());
+        attachments.extend(names);
+    }
+    Ok(Receipt {
+        snapshot: id.to_string(),
+        root: snapshot.root.to_string(),
+        verified: true,
+        isolated,
+        git: None,
+        conversation: None,
+        attachments,
+        omitted: all,
+    })
+}
+
+/// The answer to `snapshot` and `push`.
+pub fn snapshot(
+    taken: &Taken,
+    id: SnapshotId,
+    sequence: u64,
+    timing_ms: TimingMs,
+    push: Option<PushFields>,
+) -> SnapshotAnswer {
+    let (left_out, torn) = split_torn(&taken.omitted);
+    SnapshotAnswer {
+        snapshot: id.to_string(),
+        sequence,
+        files: taken.sums.files,
+        bytes: taken.sums.bytes,
+        files_changed: taken.files_changed,
+        omitted: omitted(left_out),
+        torn: torn.iter().map(|omission| ReportPath::new(omission.path.as_bytes())).collect(),
+        timing_ms,
+        push,
+    }
+}
+
+/// How long taking a snapshot took; the caller adds the rest.
+pub fn timing(taken: &Taken) -> TimingMs {
+    TimingMs {
+        barrier: None,
+        scan: Some(decimal_ms(taken.scan)),
+        store: Some(decimal_ms(taken.store)),
+        send: None,
+        total: decimal_ms(taken.scan + taken.store),
+    }
+}
+
+/// A run of a node.
+pub fn run(remote: &str, info: &RunInfo) -> RunEntry {
+    let spec = &info.spec;
+    RunEntry {
+        run: spec.run.to_string(),
+        thread: spec.thread.to_string(),
+        remote: remote.to_owned(),
+        workspace: spec.workspace.to_string(),
+        state: info.state.name().to_owned(),
+        reason: info.reason.clone(),
+        agent: spec.agent.clone(),
+        command: spec.command.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect(),
+        prompt: spec.prompt.clone(),
+        parent: None,
+        snapshot: spec.snapshot.to_string(),
+        result: info.result.map(|id| id.to_string()),
+        exit_code: info.exit_code,
+        waiting: None,
+        isolated: info.isolated,
+        checkout: info.checkout.clone(),
+        started_at: info.started_at.map(rfc3339),
+        ended_at: info.ended_at.map(rfc3339),
+    }
+}

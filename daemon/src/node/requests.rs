@@ -1,0 +1,171 @@
+//! What a node answers to an enrolled device: pushes, fetches, refs and runs.
+//!
+//! **Invariant:** the vault and the user of every answer are those of the device's key.
+
+use std::sync::Arc;
+
+use baton_protocol::message::{LogReply, RefusalCode, Reply, Request, RunSpec};
+use baton_store::snapshot::load_snapshot;
+use baton_store::store::Store;
+
+use super::{Handler, Handling, Session};
+use crate::runs::{Runs, RunsError};
+use crate::sync::{SyncError, Wire, fetch, push};
+use crate::task::Tasks;
+use crate::transport::TransportError;
+
+/// Answers from a store and the runs of a node.
+pub struct Requests {
+    /// Vaults and refs.
+    pub store: Store,
+    /// Runs.
+    pub runs: Runs,
+    /// Where the blocking parts work.
+    pub tasks: Tasks,
+}
+
+impl std::fmt::Debug for Requests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Requests").finish_non_exhaustive()
+    }
+}
+
+impl Handler for Requests {
+    fn handle(self: Arc<Self>, session: Session, request: Request) -> Handling {
+        Box::pin(async move {
+            match request {
+                Request::Push(_) | Request::Fetch => self.sync(session, request).await,
+                Request::Refs => self.refs(session).await,
+                Request::Logs { run, from, follow } => {
+                    let log = self.runs.logs(&session.device.user, run, from, follow).await;
+                    logs(session, log).await
+                }
+                other => self.run(session, other).await,
+            }
+        })
+    }
+}
+
+impl Requests {
+    /// Push and fetch: on a blocking thread, to the end of the stream.
+    async fn sync(&self, session: Session, request: Request) -> Result<(), TransportError> {
+        let store = self.store.clone();
+        let Session { device, stream, place } = session;
+        let mut wire = Wire::new(stream);
+        let id = device.id;
+        let work = move || {
+            let outcome =
+                store.vault(device.vault).map_err(SyncError::Store).and_then(
+                    |vault| match &request {
+                        Request::Push(hello) => push::receive(&mut wire, &vault, device.id, hello),
+                        _ => fetch::answer(&mut wire, &vault),
+                    },
+                );
+            (wire, outcome)
+        };
+        let Ok((wire, outcome)) = self.tasks.spawn_blocking("sync", work).await else {
+            return Ok(());
+        };
+        let mut stream = wire.into_stream();
+        let result = match outcome {
+            Ok(()) => Ok(()),
+            Err(SyncError::Transport(error)) => Err(error),
+            Err(SyncError::Store(error)) => {
+                stream.send(&Reply::Refused(super::refusal_for(&error))).await
+            }
+            Err(error) => {
+                tracing::warn!(device = %id.short(), error = &error as &dyn std::error::Error, "a sync failed");
+                Ok(())
+            }
+        };
+        stream.finish();
+        stream.reader.stop();
+        stream.writer.delivered().await;
+        drop(place);
+        result
+    }
+
+    async fn refs(&self, mut session: Session) -> Result<(), TransportError> {
+        let (store, vault) = (self.store.clone(), session.device.vault);
+        let heads = self
+            .tasks
+            .spawn_blocking("refs", move || store.vault(vault).map(|vault| vault.heads()));
+        match heads.await {
+            Ok(Ok(heads)) => session.reply(&Reply::Refs(heads)).await,
+            Ok(Err(error)) => session.refuse_for(&error).await,
+            Err(_) => {
+                session.refuse(RefusalCode::Internal, "the node failed; its log has more").await
+            }
+        }
+    }
+
+    async fn run(&self, mut session: Session, request: Request) -> Result<(), TransportError> {
+        let user = session.device.user.clone();
+        let reply = match request {
+            Request::CreateRun(spec) => match self.holds(&session, &spec).await {
+                Ok(true) => {
+                    self.runs.create(&user, session.device.vault, spec).await.map(run_reply)
+                }
+                Ok(false) => {
+                    let message = "the snapshot that the run starts from is not on this node";
+                    return session.refuse(RefusalCode::NotFound, message).await;
+                }
+                Err(error) => Err(error),
+            },
+            Request::ListRuns => self.runs.list(&user).await.map(Reply::Runs),
+            Request::ShowRun(run) => self.runs.show(&user, run).await.map(run_reply),
+            Request::WaitRun(run) => self.runs.wait(&user, run).await.map(run_reply),
+            Request::CancelRun(run) => self.runs.cancel(&user, run).await.map(run_reply),
+            _ => return session.refuse(RefusalCode::Malformed, "not a request of this kind").await,
+        };
+        match reply {
+            Ok(reply) => session.reply(&reply).await,
+            Err(error) => refuse_run(&mut session, &error).await,
+        }
+    }
+
+    /// Whether the snapshot of a run is whole in the vault of whoever asks for it.
+    async fn holds(&self, session: &Session, spec: &RunSpec) -> Result<bool, RunsError> {
+        let (store, vault, snapshot) = (self.store.clone(), session.device.vault, spec.snapshot);
+        let workspace = spec.workspace;
+        let work = move || {
+            let vault = store.vault(vault)?;
+            let whole = vault.intake().missing(snapshot.into(), 1)?.is_empty();
+            Ok::<_, baton_store::error::StoreError>(
+                whole && load_snapshot(&vault, snapshot)?.workspace == workspace,
+            )
+        };
+        Ok(self.tasks.spawn_blocking("run-snapshot", work).await??)
+    }
+}
+
+fn run_reply(info: baton_protocol::message::RunInfo) -> Reply {
+    Reply::Run(Box::new(info))
+}
+
+async fn refuse_run(session: &mut Session, error: &RunsError) -> Result<(), TransportError> {
+    let refusal = error.refusal();
+    if refusal.code == RefusalCode::Internal {
+        tracing::error!(error = error as &dyn std::error::Error, "a request about a run failed");
+    }
+    session.refuse(refusal.code, refusal.message).await
+}
+
+async fn logs(
+    mut session: Session,
+    log: Result<crate::runs::follow::RunLog, RunsError>,
+) -> Result<(), TransportError> {
+    let mut log = match log {
+        Ok(log) => log,
+        Err(error) => return refuse_run(&mut session, &error).await,
+    };
+    loop {
+        match log.next().await {
+            Ok(Some(entries)) => {
+                session.stream.send(&Reply::Log(LogReply::Entries(entries))).await?
+            }
+            Ok(None) => return session.reply(&Reply::Log(LogReply::End)).await,
+            Err(error) => return refuse_run(&mut session, &error).await,
+        }
+    }
+}

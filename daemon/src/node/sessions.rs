@@ -1,0 +1,179 @@
+//! One request: its first frame, who may ask it, and who answers.
+//!
+//! **Invariant:** whatever comes, the peer hears why it was refused, unless the connection itself is
+//! lost; and nothing of a request is kept before its device is known to be enrolled.
+
+use std::sync::Arc;
+
+use baton_protocol::encode::Reader;
+use baton_protocol::frame::FrameKind;
+use baton_protocol::message::{
+    self, MAX_COMMAND, MAX_PROMPT, Opening, Refusal, RefusalCode, Reply, Request, VERSION,
+};
+
+use super::registry::Peer;
+use super::{Node, PROGRAM, Session, join, roles};
+use crate::transport::TransportError;
+use crate::transport::stream::FrameStream;
+
+/// Longest first frame: arguments of one byte each have a length byte too.
+const MAX_OPENING: usize = 2 * MAX_COMMAND + MAX_PROMPT + 64 * 1024;
+
+/// Longest name of an agent.
+const MAX_AGENT: usize = 64;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was answered.
+    Answered,
+    /// The device is enrolled since.
+    Enrolled,
+    /// The device may not ask.
+    NotEnrolled,
+    /// It was no request, or the peer is gone.
+    Failed,
+}
+
+/// Serves one stream to its end.
+pub(super) async fn serve(
+    node: &Node,
+    peer: &Peer,
+    streams: (quinn::SendStream, quinn::RecvStream),
+) -> Outcome {
+    let _working = node.0.registry.work();
+    let limits = node.0.gate.limits();
+    let mut stream = FrameStream::accepted(&peer.connection, streams, limits.stall);
+    let outcome = match opening(node, &mut stream).await {
+        Ok(Ok(request)) => answer(node, peer, stream, request).await,
+        Ok(Err(refusal)) => refuse(&mut stream, refusal).await.map(|()| Outcome::Failed),
+        Err(error) => Err(error),
+    };
+    outcome.unwrap_or_else(|error| {
+        tracing::debug!(device = %peer.id.short(), %error, "a request ended early");
+        Outcome::Failed
+    })
+}
+
+/// Reads the first frame: the request, or why it is refused.
+async fn opening(
+    node: &Node,
+    stream: &mut FrameStream,
+) -> Result<Result<Request, Refusal>, TransportError> {
+    let malformed = || {
+        let message = "the request is malformed".to_owned();
+        Ok(Err(Refusal { code: RefusalCode::Malformed, message }))
+    };
+    let patience = node.0.gate.limits().opening;
+    let frame = match stream.reader.frame_within(patience, MAX_OPENING).await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Err(TransportError::Ended),
+        Err(TransportError::Malformed(_)) => return malformed(),
+        Err(error) => return Err(error),
+    };
+    if frame.kind != FrameKind::Message {
+        return malformed();
+    }
+    let Some((oldest, newest)) = versions(&frame.body) else { return malformed() };
+    // Before the rest: another version may have requests that we cannot read.
+    if !(oldest..=newest).contains(&VERSION.into()) {
+        let message = format!(
+            "this node (baton {PROGRAM}) speaks version {VERSION} of the messages, \
+             not {oldest} to {newest}"
+        );
+        return Ok(Err(Refusal { code: RefusalCode::Version, message }));
+    }
+    match message::decode::<Opening>(&frame.body) {
+        Ok(opening) => Ok(check_size(&opening.request).map(|()| opening.request)),
+        Err(_) => malformed(),
+    }
+}
+
+/// The first two numbers of an [`Opening`], which every version has.
+fn versions(body: &[u8]) -> Option<(u64, u64)> {
+    let mut from = Reader::new(body);
+    Some((from.varint().ok()?, from.varint().ok()?))
+}
+
+/// Refuses what would be too large to keep.
+fn check_size(request: &Request) -> Result<(), Refusal> {
+    let Request::CreateRun(spec) = request else { return Ok(()) };
+    let command: usize = spec.command.iter().map(Vec::len).sum();
+    let prompt = spec.prompt.as_ref().map_or(0, String::len);
+    let message = if command > MAX_COMMAND || spec.command.len() > MAX_COMMAND {
+        format!("the command has more than {MAX_COMMAND} bytes")
+    } else if prompt > MAX_PROMPT {
+        format!("the prompt has more than {MAX_PROMPT} bytes")
+    } else if spec.agent.len() > MAX_AGENT {
+        format!("the agent's name has more than {MAX_AGENT} bytes")
+    } else {
+        return Ok(());
+    };
+    Err(Refusal { code: RefusalCode::Limit, message })
+}
+
+async fn answer(
+    node: &Node,
+    peer: &Peer,
+    mut stream: FrameStream,
+    request: Request,
+) -> Result<Outcome, TransportError> {
+    if node.is_closing() {
+        let message = "the node is shutting down".to_owned();
+        let refusal = Refusal { code: RefusalCode::Unavailable, message };
+        return refuse(&mut stream, refusal).await.map(|()| Outcome::Failed);
+    }
+    if let Request::Join { secret, name } = &request {
+        return match join::redeem(node, peer.id, *secret, name).await {
+            Ok(device) => {
+                let welcome = join::welcome(&device);
+                peer.set_device(Some(device));
+                stream.send(&Reply::Welcome(welcome)).await?;
+                stream.finish();
+                Ok(Outcome::Enrolled)
+            }
+            Err(refusal) => refuse(&mut stream, refusal).await.map(|()| Outcome::Failed),
+        };
+    }
+    let Some(device) = peer.device() else {
+        let message = "this device is not enrolled here, or was revoked".to_owned();
+        let refusal = Refusal { code: RefusalCode::UnknownDevice, message };
+        refuse(&mut stream, refusal).await?;
+        return Ok(Outcome::NotEnrolled);
+    };
+    if let Err(refusal) = roles::check(&device, &request) {
+        return refuse(&mut stream, refusal).await.map(|()| Outcome::Answered);
+    }
+    let Some(place) = node.0.gate.request(device.id) else {
+        let message = "this device has too many requests at work".to_owned();
+        let refusal = Refusal { code: RefusalCode::Limit, message };
+        return refuse(&mut stream, refusal).await.map(|()| Outcome::Answered);
+    };
+    let mut session = Session { device, stream, place };
+    if let Request::Hello = request {
+        let welcome = join::welcome(&session.device);
+        session.reply(&Reply::Welcome(welcome)).await?;
+    } else {
+        let unwanted = session.stream.writer.unwanted();
+        let grace = node.0.gate.limits().stall;
+        tokio::select! {
+            done = Arc::clone(&node.0.handler).handle(session, request) => done?,
+            () = async { unwanted.await; tokio::time::sleep(grace).await } => {
+                return Err(TransportError::Abandoned);
+            }
+        }
+    }
+    Ok(Outcome::Answered)
+}
+
+/// Says no, and that the rest is not read; returns when the peer has heard it.
+pub(super) async fn refuse(
+    stream: &mut FrameStream,
+    refusal: Refusal,
+) -> Result<(), TransportError> {
+    stream.send(&Reply::Refused(refusal)).await?;
+    stream.finish();
+    stream.reader.stop();
+    stream.writer.delivered().await;
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! A room made by bubblewrap: namespaces and a file system of its own.
+//!
+//! A run sees the system's programs and settings read-only, its own `/proc`, `/dev` and `/tmp`, its
+//! checkout and its home at their real paths, and what the node exposes. It shares the network.
+//!
+//! **Invariant:** nothing of the node's home can be seen but what the [`Job`] names; nothing in `/etc`
+//! that is not readable by everyone can be read, also when the node runs as root.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use baton_store::fs::{self, FsError};
+
+use super::{DEFAULT_PATH, Job, Room, RoomError, RoomSettings, check_program};
+
+/// Shown read-only as they are: a folder as a folder, a link as a link. Programs of every
+/// distribution are here; `/nix/store` is those of one, and readable by everyone by design.
+const SYSTEM: [&str; 10] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc",
+    "/nix/store",
+    "/run/current-system",
+];
+
+/// Settings in which secrets of the machine stand beside what everyone needs.
+const SETTINGS: [&str; 2] = ["/etc", "/usr/local/etc"];
+
+/// A machine on which an empty room takes longer than this is not one to run rooms on.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Wraps commands in `bwrap`.
+#[derive(Clone, Debug)]
+pub struct BubblewrapRoom {
+    program: PathBuf,
+    settings: RoomSettings,
+}
+
+/// `bwrap` is there and does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// Its folders could not be made.
+    #[error("the trial run could not be prepared")]
+    Fs(#[from] FsError),
+    /// There is nothing to try it with.
+    #[error("the trial run could not be prepared")]
+    Room(#[from] RoomError),
+    /// It could not be started.
+    #[error("starting it failed")]
+    Start(#[source] std::io::Error),
+    /// It did not end.
+    #[error("the trial run did not end within {} s", PROBE_LIMIT.as_secs())]
+    TooSlow,
+    /// It failed; what it said.
+    #[error("{said}")]
+    Failed {
+        /// The start of its error output.
+        said: String,
+    },
+}
+
+impl BubblewrapRoom {
+    /// With this `bwrap`.
+    pub const fn new(program: PathBuf, settings: RoomSettings) -> Self {
+        Self { program, settings }
+    }
+
+    /// The `bwrap` in use.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Runs `true` in a room like those of real runs.
+    pub async fn probe(&self, scratch: &Path) -> Result<(), ProbeError> {
+        let folder = scratch.join(format!("probe-{}", std::process::id()));
+        let (checkout, home) = (folder.join("checkout"), folder.join("home"));
+        fs::create_dir_all(&checkout)?;
+        fs::create_dir_all(&home)?;
+        let answer = self.try_room(&checkout, &home).await;
+        fs::remove_dir_all(&folder)?;
+        answer
+    }
+
+    async fn try_room(&self, checkout: &Path, home: &Path) -> Result<(), ProbeError> {
+        let job = Job {
+            program: OsStr::new("true"),
+            arguments: &[],
+            checkout,
+            home,
+            readable: &[],
+            environment: &[(OsString::from("PATH"), OsString::from(DEFAULT_PATH))],
+        };
+        let mut command = tokio::process::Command::from(self.command(&job)?);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(PROBE_LIMIT, command.output())
+            .await
+            .map_err(|_| ProbeError::TooSlow)?
+            .map_err(ProbeError::Start)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(ProbeError::Failed { said: said.trim().chars().take(200).collect() })
+    }
+
+    /// Whether a path outside of the job's own folders can be seen: the nearest folder above it that is
+    /// shown or hidden decides.
+    fn sees(&self, path: &Path) -> bool {
+        let nearest = |roots: &mut dyn Iterator<Item = &Path>| {
+            let above = roots.filter(|root| path.starts_with(root));
+            above.map(|root| root.components().count()).max().unwrap_or(0)
+        };
+        let expose = self.settings.expose.iter().map(PathBuf::as_path);
+        let shown = nearest(&mut SYSTEM.iter().map(Path::new).chain(expose));
+        shown > nearest(&mut self.settings.hide.iter().map(PathBuf::as_path))
+    }
+
+    /// What the node shows and hides beside the system's folders, those above before those below.
+    fn own_view(&self, mounts: &mut Mounts<'_>) {
+        let expose = self.settings.expose.iter().map(|path| (path, true));
+        let mut all: Vec<_> =
+            expose.chain(self.settings.hide.iter().map(|path| (path, false))).collect();
+        all.sort_by_key(|(path, shown)| (path.components().count(), !shown));
+        for (path, shown) in all {
+            if shown {
+                mounts.read_only(path);
+            } else if path.parent().is_some_and(|parent| self.sees(parent)) && path.is_dir() {
+                mounts.empty(path);
+            }
+        }
+    }
+}
+
+impl Room for BubblewrapRoom {
+    fn isolated(&self) -> bool {
+        true
+    }
+
+    fn layers(&self) -> usize {
+        // The one that we start, which waits, and the first process of the new pid namespace.
+        2
+    }
+
+    fn command(&self, job: &Job<'_>) -> Result<Command, RoomError> {
+        let own = |path: &Path| path.starts_with(job.checkout) || path.starts_with(job.home);
+        check_program(job, |path| own(path) || self.sees(path))?;
+
+        let mut command = Command::new(&self.program);
+        let mut mounts = Mounts(&mut command);
+        mounts.system();
+        mounts.own_system_folders();
+        mounts.hide_private_settings();
+        self.own_view(&mut mounts);
+        mounts.writable(job.checkout);
+        mounts.writable(job.home);
+        for path in job.readable {
+            mounts.read_only(path);
+        }
+        command
+            // What is written outside of the mounts above would be gone with the room: better refused.
+            .args(["--remount-ro", "/"])
+            // With a user namespace where there can be one: as root, bubblewrap works without, too.
+            .args(["--unshare-user-try", "--unshare-pid", "--unshare-ipc", "--unshare-uts"])
+            // As root, bubblewrap leaves every capability to the program unless told otherwise.
+            .args(["--cap-drop", "ALL"])
+            .args(["--die-with-parent", "--new-session"])
+            .arg("--chdir")
+            .arg(job.checkout)
+            .arg("--")
+            .arg(job.program)
+            .args(job.arguments)
+            // Not `--setenv`: arguments can be read by every user of the machine.
+            .env_clear()
+            .envs(job.environment.iter().map(|(name, value)| (name, value)))
+            .env("PWD", job.checkout);
+        Ok(command)
+    }
+}
+
+/// The mounts of a room, in their order: a later one covers an earlier one.
+struct Mounts<'a>(&'a mut Command);
+
+impl Mounts<'_> {
+    fn read_only(&mut self, path: &Path) {
+        self.0.arg("--ro-bind-try").arg(path).arg(path);
+    }
+
+    fn writable(&mut self, path: &Path) {
+        self.0.arg("--bind").arg(path).arg(path);
+    }
+
+    fn empty(&mut self, path: &Path) {
+        self.0.arg("--tmpfs").arg(path);
+    }
+
+    fn system(&mut self) {
+        for path in SYSTEM.map(Path::new) {
+            match path.read_link() {
+                Ok(target) => {
+                    self.0.arg("--symlink").arg(target).arg(path);
+                }
+                Err(_) => self.read_only(path),
+            }
+        }
+        // Often a link into /run, where nothing else is shown.
+        let resolver = Path::new("/etc/resolv.conf").canonicalize();
+        if let Some(file) = resolver.ok().filter(|file| !file.starts_with("/etc")) {
+            self.read_only(&file);
+        }
+    }
+
+    /// `/dev/null` over files and an empty folder over folders that not everyone may read: keys,
+    /// password hashes. A node that runs as root could read them, and so could its runs.
+    fn hide_private_settings(&mut self) {
+        let mut folders: Vec<PathBuf> = SETTINGS.iter().map(PathBuf::from).collect();
+        while let Some(folder) = folders.pop() {
+            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                let Ok(metadata) = entry.metadata() else { continue };
+                let mode = metadata.permissions().mode();
+                if metadata.is_dir() && mode & 0o005 == 0o005 {
+                    folders.push(path);
+                } else if metadata.is_dir() {
+                    self.empty(&path);
+                } else if !metadata.is_symlink() && mode & 0o004 == 0 {
+                    self.0.args(["--ro-bind", "/dev/null"]).arg(path);
+                }
+            }
+        }
+    }
+
+    fn own_system_folders(&mut self) {
+        self.0.args(["--proc", "/proc"]);
+        // Bubblewrap covers /proc/sys only where it looks writable; to root without capabilities it
+        // does not, and yet the files in it are: kernel/core_pattern alone would be the way out.
+        self.0.args(["--ro-bind", "/proc/sys", "/proc/sys"]);
+        self.0.args(["--dev", "/dev"]);
+        self.empty(Path::new("/tmp"));
+        self.empty(Path::new("/var/tmp"));
+        self.0.args(["--dir", "/run"]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_folder_decides_what_is_seen() {
+        let settings = RoomSettings {
+            path: OsString::new(),
+            expose: vec!["/home/ann/.cargo/bin".into()],
+            hide: vec!["/home/ann".into(), "/usr/local/baton".into()],
+        };
+        let room = BubblewrapRoom::new("/usr/bin/bwrap".into(), settings);
+        for seen in ["/usr/bin/sh", "/etc/passwd", "/home/ann/.cargo/bin/cargo", "/usr/local/bin/x"]
+        {
+            assert!(room.sees(Path::new(seen)), "{seen}");
+        }
+        for hidden in ["/home/ann/.ssh", "/home/bob", "/usr/local/baton/keys", "/var/lib", "/"] {
+            assert!(!room.sees(Path::new(hidden)), "{hidden}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_exposed_is_shown_read_only_and_what_is_hidden_in_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (tools, checkout, home) =
+            (root.join("tools"), root.join("checkout"), root.join("home"));
+        for path in [&tools.join("bin"), &tools.join("keys/public"), &checkout, &home] {
+            fs::create_dir_all(path).unwrap();
+        }
+        let script = b"#!/bin/sh\ncd \"${0%/bin/*}\"; echo *; echo keys/*; (echo > new) 2> /dev/null || echo kept";
+        fs::write_atomic(&tools.join("bin/tool"), script, 0o755).unwrap();
+        for name in ["keys/secret", "keys/public/key"] {
+            fs::write_atomic(&tools.join(name), b"x", 0o644).unwrap();
+        }
+        let settings = RoomSettings {
+            path: DEFAULT_PATH.into(),
+            expose: vec![tools.join("keys/public"), tools.clone()],
+            hide: vec![root.clone(), tools.join("keys")],
+        };
+        let chosen = super::super::choose(settings, &root).await;
+        if !chosen.room.isolated() {
+            eprintln!("not tested: {}", chosen.detail);
+            return;
+        }
+        let mut path = tools.join("bin").into_os_string();
+        path.push(":/usr/bin:/bin");
+        let job = Job {
+            program: OsStr::new("tool"),
+            arguments: &[],
+            checkout: &checkout,
+            home: &home,
+            readable: &[],
+            environment: &[("PATH".into(), path)],
+        };
+        let command = chosen.room.command(&job).unwrap();
+        let output = tokio::process::Command::from(command).output();
+        let output = tokio::time::timeout(PROBE_LIMIT, output).await.unwrap().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, "bin keys\nkeys/public\nkept\n", "{:?}", output.stderr);
+    }
+}

@@ -1,0 +1,579 @@
+//! Runs of this node: accepted, queued, executed, and kept.
+//!
+//! - [`checkout`]: the seam to the store
+//! - [`environment`]: a run's folders and variables
+//! - [`log`], [`lines`], [`follow`]: its output
+//! - [`process`], [`execute`]: its processes
+//! - [`life`], [`recover`]: what happens when, and after the node died
+//!
+//! Not here: who may ask (the connection knows its user), and how the program is kept apart
+//! ([`rooms`](crate::rooms)).
+//!
+//! **Invariant:** a run whose creation was answered is in the catalog. Its program is started at most once:
+//! the state `running` is durable before the program is started, and no state leads back.
+//!
+//! **Invariant:** a run that ended is taken off the live ones only when its end is in the catalog, and both
+//! are looked at in that order when a run is created.
+
+pub mod checkout;
+pub mod environment;
+pub mod log;
+mod lines;
+pub mod follow;
+mod process;
+mod execute;
+mod life;
+mod recover;
+#[cfg(test)]
+mod testing;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use baton_protocol::id::{RunId, VaultId};
+use baton_protocol::message::{
+    MAX_COMMAND, MAX_PROMPT, Refusal, RefusalCode, RunInfo, RunSpec, RunState,
+};
+use baton_store::catalog::Catalog;
+use baton_store::catalog::runs::{RunConflict, RunRow};
+use baton_store::error::StoreError;
+use baton_store::fs::{self, Context, FsError};
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock::Clock;
+use crate::rooms::Room;
+use crate::task::{TaskFailed, Tasks};
+use checkout::Checkouts;
+use environment::{Folders, MAX_STRING, NodeEnvironment};
+use follow::RunLog;
+use log::LogError;
+use log::writer::Log;
+
+/// The one agent that needs no adapter: the command itself.
+const PLAIN_AGENT: &str = "command";
+
+/// Limits of a node's runs, and where they live.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Has one folder for each run.
+    pub folder: PathBuf,
+    /// What runs inherit of the node's environment.
+    pub environment: NodeEnvironment,
+    /// Runs at once; further ones are queued.
+    pub max_parallel: usize,
+    /// Runs that wait; further ones are refused.
+    pub max_queued: usize,
+    /// Bytes of output that are kept of one run.
+    pub max_log: u64,
+    /// How long a program that was asked to end may take.
+    pub grace: Duration,
+    /// How long [`Runs::shut_down`] waits for all runs.
+    pub shutdown_limit: Duration,
+}
+
+impl RunOptions {
+    /// The usual limits.
+    pub const fn new(folder: PathBuf, environment: NodeEnvironment) -> Self {
+        Self {
+            folder,
+            environment,
+            max_parallel: 4,
+            max_queued: 1000,
+            max_log: 256 * 1024 * 1024,
+            grace: Duration::from_secs(5),
+            shutdown_limit: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What runs need of their node.
+#[derive(Clone)]
+pub struct RunParts {
+    /// Where they are kept.
+    pub catalog: Catalog,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Starts their tasks.
+    pub tasks: Tasks,
+    /// Wraps their commands.
+    pub room: Arc<dyn Room>,
+    /// Makes their checkouts.
+    pub checkouts: Arc<dyn Checkouts>,
+}
+
+/// A request about runs failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunsError {
+    /// The user has no such run.
+    #[error("there is no run {0}")]
+    NotFound(RunId),
+    /// The id stands for another run.
+    #[error(transparent)]
+    Conflict(#[from] RunConflict),
+    /// It cannot be run as it is.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Too many runs wait.
+    #[error("{limit} runs wait already; try again when some have ended")]
+    QueueFull {
+        /// How many may.
+        limit: usize,
+    },
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// The catalog failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The output could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A part of the node ended where it must not.
+    #[error(transparent)]
+    Task(#[from] TaskFailed),
+}
+
+/// A run cannot be run as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// No agent of that name.
+    #[error("there is no agent {0} on this node; a command can be run")]
+    Agent(String),
+    /// Nothing to run.
+    #[error("the run has no command")]
+    NoCommand,
+    /// A command, argument or prompt contains NUL, which no program can be given.
+    #[error("the {0} contains a NUL byte")]
+    Nul(&'static str),
+    /// Longer than a program can be given.
+    #[error("the {what} has {length} bytes, at most {limit} can be passed to a program")]
+    TooLong {
+        /// `command`, `argument`, `prompt`.
+        what: &'static str,
+        /// How long it is.
+        length: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+}
+
+impl RunsError {
+    /// As the asking side is told. What went wrong inside the node stays in its log.
+    pub fn refusal(&self) -> Refusal {
+        let code = match self {
+            Self::NotFound(_) => RefusalCode::NotFound,
+            Self::Conflict(_) => RefusalCode::Conflict,
+            Self::Spec(_) => RefusalCode::Malformed,
+            Self::QueueFull { .. } => RefusalCode::Limit,
+            Self::ShuttingDown => RefusalCode::Unavailable,
+            Self::Store(error) if error.is_disk_full() => RefusalCode::DiskFull,
+            Self::Store(_) | Self::Log(_) | Self::Task(_) => RefusalCode::Internal,
+        };
+        let message = match code {
+            RefusalCode::Internal => "the node failed; its log has more".to_owned(),
+            RefusalCode::DiskFull => "the node's disk is full".to_owned(),
+            _ => self.to_string(),
+        };
+        Refusal { code, message }
+    }
+}
+
+/// The runs of a node; clones share them.
+#[derive(Clone)]
+pub struct Runs(Arc<Inner>);
+
+struct Inner {
+    options: RunOptions,
+    parts: RunParts,
+    /// One for each run that may be at work, handed out in the order of asking.
+    slots: Arc<Semaphore>,
+    /// Held while a run is looked for and created.
+    creating: Mutex<()>,
+    live: Mutex<HashMap<RunId, Arc<Live>>>,
+    count: watch::Sender<usize>,
+    stopping: AtomicBool,
+}
+
+/// A run that has not ended.
+struct Live {
+    run: RunId,
+    user: String,
+    vault: VaultId,
+    spec: RunSpec,
+    folders: Folders,
+    info: watch::Sender<RunInfo>,
+    stop: watch::Sender<Option<Stop>>,
+    log: Arc<Log>,
+}
+
+/// Why a run is to end before its program has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// Its user wants it.
+    Cancelled,
+    /// The node shuts down.
+    Interrupted,
+}
+
+impl Live {
+    fn ask_to_stop(&self, stop: Stop) {
+        self.stop.send_if_modified(|asked| {
+            let first = asked.is_none();
+            asked.get_or_insert(stop);
+            first
+        });
+    }
+
+    /// Resolves when the run is to end.
+    async fn stopped(&self) -> Stop {
+        let mut asked = self.stop.subscribe();
+        match asked.wait_for(Option::is_some).await.map(|stop| *stop) {
+            Ok(Some(stop)) => stop,
+            // The sender lives as long as `self`.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Runs {
+    /// Prepares to run. Nothing is started before [`Runs::recover`], which must be called first.
+    pub fn new(mut options: RunOptions, parts: RunParts) -> Result<Self, FsError> {
+        fs::create_dir_all(&options.folder)?;
+        // A room shows a checkout at its real path.
+        let real = options.folder.canonicalize();
+        options.folder = real.context("resolving", &options.folder)?;
+        let slots = Arc::new(Semaphore::new(options.max_parallel.max(1)));
+        Ok(Self(Arc::new(Inner {
+            options,
+            parts,
+            slots,
+            creating: Mutex::default(),
+            live: Mutex::default(),
+            count: watch::Sender::new(0),
+            stopping: AtomicBool::new(false),
+        })))
+    }
+
+    /// Accepts a run: when this returns it is in the catalog, and will be started by this daemon or a
+    /// later one. The same run again gives the same run as it stands now; it takes effect once even if
+    /// the caller goes away meanwhile.
+    pub async fn create(
+        &self,
+        user: &str,
+        vault: VaultId,
+        spec: RunSpec,
+    ) -> Result<RunInfo, RunsError> {
+        check(&spec)?;
+        let (runs, user) = (self.clone(), user.to_owned());
+        self.blocking("run-create", move || runs.create_now(&user, vault, &spec)).await?
+    }
+
+    fn create_now(&self, user: &str, vault: VaultId, spec: &RunSpec) -> Result<RunInfo, RunsError> {
+        let _one = self.0.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(live) = self.live().get(&spec.run) {
+            let same = live.user == user && live.vault == vault && live.spec == *spec;
+            let info = live.info.borrow().clone();
+            return if same { Ok(info) } else { Err(RunConflict(spec.run).into()) };
+        }
+        let catalog = &self.0.parts.catalog;
+        let options = &self.0.options;
+        let full = self.live().len() >= options.max_queued.saturating_add(options.max_parallel);
+        let stopping = self.0.stopping.load(Ordering::SeqCst);
+        if (full || stopping) && catalog.run(user, spec.run)?.is_none() {
+            let limit = options.max_queued;
+            return Err(if stopping {
+                RunsError::ShuttingDown
+            } else {
+                RunsError::QueueFull { limit }
+            });
+        }
+        let row = catalog.create_run(spec, user, vault, self.0.parts.clock.now_ms())??;
+        let info = row.info.clone();
+        if info.state == RunState::Queued && !stopping {
+            tracing::info!(run = %spec.run, user, snapshot = %spec.snapshot, "run accepted");
+            self.start(row);
+        }
+        Ok(info)
+    }
+
+    /// Puts a queued run among the live ones and lets it take its course.
+    fn start(&self, row: RunRow) {
+        let live = self.enter(row);
+        self.0.parts.tasks.spawn("run", life::live(self.clone(), live)).detach();
+    }
+
+    fn enter(&self, row: RunRow) -> Arc<Live> {
+        let run = row.info.spec.run;
+        let folders = Folders::of(&self.0.options.folder, run);
+        let log = Arc::new(Log::new(folders.log(), self.0.options.max_log));
+        let live = Arc::new(Live {
+            run,
+            user: row.user,
+            vault: row.vault,
+            spec: row.info.spec.clone(),
+            folders,
+            info: watch::Sender::new(row.info),
+            stop: watch::Sender::new(None),
+            log,
+        });
+        let mut all = self.live();
+        all.insert(run, Arc::clone(&live));
+        self.0.count.send_replace(all.len());
+        drop(all);
+        // A shutdown marks first and then looks at the live runs: one of us sees the other.
+        if self.0.stopping.load(Ordering::SeqCst) {
+            live.ask_to_stop(Stop::Interrupted);
+        }
+        live
+    }
+
+    fn leave(&self, live: &Live) {
+        live.log.end();
+        let mut all = self.live();
+        all.remove(&live.run);
+        self.0.count.send_replace(all.len());
+    }
+
+    /// Every run of a user, newest first.
+    pub async fn list(&self, user: &str) -> Result<Vec<RunInfo>, RunsError> {
+        let (catalog, user) = (self.0.parts.catalog.clone(), user.to_owned());
+        let rows = self.blocking("run-list", move || catalog.runs(&user)).await??;
+        Ok(rows.into_iter().map(|row| row.info).collect())
+    }
+
+    /// One run of a user.
+    pub async fn show(&self, user: &str, run: RunId) -> Result<RunInfo, RunsError> {
+        if let Some(live) = self.find(user, run) {
+            return Ok(live.info.borrow().clone());
+        }
+        let (catalog, user) = (self.0.parts.catalog.clone(), user.to_owned());
+        let row = self.blocking("run-show", move || catalog.run(&user, run)).await??;
+        row.map(|row| row.info).ok_or(RunsError::NotFound(run))
+    }
+
+    /// Returns when the run has ended, or fails with [`RunsError::ShuttingDown`] where the node ends
+    /// before the run was started.
+    pub async fn wait(&self, user: &str, run: RunId) -> Result<RunInfo, RunsError> {
+        let Some(live) = self.find(user, run) else { return self.show(user, run).await };
+        let mut info = live.info.subscribe();
+        drop(live);
+        match info.wait_for(|info| info.state.is_final()).await {
+            Ok(info) => Ok(info.clone()),
+            Err(_) => Err(RunsError::ShuttingDown),
+        }
+    }
+
+    /// Ends a run and returns when it has ended; one that ended before stays as it is. The program and
+    /// all that it started are asked to end, and killed after [`RunOptions::grace`].
+    pub async fn cancel(&self, user: &str, run: RunId) -> Result<RunInfo, RunsError> {
+        if let Some(live) = self.find(user, run) {
+            live.ask_to_stop(Stop::Cancelled);
+        }
+        self.wait(user, run).await
+    }
+
+    /// The output of a run, without its first `from` entries; with `follow` until it has ended.
+    pub async fn logs(
+        &self,
+        user: &str,
+        run: RunId,
+        from: u64,
+        follow: bool,
+    ) -> Result<RunLog, RunsError> {
+        // First the live ones: a run that ends in between has its whole log in its file.
+        let live = self.find(user, run);
+        let position = live.filter(|_| follow).map(|live| live.log.subscribe());
+        self.show(user, run).await?;
+        let path = Folders::of(&self.0.options.folder, run).log();
+        Ok(RunLog::new(path, from, position, self.0.parts.tasks.clone()))
+    }
+
+    /// How many runs are queued or at work.
+    pub fn live_count(&self) -> usize {
+        *self.0.count.borrow()
+    }
+
+    /// Ends the runs at work as interrupted, with what they have done; queued ones stay queued for the
+    /// next daemon. Returns how many were still at work after [`RunOptions::shutdown_limit`]; the next
+    /// daemon finds those.
+    pub async fn shut_down(&self) -> usize {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        for live in self.live().values() {
+            live.ask_to_stop(Stop::Interrupted);
+        }
+        let mut count = self.0.count.subscribe();
+        let all = count.wait_for(|count| *count == 0);
+        let ended = tokio::time::timeout(self.0.options.shutdown_limit, all).await.is_ok();
+        if ended { 0 } else { self.live_count() }
+    }
+
+    fn find(&self, user: &str, run: RunId) -> Option<Arc<Live>> {
+        self.live().get(&run).filter(|live| live.user == user).cloned()
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Live>>> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, TaskFailed> {
+        self.0.parts.tasks.spawn_blocking(name, work).await
+    }
+}
+
+/// Refuses what could never be started, so that the user hears of it at once.
+fn check(spec: &RunSpec) -> Result<(), SpecError> {
+    if spec.agent != PLAIN_AGENT {
+        return Err(SpecError::Agent(spec.agent.chars().take(80).collect()));
+    }
+    if spec.command.first().is_none_or(Vec::is_empty) {
+        return Err(SpecError::NoCommand);
+    }
+    let bounded = |what, length, limit| {
+        if length > limit { Err(SpecError::TooLong { what, length, limit }) } else { Ok(()) }
+    };
+    bounded("command", spec.command.iter().map(|argument| argument.len() + 1).sum(), MAX_COMMAND)?;
+    for argument in &spec.command {
+        bounded("argument", argument.len(), MAX_STRING - 1)?;
+        if argument.contains(&0) {
+            return Err(SpecError::Nul("command"));
+        }
+    }
+    let prompt = spec.prompt.as_deref().unwrap_or_default();
+    bounded("prompt", prompt.len(), MAX_PROMPT.min(MAX_STRING - "BATON_PROMPT=\0".len()))?;
+    if prompt.contains('\0') {
+        return Err(SpecError::Nul("prompt"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Node, spec, within};
+    use super::*;
+
+    #[test]
+    fn what_no_program_can_be_given_is_refused() {
+        assert_eq!(check(&spec(1, &["true"])), Ok(()));
+        assert_eq!(check(&spec(1, &[])), Err(SpecError::NoCommand));
+        assert_eq!(check(&spec(1, &["", "x"])), Err(SpecError::NoCommand));
+        assert_eq!(check(&spec(1, &["a", "b\0c"])), Err(SpecError::Nul("command")));
+        let mut agent = spec(1, &["true"]);
+        agent.agent = "claude".to_owned();
+        assert_eq!(check(&agent), Err(SpecError::Agent("claude".to_owned())));
+        let long = "x".repeat(MAX_STRING);
+        let refused = check(&spec(1, &["true", &long])).unwrap_err();
+        assert!(matches!(refused, SpecError::TooLong { what: "command", .. }), "{refused}");
+        for (prompt, fits) in [(MAX_STRING - 14, true), (MAX_STRING - 13, false)] {
+            let mut asked = spec(1, &["true"]);
+            asked.prompt = Some("p".repeat(prompt));
+            assert_eq!(check(&asked).is_ok(), fits, "{prompt}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_longest_prompt_reaches_the_program() {
+        let node = Node::new();
+        let mut asked = spec(1, &["sh", "-c", "printf %s \"${#BATON_PROMPT}\""]);
+        asked.prompt = Some("p".repeat(MAX_STRING - 14));
+        let info = node.run(asked).await;
+        assert_eq!(info.state, RunState::Succeeded, "{info:?}");
+        assert_eq!(node.output(info.spec.run).await.0, (MAX_STRING - 14).to_string().as_bytes());
+    }
+
+    #[tokio::test]
+    async fn a_run_is_created_once_and_belongs_to_its_user() {
+        let node = Node::new();
+        let count = "echo x >> ../../count; test -e ../../count";
+        let asked = spec(1, &["sh", "-c", count]);
+        let many = (0..8).map(|_| node.runs.create("ann", node.vault, asked.clone()));
+        let answers: Vec<_> = within(async {
+            let mut answers = Vec::new();
+            for answer in many {
+                answers.push(answer.await.unwrap());
+            }
+            answers
+        })
+        .await;
+        assert!(answers.iter().all(|info| info.spec == asked));
+        let info = within(node.runs.wait("ann", asked.run)).await.unwrap();
+        assert_eq!(info.state, RunState::Succeeded);
+        let again = node.runs.create("ann", node.vault, asked.clone()).await.unwrap();
+        assert_eq!(again, info);
+        let counted = node.folder.path().join("runs/count");
+        assert_eq!(fs::read_if_exists(&counted, 100).unwrap().unwrap(), b"x\n");
+
+        let mut other = asked.clone();
+        other.prompt = Some("another".to_owned());
+        let refused = node.runs.create("ann", node.vault, other).await.unwrap_err();
+        assert_eq!(refused.refusal().code, RefusalCode::Conflict);
+        for refused in [
+            node.runs.show("bob", asked.run).await.unwrap_err(),
+            node.runs.wait("bob", asked.run).await.unwrap_err(),
+            node.runs.cancel("bob", asked.run).await.unwrap_err(),
+            node.runs.logs("bob", asked.run, 0, true).await.unwrap_err(),
+        ] {
+            assert_eq!(refused.refusal().code, RefusalCode::NotFound);
+        }
+        assert_eq!(node.runs.list("bob").await.unwrap(), Vec::new());
+        assert_eq!(node.runs.list("ann").await.unwrap(), [info]);
+    }
+
+    #[tokio::test]
+    async fn runs_wait_for_their_turn_and_too_many_are_refused() {
+        let node = Node::with(|options| {
+            options.max_parallel = 1;
+            options.max_queued = 1;
+        });
+        let endless = spec(1, &["sleep", "300"]);
+        node.start(endless.clone()).await;
+        let waiting = spec(2, &["true"]);
+        let info = node.runs.create("ann", node.vault, waiting.clone()).await.unwrap();
+        assert_eq!(info.state, RunState::Queued);
+        let third = spec(3, &["true"]);
+        let refused = node.runs.create("ann", node.vault, third.clone()).await.unwrap_err();
+        assert_eq!(refused.refusal().code, RefusalCode::Limit);
+        // One that was accepted is answered all the same.
+        node.runs.create("ann", node.vault, waiting.clone()).await.unwrap();
+
+        // One that waits is cancelled without having been prepared.
+        let cancelled = within(node.runs.cancel("ann", waiting.run)).await.unwrap();
+        assert_eq!((cancelled.state, cancelled.started_at), (RunState::Cancelled, None));
+        node.runs.create("ann", node.vault, third.clone()).await.unwrap();
+        within(node.runs.cancel("ann", endless.run)).await.unwrap();
+        let last = within(node.runs.wait("ann", third.run)).await.unwrap();
+        assert_eq!(last.state, RunState::Succeeded);
+        assert_eq!(node.runs.live_count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_keeps_what_was_done_and_what_waits() {
+        let node = Node::with(|options| options.max_parallel = 1);
+        let asked = spec(1, &["sh", "-c", "echo half > done; echo ready; exec sleep 300"]);
+        let mut log = node.start(asked.clone()).await;
+        within(log.next()).await.unwrap();
+        let waiting = spec(2, &["true"]);
+        node.runs.create("ann", node.vault, waiting.clone()).await.unwrap();
+        assert_eq!(within(node.runs.shut_down()).await, 0);
+        let info = node.runs.show("ann", asked.run).await.unwrap();
+        assert_eq!(info.state, RunState::Interrupted);
+        assert_eq!(node.sealed(&info, "done"), b"half\n");
+        let refused = node.runs.create("ann", node.vault, spec(3, &["true"])).await.unwrap_err();
+        assert_eq!(refused.refusal().code, RefusalCode::Unavailable);
+        let info = node.runs.show("ann", waiting.run).await.unwrap();
+        assert_eq!(info.state, RunState::Queued);
+
+        let next = node.next_daemon();
+        next.runs.recover().await.unwrap();
+        let info = within(next.runs.wait("ann", waiting.run)).await.unwrap();
+        assert_eq!(info.state, RunState::Succeeded);
+        let info = next.runs.show("ann", asked.run).await.unwrap();
+        assert_eq!(info.state, RunState::Interrupted);
+    }
+}

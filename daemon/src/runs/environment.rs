@@ -1,0 +1,118 @@
+//! What a run is told: its folders, and its environment.
+//!
+//! **Invariant:** of the node's own environment a run gets only what [`NodeEnvironment`] lets through.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use baton_protocol::id::RunId;
+use baton_protocol::message::RunSpec;
+
+use crate::rooms::DEFAULT_PATH;
+
+/// Longest string that Linux takes as one argument or variable, its NUL included (`MAX_ARG_STRLEN`).
+pub(super) const MAX_STRING: usize = 128 * 1024;
+
+/// What of the node's environment its runs inherit: where programs are, the language, the terminal and
+/// the time zone.
+#[derive(Clone, Debug, Default)]
+pub struct NodeEnvironment(Vec<(OsString, OsString)>);
+
+impl NodeEnvironment {
+    /// Takes the whole environment and keeps what runs may have.
+    pub fn new(all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        Self(all.into_iter().filter(|(name, _)| is_inherited(name)).collect())
+    }
+
+    /// The folders in which programs are looked for.
+    pub fn path(&self) -> &OsStr {
+        let path = self.0.iter().find(|(name, _)| name == "PATH");
+        path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value)
+    }
+}
+
+fn is_inherited(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    matches!(name, b"PATH" | b"LANG" | b"TERM" | b"TZ") || name.starts_with(b"LC_")
+}
+
+/// The folders and files of one run.
+#[derive(Clone, Debug)]
+pub(super) struct Folders {
+    root: PathBuf,
+}
+
+impl Folders {
+    pub(super) fn of(runs: &Path, run: RunId) -> Self {
+        Self { root: runs.join(run.to_string()) }
+    }
+
+    /// What the run works on; stays when it has ended.
+    pub(super) fn checkout(&self) -> PathBuf {
+        self.root.join("checkout")
+    }
+
+    pub(super) fn home(&self) -> PathBuf {
+        self.root.join("home")
+    }
+
+    pub(super) fn attachments(&self) -> PathBuf {
+        self.root.join("attachments")
+    }
+
+    pub(super) fn receipt(&self) -> PathBuf {
+        self.root.join("receipt.json")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    /// The leader of the run's processes, while it lives.
+    pub(super) fn process(&self) -> PathBuf {
+        self.root.join("process")
+    }
+}
+
+/// The whole environment of a run.
+pub(super) fn environment(
+    node: &NodeEnvironment,
+    spec: &RunSpec,
+    folders: &Folders,
+) -> Vec<(OsString, OsString)> {
+    let mut all = node.0.clone();
+    if !all.iter().any(|(name, _)| name == "PATH") {
+        all.push(("PATH".into(), DEFAULT_PATH.into()));
+    }
+    let mut add = |name: &str, value: OsString| all.push((name.into(), value));
+    add("HOME", folders.home().into());
+    add("BATON_RUN", spec.run.to_string().into());
+    add("BATON_THREAD", spec.thread.to_string().into());
+    add("BATON_SNAPSHOT", spec.snapshot.to_string().into());
+    add("BATON_PROMPT", spec.prompt.clone().unwrap_or_default().into());
+    add("BATON_ATTACHMENTS", folders.attachments().into());
+    add("BATON_RECEIPT", folders.receipt().into());
+    all
+}
+
+/// The program and its arguments, as the system takes them.
+pub(super) fn arguments(spec: &RunSpec) -> Vec<OsString> {
+    spec.command.iter().map(|argument| OsString::from_vec(argument.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_listed_variables_come_through() {
+        let names =
+            ["PATH", "LANG", "LC_ALL", "LC_TIME", "TERM", "TZ", "HOME", "AWS_SECRET", "LCX"];
+        let node = NodeEnvironment::new(names.map(|name| (name.into(), "v".into())));
+        let kept: Vec<_> = node.0.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+        assert_eq!(kept, ["PATH", "LANG", "LC_ALL", "LC_TIME", "TERM", "TZ"]);
+        assert_eq!(node.path(), "v");
+        assert_eq!(NodeEnvironment::default().path(), DEFAULT_PATH);
+    }
+}

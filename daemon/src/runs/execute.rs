@@ -1,0 +1,233 @@
+//! One program, from its start to the end of everything that it started.
+//!
+//! Blocking, on a thread of its own: a process in a room dies with the *thread* that started it, so that
+//! this must not be one that a runtime may end.
+//!
+//! Not here: what the program is, and when it is asked to end ([`life`](super::life)).
+//!
+//! **Invariant:** when [`execute`] returns, the leader was waited for, and every other process of the run
+//! was killed.
+
+use std::io::{self, PipeReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use baton_protocol::id::RunId;
+use baton_protocol::message::LogStream;
+use baton_store::fs::{self, FsError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use tokio::sync::oneshot;
+
+use super::lines::Lines;
+use super::log::writer::Log;
+use super::process::Processes;
+use crate::clock::Clock;
+
+/// Read at once; what a pipe holds by default.
+const BUFFER: usize = 64 * 1024;
+
+/// After so long without output a line that has begun is shown: it may be a question.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// How long a pipe may stay open and silent once every process of the run is gone.
+const DRAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Most reads then: a pipe holds at most 1 MiB, and whoever still writes is not the run's.
+const MAX_DRAIN: u32 = 64;
+
+/// A program did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ExecuteError {
+    /// It could not be started.
+    #[error("the program could not be started")]
+    Start(#[source] io::Error),
+    /// Its process could not be written down, so that a later daemon would not find it.
+    #[error("the program was ended at once, because its process could not be recorded")]
+    Record(#[source] FsError),
+    /// It was lost sight of.
+    #[error("waiting for the program failed")]
+    Wait(#[source] io::Error),
+}
+
+/// What is to be executed.
+#[derive(Debug)]
+pub(super) struct Execution {
+    pub(super) run: RunId,
+    pub(super) command: Command,
+    /// As in [`Room::layers`](crate::rooms::Room::layers).
+    pub(super) layers: usize,
+    pub(super) log: Arc<Log>,
+    pub(super) clock: Clock,
+    /// Gets the processes once they are there.
+    pub(super) started: oneshot::Sender<Arc<Processes>>,
+}
+
+/// Starts a program, records its output until it ends, and ends what it leaves behind. Returns its exit
+/// code: its own, or 128 and the signal.
+pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, ExecuteError> {
+    let Execution { run, mut command, layers, log, clock, started } = execution;
+    let (exited, exit) = io::pipe().map_err(ExecuteError::Start)?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(ExecuteError::Start)?;
+    let leader = Pid::from_child(&child);
+    let processes = Arc::new(Processes::new(run, leader, layers));
+    let mut output = Output {
+        stdout: child.stdout.take(),
+        stderr: child.stderr.take(),
+        lines: Default::default(),
+        log,
+        clock,
+    };
+    let recorded = processes.record().write(record);
+    let watched = recorded.is_ok().then(|| {
+        // Nobody may wait for it: then the run goes on all the same.
+        drop(started.send(Arc::clone(&processes)));
+        let wait = move || {
+            wait_for_exit(leader);
+            drop(exit);
+        };
+        std::thread::Builder::new().name("run-wait".to_owned()).spawn(wait)
+    });
+    if let Some(Ok(_)) = watched {
+        output.record_until(&exited);
+    }
+    if !processes.kill() {
+        tracing::warn!(%run, "some processes of a run cannot be killed");
+    }
+    output.drain();
+    let status = processes.reap(|| child.wait());
+    if let Some(waiter) = watched {
+        // It panics nowhere; joined so that none is left when we return.
+        drop(waiter.map_err(ExecuteError::Start)?.join());
+    }
+    recorded.map_err(ExecuteError::Record)?;
+    if let Err(error) = fs::remove_file(record) {
+        tracing::warn!(%run, %error, "the record of a process stays behind");
+    }
+    Ok(exit_code(status.map_err(ExecuteError::Wait)?))
+}
+
+/// Returns when the process has ended, and leaves it to be waited for: until then its number, and that of
+/// its group, are nobody else's.
+fn wait_for_exit(leader: Pid) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while matches!(waitid(WaitId::Pid(leader), options), Err(rustix::io::Errno::INTR)) {}
+}
+
+fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// Both streams of a program on their way to its log.
+struct Output {
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    lines: [Lines; 2],
+    log: Arc<Log>,
+    clock: Clock,
+}
+
+impl Output {
+    /// Reads until the other end of `exited` is closed.
+    fn record_until(&mut self, exited: &PipeReader) {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let begun = self.lines.iter().any(Lines::has_begun);
+            let (stdout, stderr, done) = self.wait(Some(exited), begun.then_some(&PATIENCE));
+            if !(stdout || stderr || done) {
+                self.flush();
+            }
+            self.read(stdout, stderr, &mut buffer);
+            if done {
+                return;
+            }
+        }
+    }
+
+    /// Reads what is left in the pipes.
+    fn drain(&mut self) {
+        let mut buffer = vec![0; BUFFER];
+        for _ in 0..MAX_DRAIN {
+            if self.stdout.is_none() && self.stderr.is_none() {
+                break;
+            }
+            let (stdout, stderr, _) = self.wait(None, Some(&DRAIN));
+            if !(stdout || stderr) {
+                break;
+            }
+            self.read(stdout, stderr, &mut buffer);
+        }
+        self.stdout = None;
+        self.stderr = None;
+        self.flush();
+    }
+
+    /// Which of standard output, standard error and `exited` have something; none of them after `limit`.
+    fn wait(&self, exited: Option<&PipeReader>, limit: Option<&Timespec>) -> (bool, bool, bool) {
+        let sources = [
+            self.stdout.as_ref().map(AsFd::as_fd),
+            self.stderr.as_ref().map(AsFd::as_fd),
+            exited.map(AsFd::as_fd),
+        ];
+        let mut polled: Vec<_> =
+            sources.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        while poll(&mut polled, limit) == Err(rustix::io::Errno::INTR) {}
+        let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
+        let [stdout, stderr, exited] =
+            sources.map(|source| source.is_some() && ready.next().unwrap_or(false));
+        (stdout, stderr, exited)
+    }
+
+    fn read(&mut self, stdout: bool, stderr: bool, buffer: &mut [u8]) {
+        let [out, err] = &mut self.lines;
+        let (log, clock) = (&self.log, &self.clock);
+        if stdout && !read_one(&mut self.stdout, out, LogStream::Stdout, log, clock, buffer) {
+            self.stdout = None;
+        }
+        if stderr && !read_one(&mut self.stderr, err, LogStream::Stderr, log, clock, buffer) {
+            self.stderr = None;
+        }
+    }
+
+    /// Shows the lines that have begun.
+    fn flush(&mut self) {
+        let [out, err] = &mut self.lines;
+        self.log.append(self.clock.now_ms(), |add| {
+            out.flush(|piece| add(LogStream::Stdout, piece));
+            err.flush(|piece| add(LogStream::Stderr, piece));
+        });
+    }
+}
+
+/// Returns whether more may come.
+fn read_one(
+    from: &mut Option<impl Read>,
+    lines: &mut Lines,
+    stream: LogStream,
+    log: &Log,
+    clock: &Clock,
+    buffer: &mut [u8],
+) -> bool {
+    let Some(source) = from else { return false };
+    match source.read(buffer) {
+        Ok(0) => {
+            log.append(clock.now_ms(), |add| lines.flush(|piece| add(stream, piece)));
+            false
+        }
+        Ok(length) => {
+            let bytes = buffer.get(..length).unwrap_or_default();
+            log.append(clock.now_ms(), |add| lines.push(bytes, |piece| add(stream, piece)));
+            true
+        }
+        Err(error) => error.kind() == io::ErrorKind::Interrupted,
+    }
+}

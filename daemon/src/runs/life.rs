@@ -1,0 +1,653 @@
+//! What happens to a run, from its turn in the queue to its end.
+//!
+//! **Invariant:** whatever was prepared is sealed, however the run ends. A failure of the node never hides
+//! how the program ended: the checkout stays, and the reason says what is missing.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use baton_protocol::id::SnapshotId;
+use baton_protocol::message::RunState;
+use baton_store::catalog::runs::RunUpdate;
+use baton_store::error::StoreError;
+use baton_store::fs;
+use tokio::sync::oneshot;
+
+use super::checkout::{CheckoutError, Prepared};
+use super::environment::{arguments, environment};
+use super::execute::{ExecuteError, Execution, execute};
+use super::process::Processes;
+use super::{Live, Runs, RunsError, Stop};
+use crate::rooms::{Job, RoomError};
+use crate::task::{Task, TaskFailed};
+
+/// What a shell answers where there is no such program, and where it cannot be executed.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+
+/// Longest reason that is kept.
+const MAX_REASON: usize = 4096;
+
+/// How a program ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// Nothing where that is not known.
+    pub(super) code: Option<i32>,
+    pub(super) stop: Option<Stop>,
+    /// What kept it from running to its end.
+    pub(super) failure: Option<String>,
+    pub(super) at: u64,
+}
+
+impl Ended {
+    /// The state that follows, and why.
+    fn state(&self) -> (RunState, Option<String>) {
+        match (self.stop, self.code, self.failure.clone()) {
+            (Some(Stop::Cancelled), ..) => (RunState::Cancelled, None),
+            (Some(Stop::Interrupted), ..) => {
+                (RunState::Interrupted, Some("the node was shut down".to_owned()))
+            }
+            (None, _, Some(reason)) => (RunState::Failed, Some(reason)),
+            (None, Some(0), None) => (RunState::Succeeded, None),
+            (None, Some(code), None) => {
+                (RunState::Failed, Some(format!("the program ended with code {code}")))
+            }
+            (None, None, None) => {
+                let reason = "the node stopped while the run was at work";
+                (RunState::Interrupted, Some(reason.to_owned()))
+            }
+        }
+    }
+}
+
+/// The whole life of a queued run.
+pub(super) async fn live(runs: Runs, live: Arc<Live>) {
+    let slot = tokio::select! {
+        biased;
+        stop = live.stopped() => Err(stop),
+        slot = Arc::clone(&runs.0.slots).acquire_owned() => slot.map_err(|_| Stop::Interrupted),
+    };
+    match slot {
+        Ok(_slot) => runs.run_through(&live).await,
+        Err(Stop::Cancelled) => runs.finish(&live, RunState::Cancelled, None, None).await,
+        // It was not begun: the next daemon will.
+        Err(Stop::Interrupted) => {}
+    }
+    runs.leave(&live);
+}
+
+impl Runs {
+    async fn run_through(&self, live: &Arc<Live>) {
+        let isolated = Some(self.0.parts.room.isolated());
+        let begun = RunUpdate { isolated, ..RunUpdate::default() };
+        if let Err(error) = self.advance(live, RunState::Preparing, begun).await {
+            let reason = reason("the run could not be begun", &error);
+            return self.finish(live, RunState::Failed, Some(reason), None).await;
+        }
+        self.note(live, &format!("preparing snapshot {}", live.spec.snapshot.short()));
+        let prepared = match self.prepare(live).await {
+            Ok(prepared) => prepared,
+            Err(reason) => return self.finish(live, RunState::Failed, Some(reason), None).await,
+        };
+        let Prepared { files, bytes, .. } = prepared;
+        self.note(live, &format!("prepared {files} files, {bytes} bytes"));
+        let ended = self.run_program(live).await;
+        if ended.stop.is_none() && ended.code.is_some() {
+            // If the node dies while it seals, the next daemon knows how the program ended.
+            let update = RunUpdate {
+                exit_code: ended.code,
+                ended_at: Some(ended.at),
+                reason: ended.failure.clone(),
+                ..RunUpdate::default()
+            };
+            if let Err(error) = self.advance(live, RunState::Running, update).await {
+                tracing::error!(run = %live.run, %error, "the exit code of a run is not kept yet");
+            }
+        }
+        self.seal_and_finish(live, ended).await;
+    }
+
+    /// Makes the run's folders, checkout, attachments and receipt.
+    async fn prepare(&self, live: &Arc<Live>) -> Result<Prepared, String> {
+        let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
+        let isolated = self.0.parts.room.isolated();
+        let prepare = move || -> Result<Prepared, CheckoutError> {
+            let folders = &work.folders;
+            let own = |doing, result: Result<(), fs::FsError>| {
+                result.map_err(|source| CheckoutError { doing, source: Box::new(source) })
+            };
+            for folder in [folders.home(), folders.attachments()] {
+                own("making the run's folders", fs::create_dir_all(&folder))?;
+            }
+            let (checkout, attachments) = (folders.checkout(), folders.attachments());
+            let (vault, snapshot) = (work.vault, work.spec.snapshot);
+            let mut prepared = checkouts.prepare(vault, snapshot, &checkout, &attachments)?;
+            if let Some(receipt) = prepared.receipt.as_object_mut() {
+                receipt.insert("isolated".to_owned(), isolated.into());
+            }
+            let receipt = prepared.receipt.to_string();
+            let written = fs::write_atomic(&folders.receipt(), receipt.as_bytes(), 0o644);
+            own("writing the receipt", written).map(|()| prepared)
+        };
+        let failed = match self.blocking("run-prepare", prepare).await {
+            Ok(Ok(prepared)) => return Ok(prepared),
+            Ok(Err(error)) => reason("the checkout could not be prepared", &error),
+            Err(error) => reason("the checkout could not be prepared", &error),
+        };
+        self.discard_checkout(live).await;
+        Err(failed)
+    }
+
+    /// Removes a checkout in which nothing has run.
+    pub(super) async fn discard_checkout(&self, live: &Live) {
+        let checkout = live.folders.checkout();
+        let removed = self.blocking("run-discard", move || fs::remove_dir_all(&checkout)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(run = %live.run, %error, "a part of a checkout stays behind");
+        }
+    }
+
+    async fn run_program(&self, live: &Arc<Live>) -> Ended {
+        let (clock, log) = (&self.0.parts.clock, &live.log);
+        let checkout = live.folders.checkout();
+        let update = RunUpdate {
+            checkout: Some(checkout.to_string_lossy().into_owned()),
+            started_at: Some(clock.now_ms()),
+            ..RunUpdate::default()
+        };
+        if let Err(error) = self.advance(live, RunState::Running, update).await {
+            let failure = Some(reason("the run could not be begun", &error));
+            return Ended { failure, at: clock.now_ms(), ..Ended::default() };
+        }
+        let stop = *live.stop.borrow();
+        if stop.is_some() {
+            return Ended { stop, at: clock.now_ms(), ..Ended::default() };
+        }
+
+        let variables = environment(&self.0.options.environment, &live.spec, &live.folders);
+        let all = arguments(&live.spec);
+        let (program, arguments) = all
+            .split_first()
+            .map_or((OsStr::new(""), all.as_slice()), |(first, rest)| (first.as_os_str(), rest));
+        let (home, attachments, receipt) =
+            (live.folders.home(), live.folders.attachments(), live.folders.receipt());
+        let job = Job {
+            program,
+            arguments,
+            checkout: &checkout,
+            home: &home,
+            readable: &[&attachments, &receipt],
+            environment: &variables,
+        };
+        let command = match self.0.parts.room.command(&job) {
+            Ok(command) => command,
+            Err(error) => {
+                let code = match error {
+                    RoomError::NotFound { .. } | RoomError::Hidden { .. } => NOT_FOUND,
+                    RoomError::NotExecutable { .. } => NOT_EXECUTABLE,
+                };
+                let failure = Some(error.to_string());
+                return Ended { code: Some(code), failure, at: clock.now_ms(), stop: None };
+            }
+        };
+        let (started, is_started) = oneshot::channel();
+        let execution = Execution {
+            run: live.run,
+            command,
+            layers: self.0.parts.room.layers(),
+            log: Arc::clone(log),
+            clock: clock.clone(),
+            started,
+        };
+        let record = live.folders.process();
+        let work = move || execute(execution, &record);
+        let mut work = self.0.parts.tasks.spawn_blocking("run-program", work);
+        let (result, stop) = tokio::select! {
+            biased;
+            result = &mut work => (result, None),
+            stop = live.stopped() => {
+                let result = match is_started.await {
+                    Ok(processes) => self.end(live, processes, work).await,
+                    Err(_) => work.await,
+                };
+                (result, Some(stop))
+            }
+        };
+        let (code, failure) = match result {
+            Ok(Ok(code)) => (Some(code), None),
+            Ok(Err(error)) => {
+                let not_found =
+                    |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::NotFound;
+                let code = match &error {
+                    ExecuteError::Start(cause) if not_found(cause) => Some(NOT_FOUND),
+                    ExecuteError::Start(_) => Some(NOT_EXECUTABLE),
+                    ExecuteError::Record(_) | ExecuteError::Wait(_) => None,
+                };
+                (code, Some(chain(&error)))
+            }
+            Err(error) => (None, Some(chain(&error))),
+        };
+        Ended { code, stop, failure, at: clock.now_ms() }
+    }
+
+    /// Asks a run's processes to end, and kills those that do not.
+    async fn end(
+        &self,
+        live: &Live,
+        processes: Arc<Processes>,
+        mut work: Task<Result<i32, ExecuteError>>,
+    ) -> Result<Result<i32, ExecuteError>, TaskFailed> {
+        let asked = Arc::clone(&processes);
+        self.blocking("run-terminate", move || asked.terminate()).await?;
+        let grace = self.0.options.grace;
+        tokio::select! {
+            biased;
+            result = &mut work => return result,
+            () = tokio::time::sleep(grace) => {}
+        }
+        self.note(live, &format!("did not end within {} s, and is killed", grace.as_secs()));
+        self.blocking("run-kill", move || processes.kill()).await?;
+        work.await
+    }
+
+    /// Keeps what is in the checkout, and ends the run.
+    pub(super) async fn seal_and_finish(&self, live: &Arc<Live>, ended: Ended) {
+        let (mut state, mut reason) = ended.state();
+        let result = match self.seal(live).await {
+            Ok(result) => Some(result),
+            Err(failure) => {
+                tracing::error!(run = %live.run, failure, "the result of a run is not sealed");
+                if state == RunState::Succeeded {
+                    state = RunState::Failed;
+                }
+                reason =
+                    Some(reason.map_or(failure.clone(), |reason| format!("{reason}; {failure}")));
+                None
+            }
+        };
+        self.finish_with(live, state, reason, result, &ended).await;
+    }
+
+    async fn seal(&self, live: &Arc<Live>) -> Result<SnapshotId, String> {
+        let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
+        let seal = move || {
+            let (spec, checkout) = (&work.spec, work.folders.checkout());
+            checkouts.seal(work.vault, spec.workspace, work.run, &checkout, spec.snapshot)
+        };
+        let doing = "its result could not be sealed and is in its checkout only";
+        match self.blocking("run-seal", seal).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => Err(self::reason(doing, &error)),
+            Err(error) => Err(self::reason(doing, &error)),
+        }
+    }
+
+    /// Ends a run of which nothing was prepared.
+    pub(super) async fn finish(
+        &self,
+        live: &Arc<Live>,
+        state: RunState,
+        reason: Option<String>,
+        result: Option<SnapshotId>,
+    ) {
+        let ended = Ended { at: self.0.parts.clock.now_ms(), ..Ended::default() };
+        self.finish_with(live, state, reason, result, &ended).await;
+    }
+
+    async fn finish_with(
+        &self,
+        live: &Arc<Live>,
+        state: RunState,
+        reason: Option<String>,
+        result: Option<SnapshotId>,
+        ended: &Ended,
+    ) {
+        let text = reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        self.note(live, &format!("{}{text}", state.name()));
+        let log = Arc::clone(&live.log);
+        if let Ok(Err(error)) = self.blocking("run-log", move || log.sync()).await {
+            tracing::warn!(run = %live.run, %error, "the output of a run is not synced");
+        }
+        tracing::info!(run = %live.run, state = state.name(), code = ended.code, "run ended");
+        let update = RunUpdate {
+            reason: reason.clone(),
+            result,
+            exit_code: ended.code,
+            ended_at: Some(ended.at),
+            ..RunUpdate::default()
+        };
+        if let Err(error) = self.advance(live, state, update).await {
+            // It has ended all the same. The next daemon finds it unended and seals it once more.
+            tracing::error!(run = %live.run, %error, "the end of a run is not in the catalog");
+            live.info.send_modify(|info| {
+                info.state = state;
+                info.reason = reason;
+                info.result = result.or(info.result);
+                info.exit_code = ended.code.or(info.exit_code);
+                info.ended_at = Some(ended.at);
+            });
+        }
+    }
+
+    /// Moves a run to a state, durably, and tells who waits.
+    async fn advance(
+        &self,
+        live: &Arc<Live>,
+        state: RunState,
+        update: RunUpdate,
+    ) -> Result<(), RunsError> {
+        let (catalog, run) = (self.0.parts.catalog.clone(), live.run);
+        let set = move || -> Result<_, StoreError> { catalog.set_state(run, state, &update) };
+        let row = self.blocking("run-state", set).await??;
+        live.info.send_replace(row.ok_or(RunsError::NotFound(run))?.info);
+        Ok(())
+    }
+
+    pub(super) fn note(&self, live: &Live, text: &str) {
+        live.log.node(self.0.parts.clock.now_ms(), text);
+    }
+}
+
+/// What failed and why, in one line for people.
+fn reason(what: &str, error: &dyn Error) -> String {
+    let mut reason = format!("{what}: {}", chain(error));
+    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+        reason.truncate(end);
+    }
+    reason
+}
+
+/// An error and its sources.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use baton_protocol::message::LogStream;
+
+    use super::super::testing::{Node, entries, spec, within};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_works_on_its_checkout_and_leaves_a_snapshot() {
+        for node in Node::in_every_room().await {
+            let script = "cat given && echo new > made && rm given && echo err >&2 && cat";
+            let info = node.run(spec(1, &["sh", "-c", script])).await;
+            assert_eq!((info.state, info.exit_code), (RunState::Succeeded, Some(0)), "{info:?}");
+            assert_eq!(info.reason, None);
+            assert!(info.started_at.is_some() && info.ended_at.is_some());
+            assert_eq!(info.isolated, node.isolated());
+            let (stdout, stderr) = node.output(info.spec.run).await;
+            assert_eq!((stdout.as_slice(), stderr.as_slice()), (&b"given\n"[..], &b"err\n"[..]));
+            assert_eq!(node.sealed(&info, "made"), b"new\n");
+            assert!(!node.sealed_path(&info, "given").exists());
+            let seals = node.checkouts.seals.lock().unwrap();
+            assert_eq!(*seals, [(info.spec.run, info.spec.snapshot, info.result.unwrap())]);
+            // What can be pulled stays; what named the process does not.
+            let checkout = Path::new(info.checkout.as_ref().unwrap());
+            assert!(checkout.join("made").exists());
+            assert!(!checkout.with_file_name("process").exists());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_has_its_code_and_is_sealed_too() {
+        for node in Node::in_every_room().await {
+            let script = "echo partly > made; exit 7";
+            let info = node.run(spec(1, &["sh", "-c", script])).await;
+            assert_eq!((info.state, info.exit_code), (RunState::Failed, Some(7)));
+            assert_eq!(info.reason.as_deref(), Some("the program ended with code 7"));
+            assert_eq!(node.sealed(&info, "made"), b"partly\n");
+            let info = node.run(spec(2, &["sh", "-c", "kill -9 $$"])).await;
+            assert_eq!((info.state, info.exit_code), (RunState::Failed, Some(137)));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_started_says_why() {
+        for node in Node::in_every_room().await {
+            let cases = [
+                (1, "no-such-program", 127, "command not found: no-such-program"),
+                (2, "./given", 126, "is not executable"),
+                (3, "./missing", 127, "command not found: ./missing"),
+            ];
+            for (byte, program, code, why) in cases {
+                let info = node.run(spec(byte, &[program, "x"])).await;
+                assert_eq!((info.state, info.exit_code), (RunState::Failed, Some(code)));
+                assert!(info.reason.as_deref().unwrap().contains(why), "{:?}", info.reason);
+                let last = node.log(info.spec.run).await.pop().unwrap();
+                assert_eq!(last.stream, LogStream::Node);
+                assert!(String::from_utf8(last.text).unwrap().contains(why));
+                assert!(info.result.is_some());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_is_not_there_fails_the_run() {
+        let node = Node::new();
+        let mut asked = spec(1, &["true"]);
+        asked.snapshot = SnapshotId::from_bytes([0xee; 32]);
+        let info = node.run(asked).await;
+        assert_eq!((info.state, info.result, info.exit_code), (RunState::Failed, None, None));
+        let why = info.reason.unwrap();
+        assert!(why.contains("the checkout could not be prepared: finding the snapshot"), "{why}");
+        assert_eq!(info.started_at, None);
+    }
+
+    #[tokio::test]
+    async fn a_result_that_cannot_be_sealed_is_never_called_a_success() {
+        let node = Node::new();
+        let info = node.run(spec(1, &["sh", "-c", "echo x > unsealable"])).await;
+        assert_eq!((info.state, info.exit_code), (RunState::Failed, Some(0)));
+        assert!(info.reason.unwrap().contains("is in its checkout only"));
+        assert!(Path::new(&info.checkout.unwrap()).join("unsealable").exists());
+    }
+
+    #[tokio::test]
+    async fn output_keeps_every_byte_and_its_order() {
+        let node = Node::new();
+        let script = r"printf 'a\0b\377\n\n\r\nlast'; sleep 0.02; echo err >&2; printf more";
+        let info = node.run(spec(1, &["sh", "-c", script])).await;
+        let (stdout, stderr) = node.output(info.spec.run).await;
+        assert_eq!(stdout, b"a\0b\xff\n\n\r\nlastmore");
+        assert_eq!(stderr, b"err\n");
+        let script = "i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); done";
+        let info = node.run(spec(2, &["sh", "-c", script])).await;
+        let lines = node.log(info.spec.run).await;
+        let lines = lines.iter().filter(|entry| entry.stream == LogStream::Stdout);
+        let expected: Vec<_> = (0..2000).map(|number| format!("{number}\n").into_bytes()).collect();
+        assert_eq!(lines.map(|entry| entry.text.clone()).collect::<Vec<_>>(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_output_comes_whole() {
+        const SIZE: usize = 10 * 1024 * 1024;
+        for node in Node::in_every_room().await {
+            let script = format!("head -c {SIZE} /dev/urandom > made; cat made; cat made >&2");
+            let info = node.run(spec(1, &["sh", "-c", &script])).await;
+            assert_eq!(info.state, RunState::Succeeded);
+            let made = Path::new(info.checkout.as_ref().unwrap()).join("made");
+            let made = fs::read_if_exists(&made, SIZE as u64).unwrap().unwrap();
+            assert_eq!(made.len(), SIZE);
+            let (stdout, stderr) = node.output(info.spec.run).await;
+            assert!(stdout == made && stderr == made);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_asked_to_end_may_finish_its_work() {
+        for node in Node::in_every_room().await {
+            let script = "trap 'echo bye; echo saved > made; exit 3' TERM; echo ready;
+                          while :; do sleep 0.01; done";
+            let asked = spec(1, &["sh", "-c", script]);
+            let mut log = node.start(asked.clone()).await;
+            within(log.next()).await.unwrap();
+            let info = within(node.runs.cancel("ann", asked.run)).await.unwrap();
+            assert_eq!((info.state, info.exit_code), (RunState::Cancelled, Some(3)));
+            assert_eq!(node.sealed(&info, "made"), b"saved\n");
+            assert!(node.output(asked.run).await.0.ends_with(b"bye\n"));
+            let again = node.runs.cancel("ann", asked.run).await.unwrap();
+            assert_eq!(again, info);
+        }
+    }
+
+    #[tokio::test]
+    async fn cancelling_kills_what_ignores_it_and_all_that_was_started() {
+        let change = |options: &mut super::super::RunOptions| {
+            options.grace = Duration::from_millis(50);
+        };
+        for node in Node::in_every_room_with(change).await {
+            // A child that ignores the request, an orphan in a session of its own, and one that holds
+            // the output open.
+            let script = "trap '' TERM; echo begun > made
+                (trap '' TERM; exec sleep 301) &
+                (setsid sleep 302 > /dev/null 2>&1 &)
+                (setsid sh -c 'trap \"\" TERM; exec sleep 303' &)
+                echo ready; while :; do sleep 1; done";
+            let asked = spec(1, &["sh", "-c", script]);
+            let mut log = node.start(asked.clone()).await;
+            within(log.next()).await.unwrap();
+            let info = within(node.runs.cancel("ann", asked.run)).await.unwrap();
+            assert_eq!(info.state, RunState::Cancelled);
+            assert_eq!(node.sealed(&info, "made"), b"begun\n");
+            assert_eq!(Node::processes_of(asked.run), Vec::<i32>::new());
+            let note = b"did not end within 0 s, and is killed\n";
+            assert!(node.log(asked.run).await.iter().any(|entry| entry.text == note));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_program_leaves_behind_ends_with_it() {
+        for node in Node::in_every_room().await {
+            let script = "sleep 304 & (setsid sleep 305 &) ; echo done";
+            let info = node.run(spec(1, &["sh", "-c", script])).await;
+            assert_eq!((info.state, info.exit_code), (RunState::Succeeded, Some(0)));
+            assert_eq!(Node::processes_of(info.spec.run), Vec::<i32>::new());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_environment_is_what_is_documented_and_no_more() {
+        for node in Node::in_every_room().await {
+            let mut asked = spec(1, &["env", "-0"]);
+            asked.prompt = Some("two\nlines $HOME 'x'".to_owned());
+            let info = node.run(asked.clone()).await;
+            let (stdout, _) = node.output(asked.run).await;
+            let mut found: Vec<_> = stdout
+                .split(|&byte| byte == 0)
+                .filter(|variable| !variable.is_empty())
+                .map(|variable| String::from_utf8(variable.to_vec()).unwrap())
+                .collect();
+            found.sort();
+            let folder = node.folder.path().canonicalize().unwrap().join("runs");
+            let folder = folder.join(asked.run.to_string());
+            let folder = folder.to_str().unwrap();
+            let mut expected = [
+                format!("BATON_ATTACHMENTS={folder}/attachments"),
+                "BATON_PROMPT=two\nlines $HOME 'x'".to_owned(),
+                format!("BATON_RECEIPT={folder}/receipt.json"),
+                format!("BATON_RUN={}", asked.run),
+                format!("BATON_SNAPSHOT={}", asked.snapshot),
+                format!("BATON_THREAD={}", asked.thread),
+                format!("HOME={folder}/home"),
+                "LANG=C.UTF-8".to_owned(),
+                format!("PATH={}", crate::rooms::DEFAULT_PATH),
+                format!("PWD={folder}/checkout"),
+            ];
+            expected.sort();
+            assert_eq!(found, expected);
+            assert_eq!(info.checkout.unwrap(), format!("{folder}/checkout"));
+        }
+    }
+
+    #[tokio::test]
+    async fn folders_and_receipt_are_there() {
+        for node in Node::in_every_room().await {
+            let script = "set -e; pwd; cat \"$BATON_RECEIPT\"; echo; cat \"$BATON_ATTACHMENTS\"/*;
+                          echo x > \"$HOME/.kept\"; printf '%s|' \"$@\"; ulimit -c";
+            let arguments = ["sh", "-c", script, "name", "a b", "", "$(c)"];
+            let info = node.run(spec(1, &arguments)).await;
+            assert_eq!(info.state, RunState::Succeeded, "{:?}", node.output(info.spec.run).await);
+            let output = String::from_utf8(node.output(info.spec.run).await.0).unwrap();
+            let mut lines = output.lines();
+            assert_eq!(lines.next(), info.checkout.as_deref());
+            let receipt: serde_json::Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+            assert_eq!(receipt["isolated"], node.isolated());
+            assert_eq!(receipt["snapshot"], info.spec.snapshot.to_string());
+            assert_eq!(lines.next(), Some("the attachment"));
+            assert!(lines.next().unwrap().starts_with("a b||$(c)|"));
+            let home = Path::new(info.checkout.as_ref().unwrap()).with_file_name("home");
+            assert!(home.join(".kept").exists());
+            // Without a prompt there is an empty one.
+            let script = "test \"${BATON_PROMPT-unset}\" = ''";
+            assert_eq!(node.run(spec(2, &["sh", "-c", script])).await.exit_code, Some(0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_room_hides_the_node_and_other_runs() {
+        for node in Node::in_every_room().await.into_iter().filter(Node::isolated) {
+            let first = node.run(spec(1, &["sh", "-c", "echo secret > made"])).await;
+            let first = first.checkout.unwrap();
+            let root = node.folder.path().canonicalize().unwrap();
+            fs::write_atomic(&root.join("key"), b"secret", 0o644).unwrap();
+            let script = r#"
+                root=$1 first=$2 me=$3 own=${BATON_RECEIPT%/*}
+                for path in "$root/key" "$root/catalog.db" "$first/made" /root /home /boot /sys; do
+                    [ -e "$path" ] && echo "saw $path"
+                done
+                [ -s /etc/shadow ] && echo "read $(head -c1 /etc/shadow)"
+                for path in /x /usr/x /etc/x "$BATON_RECEIPT" "$BATON_ATTACHMENTS/x" \
+                    /proc/sys/kernel/domainname /proc/sys/kernel/core_pattern; do
+                    (cat "$path" > "$path") 2> /dev/null && echo "wrote $path"
+                    (: >> "$path") 2> /dev/null && echo "opened $path"
+                done
+                echo x > "$own/x"
+                ls "$root/runs" "$own" /run
+                grep Cap /proc/self/status | tr -d "\t0" | tr "\n" " "
+                echo $$
+                kill -0 "$me" 2> /dev/null && echo "reached $me"
+                [ -r /etc/passwd ] && [ -d /usr/bin ] && echo x > /tmp/x && echo fine
+            "#;
+            let me = std::process::id().to_string();
+            let root = root.to_str().unwrap();
+            let asked = spec(2, &["sh", "-c", script, "sh", root, &first, &me]);
+            let info = node.run(asked).await;
+            let (stdout, stderr) = node.output(info.spec.run).await;
+            let stdout = String::from_utf8(stdout).unwrap();
+            let run = info.spec.run;
+            let expected = format!(
+                "/run:\n\n{root}/runs:\n{run}\n\n{root}/runs/{run}:\n\
+                 attachments\ncheckout\nhome\nreceipt.json\nx\n\
+                 CapInh: CapPrm: CapEff: CapBnd: CapAmb: 2\nfine\n"
+            );
+            assert_eq!(stdout, expected, "{}", String::from_utf8_lossy(&stderr));
+            // Its /tmp was its own.
+            assert!(!Path::new(root).join("runs").join(run.to_string()).join("x").exists());
+        }
+    }
+
+    #[tokio::test]
+    async fn entries_of_the_node_tell_the_story() {
+        let node = Node::new();
+        let info = node.run(spec(1, &["true"])).await;
+        let log = node.log(info.spec.run).await;
+        let prepared = "prepared 1 files, 6 bytes\n";
+        let preparing = format!("preparing snapshot {}\n", info.spec.snapshot.short());
+        let expected = [preparing.as_str(), prepared, "succeeded\n"];
+        assert_eq!(entries(&log, LogStream::Node), expected.concat().into_bytes());
+        assert!(log.iter().all(|entry| entry.time >= info.created_at));
+    }
+}

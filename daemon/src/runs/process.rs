@@ -1,0 +1,323 @@
+//! Which processes belong to a run, and how they are made to end.
+//!
+//! A run's processes are its leader, whatever descends from it, whatever is in its group or session, and
+//! whatever carries its `BATON_RUN` in its environment: a daemon that a build left behind has a session
+//! and a parent of its own, and still the environment.
+//!
+//! Not here: starting the leader and reading its output ([`execute`](super::execute)).
+//!
+//! **Invariant:** nothing is signalled that is not known to be the run's. A process is known by its number
+//! *and* its start time, because numbers are used again.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use baton_protocol::id::RunId;
+use baton_store::fs::{self, FsError};
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of an environment that are looked through; the system's own limit is 6 MiB for arguments
+/// and environment together, unless the stack is unlimited.
+const MAX_ENVIRONMENT: u64 = 8 * 1024 * 1024;
+
+/// How often the processes of a run are looked for again while they are being killed.
+const ROUNDS: u32 = 200;
+
+/// What a killed process needs to be gone.
+const ROUND: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// The leader of a run's processes, as written beside its log while it lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ProcessRecord {
+    /// Its number, which is also that of its group.
+    pub(super) pid: i32,
+    /// When it was started, in ticks since the boot.
+    pub(super) started: u64,
+    /// Which boot: start times begin anew with each.
+    pub(super) boot: String,
+}
+
+impl ProcessRecord {
+    pub(super) fn write(&self, path: &Path) -> Result<(), FsError> {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        fs::write_atomic(path, &json, 0o600)
+    }
+
+    /// Nothing where there is none, or none that can be read: then only the environment tells.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        let json = fs::read_if_exists(path, 4096).ok().flatten()?;
+        serde_json::from_slice(&json).ok()
+    }
+}
+
+/// One process of the machine.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    pid: i32,
+    parent: i32,
+    group: i32,
+    session: i32,
+    started: u64,
+    gone: bool,
+}
+
+impl Seen {
+    fn read(pid: i32) -> Option<Self> {
+        let path = format!("/proc/{pid}/stat");
+        let stat = fs::read_if_exists(Path::new(&path), 4096).ok().flatten()?;
+        // The name of the program is in parentheses and may contain some itself.
+        let end = stat.iter().rposition(|&byte| byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let field = |index: usize| fields.get(index).copied();
+        Some(Self {
+            pid,
+            parent: field(1)?.parse().ok()?,
+            group: field(2)?.parse().ok()?,
+            session: field(3)?.parse().ok()?,
+            started: field(19)?.parse().ok()?,
+            gone: matches!(field(0)?, "Z" | "X"),
+        })
+    }
+
+    fn all() -> Vec<Self> {
+        let names = fs::list_dir(Path::new("/proc")).unwrap_or_default();
+        let pids = names.iter().filter_map(|name| name.to_str()?.parse().ok());
+        pids.filter_map(Self::read).collect()
+    }
+
+    fn carries(&self, marker: &[u8]) -> bool {
+        let path = format!("/proc/{}/environ", self.pid);
+        let environment = fs::read_if_exists(Path::new(&path), MAX_ENVIRONMENT);
+        let environment = environment.ok().flatten().unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == marker)
+    }
+
+    /// Signals this very process, and none that has its number now.
+    #[cfg(target_os = "linux")]
+    fn signal(&self, signal: Signal) {
+        use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+        let Some(pid) = Pid::from_raw(self.pid) else { return };
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+        if Self::read(self.pid).is_some_and(|now| now.started == self.started) {
+            // It may have ended in this moment.
+            let _ = pidfd_send_signal(process, signal);
+        }
+    }
+
+    /// Without descriptors of processes there is no `/proc` either, so that nothing was seen.
+    #[cfg(not(target_os = "linux"))]
+    fn signal(&self, _signal: Signal) {}
+}
+
+/// The living processes of a run. `leader` is trusted to be the run's.
+fn members(leader: Option<i32>, marker: &[u8]) -> Vec<Seen> {
+    let myself = rustix::process::getpid().as_raw_pid();
+    let all = Seen::all();
+    let mut pids: HashSet<i32> = HashSet::new();
+    if let Some(leader) = leader {
+        let led = |seen: &&Seen| [seen.pid, seen.group, seen.session].contains(&leader);
+        pids.extend(all.iter().filter(led).map(|seen| seen.pid));
+    }
+    let others = all.iter().filter(|seen| !pids.contains(&seen.pid));
+    let carriers: Vec<_> =
+        others.filter(|seen| seen.carries(marker)).map(|seen| seen.pid).collect();
+    pids.extend(carriers);
+    loop {
+        let children = all.iter().filter(|seen| pids.contains(&seen.parent)).map(|seen| seen.pid);
+        let children: Vec<_> = children.filter(|pid| !pids.contains(pid)).collect();
+        if children.is_empty() {
+            break;
+        }
+        pids.extend(children);
+    }
+    let lives = |seen: &Seen| !seen.gone && seen.pid != myself && pids.contains(&seen.pid);
+    all.into_iter().filter(lives).collect()
+}
+
+/// The living processes that carry a run in their environment.
+#[cfg(test)]
+pub(super) fn carriers(run: RunId) -> Vec<i32> {
+    members(None, &marker(run)).iter().map(|seen| seen.pid).collect()
+}
+
+fn marker(run: RunId) -> Vec<u8> {
+    format!("BATON_RUN={run}").into_bytes()
+}
+
+fn boot() -> String {
+    let id = fs::read_if_exists(Path::new("/proc/sys/kernel/random/boot_id"), 4096);
+    String::from_utf8_lossy(&id.ok().flatten().unwrap_or_default()).trim().to_owned()
+}
+
+/// Kills what an earlier daemon left of a run. Returns how many processes were found at first, and whether
+/// all are gone.
+pub(super) fn kill_leftovers(run: RunId, record: Option<&ProcessRecord>) -> (usize, bool) {
+    let is_leader = |record: &&ProcessRecord| {
+        record.boot == boot()
+            && Seen::read(record.pid).is_some_and(|seen| seen.started == record.started)
+    };
+    let leader = record.filter(is_leader).map(|record| record.pid);
+    kill_all(leader, &marker(run))
+}
+
+fn kill_all(leader: Option<i32>, marker: &[u8]) -> (usize, bool) {
+    let mut found = 0;
+    for round in 0..ROUNDS {
+        let members = members(leader, marker);
+        if members.is_empty() {
+            return (found, true);
+        }
+        if round == 0 {
+            found = members.len();
+        }
+        for member in members {
+            member.signal(Signal::KILL);
+        }
+        std::thread::sleep(ROUND);
+    }
+    (found, false)
+}
+
+/// The processes of a live run.
+#[derive(Debug)]
+pub(super) struct Processes {
+    leader: Pid,
+    layers: usize,
+    marker: Vec<u8>,
+    /// Once the leader was waited for, its number may be another's.
+    reaped: Mutex<bool>,
+}
+
+impl Processes {
+    /// Of a leader that was just started and leads a group. `layers` as in
+    /// [`Room::layers`](crate::rooms::Room::layers).
+    pub(super) fn new(run: RunId, leader: Pid, layers: usize) -> Self {
+        Self { leader, layers, marker: marker(run), reaped: Mutex::new(false) }
+    }
+
+    pub(super) fn record(&self) -> ProcessRecord {
+        let pid = self.leader.as_raw_pid();
+        let started = Seen::read(pid).map_or(0, |seen| seen.started);
+        ProcessRecord { pid, started, boot: boot() }
+    }
+
+    /// Asks the run's processes to end. The room itself is left alone, or it would take them with it.
+    pub(super) fn terminate(&self) {
+        let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
+        if *reaped {
+            return;
+        }
+        let leader = self.leader.as_raw_pid();
+        let members = members(Some(leader), &self.marker);
+        let mut room: HashSet<i32> = HashSet::new();
+        if self.layers > 0 {
+            room.insert(leader);
+        }
+        for _ in 1..self.layers {
+            let above = members.iter().filter(|member| room.contains(&member.parent));
+            let above: Vec<_> = above.map(|member| member.pid).collect();
+            room.extend(above);
+        }
+        let asked: Vec<_> = members.iter().filter(|member| !room.contains(&member.pid)).collect();
+        if asked.is_empty() {
+            self.signal_group(Signal::TERM);
+        }
+        for member in asked {
+            member.signal(Signal::TERM);
+        }
+    }
+
+    /// Ends every process of the run. Returns whether all are gone.
+    pub(super) fn kill(&self) -> bool {
+        let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*reaped {
+            self.signal_group(Signal::KILL);
+        }
+        let leader = (!*reaped).then_some(self.leader.as_raw_pid());
+        let (_, gone) = kill_all(leader, &self.marker);
+        gone
+    }
+
+    /// Waits for the leader with `wait`; from then on its number is never signalled.
+    pub(super) fn reap<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let mut reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
+        *reaped = true;
+        wait()
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        // An empty group is what we want in the end.
+        let _ = rustix::process::kill_process_group(self.leader, signal);
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn start(run: RunId, script: &str) -> (Child, String) {
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .env("BATON_RUN", run.to_string())
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (child, line.trim().to_owned())
+    }
+
+    #[test]
+    fn descendants_orphans_and_strangers_are_told_apart() {
+        let run = RunId::from_bytes([7; 16]);
+        // A grandchild in a session of its own whose parent has ended.
+        let script = "(setsid sleep 300 & echo $!); sleep 300";
+        let (mut child, orphan) = start(run, script);
+        let (mut stranger, _) = start(RunId::from_bytes([8; 16]), "echo; exec sleep 300");
+        let orphan: i32 = orphan.parse().unwrap();
+        let leader = Pid::from_child(&child);
+        let processes = Processes::new(run, leader, 0);
+
+        let found: Vec<_> =
+            members(Some(leader.as_raw_pid()), &marker(run)).iter().map(|seen| seen.pid).collect();
+        assert!(found.contains(&orphan) && found.contains(&leader.as_raw_pid()), "{found:?}");
+
+        assert!(processes.kill());
+        assert!(Seen::read(orphan).is_none_or(|seen| seen.gone));
+        processes.reap(|| child.wait()).unwrap();
+        assert!(stranger.try_wait().unwrap().is_none(), "a stranger was killed");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_protects_its_new_owner() {
+        let (mut child, _) = start(RunId::from_bytes([9; 16]), "echo; exec env -i sleep 300");
+        let leader = Pid::from_child(&child);
+        let run = RunId::from_bytes([10; 16]);
+        let mut record = Processes::new(run, leader, 0).record();
+        record.started += 1;
+        assert_eq!(kill_leftovers(run, Some(&record)), (0, true));
+        record.started -= 1;
+        let other_boot = ProcessRecord { boot: "another".to_owned(), ..record.clone() };
+        assert_eq!(kill_leftovers(run, Some(&other_boot)), (0, true));
+        assert!(child.try_wait().unwrap().is_none());
+
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("process");
+        record.write(&file).unwrap();
+        let (found, gone) = kill_leftovers(run, ProcessRecord::read(&file).as_ref());
+        assert!(found >= 1 && gone);
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(ProcessRecord::read(&folder.path().join("none")), None);
+    }
+}

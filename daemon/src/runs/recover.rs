@@ -1,0 +1,255 @@
+//! What an earlier daemon left behind.
+//!
+//! **Invariant:** when [`Runs::recover`] returns, no process of an earlier daemon's runs is alive, and no
+//! program that was started once is started again.
+
+use std::sync::Arc;
+
+use baton_protocol::message::RunState;
+use baton_store::catalog::runs::RunRow;
+
+use super::environment::Folders;
+use super::life::Ended;
+use super::process::{ProcessRecord, kill_leftovers};
+use super::{Live, Runs, RunsError};
+
+impl Runs {
+    /// Takes up the runs of an earlier daemon: queued ones are started, the others end as interrupted with
+    /// what is in their checkouts. To be called once, before anything is created.
+    ///
+    /// Sealing goes on after it returned; until then such a run is still shown in its old state.
+    pub async fn recover(&self) -> Result<(), RunsError> {
+        let catalog = self.0.parts.catalog.clone();
+        let rows = self.blocking("run-recover", move || catalog.live_runs()).await??;
+        for row in rows {
+            if row.info.state == RunState::Queued {
+                self.start(row);
+            } else {
+                self.recover_one(row).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn recover_one(&self, row: RunRow) -> Result<(), RunsError> {
+        let run = row.info.spec.run;
+        let record = Folders::of(&self.0.options.folder, run).process();
+        let kill = move || {
+            let killed = kill_leftovers(run, ProcessRecord::read(&record).as_ref());
+            // Another process may have its number by the time of the next restart.
+            drop(baton_store::fs::remove_file(&record));
+            killed
+        };
+        let (found, gone) = self.blocking("run-recover", kill).await?;
+        if !gone {
+            tracing::error!(%run, "processes of an earlier daemon's run cannot be killed");
+        }
+        tracing::info!(%run, state = row.info.state.name(), processes = found, "run interrupted");
+        let live = self.enter(row);
+        self.0.parts.tasks.spawn("run-recover", recovered(self.clone(), live)).detach();
+        Ok(())
+    }
+}
+
+/// The end of a run that was at work when its daemon died.
+async fn recovered(runs: Runs, live: Arc<Live>) {
+    let log = Arc::clone(&live.log);
+    if let Ok(Err(error)) = runs.blocking("run-log", move || log.reopen()).await {
+        tracing::warn!(run = %live.run, %error, "the output of a run cannot be continued");
+    }
+    // Only so many at once; never closed.
+    let _slot = Arc::clone(&runs.0.slots).acquire_owned().await;
+    let info = live.info.borrow().clone();
+    if info.state == RunState::Preparing {
+        // The program was not started, and half a checkout is nobody's work: sealed, it would look as
+        // if the run had deleted the other half.
+        runs.discard_checkout(&live).await;
+        let reason = "the node stopped while the run was prepared; its program was not started";
+        runs.finish(&live, RunState::Interrupted, Some(reason.to_owned()), None).await;
+    } else {
+        let now = runs.0.parts.clock.now_ms();
+        let ended = Ended {
+            code: info.exit_code,
+            stop: None,
+            failure: info.reason,
+            at: info.ended_at.unwrap_or(now),
+        };
+        runs.seal_and_finish(&live, ended).await;
+    }
+    runs.leave(&live);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use baton_protocol::id::RunId;
+    use baton_protocol::message::{LogStream, RunInfo, RunSpec};
+    use baton_store::catalog::runs::RunUpdate;
+    use baton_store::fs;
+
+    use super::super::log::writer::Log;
+    use super::super::process::Processes;
+    use super::super::testing::{Node, entries, spec, within};
+    use super::*;
+
+    const ENDLESS: &str = "echo begun > made
+        (setsid sleep 308 > /dev/null 2>&1 &)
+        sleep 309 & echo ready; wait; echo again";
+
+    /// Not a test: the daemon that dies in the one below. It is told by its standard input where it lives,
+    /// and whether with walls.
+    #[tokio::test]
+    #[ignore = "started by another test"]
+    async fn a_daemon_that_is_killed() {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).unwrap();
+        let Some((walls, home)) = line.trim().split_once(' ') else { return };
+        let Some(node) = Node::in_home_of_another(home.into(), walls == "walls").await else {
+            println!("\nnone");
+            return;
+        };
+        let asked = spec(1, &["sh", "-c", ENDLESS]);
+        let mut log = node.start(asked.clone()).await;
+        within(log.next()).await.unwrap();
+        println!("\nrun {}", asked.run);
+        std::future::pending::<()>().await;
+    }
+
+    #[tokio::test]
+    async fn a_killed_daemon_leaves_a_run_that_the_next_one_ends() {
+        for walls in ["bare", "walls"] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut daemon = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "runs::recover::tests::a_daemon_that_is_killed"])
+                .args(["--ignored", "--nocapture"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = daemon.stdin.take().unwrap();
+            writeln!(stdin, "{walls} {}", folder.path().display()).unwrap();
+            let stdout = BufReader::new(daemon.stdout.take().unwrap());
+            let mut lines = stdout.lines().map_while(Result::ok);
+            let said = lines.find(|line| line.starts_with("run ") || line == "none").unwrap();
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+            let Some(run) = said.strip_prefix("run ") else { continue };
+            let run: RunId = run.parse().unwrap();
+
+            let home = folder.path().to_owned();
+            let node = Node::in_home_of_another(home, walls == "walls").await.unwrap();
+            if walls == "bare" {
+                assert!(Node::processes_of(run).len() >= 3, "there was nothing to kill");
+            }
+            node.runs.recover().await.unwrap();
+            assert_eq!(Node::processes_of(run), Vec::<i32>::new());
+            let info = within(node.runs.wait("ann", run)).await.unwrap();
+            assert_eq!(info.state, RunState::Interrupted);
+            assert_eq!(info.isolated, walls == "walls");
+            assert_eq!(node.sealed(&info, "made"), b"begun\n");
+            assert_eq!(entries(&node.log(run).await, LogStream::Stdout), b"ready\n");
+        }
+    }
+
+    /// Leaves a run as a daemon does that dies while it is in this state.
+    fn abandon(node: &Node, spec: &RunSpec, state: RunState, update: &RunUpdate) -> Folders {
+        node.catalog.create_run(spec, "ann", node.vault, 5).unwrap().unwrap();
+        node.catalog.set_state(spec.run, state, update).unwrap();
+        let runs = node.folder.path().canonicalize().unwrap().join("runs");
+        let folders = Folders::of(&runs, spec.run);
+        fs::create_dir_all(&folders.checkout()).unwrap();
+        fs::write_atomic(&folders.checkout().join("made"), b"half\n", 0o644).unwrap();
+        let log = Log::new(folders.log(), 1 << 20);
+        log.append(6, |add| add(LogStream::Stdout, b"before\n"));
+        folders
+    }
+
+    async fn recovered(node: &Node, spec: &RunSpec) -> RunInfo {
+        node.runs.recover().await.unwrap();
+        within(node.runs.wait("ann", spec.run)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_run_at_work_is_interrupted_sealed_and_rid_of_its_processes() {
+        let node = Node::new();
+        let asked = spec(1, &["sh", "-c", "echo again > repeated"]);
+        let folders = abandon(&node, &asked, RunState::Running, &RunUpdate::default());
+        // The program itself has no mark in its environment; what it has left behind has.
+        let mut program = Command::new("sleep")
+            .arg("306")
+            .env_clear()
+            .process_group(0)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let leader = rustix::process::Pid::from_child(&program);
+        Processes::new(asked.run, leader, 0).record().write(&folders.process()).unwrap();
+        let mut orphan = Command::new("sleep")
+            .arg("307")
+            .env("BATON_RUN", asked.run.to_string())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+
+        node.runs.recover().await.unwrap();
+        // Both are dead when it returns.
+        assert!(!program.wait().unwrap().success() && !orphan.wait().unwrap().success());
+        let info = within(node.runs.wait("ann", asked.run)).await.unwrap();
+        assert_eq!((info.state, info.exit_code), (RunState::Interrupted, None));
+        assert_eq!(info.reason.unwrap(), "the node stopped while the run was at work");
+        assert!(!folders.checkout().join("repeated").exists(), "the program ran again");
+        assert!(!folders.process().exists());
+        assert_eq!(
+            node.sealed(&node.runs.show("ann", asked.run).await.unwrap(), "made"),
+            b"half\n"
+        );
+        let log = node.log(asked.run).await;
+        assert_eq!(entries(&log, LogStream::Stdout), b"before\n");
+        assert!(entries(&log, LogStream::Node).starts_with(b"interrupted: "));
+
+        let next = node.next_daemon();
+        next.runs.recover().await.unwrap();
+        assert_eq!(next.runs.live_count(), 0);
+    }
+
+    #[tokio::test]
+    async fn half_a_checkout_is_nobodys_result() {
+        let node = Node::new();
+        let asked = spec(1, &["true"]);
+        let folders = abandon(&node, &asked, RunState::Preparing, &RunUpdate::default());
+        let info = recovered(&node, &asked).await;
+        assert_eq!((info.state, info.result), (RunState::Interrupted, None));
+        assert!(info.reason.unwrap().contains("its program was not started"));
+        assert!(!folders.checkout().exists());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_had_ended_keeps_its_end() {
+        let node = Node::new();
+        let update = RunUpdate { exit_code: Some(0), ended_at: Some(7), ..RunUpdate::default() };
+        let asked = spec(1, &["true"]);
+        abandon(&node, &asked, RunState::Running, &update);
+        let info = recovered(&node, &asked).await;
+        let end = (info.state, info.exit_code, info.ended_at);
+        assert_eq!(end, (RunState::Succeeded, Some(0), Some(7)));
+        assert_eq!(node.sealed(&info, "made"), b"half\n");
+    }
+
+    #[tokio::test]
+    async fn queued_runs_are_started_and_ended_ones_left_alone() {
+        let node = Node::new();
+        let queued = spec(1, &["sh", "-c", "echo x > made"]);
+        node.catalog.create_run(&queued, "ann", node.vault, 5).unwrap().unwrap();
+        let cancelled = spec(2, &["sh", "-c", "echo x > made"]);
+        abandon(&node, &cancelled, RunState::Cancelled, &RunUpdate::default());
+        let info = recovered(&node, &queued).await;
+        assert_eq!(info.state, RunState::Succeeded);
+        assert_eq!(node.sealed(&info, "made"), b"x\n");
+        let info = within(node.runs.wait("ann", cancelled.run)).await.unwrap();
+        assert_eq!((info.state, info.result), (RunState::Cancelled, None));
+        assert_eq!(node.checkouts.seals.lock().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,208 @@
+//! A push: the sending home, and the receiving node.
+
+use baton_protocol::delta::decode_delta;
+use baton_protocol::encode::DecodeError;
+use baton_protocol::frame::{FrameKind, Item, decode_batch};
+use baton_protocol::id::{DeviceId, ObjectId};
+use baton_protocol::message::{PushHello, PushReply, PushRequest, RefusalCode, Reply, decode};
+use baton_protocol::object::Snapshot;
+use baton_protocol::session::push::{
+    Planned, PushAction, PushOutcome, PushReceiver, PushSender, PushStats,
+};
+use baton_store::error::StoreError;
+use baton_store::journal::RefUpdate;
+use baton_store::objects::ObjectSource;
+use baton_store::vault::{CommitError, Intake, Vault};
+
+use super::{SyncError, Wire, store_refusal};
+use crate::transport::TransportError;
+
+/// Objects after which a push is told the node's quota; a commit of the largest tree known has
+/// fewer.
+const MAX_OBJECTS: u64 = 64_000_000;
+
+/// Pushes a snapshot; blocks. `progress` is told the objects and bytes sent so far.
+pub fn send(
+    wire: &mut Wire,
+    vault: &Vault,
+    hello: PushHello,
+    plan: Vec<Planned>,
+    mut progress: impl FnMut(PushStats, usize),
+) -> Result<(PushOutcome, PushStats), SyncError> {
+    let mut sender = PushSender::new(hello, plan);
+    loop {
+        match sender.poll()? {
+            PushAction::Load(Planned { id, base }) => {
+                let object = vault.require(&id)?;
+                // Without the old form the object travels whole.
+                let base = match base {
+                    Some(base) => vault.read(&base).ok().flatten(),
+                    None => None,
+                };
+                sender.supply(&object, base.as_deref())?;
+            }
+            PushAction::Send(bytes) => {
+                match wire.write(&bytes) {
+                    // The node has said why, or will not say anything.
+                    Err(TransportError::Stopped) => {
+                        return match wire.answer()? {
+                            Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
+                            _ => Err(SyncError::OutOfTurn),
+                        };
+                    }
+                    other => other?,
+                }
+                progress(sender.stats(), sender.queued());
+            }
+            PushAction::Receive => sender.receive(wire.answer()?)?,
+            PushAction::Finish(outcome) => return Ok((outcome, sender.stats())),
+        }
+    }
+}
+
+/// The node's side of a push; blocks until the ref is moved, refused, or the device is gone.
+///
+/// What a device that went away had sent is kept, so that its next push goes on from there.
+pub fn receive(
+    wire: &mut Wire,
+    vault: &Vault,
+    device: DeviceId,
+    hello: &PushHello,
+) -> Result<(), SyncError> {
+    let intake = vault.intake();
+    let mut receiver = PushReceiver::new();
+    let mut objects = 0u64;
+    loop {
+        let frame = match wire.read() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(intake.flush()?),
+            Err(error) => {
+                intake.flush()?;
+                return Err(error.into());
+            }
+        };
+        let reply = match frame.kind {
+            FrameKind::Objects => {
+                match take_batch(&intake, &mut receiver, &frame.body) {
+                    Ok(count) => objects += count,
+                    Err(TakeError::Malformed(why)) => {
+                        return Ok(wire.refuse(RefusalCode::Malformed, why)?);
+                    }
+                    Err(TakeError::Store(error)) => {
+                        return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
+                    }
+                }
+                if objects > MAX_OBJECTS {
+                    return Ok(wire.refuse(RefusalCode::Limit, "too many objects in one push")?);
+                }
+                continue;
+            }
+            FrameKind::Message => {
+                let Ok(PushRequest::Commit) = decode(&frame.body) else {
+                    return Ok(wire.refuse(RefusalCode::Malformed, "not a commit")?);
+                };
+                match receiver.need_full() {
+                    Some(reply) => reply,
+                    None => match commit(&intake, device, hello) {
+                        Ok(reply) => reply,
+                        Err(CommitError::Store(error)) => {
+                            return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
+                        }
+                        Err(error) => {
+                            return Ok(wire.refuse(RefusalCode::Malformed, error.to_string())?);
+                        }
+                    },
+                }
+            }
+        };
+        let last = matches!(reply, PushReply::Acked { .. } | PushReply::HeadMoved { .. });
+        wire.send(&Reply::Push(reply))?;
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+enum TakeError {
+    Malformed(String),
+    Store(StoreError),
+}
+
+impl From<StoreError> for TakeError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<DecodeError> for TakeError {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+/// Checks and stages the objects of one batch.
+fn take_batch(intake: &Intake, receiver: &mut PushReceiver, body: &[u8]) -> Result<u64, TakeError> {
+    let items = decode_batch(body).map_err(|error| TakeError::Malformed(error.to_string()))?;
+    let count = items.len() as u64;
+    for item in items {
+        match item {
+            Item::Full { kind, bytes } => {
+                let id = receiver.accept(kind, &bytes)?;
+                intake.put_hashed(id, &bytes)?;
+            }
+            Item::Delta { kind, base, len, delta } => {
+                let found = intake.vault().find_prefix(Some(kind), &base)?;
+                let base = match found.as_slice() {
+                    [id] => intake.read(id)?,
+                    _ => None,
+                };
+                // A base that is not the sender's gives other bytes, or none: both ask for the whole.
+                let object = base.and_then(|base| decode_delta(&base, &delta, len).ok());
+                match object {
+                    Some(bytes) if baton_protocol::object::Object::decode(kind, &bytes).is_ok() => {
+                        let id = receiver.accept(kind, &bytes)?;
+                        intake.put_hashed(id, &bytes)?;
+                    }
+                    _ => receiver.lacks_base(),
+                }
+            }
+        }
+    }
+    Ok(count)
+}
+
+fn commit(intake: &Intake, device: DeviceId, hello: &PushHello) -> Result<PushReply, CommitError> {
+    let head = intake.vault().head(hello.workspace, device);
+    let at = head.map(|head| head.snapshot);
+    if at != hello.base && at != Some(hello.new) {
+        let head = head.map(|head| (head.snapshot, head.sequence));
+        return Ok(PushReply::HeadMoved { head });
+    }
+    let root = ObjectId::from(hello.new);
+    let Some(bytes) = intake.read(&root)? else {
+        return Ok(PushReply::Missing { ids: vec![root.into()] });
+    };
+    let snapshot = Snapshot::decode(&bytes).map_err(|_| StoreError::DamagedObject(root))?;
+    let update = RefUpdate {
+        workspace: hello.workspace,
+        device,
+        expected: hello.base,
+        new: hello.new,
+        sequence: snapshot.sequence,
+        key: hello.key,
+    };
+    match intake.commit_in_place(&update) {
+        Ok(committed) => Ok(PushReply::Acked {
+            snapshot: committed.head.snapshot,
+            sequence: committed.head.sequence,
+        }),
+        Err(CommitError::Missing(ids)) => {
+            Ok(PushReply::Missing { ids: ids.into_iter().map(Into::into).collect() })
+        }
+        Err(CommitError::HeadMoved { head }) => {
+            let head = head.map(|head| (head.snapshot, head.sequence));
+            Ok(PushReply::HeadMoved { head })
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,306 @@
+//! The trees that this home keeps, and taking snapshots of them.
+//!
+//! Everything here blocks: it walks trees and waits for disks. One snapshot of a workspace is taken
+//! at a time.
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use baton_protocol::id::{
+    ConversationId, DeviceId, IdempotencyKey, ObjectKind, SnapshotId, WorkspaceId,
+};
+use baton_protocol::message::Head;
+use baton_protocol::object::{Conversation, Omission, OmitReason, Part, Snapshot, TreeSums};
+use baton_protocol::path::RelPath;
+use baton_store::catalog::Catalog;
+use baton_store::catalog::workspaces::Workspace;
+use baton_store::chunk::{ChunkError, Chunker};
+use baton_store::diff::count_changes;
+use baton_store::error::StoreError;
+use baton_store::ignore::GitUser;
+use baton_store::journal::RefUpdate;
+use baton_store::objects::ObjectSink;
+use baton_store::scan::{Progress, ScanError, ScanOptions, Scanned, scan};
+use baton_store::snapshot::{
+    SnapshotError, SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
+};
+use baton_store::stat_cache::StatCache;
+use baton_store::vault::{CommitError, Intake, Vault};
+
+use crate::clock::Clock;
+
+/// A snapshot could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// The tree could not be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The snapshot cannot be represented.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The ref could not be moved.
+    #[error("making the snapshot durable")]
+    Commit(#[from] CommitError),
+    /// A file to attach could not be read.
+    #[error("attaching {}", path.display())]
+    Attach {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Two files to attach have one name.
+    #[error("two files to attach are called {}", name.display())]
+    SameName {
+        /// The name.
+        name: PathBuf,
+    },
+}
+
+/// What a snapshot is taken with, beside the tree.
+#[derive(Clone, Debug, Default)]
+pub struct TakeOptions {
+    /// What the user wrote.
+    pub message: Option<String>,
+    /// Files to attach.
+    pub attachments: Vec<PathBuf>,
+    /// The session that the attachments belong to.
+    pub session: String,
+}
+
+/// A snapshot that is durable here.
+#[derive(Debug)]
+pub struct Taken {
+    /// Whose.
+    pub workspace: WorkspaceId,
+    /// Its id.
+    pub id: SnapshotId,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Files and bytes in it.
+    pub sums: TreeSums,
+    /// Paths that differ from the snapshot before.
+    pub files_changed: u64,
+    /// What was left out or torn.
+    pub omitted: Vec<Omission>,
+    /// What people should know.
+    pub notes: Vec<String>,
+    /// How long the scan took.
+    pub scan: Duration,
+    /// How long storing took.
+    pub store: Duration,
+}
+
+/// The workspaces of this home.
+#[derive(Debug)]
+pub struct Workspaces {
+    /// Where they are listed.
+    pub catalog: Catalog,
+    /// Where their objects are.
+    pub vault: Vault,
+    /// This device.
+    pub device: DeviceId,
+    /// Folder of the stat caches.
+    pub caches: PathBuf,
+    /// What git knows about the user.
+    pub git_user: GitUser,
+    /// The time.
+    pub clock: Clock,
+    /// One lock a workspace.
+    pub taking: Mutex<HashMap<WorkspaceId, Arc<Mutex<()>>>>,
+}
+
+/// Draws random bytes for an id.
+pub fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| StoreError::Random)?;
+    Ok(bytes)
+}
+
+impl Workspaces {
+    /// The workspace of a folder, where it has one.
+    pub fn find(&self, root: &Path) -> Result<Option<Workspace>, StoreError> {
+        self.catalog.workspace_by_root(root.as_os_str().as_bytes())
+    }
+
+    /// The workspace of a folder, minted on first use.
+    pub fn find_or_add(&self, root: &Path) -> Result<Workspace, StoreError> {
+        if let Some(workspace) = self.find(root)? {
+            return Ok(workspace);
+        }
+        let workspace = Workspace {
+            id: WorkspaceId::from_bytes(random()?),
+            root: root.as_os_str().as_bytes().to_vec(),
+            created_at: self.clock.now_ms(),
+        };
+        self.catalog.add_workspace(&workspace)?;
+        // Another command may have been quicker.
+        Ok(self.find(root)?.unwrap_or(workspace))
+    }
+
+    /// This device's latest snapshot of a workspace.
+    pub fn head(&self, workspace: WorkspaceId) -> Option<Head> {
+        self.vault.head(workspace, self.device)
+    }
+
+    /// Takes a snapshot of the tree at `root`, durable when this returns; the existing one if nothing
+    /// has changed and nothing was said.
+    pub fn take(
+        &self,
+        root: &Path,
+        options: &TakeOptions,
+        progress: &Progress,
+    ) -> Result<Taken, TakeError> {
+        let workspace = self.find_or_add(root)?.id;
+        let lock = {
+            let mut taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+            taking.entry(workspace).or_default().clone()
+        };
+        let _one_at_a_time = lock.lock().unwrap_or_else(PoisonError::into_inner);
+
+        let started = self.clock.instant();
+        let intake = self.vault.intake();
+        let cache_file = self.caches.join(format!("stat-{workspace}"));
+        let scan_options = ScanOptions {
+            started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX / 1_000_000)
+                * 1_000_000,
+            git_user: self.git_user.clone(),
+            ..ScanOptions::default()
+        };
+        let scanned = scan(root, &StatCache::load(&cache_file), &intake, &scan_options, progress)?;
+        let scan_time = self.clock.since(started);
+
+        let storing = self.clock.instant();
+        let conversations = attach(&intake, options)?;
+        let head = self.head(workspace);
+        let before = match head {
+            Some(head) => Some(load_snapshot(&self.vault, head.snapshot)?),
+            None => None,
+        };
+        let parts = SnapshotParts {
+            workspace,
+            device: self.device,
+            sequence: head.map_or(1, |head| head.sequence + 1),
+            parents: head.iter().map(|head| head.snapshot).collect(),
+            conversations,
+            created_at: self.clock.now_ms(),
+            message: options.message.clone().unwrap_or_default(),
+        };
+        let snapshot = build_snapshot(&scanned, parts, &intake)?;
+        let files_changed = match &before {
+            Some(before) => count_changes(&intake, before.root, snapshot.root)?,
+            None => scanned.sums.files,
+        };
+        let unchanged = before.filter(|before| has_same_content(before, &snapshot));
+        let (id, snapshot) = match (head, unchanged) {
+            (Some(head), Some(before)) if options.message.is_none() => (head.snapshot, before),
+            _ => (self.commit(intake, &snapshot, head)?, snapshot),
+        };
+        if let Err(error) = scanned.cache.save(&cache_file) {
+            // The next scan reads more than it needs; nothing else is lost.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the stat cache was not saved"
+            );
+        }
+        let Scanned { sums, omitted, notes, .. } = scanned;
+        let store = self.clock.since(storing);
+        let scan = scan_time;
+        Ok(Taken { workspace, id, snapshot, sums, files_changed, omitted, notes, scan, store })
+    }
+
+    /// Continues both this device's own history and a head that a node has of it: this home was put
+    /// back to an older state, and what it had pushed since is kept as a parent.
+    pub fn adopt(
+        &self,
+        workspace: WorkspaceId,
+        own: SnapshotId,
+        snapshot: &Snapshot,
+        (other, sequence): (SnapshotId, u64),
+    ) -> Result<(SnapshotId, Snapshot), TakeError> {
+        let head = self.head(workspace);
+        let own = head.map_or(own, |head| head.snapshot);
+        let mut snapshot = snapshot.clone();
+        snapshot.parents = vec![own];
+        if other != own {
+            snapshot.parents.push(other);
+        }
+        snapshot.sequence = sequence.max(head.map_or(0, |head| head.sequence)) + 1;
+        snapshot.created_at = self.clock.now_ms();
+        let id = self.commit(self.vault.intake(), &snapshot, head)?;
+        Ok((id, snapshot))
+    }
+
+    fn commit(
+        &self,
+        intake: Intake,
+        snapshot: &Snapshot,
+        head: Option<Head>,
+    ) -> Result<SnapshotId, TakeError> {
+        let id = store_snapshot(snapshot, &intake)?;
+        intake.commit(RefUpdate {
+            workspace: snapshot.workspace,
+            device: snapshot.device,
+            expected: head.map(|head| head.snapshot),
+            new: id,
+            sequence: snapshot.sequence,
+            key: IdempotencyKey::from_bytes(random()?),
+        })?;
+        Ok(id)
+    }
+}
+
+/// What of a list was left out, and what was carried though it changed while it was read.
+pub fn split_torn(omitted: &[Omission]) -> (Vec<&Omission>, Vec<&Omission>) {
+    omitted.iter().partition(|omission| omission.reason != OmitReason::Torn)
+}
+
+/// Stores files to attach as the attachments of a conversation without a transcript.
+fn attach(intake: &Intake, options: &TakeOptions) -> Result<Vec<ConversationId>, TakeError> {
+    if options.attachments.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut chunker = Chunker::new();
+    let mut attachments = Vec::new();
+    for path in &options.attachments {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| TakeError::Attach {
+            path: path.clone(),
+            source,
+        };
+        let mut file = baton_store::fs::open(path).map_err(|error| failed(error.into()))?;
+        let metadata = file.metadata().map_err(|error| failed(error.into()))?;
+        if !metadata.is_file() {
+            return Err(failed("it is no regular file".into()));
+        }
+        let name = path.file_name().unwrap_or_default();
+        let blob = chunker.store(&mut file, intake).map_err(|error| match error {
+            ChunkError::Store(error) => TakeError::Store(error),
+            other => failed(other.into()),
+        })?;
+        let rel = RelPath::new(name.as_bytes()).map_err(|error| failed(error.into()))?;
+        attachments.push(Part { path: rel, blob });
+    }
+    attachments.sort_by(|a, b| a.path.cmp(&b.path));
+    let same = attachments.windows(2).find_map(|pair| match pair {
+        [a, b] if a.path == b.path => Some(a.path.display().into_owned()),
+        _ => None,
+    });
+    if let Some(name) = same {
+        return Err(TakeError::SameName { name: name.into() });
+    }
+    let conversation = Conversation {
+        agent: "command".into(),
+        session: options.session.clone(),
+        messages: 0,
+        transcript: Vec::new(),
+        attachments,
+    };
+    let id = intake.put(ObjectKind::Conversation, &conversation.encode())?;
+    Ok(vec![ConversationId::from_bytes(id.hash)])
+}

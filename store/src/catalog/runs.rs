@@ -1,0 +1,418 @@
+//! Runs of this node, and what was last seen of runs elsewhere.
+//!
+//! **Invariant:** a run is created once however often it is asked for, and a final state never
+//! changes.
+
+use baton_protocol::encode::{Reader, Writer};
+use baton_protocol::id::{NodeId, RunId, SnapshotId, ThreadId, VaultId, WorkspaceId};
+use baton_protocol::message::{MAX_COMMAND, RunInfo, RunSpec, RunState};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{Catalog, sql, unreadable, unsigned};
+use crate::error::StoreError;
+
+/// A run of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunRow {
+    /// What its user may see.
+    pub info: RunInfo,
+    /// Whose it is.
+    pub user: String,
+    /// That user's vault.
+    pub vault: VaultId,
+}
+
+/// The id of a new run stands for another run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("run {0} was asked for before, with another content")]
+pub struct RunConflict(pub RunId);
+
+/// What changes with a run's state; nothing leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunUpdate {
+    /// Why it failed or was interrupted.
+    pub reason: Option<String>,
+    /// Its result so far.
+    pub result: Option<SnapshotId>,
+    /// How the program ended.
+    pub exit_code: Option<i32>,
+    /// Whether it runs in a room.
+    pub isolated: Option<bool>,
+    /// The working folder.
+    pub checkout: Option<String>,
+    /// When the program started.
+    pub started_at: Option<u64>,
+    /// When it ended.
+    pub ended_at: Option<u64>,
+}
+
+impl Catalog {
+    /// Creates a run that is queued. The user must be there.
+    ///
+    /// The same run for the same user returns its row as it stands now.
+    pub fn create_run(
+        &self,
+        spec: &RunSpec,
+        user: &str,
+        vault: VaultId,
+        created_at: u64,
+    ) -> Result<Result<RunRow, RunConflict>, StoreError> {
+        self.write("creating a run", |db| {
+            if let Some(known) = read(db, spec.run)? {
+                let same = known.info.spec == *spec && known.user == user && known.vault == vault;
+                return Ok(if same { Ok(known) } else { Err(RunConflict(spec.run)) });
+            }
+            let add = "INSERT INTO runs(run, user, vault, thread, workspace, snapshot, agent,
+                       command, prompt, state, created_at)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+            let values = (
+                spec.run.as_bytes(),
+                user,
+                vault.as_bytes(),
+                spec.thread.as_bytes(),
+                spec.workspace.as_bytes(),
+                spec.snapshot.as_bytes(),
+                &spec.agent,
+                encode_command(&spec.command),
+                &spec.prompt,
+                RunState::Queued.name(),
+                sql(created_at),
+            );
+            db.execute(add, values)?;
+            read(db, spec.run)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Ok)
+        })
+    }
+
+    /// A run of this user.
+    pub fn run(&self, user: &str, run: RunId) -> Result<Option<RunRow>, StoreError> {
+        let found = self.read("reading a run", |db| read(db, run))?;
+        Ok(found.filter(|row| row.user == user))
+    }
+
+    /// Every run of this user, newest first.
+    pub fn runs(&self, user: &str) -> Result<Vec<RunRow>, StoreError> {
+        self.read("listing runs", |db| {
+            let list = format!(
+                "SELECT {COLUMNS}, user, vault FROM runs WHERE user = ?1
+                 ORDER BY created_at DESC, rowid DESC"
+            );
+            db.prepare_cached(&list)?.query_map([user], row_from_row)?.collect()
+        })
+    }
+
+    /// Every run of every user that has not ended, oldest first.
+    pub fn live_runs(&self) -> Result<Vec<RunRow>, StoreError> {
+        self.read("listing live runs", |db| {
+            let list = format!(
+                "SELECT {COLUMNS}, user, vault FROM runs WHERE {LIVE} ORDER BY created_at, rowid"
+            );
+            db.prepare_cached(&list)?.query_map([], row_from_row)?.collect()
+        })
+    }
+
+    /// Moves a run to a state, and returns its row as it stands afterwards; nothing where there is
+    /// no such run.
+    ///
+    /// A run that has ended stays as it is unless `state` is the state it ended in: of two ends at
+    /// once the first one holds, and the caller sees in the row which.
+    pub fn set_state(
+        &self,
+        run: RunId,
+        state: RunState,
+        update: &RunUpdate,
+    ) -> Result<Option<RunRow>, StoreError> {
+        self.write("moving a run", |db| {
+            let set = format!(
+                "UPDATE runs SET state = ?2, reason = coalesce(?3, reason),
+                 result = coalesce(?4, result), exit_code = coalesce(?5, exit_code),
+                 isolated = coalesce(?6, isolated), checkout = coalesce(?7, checkout),
+                 started_at = coalesce(?8, started_at), ended_at = coalesce(?9, ended_at)
+                 WHERE run = ?1 AND ({LIVE} OR state = ?2)"
+            );
+            let values = (
+                run.as_bytes(),
+                state.name(),
+                &update.reason,
+                update.result.as_ref().map(SnapshotId::as_bytes),
+                update.exit_code,
+                update.isolated,
+                &update.checkout,
+                update.started_at.map(sql),
+                update.ended_at.map(sql),
+            );
+            db.prepare_cached(&set)?.execute(values)?;
+            read(db, run)
+        })
+    }
+
+    /// Remembers what a node said about a run.
+    pub fn remember_run(
+        &self,
+        node: NodeId,
+        info: &RunInfo,
+        seen_at: u64,
+    ) -> Result<(), StoreError> {
+        self.write("remembering a run", |db| {
+            let set = format!(
+                "INSERT OR REPLACE INTO remembered_runs({COLUMNS}, node, seen_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                 ?17, ?18)"
+            );
+            let RunInfo { spec, .. } = info;
+            let values = rusqlite::params![
+                spec.run.as_bytes(),
+                spec.thread.as_bytes(),
+                spec.workspace.as_bytes(),
+                spec.snapshot.as_bytes(),
+                spec.agent,
+                encode_command(&spec.command),
+                spec.prompt,
+                info.state.name(),
+                info.reason,
+                info.result.as_ref().map(SnapshotId::as_bytes),
+                info.exit_code,
+                info.isolated,
+                info.checkout,
+                sql(info.created_at),
+                info.started_at.map(sql),
+                info.ended_at.map(sql),
+                node.as_bytes(),
+                sql(seen_at),
+            ];
+            db.prepare_cached(&set)?.execute(values).map(drop)
+        })
+    }
+
+    /// Every run that was remembered, newest first: its node, what that said, and when.
+    pub fn remembered_runs(&self) -> Result<Vec<(NodeId, RunInfo, u64)>, StoreError> {
+        self.read("listing remembered runs", |db| {
+            let list = format!(
+                "SELECT {COLUMNS}, node, seen_at FROM remembered_runs
+                 ORDER BY created_at DESC, rowid DESC"
+            );
+            db.prepare_cached(&list)?
+                .query_map([], |row| {
+                    let node = NodeId::from_bytes(row.get(FIRST_FREE)?);
+                    Ok((node, info_from_row(row)?, unsigned(row.get(FIRST_FREE + 1)?)))
+                })?
+                .collect()
+        })
+    }
+
+    /// Forgets a run of a node.
+    pub fn forget_run(&self, node: NodeId, run: RunId) -> Result<(), StoreError> {
+        self.write("forgetting a run", |db| {
+            let forget = "DELETE FROM remembered_runs WHERE node = ?1 AND run = ?2";
+            db.execute(forget, (node.as_bytes(), run.as_bytes())).map(drop)
+        })
+    }
+}
+
+/// What both tables have, in the order in which [`info_from_row`] reads it.
+const COLUMNS: &str = "run, thread, workspace, snapshot, agent, command, prompt, state, reason,
+    result, exit_code, isolated, checkout, created_at, started_at, ended_at";
+
+/// The column after those.
+const FIRST_FREE: usize = 16;
+
+/// As the index of the table has it.
+const LIVE: &str = "state NOT IN ('succeeded', 'failed', 'cancelled', 'interrupted')";
+
+fn read(db: &Connection, run: RunId) -> rusqlite::Result<Option<RunRow>> {
+    db.prepare_cached(&format!("SELECT {COLUMNS}, user, vault FROM runs WHERE run = ?1"))?
+        .query_row([run.as_bytes()], row_from_row)
+        .optional()
+}
+
+fn row_from_row(row: &Row<'_>) -> rusqlite::Result<RunRow> {
+    Ok(RunRow {
+        info: info_from_row(row)?,
+        user: row.get(FIRST_FREE)?,
+        vault: VaultId::from_bytes(row.get(FIRST_FREE + 1)?),
+    })
+}
+
+fn info_from_row(row: &Row<'_>) -> rusqlite::Result<RunInfo> {
+    let state: String = row.get(7)?;
+    Ok(RunInfo {
+        spec: RunSpec {
+            run: RunId::from_bytes(row.get(0)?),
+            thread: ThreadId::from_bytes(row.get(1)?),
+            workspace: WorkspaceId::from_bytes(row.get(2)?),
+            snapshot: SnapshotId::from_bytes(row.get(3)?),
+            agent: row.get(4)?,
+            command: decode_command(row.get_ref(5)?.as_blob()?)
+                .ok_or_else(|| unreadable(5, "unreadable command"))?,
+            prompt: row.get(6)?,
+        },
+        state: RunState::ALL
+            .into_iter()
+            .find(|known| known.name() == state)
+            .ok_or_else(|| unreadable(7, "unknown state of a run"))?,
+        reason: row.get(8)?,
+        result: row.get::<_, Option<[u8; 32]>>(9)?.map(SnapshotId::from_bytes),
+        exit_code: row.get(10)?,
+        isolated: row.get(11)?,
+        checkout: row.get(12)?,
+        created_at: unsigned(row.get(13)?),
+        started_at: row.get::<_, Option<i64>>(14)?.map(unsigned),
+        ended_at: row.get::<_, Option<i64>>(15)?.map(unsigned),
+    })
+}
+
+/// Arguments are raw bytes, NUL aside; so each goes with its length.
+fn encode_command(command: &[Vec<u8>]) -> Vec<u8> {
+    let mut to = Writer::new();
+    to.varint(command.len() as u64);
+    for argument in command {
+        to.bytes(argument);
+    }
+    to.finish()
+}
+
+fn decode_command(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut from = Reader::new(bytes);
+    let count = from.count("arguments", MAX_COMMAND, 1).ok()?;
+    let command = (0..count)
+        .map(|_| from.bytes("argument", MAX_COMMAND).map(<[u8]>::to_vec))
+        .collect::<Result<_, _>>()
+        .ok()?;
+    from.finish().ok().map(|()| command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::testing::catalog;
+
+    const VAULT: VaultId = VaultId::from_bytes([1; 16]);
+
+    fn spec(byte: u8) -> RunSpec {
+        RunSpec {
+            run: RunId::from_bytes([byte; 16]),
+            thread: ThreadId::from_bytes([byte; 16]),
+            workspace: WorkspaceId::from_bytes([2; 16]),
+            snapshot: SnapshotId::from_bytes([3; 32]),
+            agent: "command".to_owned(),
+            command: vec![b"sh".to_vec(), b"-c".to_vec(), b"\xff 'x'".to_vec(), Vec::new()],
+            prompt: Some("do it".to_owned()),
+        }
+    }
+
+    fn with_users() -> (tempfile::TempDir, Catalog) {
+        let (folder, catalog) = catalog();
+        catalog.ensure_user("ann", VAULT).unwrap();
+        catalog.ensure_user("bob", VaultId::from_bytes([9; 16])).unwrap();
+        (folder, catalog)
+    }
+
+    #[test]
+    fn a_run_is_created_once() {
+        let (_folder, catalog) = with_users();
+        let first = catalog.create_run(&spec(1), "ann", VAULT, 10).unwrap().unwrap();
+        assert_eq!(first.info.spec, spec(1));
+        assert_eq!(first.info.state, RunState::Queued);
+        let update = RunUpdate { started_at: Some(11), ..RunUpdate::default() };
+        catalog.set_state(spec(1).run, RunState::Running, &update).unwrap();
+        let again = catalog.create_run(&spec(1), "ann", VAULT, 20).unwrap().unwrap();
+        assert_eq!((again.info.state, again.info.created_at), (RunState::Running, 10));
+        let mut other = spec(1);
+        other.prompt = None;
+        let refused = catalog.create_run(&other, "ann", VAULT, 20).unwrap();
+        assert_eq!(refused, Err(RunConflict(other.run)));
+        let bobs = VaultId::from_bytes([9; 16]);
+        assert!(catalog.create_run(&spec(1), "bob", bobs, 20).unwrap().is_err());
+    }
+
+    #[test]
+    fn users_see_their_own_runs_newest_first() {
+        let (_folder, catalog) = with_users();
+        for (byte, at) in [(1, 10), (2, 30), (3, 20), (4, 20)] {
+            catalog.create_run(&spec(byte), "ann", VAULT, at).unwrap().unwrap();
+        }
+        let order: Vec<_> = catalog
+            .runs("ann")
+            .unwrap()
+            .iter()
+            .map(|row| row.info.spec.run.as_bytes()[0])
+            .collect();
+        assert_eq!(order, [2, 4, 3, 1]);
+        assert_eq!(catalog.runs("bob").unwrap(), Vec::new());
+        assert_eq!(catalog.run("bob", spec(1).run).unwrap(), None);
+        assert!(catalog.run("ann", spec(1).run).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_end_is_final_and_the_first_one_holds() {
+        let (_folder, catalog) = with_users();
+        catalog.create_run(&spec(1), "ann", VAULT, 10).unwrap().unwrap();
+        catalog.create_run(&spec(2), "ann", VAULT, 10).unwrap().unwrap();
+        let run = spec(1).run;
+        let update = RunUpdate {
+            exit_code: Some(0),
+            isolated: Some(true),
+            checkout: Some("/runs/1".to_owned()),
+            ended_at: Some(12),
+            ..RunUpdate::default()
+        };
+        let row = catalog.set_state(run, RunState::Succeeded, &update).unwrap().unwrap();
+        assert_eq!(
+            (row.info.exit_code, row.info.isolated, row.info.ended_at),
+            (Some(0), true, Some(12))
+        );
+        let late = RunUpdate { exit_code: Some(9), ..RunUpdate::default() };
+        let row = catalog.set_state(run, RunState::Cancelled, &late).unwrap().unwrap();
+        assert_eq!((row.info.state, row.info.exit_code), (RunState::Succeeded, Some(0)));
+        let result = SnapshotId::from_bytes([8; 32]);
+        let sealed = RunUpdate { result: Some(result), ..RunUpdate::default() };
+        let row = catalog.set_state(run, RunState::Succeeded, &sealed).unwrap().unwrap();
+        assert_eq!((row.info.result, row.info.exit_code), (Some(result), Some(0)));
+        let live: Vec<_> =
+            catalog.live_runs().unwrap().into_iter().map(|row| row.info.spec.run).collect();
+        assert_eq!(live, [spec(2).run]);
+        let missing = RunId::from_bytes([7; 16]);
+        assert_eq!(catalog.set_state(missing, RunState::Failed, &late).unwrap(), None);
+    }
+
+    #[test]
+    fn the_database_and_the_protocol_agree_on_what_is_final() {
+        let (_folder, catalog) = with_users();
+        for (at, state) in RunState::ALL.into_iter().enumerate() {
+            let spec = spec(at as u8);
+            catalog.create_run(&spec, "ann", VAULT, 1).unwrap().unwrap();
+            catalog.set_state(spec.run, state, &RunUpdate::default()).unwrap();
+        }
+        let live: Vec<_> =
+            catalog.live_runs().unwrap().into_iter().map(|row| row.info.state).collect();
+        let expected: Vec<_> =
+            RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
+        assert_eq!(live, expected);
+    }
+
+    #[test]
+    fn what_was_seen_elsewhere_is_remembered_per_node() {
+        let (_folder, catalog) = with_users();
+        let [rack, cloud] = [1, 2].map(|byte| NodeId::from_bytes([byte; 32]));
+        let mut info = RunInfo {
+            spec: spec(1),
+            state: RunState::Running,
+            reason: Some("because".to_owned()),
+            result: Some(SnapshotId::from_bytes([8; 32])),
+            exit_code: Some(-1),
+            isolated: true,
+            checkout: Some("/x".to_owned()),
+            created_at: 1,
+            started_at: Some(2),
+            ended_at: None,
+        };
+        catalog.remember_run(rack, &info, 50).unwrap();
+        info.state = RunState::Failed;
+        info.ended_at = Some(3);
+        catalog.remember_run(rack, &info, 60).unwrap();
+        assert_eq!(catalog.remembered_runs().unwrap(), vec![(rack, info.clone(), 60)]);
+        catalog.remember_run(cloud, &info, 70).unwrap();
+        assert_eq!(catalog.remembered_runs().unwrap().len(), 2);
+        catalog.forget_run(rack, info.spec.run).unwrap();
+        assert_eq!(catalog.remembered_runs().unwrap(), vec![(cloud, info, 70)]);
+    }
+}

@@ -1,0 +1,225 @@
+//! From a tree of objects to a new directory on the disk.
+//!
+//! Not here: changing a directory that has content. A restore makes a new one, in a folder of its
+//! own beside the target, and puts it in place with one rename.
+//!
+//! - [`staging`]: where it is built, and how it is put in place or taken away
+//! - [`layout`]: directories first, and the list of what goes into them
+//! - [`write`]: files, by several threads, in the order in which the store can read them
+//! - [`remove`]: taking away what a restore has made
+//!
+//! **Invariant:** nothing is written outside the target, whatever the tree says: every name was
+//! checked by the decoder, every path is walked by descriptor without following links, and links
+//! are made after everything else. An owner is never restored.
+
+mod layout;
+pub(crate) mod remove;
+mod staging;
+mod write;
+
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use baton_protocol::id::TreeId;
+use baton_protocol::object::{Omission, OmitReason};
+use baton_protocol::path::{MAX_PATH, RelPath};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use crate::error::StoreError;
+use crate::fs::{Context, FsError};
+use crate::objects::ObjectSource;
+use crate::scan::Progress;
+
+/// How a restore goes.
+#[derive(Clone, Copy, Debug)]
+pub struct RestoreOptions {
+    /// Threads that read and write; at least one.
+    pub threads: usize,
+    /// Whether everything is on the disk when the restore returns.
+    pub sync: bool,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self { threads: 2, sync: false }
+    }
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Files and links made.
+    pub files: u64,
+    /// Bytes of the files made.
+    pub bytes: u64,
+    /// What the file system of the target cannot hold; ascending.
+    pub not_carried: Vec<Omission>,
+}
+
+/// A restore failed. The target is what it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The target has content.
+    #[error("{} is not empty", path.display())]
+    NotEmpty {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target is something else than a directory.
+    #[error("{} is not a directory", path.display())]
+    NotDirectory {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The tree has a name that could reach git's own folder. No scan makes such a tree.
+    #[error("the tree names {}, which could stand for a .git folder", path.display())]
+    GitName {
+        /// Within the tree.
+        path: RelPath,
+    },
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// An object could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The caller asked to stop.
+    #[error("the restore was cancelled")]
+    Cancelled,
+}
+
+/// Makes the tree at `into`, which must be absent or an empty directory; the directory above it must
+/// be there.
+///
+/// Modes are exact, whatever the umask. Runs of zeros are holes. Files are verified against their
+/// hashes as they are read.
+pub fn restore<S: ObjectSource + ?Sized>(
+    source: &S,
+    root: TreeId,
+    root_mode: u16,
+    into: &Path,
+    options: &RestoreOptions,
+    progress: &Progress,
+) -> Result<Restored, RestoreError> {
+    let mut staging = staging::Staging::open(into, false)?;
+    loop {
+        let build = Build {
+            source,
+            root: staging.directory(),
+            into,
+            progress,
+            not_carried: Mutex::default(),
+        };
+        let restored = build.run(root, root_mode, options)?;
+        if staging.commit(options.sync)? {
+            return Ok(restored);
+        }
+        // A mount point cannot be renamed over: what was built is taken away, and built inside.
+        drop(staging);
+        staging = staging::Staging::open(into, true)?;
+    }
+}
+
+/// A restore under way.
+struct Build<'a, S: ?Sized> {
+    source: &'a S,
+    /// The directory that becomes the root of the tree.
+    root: BorrowedFd<'a>,
+    into: &'a Path,
+    progress: &'a Progress,
+    not_carried: Mutex<Vec<Omission>>,
+}
+
+impl<S: ObjectSource + ?Sized> Build<'_, S> {
+    fn run(
+        self,
+        root: TreeId,
+        root_mode: u16,
+        options: &RestoreOptions,
+    ) -> Result<Restored, RestoreError> {
+        let mut layout = self.lay_out(root)?;
+        let (files, bytes) = self.write_files(&mut layout, options.threads)?;
+        let links = self.make_links(&layout)?;
+        self.set_modes(&layout)?;
+        let at = |action, error: Errno| Err(error).context(action, self.into);
+        rustix::fs::fchmod(self.root, Mode::from_raw_mode(root_mode.into()))
+            .or_else(|error| at("setting the mode of", error))?;
+        if options.sync {
+            sync(self.root).or_else(|error| at("syncing", error))?;
+        }
+        let mut not_carried =
+            self.not_carried.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        not_carried.sort_unstable();
+        not_carried.dedup();
+        Ok(Restored { files: files + links, bytes, not_carried })
+    }
+
+    /// Names what the target cannot hold; a path too long to be written down by what is above it.
+    fn omit(&self, path: &[u8]) {
+        let mut path = path;
+        while path.len() > MAX_PATH {
+            let above = path.iter().rposition(|&byte| byte == b'/').unwrap_or_default();
+            path = path.get(..above).unwrap_or_default();
+        }
+        if let Ok(path) = RelPath::new(path) {
+            let mut list =
+                self.not_carried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            list.push(Omission { path, reason: OmitReason::NotCarried });
+        }
+    }
+
+    /// An error with the path it happened at, or nothing where the target cannot hold such a name.
+    fn refused(&self, action: &'static str, path: &[u8], error: Errno) -> Result<(), RestoreError> {
+        match error {
+            // Longer than the file system allows, bytes that it does not take, or a name that it
+            // does not tell from another one.
+            Errno::NAMETOOLONG | Errno::ILSEQ | Errno::INVAL | Errno::EXIST => {
+                self.omit(path);
+                Ok(())
+            }
+            error => Err(self.failed(action, path, error)),
+        }
+    }
+
+    fn failed(&self, action: &'static str, path: &[u8], error: Errno) -> RestoreError {
+        use std::os::unix::ffi::OsStrExt;
+        let path = self.into.join(std::ffi::OsStr::from_bytes(path));
+        FsError { action, path, source: error.into() }.into()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn sync(directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::fs::syncfs(directory)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync(directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::fs::sync();
+    rustix::fs::fsync(directory)
+}
+
+/// Opens a directory of the tree being built.
+#[cfg(target_os = "linux")]
+fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+    use rustix::fs::{OFlags, ResolveFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let path = if path.is_empty() { b"." } else { path };
+    match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+        // Not in this kernel, or not in this sandbox.
+        Err(Errno::NOSYS | Errno::PERM) => crate::scan::directory::open_below(root, path),
+        opened => opened,
+    }
+}
+
+/// Opens a directory of the tree being built.
+#[cfg(not(target_os = "linux"))]
+fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+    crate::scan::directory::open_below(root, path)
+}
+
+#[cfg(test)]
+mod tests;

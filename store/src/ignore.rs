@@ -1,0 +1,181 @@
+//! Which entries of a tree belong to it: git's rules inside a git worktree, everything outside.
+//!
+//! Not here: reading the tree. The scan lists a directory, hands over what stood in it, and asks.
+//!
+//! Inside a worktree an entry belongs to the tree if it is tracked, or untracked and not ignored:
+//!
+//! 1. `.batonignore` in the root removes, also what is tracked.
+//! 2. What the index names stays, also inside ignored directories.
+//! 3. The `.gitignore` of the nearest directory with a matching pattern decides, then
+//!    `info/exclude`, then `core.excludesFile`; within a file the last matching line.
+//! 4. Nothing else inside an ignored directory belongs to the tree, whatever re-includes it.
+//!
+//! A repository inside the tree (a submodule, a clone) has rules of its own from there on, as for
+//! git. A repository that cannot be read has none: everything is kept, and a note says so.
+//!
+//! **Invariant:** a rule that cannot be read never removes anything.
+
+mod patterns;
+mod worktree;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use patterns::Patterns;
+use worktree::Worktree;
+
+pub(crate) use patterns::MAX_RULES;
+
+/// The file in the root of a workspace that removes entries from it.
+pub(crate) const BATON_IGNORE: &[u8] = b".batonignore";
+
+/// Notes kept at most: one a broken repository, of which a hostile tree may have many.
+const MAX_NOTES: usize = 100;
+
+/// What git knows about the user from outside the repository. Paths are handed in: nothing here
+/// reads the environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GitUser {
+    /// What `~` means in `core.excludesFile`.
+    pub home: Option<PathBuf>,
+    /// The user's git configuration, of which only `core.excludesFile` is read; later ones win.
+    pub config_files: Vec<PathBuf>,
+    /// The file used where no configuration names one: `$XDG_CONFIG_HOME/git/ignore`.
+    pub excludes_file: Option<PathBuf>,
+}
+
+/// What is to be done with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It belongs to the tree.
+    Keep,
+    /// An ignored directory: only what is tracked below it belongs to the tree.
+    TrackedOnly,
+    /// It does not belong to the tree, nor does anything below it.
+    Skip,
+}
+
+/// The rules of one scan.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    root: PathBuf,
+    user: GitUser,
+    removed: Patterns,
+    notes: Mutex<Vec<String>>,
+}
+
+/// The rules that hold in one directory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scope {
+    worktree: Option<Arc<Worktree>>,
+    level: Option<Arc<Level>>,
+    tracked_only: bool,
+}
+
+/// The `.gitignore` of one directory, and those above it.
+#[derive(Debug)]
+struct Level {
+    above: Option<Arc<Level>>,
+    patterns: Patterns,
+}
+
+impl Rules {
+    /// Rules for the tree at `root`, whose `.batonignore` has these bytes.
+    pub(crate) fn new(root: &Path, user: &GitUser, baton_ignore: Option<&[u8]>) -> Self {
+        Self {
+            root: root.to_owned(),
+            user: user.clone(),
+            removed: Patterns::parse(baton_ignore.unwrap_or_default(), 0),
+            notes: Mutex::default(),
+        }
+    }
+
+    /// What could not be done as git does it, in words for people.
+    pub(crate) fn into_notes(self) -> Vec<String> {
+        let mut notes = self.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        notes.sort();
+        notes.dedup();
+        notes
+    }
+
+    /// Notes something that people should know.
+    pub(crate) fn note(&self, note: String) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.len() < MAX_NOTES {
+            notes.push(note);
+        }
+    }
+
+    /// The scope of the directory at `path`, given that of the directory above it. `verdict` is
+    /// what was said about the directory, `is_repository` whether `.git` stands in it.
+    pub(crate) fn enter(
+        &self,
+        above: &Scope,
+        path: &[u8],
+        verdict: Verdict,
+        is_repository: bool,
+    ) -> Scope {
+        if is_repository && verdict == Verdict::Keep {
+            match Worktree::open(&self.root, path, &self.user) {
+                Ok((worktree, notes)) => {
+                    for note in notes {
+                        self.note(note);
+                    }
+                    let worktree = worktree.map(Arc::new);
+                    return Scope { worktree, level: None, tracked_only: false };
+                }
+                Err(note) => self.note(note),
+            }
+        }
+        Scope { tracked_only: verdict == Verdict::TrackedOnly, ..above.clone() }
+    }
+
+    /// Adds the `.gitignore` of the directory at `path` to its scope.
+    pub(crate) fn add_git_ignore(scope: &mut Scope, path: &[u8], bytes: &[u8]) {
+        // Inside an ignored directory git reads no further rules: nothing there asks for them.
+        let Some(worktree) = scope.worktree.as_ref().filter(|_| !scope.tracked_only) else {
+            return;
+        };
+        let below = worktree.relative(path).len();
+        let patterns = Patterns::parse(bytes, if below == 0 { 0 } else { below + 1 });
+        if !patterns.is_empty() {
+            scope.level = Some(Arc::new(Level { above: scope.level.take(), patterns }));
+        }
+    }
+
+    /// Whether a `.gitignore` would change anything here.
+    pub(crate) const fn wants_git_ignore(scope: &Scope) -> bool {
+        scope.worktree.is_some() && !scope.tracked_only
+    }
+
+    /// What is to be done with the entry at `path`, which stands in the directory of `scope`.
+    pub(crate) fn verdict(&self, scope: &Scope, path: &[u8], is_directory: bool) -> Verdict {
+        let case = gix::glob::pattern::Case::Sensitive;
+        if self.removed.decide(path, is_directory, case) == Some(true) {
+            return Verdict::Skip;
+        }
+        let Some(worktree) = &scope.worktree else { return Verdict::Keep };
+        let path = worktree.relative(path);
+        if !scope.tracked_only && !scope.ignores(worktree, path, is_directory) {
+            return Verdict::Keep;
+        }
+        match (worktree.tracks(path), is_directory && worktree.tracks_below(path)) {
+            (true, _) => Verdict::Keep,
+            (false, true) => Verdict::TrackedOnly,
+            (false, false) => Verdict::Skip,
+        }
+    }
+}
+
+impl Scope {
+    fn ignores(&self, worktree: &Worktree, path: &[u8], is_directory: bool) -> bool {
+        let mut level = self.level.as_deref();
+        while let Some(Level { above, patterns }) = level {
+            if let Some(ignored) = patterns.decide(path, is_directory, worktree.case()) {
+                return ignored;
+            }
+            level = above.as_deref();
+        }
+        worktree.ignores(path, is_directory)
+    }
+}

@@ -1,0 +1,214 @@
+//! What one git repository says about its worktree: index, `info/exclude`, `core.excludesFile`.
+//!
+//! **Invariant:** read with isolated permissions: no configuration but the repository's own, no
+//! environment, no program. A file that is no regular file is not opened: `.git` may have been made
+//! by an agent, and opening a fifo would hang.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use baton_protocol::path::RelPath;
+use gix::bstr::{BStr, ByteSlice};
+use gix::glob::pattern::Case;
+use gix::index::State;
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::GitUser;
+use super::patterns::{MAX_RULES, Patterns};
+
+/// One worktree, from its root down to the next repository.
+pub(super) struct Worktree {
+    /// Bytes of a path within the workspace that lead to the worktree's root, its slash included.
+    base: usize,
+    index: State,
+    case: Case,
+    /// Ascending by precedence.
+    patterns: [Patterns; 2],
+}
+
+impl std::fmt::Debug for Worktree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worktree").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// Files that opening a repository reads.
+const READ_BY_OPEN: [&str; 6] =
+    ["HEAD", "config", "config.worktree", "commondir", "gitdir", "index"];
+
+impl Worktree {
+    /// Opens the repository whose worktree is at `path` below `root`, with notes on what is not as
+    /// it should be. No worktree where its rules are unknown, so that everything is kept; an error
+    /// where it is no repository, so that the rules around it go on.
+    pub(super) fn open(
+        root: &Path,
+        path: &[u8],
+        user: &GitUser,
+    ) -> Result<(Option<Self>, Vec<String>), String> {
+        let at = root.join(as_path(path));
+        let name = match RelPath::new(path) {
+            Ok(path) if !path.is_root() => format!("the git repository in {}", path.display()),
+            _ => "the git repository".to_owned(),
+        };
+        let refused = |why: &dyn std::fmt::Display| {
+            format!("{name} cannot be read ({why}): its ignore rules do not hold")
+        };
+        check_readable(&at).map_err(|why| refused(&why))?;
+        let options = gix::open::Options::isolated().open_path_as_is(true).strict_config(false);
+        let repo = gix::ThreadSafeRepository::open_opts(at.join(".git"), options)
+            .map_err(|error| refused(&error))?
+            .to_thread_local();
+        let mut notes = Vec::new();
+        let index = match repo.open_index() {
+            Ok(index) => index.into_parts().0,
+            Err(_) if is_absent(&repo.index_path()) => State::new(repo.object_hash()),
+            Err(error) => {
+                notes.push(format!(
+                    "the index of {name} cannot be read ({error}): ignored files are kept, too"
+                ));
+                return Ok((None, notes));
+            }
+        };
+        let config = repo.config_snapshot();
+        let case = match config.boolean("core.ignoreCase") {
+            Some(true) => Case::Fold,
+            _ => Case::Sensitive,
+        };
+        let named = config
+            .string("core.excludesFile")
+            .or_else(|| user.config_files.iter().rev().find_map(|file| excludes_file_of(file)));
+        let excludes_file = match named {
+            Some(value) => interpolate(value.as_bstr(), user, &at),
+            None => user.excludes_file.clone(),
+        };
+        let mut patterns = |file: Option<PathBuf>| match file.as_deref().map(read_rules) {
+            None | Some(Ok(None)) => Patterns::default(),
+            Some(Ok(Some(bytes))) => Patterns::parse(&bytes, 0),
+            Some(Err(error)) => {
+                let file = file.unwrap_or_default();
+                notes.push(format!("{} cannot be read ({error}): not used", file.display()));
+                Patterns::default()
+            }
+        };
+        let patterns =
+            [patterns(excludes_file), patterns(Some(repo.common_dir().join("info/exclude")))];
+        let base = if path.is_empty() { 0 } else { path.len() + 1 };
+        Ok((Some(Self { base, index, case, patterns }), notes))
+    }
+
+    /// A path of the workspace as the repository sees it.
+    pub(super) fn relative<'a>(&self, path: &'a [u8]) -> &'a [u8] {
+        path.get(self.base..).unwrap_or_default()
+    }
+
+    pub(super) const fn case(&self) -> Case {
+        self.case
+    }
+
+    /// Whether the index names this file or submodule.
+    pub(super) fn tracks(&self, path: &[u8]) -> bool {
+        self.index.entry_index_by_path(BStr::new(path)).is_ok()
+            || (self.index.is_sparse() && self.in_sparse_directory(path))
+    }
+
+    /// Whether the index names anything below this directory.
+    pub(super) fn tracks_below(&self, directory: &[u8]) -> bool {
+        let mut prefix = directory.to_vec();
+        prefix.push(b'/');
+        let entries = self.index.entries();
+        let at = entries.partition_point(|entry| {
+            let path: &[u8] = entry.path(&self.index);
+            path < prefix.as_slice()
+        });
+        entries.get(at).is_some_and(|entry| entry.path(&self.index).starts_with(&prefix))
+    }
+
+    /// A sparse index names a directory outside the checkout instead of everything in it.
+    fn in_sparse_directory(&self, path: &[u8]) -> bool {
+        let mut ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
+        ends.any(|(at, _)| {
+            path.get(..=at).is_some_and(|directory| {
+                self.index.entry_index_by_path(BStr::new(directory)).is_ok()
+            })
+        })
+    }
+
+    /// Whether the repository's global patterns ignore this path.
+    pub(super) fn ignores(&self, path: &[u8], is_directory: bool) -> bool {
+        let mut lists = self.patterns.iter().rev();
+        lists.find_map(|list| list.decide(path, is_directory, self.case)).unwrap_or(false)
+    }
+}
+
+/// Refuses a repository with a special file where git reads one, in its own folder or in the one
+/// that it shares with other worktrees.
+fn check_readable(worktree: &Path) -> std::io::Result<()> {
+    let mut folder = worktree.join(".git");
+    if !std::fs::metadata(&folder)?.is_dir() {
+        let link = read_rules(&folder)?.unwrap_or_default();
+        let target = link.strip_prefix(b"gitdir: ").ok_or(std::io::ErrorKind::InvalidData)?;
+        folder = worktree.join(as_path(target.trim_end()));
+    }
+    let mut folders = vec![folder.clone()];
+    if let Ok(Some(common)) = read_rules(&folder.join("commondir")) {
+        folders.push(folder.join(as_path(common.trim_end())));
+    }
+    for path in folders.iter().flat_map(|folder| READ_BY_OPEN.map(|name| folder.join(name))) {
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(std::io::Error::other("it has special files"));
+        }
+    }
+    Ok(())
+}
+
+fn is_absent(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// The `core.excludesFile` that a configuration of the user names.
+fn excludes_file_of(config: &Path) -> Option<gix::bstr::BString> {
+    if !std::fs::metadata(config).ok()?.is_file() {
+        return None;
+    }
+    let config =
+        gix::config::File::from_path_no_includes(config.to_owned(), gix::config::Source::User)
+            .inspect_err(|error| tracing::warn!(%error, "the user's git configuration is not used"))
+            .ok()?;
+    config.string("core.excludesFile")
+}
+
+/// A path of the configuration: `~/` is the user's home, a relative one starts at the worktree.
+fn interpolate(value: &BStr, user: &GitUser, worktree: &Path) -> Option<PathBuf> {
+    if value.is_empty() {
+        return None;
+    }
+    match value.strip_prefix(b"~/") {
+        Some(rest) => Some(user.home.as_ref()?.join(as_path(rest))),
+        None => Some(worktree.join(as_path(value))),
+    }
+}
+
+/// The bytes of a file of patterns; nothing where there is none.
+fn read_rules(path: &Path) -> std::io::Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => std::fs::File::from(file),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let stat = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_RULES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_RULES {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(Some(bytes))
+}
+
+fn as_path(bytes: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
+}

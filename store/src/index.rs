@@ -1,0 +1,378 @@
+//! Where each object of a vault is: SQLite, one file a vault, without a rowid.
+//!
+//! The index is a cache of the segments: it can be dropped, and the vault rebuilds it. Its rows are
+//! written after the bytes they name are synced, and would go before them.
+//!
+//! **Invariant:** a *closed* row proves that everything below the object is in the vault. Losing the bit
+//! costs a walk, never a lie.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use baton_protocol::id::{ObjectId, ObjectKind};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::error::StoreError;
+
+/// Below this SQLite can corrupt a WAL database at a reset.
+const LEAST_SQLITE: i32 = 3_051_003;
+
+const FORMAT: u32 = 1;
+
+/// Idle read connections that are kept.
+const MAX_IDLE: usize = 4;
+
+/// Where an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The segment, by its number in this index.
+    pub segment: u32,
+    /// Where its record starts.
+    pub offset: u64,
+    /// Length of its record.
+    pub record_len: u32,
+    /// Where its bytes start in the raw payload.
+    pub inner: u32,
+    /// How many there are.
+    pub len: u32,
+}
+
+/// A segment as the index knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentRow {
+    /// Its number.
+    pub segment: u32,
+    /// Its file name.
+    pub name: String,
+    /// 0 data, 1 metadata.
+    pub class: u8,
+    /// Bytes whose records have rows.
+    pub indexed: u64,
+}
+
+/// The index of one vault.
+#[derive(Debug)]
+pub struct Index {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    idle: Mutex<Vec<Connection>>,
+    /// First eight bytes of every hash, once somebody asked: answers most misses.
+    known: RwLock<Option<HashSet<[u8; 8]>>>,
+}
+
+impl Index {
+    /// Opens the index, or makes an empty one. An index of a newer program is refused.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |doing| database(doing, path);
+        assert!(rusqlite::version_number() >= LEAST_SQLITE, "the bundled SQLite is too old");
+        let writer = connect(path)?;
+        let found: u32 = writer
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(failed("opening the index"))?;
+        if found > FORMAT {
+            return Err(StoreError::Newer { path: path.to_owned(), found, supported: FORMAT });
+        }
+        writer
+            .execute_batch(
+                "CREATE TABLE IF NOT EXISTS object (
+                   hash BLOB PRIMARY KEY, kind INTEGER, segment INTEGER, offset INTEGER,
+                   record_len INTEGER, inner INTEGER, len INTEGER, closed INTEGER
+                 ) WITHOUT ROWID;
+                 CREATE TABLE IF NOT EXISTS segment (
+                   segment INTEGER PRIMARY KEY, name TEXT UNIQUE, class INTEGER, indexed INTEGER
+                 );
+                 PRAGMA user_version = 1;",
+            )
+            .map_err(failed("opening the index"))?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Mutex::new(writer),
+            idle: Mutex::default(),
+            known: RwLock::default(),
+        })
+    }
+
+    /// Where an object is, and whether it is closed.
+    pub fn find(&self, id: &ObjectId) -> Result<Option<(Location, bool)>, StoreError> {
+        if !self.may_know(id)? {
+            return Ok(None);
+        }
+        self.read("looking up an object", |db| {
+            db.prepare_cached(
+                "SELECT segment, offset, record_len, inner, len, closed, kind
+                 FROM object WHERE hash = ?1",
+            )?
+            .query_row([&id.hash[..]], |row| {
+                Ok((location(row)?, row.get::<_, bool>(5)?, row.get::<_, u8>(6)?))
+            })
+            .optional()
+        })
+        .map(|found| {
+            found
+                .filter(|&(_, _, kind)| kind == id.kind as u8)
+                .map(|(location, closed, _)| (location, closed))
+        })
+    }
+
+    /// The object of a kind whose hash starts with these bytes, where there is exactly one.
+    pub fn find_prefix(
+        &self,
+        kind: Option<ObjectKind>,
+        prefix: &[u8],
+    ) -> Result<Vec<ObjectId>, StoreError> {
+        let mut upper = [0xff; 32];
+        for (to, from) in upper.iter_mut().zip(prefix) {
+            *to = *from;
+        }
+        self.read("looking up a prefix", |db| {
+            db.prepare_cached(
+                "SELECT hash, kind FROM object WHERE hash >= ?1 AND hash <= ?2 AND
+                 (?3 IS NULL OR kind = ?3) LIMIT 16",
+            )?
+            .query_map(params![prefix, &upper[..], kind.map(|kind| kind as u8)], |row| {
+                Ok((row.get::<_, u8>(1)?, row.get(0)?))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .map(|rows| {
+            let id = |(kind, hash)| Some(ObjectId { kind: ObjectKind::from_number(kind)?, hash });
+            rows.into_iter().filter_map(id).collect()
+        })
+    }
+
+    /// Adds objects of one segment whose bytes are synced, and notes that the segment is indexed up
+    /// to `indexed`. Objects that are there already stay where they are.
+    pub fn insert(
+        &self,
+        segment: u32,
+        indexed: u64,
+        objects: &mut [(ObjectId, Location)],
+        closed: bool,
+    ) -> Result<(), StoreError> {
+        objects.sort_unstable_by_key(|(id, _)| id.hash);
+        self.write("adding objects", |db| {
+            let transaction = db.transaction()?;
+            {
+                let mut add = transaction.prepare_cached(
+                    "INSERT INTO object VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                     ON CONFLICT (hash) DO UPDATE SET closed = max(closed, excluded.closed)",
+                )?;
+                for (id, at) in &*objects {
+                    // A chunk refers to nothing: it is closed as soon as it is here.
+                    let closed = closed || id.kind == ObjectKind::Chunk;
+                    add.execute(params![
+                        &id.hash[..],
+                        id.kind as u8,
+                        at.segment,
+                        at.offset,
+                        at.record_len,
+                        at.inner,
+                        at.len,
+                        closed
+                    ])?;
+                }
+                transaction.execute(
+                    "UPDATE segment SET indexed = max(indexed, ?2) WHERE segment = ?1",
+                    params![segment, indexed],
+                )?;
+            }
+            transaction.commit()
+        })?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &mut *known {
+            known.extend(objects.iter().map(|(id, _)| prefix(id)));
+        }
+        Ok(())
+    }
+
+    /// Notes that everything below these objects is here.
+    pub fn close(&self, ids: &[ObjectId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.write("closing objects", |db| {
+            let transaction = db.transaction()?;
+            {
+                let mut close =
+                    transaction.prepare_cached("UPDATE object SET closed = 1 WHERE hash = ?1")?;
+                for id in ids {
+                    close.execute([&id.hash[..]])?;
+                }
+            }
+            transaction.commit()
+        })
+    }
+
+    /// Every segment.
+    pub fn segments(&self) -> Result<Vec<SegmentRow>, StoreError> {
+        self.read("listing segments", |db| {
+            db.prepare_cached("SELECT segment, name, class, indexed FROM segment")?
+                .query_map([], |row| {
+                    Ok(SegmentRow {
+                        segment: row.get(0)?,
+                        name: row.get(1)?,
+                        class: row.get(2)?,
+                        indexed: row.get(3)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Adds a segment and returns its number.
+    pub fn add_segment(&self, name: &str, class: u8) -> Result<u32, StoreError> {
+        self.write("adding a segment", |db| {
+            db.query_row(
+                "INSERT INTO segment (name, class, indexed) VALUES (?1, ?2, 0) RETURNING segment",
+                params![name, class],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Notes a segment's new name, and that all of it is indexed.
+    pub fn rename_segment(&self, segment: u32, name: &str, indexed: u64) -> Result<(), StoreError> {
+        self.write("renaming a segment", |db| {
+            db.execute(
+                "UPDATE segment SET name = ?2, indexed = ?3 WHERE segment = ?1",
+                params![segment, name, indexed],
+            )
+            .map(drop)
+        })
+    }
+
+    /// Takes away rows whose bytes are gone: of a segment, from an offset on. Returns how many.
+    pub fn forget_from(&self, segment: u32, offset: u64) -> Result<usize, StoreError> {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.write("forgetting lost objects", |db| {
+            let transaction = db.transaction()?;
+            let gone = transaction.execute(
+                "DELETE FROM object WHERE segment = ?1 AND offset + record_len > ?2",
+                params![segment, offset],
+            )?;
+            // What was proved whole may have lost a part.
+            if gone > 0 {
+                transaction.execute("UPDATE object SET closed = 0 WHERE kind != 1", [])?;
+            }
+            transaction.execute(
+                "UPDATE segment SET indexed = min(indexed, ?2) WHERE segment = ?1",
+                params![segment, offset],
+            )?;
+            if offset == 0 {
+                transaction.execute("DELETE FROM segment WHERE segment = ?1", [segment])?;
+            }
+            transaction.commit()?;
+            Ok(gone)
+        })
+    }
+
+    /// Every object with its place, ascending by place.
+    pub fn for_each(&self, mut visit: impl FnMut(ObjectId, Location)) -> Result<(), StoreError> {
+        self.read("listing objects", |db| {
+            let mut all = db.prepare(
+                "SELECT segment, offset, record_len, inner, len, hash, kind FROM object
+                 ORDER BY segment, offset, inner",
+            )?;
+            let mut rows = all.query([])?;
+            while let Some(row) = rows.next()? {
+                if let Some(kind) = ObjectKind::from_number(row.get(6)?) {
+                    visit(ObjectId { kind, hash: row.get(5)? }, location(row)?);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// What SQLite itself finds wrong with the file.
+    pub fn integrity(&self) -> Result<Option<String>, StoreError> {
+        let found: String = self.read("checking the index", |db| {
+            db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        })?;
+        Ok((found != "ok").then_some(found))
+    }
+
+    fn may_know(&self, id: &ObjectId) -> Result<bool, StoreError> {
+        {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = &*known {
+                return Ok(known.contains(&prefix(id)));
+            }
+        }
+        // Loaded under the lock, so that no insert falls between the reading and the set.
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            let mut all = HashSet::new();
+            self.read("loading the index", |db| {
+                let mut hashes = db.prepare("SELECT substr(hash, 1, 8) FROM object")?;
+                let mut rows = hashes.query([])?;
+                while let Some(row) = rows.next()? {
+                    all.insert(row.get(0)?);
+                }
+                Ok(())
+            })?;
+            *known = Some(all);
+        }
+        Ok(known.as_ref().is_some_and(|known| known.contains(&prefix(id))))
+    }
+
+    fn read<T>(
+        &self,
+        doing: &'static str,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let db = match idle {
+            Some(db) => db,
+            None => connect(&self.path)?,
+        };
+        let found = query(&db).map_err(database(doing, &self.path));
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE {
+            idle.push(db);
+        }
+        found
+    }
+
+    fn write<T>(
+        &self,
+        doing: &'static str,
+        change: impl FnOnce(&mut MutexGuard<'_, Connection>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut db = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut db).map_err(database(doing, &self.path))
+    }
+}
+
+fn prefix(id: &ObjectId) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h, ..] = id.hash;
+    [a, b, c, d, e, f, g, h]
+}
+
+fn location(row: &rusqlite::Row<'_>) -> rusqlite::Result<Location> {
+    Ok(Location {
+        segment: row.get(0)?,
+        offset: row.get(1)?,
+        record_len: row.get(2)?,
+        inner: row.get(3)?,
+        len: row.get(4)?,
+    })
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let open = || {
+        let db = Connection::open(path)?;
+        db.busy_timeout(std::time::Duration::from_secs(30))?;
+        db.set_prepared_statement_cache_capacity(32);
+        db.execute_batch(
+            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;",
+        )?;
+        Ok(db)
+    };
+    open().map_err(database("opening the index", path))
+}
+
+fn database(doing: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |source| StoreError::Database { doing, path: path.to_owned(), source }
+}

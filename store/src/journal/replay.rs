@@ -1,0 +1,146 @@
+//! Reading the journal at start.
+//!
+//! An entry is believed if both checksums match, it decodes, and every object in it has its hash.
+//! What follows the last such entry is the torn end of an unacknowledged write. Where intact
+//! entries follow a bad one the file is damaged: they are believed too (each stands for itself), the
+//! damage is reported, and the file is kept aside.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::entry::{Entry, HEAD, MAGIC, decode_head};
+use crate::error::StoreError;
+use crate::fs::{self, Context};
+use crate::layout::Layout;
+use crate::segment::{Record, decode_record};
+
+/// An entry with its objects taken apart.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The entry.
+    pub entry: Entry,
+    /// The objects of its records.
+    pub records: Vec<Record>,
+    /// The journal file it stands in.
+    pub number: u64,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct ReplayEnd {
+    /// The newest file, and how long its intact part is; 0 where a file has to be started.
+    pub number: u64,
+    /// See `number`.
+    pub len: u64,
+    /// Files with intact entries after a bad one, and where the damage begins.
+    pub damaged: Vec<(PathBuf, u64)>,
+    /// Bytes of a torn end that were ignored.
+    pub torn: u64,
+}
+
+/// The numbers of the journal files, ascending. Names that are no numbers are not ours.
+pub(super) fn numbers(layout: &Layout) -> Result<Vec<u64>, StoreError> {
+    let names = fs::list_dir(&layout.journal())?;
+    let number = |name: std::ffi::OsString| {
+        let name = name.into_string().ok().filter(|name| name.len() == 16)?;
+        u64::from_str_radix(&name, 16).ok()
+    };
+    Ok(names.into_iter().filter_map(number).collect())
+}
+
+/// Hands every believable entry to `visit`, in order.
+pub fn replay(
+    layout: &Layout,
+    mut visit: impl FnMut(Replayed) -> Result<(), StoreError>,
+) -> Result<ReplayEnd, StoreError> {
+    let mut end = ReplayEnd { number: 1, ..ReplayEnd::default() };
+    for number in numbers(layout)? {
+        let path = layout.journal_file(number);
+        let file = fs::open(&path)?;
+        let intact = replay_file(&file, &path, number, &mut end, &mut visit)?;
+        end.number = number;
+        end.len = intact;
+    }
+    Ok(end)
+}
+
+fn replay_file(
+    file: &File,
+    path: &Path,
+    number: u64,
+    end: &mut ReplayEnd,
+    visit: &mut impl FnMut(Replayed) -> Result<(), StoreError>,
+) -> Result<u64, StoreError> {
+    let len = file.metadata().context("reading", path)?.len();
+    let mut at = 0;
+    let mut intact = 0;
+    let mut bad: Option<u64> = None;
+    while at < len {
+        if let Some((replayed, next)) = read_entry(file, path, number, at, len)? {
+            if let Some(from) = bad.take() {
+                tracing::warn!(path = %path.display(), from, to = at, "damaged journal entries skipped");
+                end.damaged.push((path.to_owned(), from));
+            }
+            visit(replayed)?;
+            at = next;
+            intact = next;
+        } else {
+            bad.get_or_insert(at);
+            at = next_magic(file, path, at + 1, len)?;
+        }
+    }
+    end.torn += len - intact;
+    Ok(intact)
+}
+
+fn read_entry(
+    file: &File,
+    path: &Path,
+    number: u64,
+    at: u64,
+    len: u64,
+) -> Result<Option<(Replayed, u64)>, StoreError> {
+    let mut head = [0; HEAD];
+    if len - at < HEAD as u64 {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut head, at).context("reading", path)?;
+    let Some((kind, body_len)) = decode_head(&head) else { return Ok(None) };
+    let next = at + (HEAD + body_len + 4) as u64;
+    if next > len {
+        return Ok(None);
+    }
+    let mut body = vec![0; body_len + 4];
+    file.read_exact_at(&mut body, at + HEAD as u64).context("reading", path)?;
+    let Some((body, sum)) = body.split_last_chunk() else { return Ok(None) };
+    if crc32c::crc32c(body) != u32::from_le_bytes(*sum) {
+        return Ok(None);
+    }
+    let Ok(entry) = Entry::decode(kind, body) else { return Ok(None) };
+    let records = match &entry {
+        Entry::Checkpoint(_) => Some(Vec::new()),
+        Entry::Commit(commit) => commit.records.iter().map(|bytes| believe(bytes)).collect(),
+    };
+    Ok(records.map(|records| (Replayed { entry, records, number }, next)))
+}
+
+/// A record whose objects all have their hashes.
+fn believe(bytes: &[u8]) -> Option<Record> {
+    decode_record(bytes).filter(|record| record.find_lie().is_none())
+}
+
+/// The next offset from `at` on where an entry may begin, or the end.
+fn next_magic(file: &File, path: &Path, mut at: u64, len: u64) -> Result<u64, StoreError> {
+    let mut window = vec![0; 64 * 1024];
+    while at + MAGIC.len() as u64 <= len {
+        let want = (len - at).min(window.len() as u64) as usize;
+        let window = window.get_mut(..want).unwrap_or_default();
+        file.read_exact_at(window, at).context("reading", path)?;
+        if let Some(found) = window.windows(MAGIC.len()).position(|bytes| bytes == MAGIC) {
+            return Ok(at + found as u64);
+        }
+        at += (want - (MAGIC.len() - 1)) as u64;
+    }
+    Ok(len)
+}

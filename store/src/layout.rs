@@ -1,0 +1,150 @@
+//! Where everything of a store is on the disk, and which formats this program reads.
+//!
+//! ```text
+//! format                     one line: the format of everything below
+//! lock                       held by the process that has the store open
+//! journal/0000000000000001   what was acknowledged and is not yet in segments
+//! vaults/VAULT/index.db      where each object is; can be dropped
+//! vaults/VAULT/data|meta/    segments: open-UID, or HASH once sealed
+//! ```
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use baton_protocol::id::VaultId;
+use rustix::fs::FlockOperation;
+
+use crate::error::StoreError;
+use crate::fs::{self, Context};
+
+/// The format that this program writes.
+pub const FORMAT: u32 = 1;
+
+const FORMAT_PREFIX: &str = "baton store ";
+
+/// Segments of metadata and of file data are kept apart, so that marking and listing never read
+/// file data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// Chunks.
+    Data = 0,
+    /// Everything else.
+    Metadata = 1,
+}
+
+impl Class {
+    /// Both, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Data, Self::Metadata];
+
+    /// The class with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Data),
+            1 => Some(Self::Metadata),
+            _ => None,
+        }
+    }
+
+    /// The name of its folder.
+    pub const fn folder(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Metadata => "meta",
+        }
+    }
+}
+
+/// The folders of a store.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Prepares the folders, and refuses a store of a newer program.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let layout = Self { root: root.to_owned() };
+        fs::create_dir_all(root)?;
+        layout.check_format()?;
+        fs::create_dir_all(&layout.journal())?;
+        fs::create_dir_all(&layout.vaults())?;
+        fs::sync_dir(root)?;
+        Ok(layout)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let path = self.root.join("format");
+        let Some(bytes) = fs::read_if_exists(&path, 64)? else {
+            let line = format!("{FORMAT_PREFIX}{FORMAT}\n");
+            return Ok(fs::write_atomic(&path, line.as_bytes(), 0o600)?);
+        };
+        let found = std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim_end().strip_prefix(FORMAT_PREFIX)?.parse::<u32>().ok());
+        match found {
+            Some(FORMAT) => Ok(()),
+            Some(found) if found > FORMAT => {
+                Err(StoreError::Newer { path: self.root.clone(), found, supported: FORMAT })
+            }
+            _ => Err(StoreError::Damaged { path, offset: 0, detail: "no known store format" }),
+        }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Journal files.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// One journal file.
+    pub fn journal_file(&self, number: u64) -> PathBuf {
+        self.journal().join(format!("{number:016x}"))
+    }
+
+    /// One folder a vault.
+    pub fn vaults(&self) -> PathBuf {
+        self.root.join("vaults")
+    }
+
+    /// The folder of a vault.
+    pub fn vault(&self, vault: VaultId) -> PathBuf {
+        self.vaults().join(vault.to_string())
+    }
+
+    /// The index of a vault.
+    pub fn index(&self, vault: VaultId) -> PathBuf {
+        self.vault(vault).join("index.db")
+    }
+
+    /// The segments of a class.
+    pub fn segments(&self, vault: VaultId, class: Class) -> PathBuf {
+        self.vault(vault).join(class.folder())
+    }
+
+    /// Takes the store for this process until the returned file is dropped.
+    pub fn lock(&self) -> Result<File, StoreError> {
+        let path = self.root.join("lock");
+        let mut file = match fs::create_new(&path) {
+            Ok(file) => file,
+            Err(_) => fs::open_writable(&path)?,
+        };
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut text = String::new();
+            // Who holds it is a courtesy; the refusal stands without it.
+            let pid = match (&file).take(32).read_to_string(&mut text) {
+                Ok(_) => text.trim().parse().unwrap_or(0),
+                Err(_) => 0,
+            };
+            return Err(StoreError::Locked { path: self.root.clone(), pid });
+        }
+        file.set_len(0).context("writing", &path)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes()).context("writing", &path)?;
+        Ok(file)
+    }
+}

@@ -1,0 +1,90 @@
+//! Nodes of directories, and the content of what is in them.
+//!
+//! Two passes over the pairs of directories that differ. The first collects what the old side has
+//! at those places, so that a renamed file or directory is not sent again; the second plans.
+
+use baton_protocol::id::{ObjectId, TreeId};
+use baton_protocol::object::{Blob, Entry, EntryKind};
+
+use super::Plan;
+use crate::diff::pair_entries;
+use crate::error::StoreError;
+use crate::objects::ObjectSource;
+use crate::snapshot::nodes::{Difference, Node, compare};
+
+impl<S: ObjectSource + ?Sized> Plan<'_, S> {
+    /// Plans a tree.
+    pub(super) fn directories(&mut self, old: TreeId, new: TreeId) -> Result<(), StoreError> {
+        self.note_old(old, new)?;
+        let mut pairs = vec![(Some(old), new)];
+        while let Some((old, new)) = pairs.pop() {
+            if old == Some(new) || self.has.contains(&ObjectId::from(new)) {
+                continue;
+            }
+            let found = compare(self.source, old, Some(new))?;
+            self.nodes(&found);
+            for (old, new) in pair_entries(found.old, found.new) {
+                let Some(new) = new else { continue };
+                match new.kind {
+                    EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob } => {
+                        self.blob(old.as_ref().and_then(blob_of), blob)?;
+                    }
+                    EntryKind::Directory { tree, .. } => {
+                        pairs.push((old.as_ref().and_then(tree_of), tree));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Collects what the old side has where the two sides differ.
+    fn note_old(&mut self, old: TreeId, new: TreeId) -> Result<(), StoreError> {
+        let mut pairs = vec![(old, new)];
+        while let Some((old, new)) = pairs.pop() {
+            let found = compare(self.source, Some(old), Some(new))?;
+            self.has.extend(found.old.iter().map(|node| ObjectId::from(node.id)));
+            for (old, new) in pair_entries(found.old, found.new) {
+                let Some(old) = old else { continue };
+                self.has.insert(old.content());
+                let new = new.as_ref().and_then(tree_of);
+                if let (Some(old), Some(new)) = (tree_of(&old), new)
+                    && old != new
+                {
+                    pairs.push((old, new));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the nodes of one directory that the old side does not have.
+    fn nodes(&mut self, found: &Difference) {
+        for node in &found.new {
+            let base = base_of(node, &found.old);
+            self.emit(node.id.into(), base.map(|base| base.id.into()));
+        }
+    }
+}
+
+/// The old node of the same level that covers the first name, or is the nearest to it; else the
+/// first, which is the root of the old directory.
+fn base_of<'a>(new: &Node, old: &'a [Node]) -> Option<&'a Node> {
+    let same = || old.iter().filter(|old| old.level() == new.level());
+    let before = same().rfind(|old| old.tree.first_name() <= new.tree.first_name());
+    before.or_else(|| same().next()).or_else(|| old.first())
+}
+
+fn blob_of(entry: &Entry) -> Option<Blob> {
+    match entry.kind {
+        EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob } => Some(blob),
+        EntryKind::Directory { .. } => None,
+    }
+}
+
+fn tree_of(entry: &Entry) -> Option<TreeId> {
+    match entry.kind {
+        EntryKind::Directory { tree, .. } => Some(tree),
+        _ => None,
+    }
+}

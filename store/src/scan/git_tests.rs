@@ -1,0 +1,336 @@
+//! The scan against git itself: the files of a scan are those that `git ls-files` names.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
+use baton_protocol::object::EntryKind;
+
+use super::*;
+use crate::objects::memory::MemoryObjects;
+use crate::snapshot::for_each_entry;
+
+/// A repository in a folder of its own, and a home that is nobody's.
+struct Repo {
+    dir: tempfile::TempDir,
+}
+
+impl Repo {
+    fn new() -> Self {
+        let repo = Self { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(repo.dir.path().join("home")).unwrap();
+        std::fs::create_dir(repo.root()).unwrap();
+        repo.git(&["init", "-q"]);
+        repo
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("work")
+    }
+
+    fn git(&self, args: &[&str]) -> Vec<u8> {
+        self.git_in(&self.root(), args)
+    }
+
+    fn git_in(&self, folder: &Path, args: &[&str]) -> Vec<u8> {
+        let output = Command::new("git")
+            .args(args)
+            .current_dir(folder)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/local/bin")
+            .env("HOME", self.dir.path().join("home"))
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    fn write(&self, path: &str, bytes: &str) {
+        let path = self.root().join(path);
+        crate::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        crate::fs::write_atomic(&path, bytes.as_bytes(), 0o644).unwrap();
+    }
+
+    /// What git names that is there.
+    fn by_git(&self) -> BTreeSet<String> {
+        let listed = self.git(&["ls-files", "-co", "--exclude-standard", "-z"]);
+        let names = listed.split(|&byte| byte == 0).filter(|name| !name.is_empty());
+        let there = |name: &&[u8]| self.root().join(OsStr::from_bytes(name)).is_file();
+        names.filter(there).map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    fn scan(&self, git_user: GitUser) -> (Scanned, BTreeSet<String>, BTreeSet<String>) {
+        let objects = MemoryObjects::default();
+        let options = ScanOptions { git_user, ..ScanOptions::default() };
+        let progress = Progress::default();
+        let scanned =
+            scan(&self.root(), &StatCache::default(), &objects, &options, &progress).unwrap();
+        let (mut files, mut folders) = (BTreeSet::new(), BTreeSet::new());
+        let mut left = vec![(String::new(), scanned.root)];
+        while let Some((path, tree)) = left.pop() {
+            for_each_entry(&objects, tree, |entry| {
+                let path = format!("{path}{}", String::from_utf8_lossy(&entry.name));
+                if let EntryKind::Directory { tree, .. } = entry.kind {
+                    folders.insert(path.clone());
+                    left.push((format!("{path}/"), tree));
+                } else {
+                    files.insert(path);
+                }
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+        }
+        (scanned, files, folders)
+    }
+}
+
+fn names(list: &[&str]) -> BTreeSet<String> {
+    list.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// Random numbers that are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % sides
+    }
+
+    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.roll(of.len())]
+    }
+
+    fn name(&mut self) -> &'static str {
+        self.pick(&["a", "b", "ab", "a.o", "b.o", "log", "x y", "A", "#c", "!d", "e\\", "[f]"])
+    }
+
+    fn pattern(&mut self) -> String {
+        let mut pattern = String::new();
+        for (odds, prefix) in [(4, "!"), (4, "/"), (6, "**/"), (12, "\\")] {
+            if self.roll(odds) == 0 {
+                pattern.push_str(prefix);
+            }
+        }
+        for part in 0..=self.roll(3) {
+            if part > 0 {
+                pattern.push('/');
+            }
+            pattern.push_str(self.pick(&[
+                "a",
+                "b",
+                "ab",
+                "*.o",
+                "*",
+                "log",
+                "l?g",
+                "[ab]",
+                "[!a]",
+                "a*",
+                "**",
+                "x y",
+                "A",
+                "#c",
+                "!d",
+                "[f]",
+                "[^b]*",
+                "*b",
+                "?",
+                "\\a",
+                "[a-c].o",
+                "e\\\\",
+                "[[:alpha:]]",
+            ]));
+        }
+        pattern.push_str(self.pick(&["", "", "", "/", "/**", "/*", " ", "\\ ", "\r", "\t"]));
+        pattern
+    }
+
+    fn patterns(&mut self) -> String {
+        let count = self.roll(5);
+        (0..count).map(|_| self.pattern() + "\n").collect()
+    }
+
+    fn path(&mut self) -> String {
+        let mut path = self.name().to_owned();
+        for _ in 0..self.roll(4) {
+            path = format!("{}/{path}", self.name());
+        }
+        path
+    }
+}
+
+#[test]
+fn git_and_the_scan_agree_on_random_rules() {
+    for seed in 1..=40 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let repo = Repo::new();
+        for _ in 0..25 {
+            let path = dice.path();
+            // A path through a file, or to a folder, is not to be had.
+            let target = repo.root().join(&path);
+            if target.exists()
+                || std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .create(target.parent().unwrap())
+                    .is_err()
+            {
+                continue;
+            }
+            repo.write(&path, "x");
+        }
+        let files: Vec<_> = repo.by_git().into_iter().collect();
+        let mut tracked = vec!["add".to_owned(), "-f".to_owned(), "--".to_owned()];
+        for file in &files {
+            if dice.roll(3) == 0 {
+                tracked.push(format!(":(literal){file}"));
+            }
+            if dice.roll(5) == 0 {
+                let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let rules = format!("{folder}/.gitignore");
+                repo.write(rules.trim_start_matches('/'), &dice.patterns());
+            }
+        }
+        repo.git(&tracked.iter().map(String::as_str).collect::<Vec<_>>());
+        repo.write(".gitignore", &dice.patterns());
+        repo.write(".git/info/exclude", &dice.patterns());
+        repo.write("../excludes", &dice.patterns());
+        let excludes = repo.dir.path().join("excludes");
+        repo.git(&["config", "core.excludesFile", excludes.to_str().unwrap()]);
+        let (scanned, found, _) = repo.scan(GitUser::default());
+        assert_eq!(found, repo.by_git(), "seed {seed}");
+        assert_eq!(scanned.notes, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn case_is_folded_where_the_repository_says_so() {
+    let repo = Repo::new();
+    repo.write("a.log", "x");
+    repo.write("b.LOG", "x");
+    repo.write(".gitignore", "*.Log\n");
+    assert_eq!(repo.scan(GitUser::default()).1.len(), 3);
+    repo.git(&["config", "core.ignoreCase", "true"]);
+    assert_eq!(repo.scan(GitUser::default()).1, names(&[".gitignore"]));
+    assert_eq!(repo.by_git(), names(&[".gitignore"]));
+}
+
+#[test]
+fn tracked_files_stay_and_empty_folders_too() {
+    let repo = Repo::new();
+    repo.write("ignored/tracked", "x");
+    repo.write("ignored/deep/tracked", "x");
+    repo.git(&["add", "."]);
+    repo.write("ignored/untracked", "x");
+    repo.write("ignored/deep/untracked", "x");
+    repo.write("out/only", "x");
+    repo.write("objects/a.o", "x");
+    crate::fs::create_dir_all(&repo.root().join("empty/er")).unwrap();
+    crate::fs::create_dir_all(&repo.root().join("ignored/empty")).unwrap();
+    repo.write(".gitignore", "ignored/\nout/\n*.o\n");
+    let (scanned, files, folders) = repo.scan(GitUser::default());
+    assert_eq!(files, names(&[".gitignore", "ignored/deep/tracked", "ignored/tracked"]));
+    let expected = ["empty", "empty/er", "ignored", "ignored/deep", "objects"];
+    assert_eq!(folders, names(&expected));
+    assert_eq!(scanned.omitted.len(), 1);
+    repo.write(".batonignore", "deep\nempty/*\n");
+    let (_, files, folders) = repo.scan(GitUser::default());
+    assert_eq!(files, names(&[".batonignore", ".gitignore", "ignored/tracked"]));
+    assert_eq!(folders, names(&["empty", "ignored", "objects"]));
+}
+
+#[test]
+fn the_users_own_rules_hold_where_they_are_handed_in() {
+    let repo = Repo::new();
+    for name in ["a", "b", "c"] {
+        repo.write(name, "x");
+    }
+    repo.write("../home/named", "a\n");
+    repo.write("../home/.gitconfig", "[core]\n\texcludesFile = ~/named\n");
+    repo.write("../home/.config/git/ignore", "b\n");
+    let home = repo.dir.path().join("home");
+    let default =
+        GitUser { excludes_file: Some(home.join(".config/git/ignore")), ..GitUser::default() };
+    assert_eq!(repo.scan(default.clone()).1, names(&["a", "c"]));
+    let config_files = vec![home.join("absent"), home.join(".gitconfig")];
+    let full = GitUser { home: Some(home), config_files, ..default };
+    assert_eq!(repo.scan(full.clone()).1, names(&["b", "c"]));
+    assert_eq!(repo.scan(full).1, repo.by_git());
+    assert_eq!(repo.scan(GitUser::default()).1, names(&["a", "b", "c"]));
+}
+
+#[test]
+fn a_repository_inside_has_rules_of_its_own() {
+    let repo = Repo::new();
+    repo.write(".gitignore", "*.o\n/ignored/\n");
+    repo.write("inner/a.o", "x");
+    repo.write("inner/b", "x");
+    repo.write("inner/sub/c", "x");
+    repo.git_in(&repo.root().join("inner"), &["init", "-q"]);
+    repo.write("inner/.gitignore", "b\n/sub/c\n");
+    repo.git_in(&repo.root().join("inner"), &["add", "-f", "b"]);
+    repo.write("ignored/x", "x");
+    repo.git_in(&repo.root().join("ignored"), &["init", "-q"]);
+    let (scanned, files, _) = repo.scan(GitUser::default());
+    let expected = [".gitignore", "inner/.gitignore", "inner/a.o", "inner/b"];
+    assert_eq!(files, names(&expected));
+    assert_eq!(scanned.notes, Vec::<String>::new());
+    // A folder that is called `.git` and is no repository changes nothing but its own omission.
+    repo.write("plain/.git/x", "x");
+    repo.write("plain/y.o", "x");
+    let (scanned, files, folders) = repo.scan(GitUser::default());
+    assert_eq!(files, names(&expected));
+    assert!(folders.contains("plain"));
+    assert_eq!(scanned.notes.len(), 1);
+}
+
+#[test]
+fn a_linked_worktree_has_its_own_index() {
+    let repo = Repo::new();
+    repo.write("kept", "x");
+    repo.git(&["add", "."]);
+    let name = ["-c", "user.name=n", "-c", "user.email=e"];
+    repo.git(&[&name[..], &["commit", "-qm", "one"]].concat());
+    repo.git(&["worktree", "add", "-q", "../linked"]);
+    let linked = repo.dir.path().join("linked");
+    crate::fs::write_atomic(&linked.join("kept.o"), b"x", 0o644).unwrap();
+    crate::fs::write_atomic(&linked.join(".gitignore"), b"kept*\n", 0o644).unwrap();
+    repo.write(".git/info/exclude", ".gitignore\n");
+    let objects = MemoryObjects::default();
+    let options = ScanOptions::default();
+    let progress = Progress::default();
+    let scanned = scan(&linked, &StatCache::default(), &objects, &options, &progress).unwrap();
+    assert_eq!(scanned.sums.files, 1);
+    assert_eq!(scanned.notes, Vec::<String>::new());
+}
+
+#[test]
+fn a_repository_that_cannot_be_read_keeps_everything_and_says_so() {
+    let repo = Repo::new();
+    repo.write(".gitignore", "*.o\n");
+    repo.write("a.o", "x");
+    repo.git(&["add", ".gitignore"]);
+    let all = names(&[".gitignore", "a.o"]);
+    let index = repo.root().join(".git/index");
+    let good = crate::fs::read_if_exists(&index, 1 << 20).unwrap().unwrap();
+    assert_eq!(repo.scan(GitUser::default()).1, names(&[".gitignore"]));
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    for bad in [&b""[..], b"garbage", &good[..good.len() / 2], &flipped] {
+        crate::fs::write_atomic(&index, bad, 0o644).unwrap();
+        let (scanned, files, _) = repo.scan(GitUser::default());
+        assert_eq!((files, scanned.notes.len()), (all.clone(), 1));
+    }
+    // A fifo where a file should be must not hang the scan.
+    crate::fs::remove_file(&index).unwrap();
+    let (cwd, fifo) = (rustix::fs::CWD, rustix::fs::FileType::Fifo);
+    rustix::fs::mknodat(cwd, &index, fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    let (scanned, files, _) = repo.scan(GitUser::default());
+    assert_eq!((files, scanned.notes.len()), (all.clone(), 1));
+    crate::fs::remove_dir_all(&repo.root().join(".git")).unwrap();
+    assert_eq!(repo.scan(GitUser::default()).1, all);
+}

@@ -1,0 +1,216 @@
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use baton_protocol::id::ObjectId;
+use baton_protocol::object::{Entry, EntryKind, OmitReason, Tree};
+use baton_protocol::path::RelPath;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::*;
+use crate::objects::memory::MemoryObjects;
+
+#[expect(clippy::disallowed_methods, reason = "the files of a test have the system's times")]
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64
+}
+
+fn run(root: &Path, cache: &StatCache, objects: &MemoryObjects) -> Scanned {
+    let options = ScanOptions { started_at_ns: now(), ..ScanOptions::default() };
+    scan(root, cache, objects, &options, &Progress::default()).unwrap()
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    if let Some(parent) = path.parent() {
+        crate::fs::create_dir_all(parent).unwrap();
+    }
+    std::io::Write::write_all(&mut crate::fs::create_new(path).unwrap(), bytes).unwrap();
+}
+
+fn leaf(objects: &MemoryObjects, id: TreeId) -> Vec<Entry> {
+    let bytes = crate::objects::ObjectSource::require(objects, &ObjectId::from(id)).unwrap();
+    let Tree::Leaf(entries) = Tree::decode(&bytes).unwrap() else { panic!("a leaf") };
+    entries
+}
+
+fn named(scanned: &Scanned) -> Vec<(String, OmitReason)> {
+    scanned.omitted.iter().map(|o| (o.path.display().into_owned(), o.reason)).collect()
+}
+
+#[test]
+fn a_second_scan_reads_what_changed_and_finds_the_same_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..20 {
+        write(&dir.path().join(format!("d{}/f{i}", i % 3)), format!("{i}").as_bytes());
+    }
+    std::thread::sleep(std::time::Duration::from_millis(120));
+    let objects = MemoryObjects::default();
+    let first = run(dir.path(), &StatCache::default(), &objects);
+    assert_eq!((first.hashed_files, first.sums.files), (20, 20));
+    let second = run(dir.path(), &first.cache, &objects);
+    assert_eq!((second.hashed_files, second.root), (0, first.root));
+    crate::fs::remove_file(&dir.path().join("d0/f3")).unwrap();
+    write(&dir.path().join("d0/f3"), b"new");
+    let third = run(dir.path(), &second.cache, &objects);
+    assert_eq!(third.hashed_files, 1);
+    assert_ne!(third.root, first.root);
+    // What changed just now may change again in the same tick.
+    assert_eq!(third.cache.len(), 19);
+    // What the sink does not have is read whatever the cache says.
+    let empty = MemoryObjects::default();
+    let fourth = run(dir.path(), &third.cache, &empty);
+    assert_eq!((fourth.hashed_files, fourth.root), (20, third.root));
+}
+
+#[test]
+fn special_files_are_named_and_never_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    write(&at("plain"), b"");
+    std::os::unix::fs::symlink("/nowhere", at("dangling")).unwrap();
+    write(&at("sub/.git/config"), b"x");
+    write(&at("GIT~1"), b"x");
+    let objects = MemoryObjects::default();
+    let scanned = run(dir.path(), &StatCache::default(), &objects);
+    drop(socket);
+    assert_eq!(
+        named(&scanned),
+        [
+            ("GIT~1".to_owned(), OmitReason::GitMetadata),
+            ("fifo".to_owned(), OmitReason::Special),
+            ("socket".to_owned(), OmitReason::Special),
+            ("sub/.git".to_owned(), OmitReason::GitMetadata),
+        ]
+    );
+    let names: Vec<_> = leaf(&objects, scanned.root).into_iter().map(|e| e.name).collect();
+    assert_eq!(names, [&b"dangling"[..], b"plain", b"sub"]);
+}
+
+#[test]
+fn modes_are_exact_and_what_is_dropped_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, mode) in [("a", 0o600), ("b", 0o444), ("c", 0o4755), ("d", 0o000)] {
+        write(&dir.path().join(name), b"x");
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(dir.path().join(name), mode).unwrap();
+    }
+    let objects = MemoryObjects::default();
+    let scanned = run(dir.path(), &StatCache::default(), &objects);
+    let omitted = named(&scanned);
+    assert!(omitted.contains(&("c".to_owned(), OmitReason::NotCarried)));
+    for entry in leaf(&objects, scanned.root) {
+        let EntryKind::File { mode, .. } = entry.kind else { panic!("a file") };
+        match entry.name.as_slice() {
+            b"a" => assert_eq!(mode, 0o600),
+            b"b" => assert_eq!(mode, 0o444),
+            b"c" => assert_eq!(mode, 0o755),
+            // Only root may read it.
+            _ => assert_eq!(mode, 0),
+        }
+    }
+    let unreadable = ("d".to_owned(), OmitReason::Unreadable);
+    assert_eq!(omitted.contains(&unreadable), !rustix::process::geteuid().is_root());
+}
+
+#[test]
+fn a_tree_deeper_than_paths_can_say_is_walked_with_few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fd: OwnedFd = crate::fs::open(dir.path()).unwrap().into();
+    // Two directories at each level, so that one of them always waits.
+    for _ in 0..2047 {
+        for name in [&b"x"[..], b"y"] {
+            rustix::fs::mkdirat(&fd, name, Mode::RWXU).unwrap();
+        }
+        fd = directory::open_in(fd.as_fd(), b"x").unwrap();
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE;
+    for name in [&b"f"[..], b"long"] {
+        drop(rustix::fs::openat(&fd, name, flags, Mode::RUSR).unwrap());
+    }
+    let objects = MemoryObjects::default();
+    let scanned = run(dir.path(), &StatCache::default(), &objects);
+    assert_eq!(scanned.sums.files, 1);
+    // 2,047 times `x/` and `long` is one byte more than a path may have.
+    let deepest = RelPath::new(&b"x/".repeat(2047)[..4093]).unwrap();
+    let omitted =
+        [baton_protocol::object::Omission { path: deepest, reason: OmitReason::NotCarried }];
+    assert_eq!(scanned.omitted, omitted);
+}
+
+#[test]
+fn a_file_that_never_holds_still_is_kept_and_flagged() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("busy"), b"start");
+    let path = dir.path().join("busy");
+    let stop = AtomicBool::new(false);
+    let objects = MemoryObjects::default();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            let mut file = crate::fs::open_append(&path).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                std::io::Write::write_all(&mut file, &[b'x'; 4096]).unwrap();
+                if file.metadata().unwrap().len() > 64 << 20 {
+                    file.set_len(1 << 20).unwrap();
+                }
+            }
+        });
+        let mut torn = false;
+        for _ in 0..200 {
+            let scanned = run(dir.path(), &StatCache::default(), &objects);
+            assert_eq!(scanned.sums.files, 1);
+            objects.0.lock().unwrap().clear();
+            if named(&scanned) == [("busy".to_owned(), OmitReason::Torn)] {
+                torn = true;
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(torn);
+    });
+}
+
+#[test]
+fn a_cancelled_scan_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("a"), b"x");
+    let progress = Progress::default();
+    progress.cancel();
+    let objects = MemoryObjects::default();
+    let options = ScanOptions::default();
+    let result = scan(dir.path(), &StatCache::default(), &objects, &options, &progress);
+    assert!(matches!(result, Err(ScanError::Cancelled)));
+    let gone = dir.path().join("gone");
+    let result = scan(&gone, &StatCache::default(), &objects, &options, &Progress::default());
+    assert!(matches!(result, Err(ScanError::Root { .. })));
+}
+
+#[test]
+fn names_are_bytes_and_wide_directories_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let strange = [&b"\xff\xfe"[..], b"new\nline", &[b'n'; 255], b"-rf", b" "];
+    for name in strange {
+        write(&dir.path().join(OsStr::from_bytes(name)), name);
+    }
+    let objects = MemoryObjects::default();
+    let scanned = run(dir.path(), &StatCache::default(), &objects);
+    let mut expected = strange.map(<[u8]>::to_vec);
+    expected.sort();
+    let names: Vec<_> = leaf(&objects, scanned.root).into_iter().map(|e| e.name).collect();
+    assert_eq!(names, expected);
+    for i in 0..3000 {
+        write(&dir.path().join(format!("{i}")), b"same");
+    }
+    let one = ScanOptions { threads: 1, ..ScanOptions::default() };
+    let many = ScanOptions { threads: 5, ..ScanOptions::default() };
+    let by = |options| {
+        scan(dir.path(), &StatCache::default(), &objects, options, &Progress::default()).unwrap()
+    };
+    assert_eq!(by(&one).root, by(&many).root);
+    assert_eq!(by(&many).sums.files, 3005);
+}

@@ -1,0 +1,473 @@
+//! The work of a scan: directories and batches of files on one stack, taken by a few threads.
+//!
+//! The stack makes the walk go deep first, so that it holds the entries of the directories on the
+//! way and of their neighbours, not of the whole tree. Whoever finishes the last part of a directory
+//! encodes it and hands it to the one above.
+//!
+//! **Invariant:** a directory is encoded after everything below it is in the sink.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use baton_protocol::id::{ObjectKind, TreeId};
+use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, TreeSums, build_tree};
+use baton_protocol::path::{MAX_PATH, RelPath, is_git_name};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::directory::{self, Budget, Held};
+use super::entry::{Taker, dropped_bits, exhausted, look, permissions, reason};
+use super::read::FileReader;
+use super::{Progress, ScanError, ScanOptions, Scanned};
+use crate::ignore::{BATON_IGNORE, MAX_RULES, Rules, Scope, Verdict};
+use crate::objects::{ObjectSink, ObjectSource};
+use crate::stat_cache::{CacheBuilder, CacheRecords, StatCache};
+
+/// Files that one thread takes at a time: a directory of 10,000 keeps every thread busy.
+const BATCH: usize = 512;
+
+pub(super) fn walk<S: ObjectSource + ObjectSink>(
+    root: &Path,
+    cache: &StatCache,
+    sink: &S,
+    options: &ScanOptions,
+    progress: &Progress,
+) -> Result<Scanned, ScanError> {
+    let failed = |error: Errno| ScanError::Root { path: root.to_owned(), source: error.into() };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
+    // A root that cannot be listed is an error; any other directory is an omission.
+    let first = rustix::fs::Dir::read_from(&fd).and_then(|mut entries| entries.next().transpose());
+    first.map_err(failed)?;
+    let removed = read_rules(&fd, BATON_IGNORE);
+    let root_task = Task::Directory {
+        place: Place { above: None, name: Vec::new(), path: Vec::new(), verdict: Verdict::Keep },
+        held: None,
+        scope: Scope::default(),
+    };
+    let walk = Walk {
+        fd,
+        cache,
+        sink,
+        progress,
+        started_at: options.started_at_ns,
+        rules: Rules::new(root, &options.git_user, removed.as_deref()),
+        budget: Budget::default(),
+        work: Mutex::new(Work { tasks: vec![root_task], open: 1, failure: None }),
+        wake: Condvar::new(),
+        omitted: Mutex::default(),
+        next_cache: Mutex::default(),
+        result: Mutex::new(None),
+        hashed_files: AtomicU64::new(0),
+        hashed_bytes: AtomicU64::new(0),
+    };
+    std::thread::scope(|threads| {
+        for _ in 1..options.threads.max(1) {
+            // Without a further thread this one does the work.
+            let spawned = std::thread::Builder::new()
+                .name("scan".to_owned())
+                .spawn_scoped(threads, || walk.run());
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "scanning with fewer threads");
+            }
+        }
+        walk.run();
+    });
+    if let Some(error) = lock(&walk.work).failure.take() {
+        return Err(match error {
+            ScanError::Exhausted { source, .. } => {
+                ScanError::Exhausted { path: root.to_owned(), source }
+            }
+            error => error,
+        });
+    }
+    let Some((root_id, sums, root_mode)) = lock(&walk.result).take() else {
+        return Err(failed(Errno::NOENT));
+    };
+    let mut omitted = std::mem::take(&mut *lock(&walk.omitted));
+    omitted.sort_unstable();
+    omitted.dedup();
+    Ok(Scanned {
+        root: root_id,
+        root_mode,
+        sums,
+        omitted,
+        cache: std::mem::take(&mut *lock(&walk.next_cache)).finish(),
+        hashed_files: walk.hashed_files.into_inner(),
+        hashed_bytes: walk.hashed_bytes.into_inner(),
+        notes: walk.rules.into_notes(),
+    })
+}
+
+/// What the threads share.
+struct Walk<'a, S> {
+    fd: OwnedFd,
+    cache: &'a StatCache,
+    sink: &'a S,
+    progress: &'a Progress,
+    started_at: i64,
+    rules: Rules,
+    budget: Budget,
+    work: Mutex<Work>,
+    wake: Condvar,
+    omitted: Mutex<Vec<Omission>>,
+    next_cache: Mutex<CacheBuilder>,
+    result: Mutex<Option<(TreeId, TreeSums, u16)>>,
+    hashed_files: AtomicU64,
+    hashed_bytes: AtomicU64,
+}
+
+/// What is to be done.
+struct Work {
+    tasks: Vec<Task>,
+    /// Tasks on the stack or under way.
+    open: usize,
+    failure: Option<ScanError>,
+}
+
+/// A directory that was seen and not yet opened.
+struct Place {
+    above: Option<Arc<Directory>>,
+    name: Vec<u8>,
+    path: Vec<u8>,
+    verdict: Verdict,
+}
+
+enum Task {
+    /// Open and list a directory; `held` is the one above, `scope` its rules.
+    Directory { place: Place, held: Option<Arc<Held>>, scope: Scope },
+    /// Take files of a directory that is listed.
+    Files { directory: Arc<Directory>, held: Option<Arc<Held>>, files: Vec<(Vec<u8>, FileType)> },
+}
+
+/// A directory under way.
+struct Directory {
+    above: Option<Arc<Directory>>,
+    name: Vec<u8>,
+    path: Vec<u8>,
+    mode: u16,
+    parts: Mutex<Parts>,
+}
+
+/// What is known of a directory so far.
+#[derive(Default)]
+struct Parts {
+    entries: Vec<Entry>,
+    records: CacheRecords,
+    /// Directories and batches still to come.
+    open: usize,
+}
+
+/// Ends a task, also when its thread panics: the others must not wait for it.
+struct Under<'a, 'b, S>(&'a Walk<'b, S>);
+
+impl<S> Drop for Under<'_, '_, S> {
+    fn drop(&mut self) {
+        let mut work = lock(&self.0.work);
+        work.open -= 1;
+        if std::thread::panicking() {
+            work.failure.get_or_insert(ScanError::Cancelled);
+        }
+        if work.open == 0 || work.failure.is_some() {
+            self.0.wake.notify_all();
+        }
+    }
+}
+
+impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
+    fn run(&self) {
+        let mut taker =
+            Taker { sink: self.sink, progress: self.progress, reader: FileReader::default() };
+        while let Some(task) = self.next() {
+            let under = Under(self);
+            let done = match task {
+                _ if self.progress.is_cancelled() => Err(ScanError::Cancelled),
+                Task::Directory { place, held, scope } => {
+                    self.directory(&mut taker, place, held, &scope)
+                }
+                Task::Files { directory, held, files } => {
+                    self.files(&mut taker, &directory, held.as_deref(), &files)
+                }
+            };
+            if let Err(error) = done {
+                lock(&self.work).failure.get_or_insert(error);
+            }
+            drop(under);
+        }
+    }
+
+    fn next(&self) -> Option<Task> {
+        let mut work = lock(&self.work);
+        loop {
+            if work.failure.is_some() || work.open == 0 {
+                return None;
+            }
+            if let Some(task) = work.tasks.pop() {
+                return Some(task);
+            }
+            work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Opens and lists a directory, and takes its first files.
+    fn directory(
+        &self,
+        taker: &mut Taker<'_, S>,
+        place: Place,
+        held: Option<Arc<Held>>,
+        above: &Scope,
+    ) -> Result<(), ScanError> {
+        let opened = match (&held, &place.above) {
+            (Some(held), _) => directory::open_in(held.as_fd(), &place.name),
+            (None, _) => directory::open_below(self.fd.as_fd(), &place.path),
+        };
+        drop(held);
+        let listed = opened.and_then(|fd| {
+            let stat = rustix::fs::fstat(&fd)?;
+            let entries = directory::list(fd.as_fd())?;
+            Ok((fd, stat, entries))
+        });
+        let (fd, stat, listed) = match listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.omit(&place.path, reason(error).map_err(exhausted)?);
+                return place.above.map_or(Ok(()), |above| self.finish_part(above));
+            }
+        };
+        if let Some(reason) = dropped_bits(&stat) {
+            self.omit(&place.path, reason);
+        }
+        let is_repository = listed.iter().any(|(name, _)| name == b".git");
+        let mut scope = self.rules.enter(above, &place.path, place.verdict, is_repository);
+        if Rules::wants_git_ignore(&scope)
+            && listed.iter().any(|(name, _)| name == b".gitignore")
+            && let Some(bytes) = read_rules(&fd, b".gitignore")
+        {
+            Rules::add_git_ignore(&mut scope, &place.path, &bytes);
+        }
+        let (directories, mut files) = self.sort(&fd, &place, &scope, listed)?;
+        let directory = Arc::new(Directory {
+            above: place.above,
+            name: place.name,
+            path: place.path,
+            mode: permissions(&stat),
+            parts: Mutex::default(),
+        });
+        let first: Vec<_> = files.drain(..files.len().min(BATCH)).collect();
+        let mut batches = Vec::new();
+        while !files.is_empty() {
+            batches.push(files.split_off(files.len().saturating_sub(BATCH)));
+        }
+        lock(&directory.parts).open = directories.len() + batches.len() + 1;
+        if directories.is_empty() && batches.is_empty() {
+            let first = self.take(taker, &directory, fd, &first);
+            return first.and_then(|()| self.finish_part(directory));
+        }
+        let held = self.budget.hold(fd);
+        let directories = directories.into_iter().map(|(name, path, verdict)| Task::Directory {
+            place: Place { above: Some(Arc::clone(&directory)), name, path, verdict },
+            held: held.clone(),
+            scope: scope.clone(),
+        });
+        let batches = batches.into_iter().map(|files| Task::Files {
+            directory: Arc::clone(&directory),
+            held: held.clone(),
+            files,
+        });
+        self.push(directories.rev().chain(batches));
+        self.files(taker, &directory, held.as_deref(), &first)
+    }
+
+    /// Parts a listing into directories and the rest, without what does not belong to the tree.
+    #[expect(clippy::type_complexity, reason = "it is taken apart where it is returned")]
+    fn sort(
+        &self,
+        fd: &OwnedFd,
+        place: &Place,
+        scope: &Scope,
+        listed: Vec<(Vec<u8>, FileType)>,
+    ) -> Result<(Vec<(Vec<u8>, Vec<u8>, Verdict)>, Vec<(Vec<u8>, FileType)>), ScanError> {
+        let (mut directories, mut files) = (Vec::new(), Vec::new());
+        let mut path = place.path.clone();
+        for (name, mut kind) in listed {
+            path.truncate(place.path.len());
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
+            if is_git_name(&name) {
+                self.omit(&path, OmitReason::GitMetadata);
+                continue;
+            }
+            if path.len() > MAX_PATH {
+                // Its own path cannot be written down.
+                self.omit(&place.path, OmitReason::NotCarried);
+                continue;
+            }
+            if kind == FileType::Unknown {
+                kind = match look(fd.as_fd(), &name) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(error) => {
+                        self.omit(&path, reason(error).map_err(exhausted)?);
+                        continue;
+                    }
+                };
+            }
+            let is_directory = kind == FileType::Directory;
+            match self.rules.verdict(scope, &path, is_directory) {
+                Verdict::Skip => {}
+                verdict if is_directory => directories.push((name, path.clone(), verdict)),
+                _ => files.push((name, kind)),
+            }
+        }
+        Ok((directories, files))
+    }
+
+    /// Takes one batch of a directory.
+    fn files(
+        &self,
+        taker: &mut Taker<'_, S>,
+        directory: &Arc<Directory>,
+        held: Option<&Held>,
+        files: &[(Vec<u8>, FileType)],
+    ) -> Result<(), ScanError> {
+        let opened = match held {
+            Some(held) => {
+                return self
+                    .take(taker, directory, held, files)
+                    .and_then(|()| self.finish_part(Arc::clone(directory)));
+            }
+            None => directory::open_below(self.fd.as_fd(), &directory.path),
+        };
+        match opened {
+            Ok(fd) => self.take(taker, directory, fd, files)?,
+            Err(error) => {
+                let reason = reason(error).map_err(exhausted)?;
+                for (name, _) in files {
+                    self.omit(&join(&directory.path, name), reason);
+                }
+            }
+        }
+        self.finish_part(Arc::clone(directory))
+    }
+
+    fn take(
+        &self,
+        taker: &mut Taker<'_, S>,
+        directory: &Directory,
+        fd: impl AsFd,
+        files: &[(Vec<u8>, FileType)],
+    ) -> Result<(), ScanError> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let cached = self.cache.directory(&directory.path);
+        let mut entries = Vec::with_capacity(files.len());
+        let mut records = CacheRecords::default();
+        for (name, kind) in files {
+            if self.progress.is_cancelled() {
+                return Err(ScanError::Cancelled);
+            }
+            let taken = taker.take(fd.as_fd(), name, *kind, &cached)?;
+            if let Some(reason) = taken.omitted {
+                self.omit(&join(&directory.path, name), reason);
+            }
+            let Some(entry) = taken.entry else { continue };
+            if let EntryKind::File { blob, .. } = entry.kind {
+                if taken.read {
+                    self.hashed_files.fetch_add(1, Ordering::Relaxed);
+                    self.hashed_bytes.fetch_add(blob.size, Ordering::Relaxed);
+                }
+                if let Some(stat) = taken.stat.filter(|stat| stat.is_at_rest(self.started_at)) {
+                    records.push(name, stat, blob);
+                }
+            }
+            entries.push(entry);
+        }
+        let mut parts = lock(&directory.parts);
+        parts.entries.append(&mut entries);
+        parts.records.append(records);
+        Ok(())
+    }
+
+    /// Ends one part of a directory; with the last one it is encoded, and is a part of the one
+    /// above.
+    fn finish_part(&self, mut directory: Arc<Directory>) -> Result<(), ScanError> {
+        loop {
+            let parts = {
+                let mut parts = lock(&directory.parts);
+                parts.open -= 1;
+                if parts.open > 0 {
+                    return Ok(());
+                }
+                std::mem::take(&mut *parts)
+            };
+            let mut entries = parts.entries;
+            entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            let (tree, below) = build_tree(entries, |_, _, bytes| {
+                self.sink.put(ObjectKind::Tree, &bytes).map(|_| ())
+            })?;
+            lock(&self.next_cache).push(&directory.path, parts.records);
+            let Some(above) = directory.above.clone() else {
+                *lock(&self.result) = Some((tree, below, directory.mode));
+                return Ok(());
+            };
+            let kind = EntryKind::Directory { mode: directory.mode, tree, below };
+            lock(&above.parts).entries.push(Entry { name: directory.name.clone(), kind });
+            directory = above;
+        }
+    }
+
+    fn push(&self, tasks: impl Iterator<Item = Task>) {
+        let mut work = lock(&self.work);
+        let before = work.tasks.len();
+        work.tasks.extend(tasks);
+        let added = work.tasks.len() - before;
+        work.open += added;
+        drop(work);
+        if added > 1 {
+            self.wake.notify_all();
+        } else {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Names an entry; one whose path is too long to be written down by what is above it.
+    fn omit(&self, path: &[u8], reason: OmitReason) {
+        if let Ok(path) = RelPath::new(path) {
+            lock(&self.omitted).push(Omission { path, reason });
+            return;
+        }
+        let above = path.iter().rposition(|&byte| byte == b'/').unwrap_or_default();
+        self.omit(path.get(..above).unwrap_or_default(), OmitReason::NotCarried);
+    }
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = directory.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
+/// A file of ignore patterns in this directory; a link is none, as for git.
+fn read_rules(directory: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).take(MAX_RULES + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= MAX_RULES).then_some(bytes)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

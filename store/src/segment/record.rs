@@ -1,0 +1,248 @@
+//! One record: a header, a table of objects, and their bytes, compressed together.
+//!
+//! ```text
+//! "BTNR"  version u8  class u8  codec u8  0 u8  count u32  raw u32  stored u32
+//! count × { kind u8  len u32  hash 32 }
+//! crc32c of all of the above  u32
+//! payload, `stored` bytes: the objects one after the other, raw or as one zstd frame
+//! crc32c of the payload  u32
+//! ```
+//!
+//! Integers are little-endian. The checksums tell a torn write from damage cheaply; what is believed
+//! in the end is the hash of each object.
+
+use baton_protocol::delta;
+use baton_protocol::encode::Reader;
+use baton_protocol::id::{ObjectId, ObjectKind};
+use baton_protocol::object::MAX_OBJECT;
+
+use crate::layout::Class;
+
+/// Raw bytes after which a record is closed. Grouped to 256 KiB, zstd reaches a ratio of 5.7 on the
+/// Linux source against 5.1 for each file alone, and one file is still read in under a millisecond.
+pub const RECORD_TARGET: usize = 256 * 1024;
+
+/// Most objects of a record.
+const MAX_COUNT: usize = 4096;
+
+/// Largest raw payload: a record is closed once it is over its target.
+const MAX_RAW: usize = RECORD_TARGET + MAX_OBJECT;
+
+const MAGIC: [u8; 4] = *b"BTNR";
+const VERSION: u8 = 1;
+const RAW: u8 = 0;
+const ZSTD: u8 = 1;
+
+/// Bytes of the header before the table.
+const HEAD: usize = 20;
+
+/// Bytes of a table row.
+const ROW: usize = 1 + 4 + 32;
+
+/// Largest record in bytes, for buffers.
+pub const MAX_RECORD: usize = HEAD + MAX_COUNT * ROW + 4 + MAX_RAW + 4;
+
+/// One object of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordEntry {
+    /// Which.
+    pub id: ObjectId,
+    /// Where its bytes start in the raw payload.
+    pub inner: u32,
+    /// How many there are.
+    pub len: u32,
+}
+
+/// A record taken apart.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its objects, in order.
+    pub entries: Vec<RecordEntry>,
+    /// Their bytes, one after the other.
+    pub raw: Vec<u8>,
+}
+
+impl Record {
+    /// The bytes of an entry.
+    pub fn bytes(&self, entry: &RecordEntry) -> &[u8] {
+        let start = entry.inner as usize;
+        self.raw.get(start..start + entry.len as usize).unwrap_or_default()
+    }
+
+    /// The first entry whose bytes do not have its hash.
+    pub fn find_lie(&self) -> Option<ObjectId> {
+        let lies =
+            |entry: &&RecordEntry| ObjectId::of(entry.id.kind, self.bytes(entry)) != entry.id;
+        self.entries.iter().find(lies).map(|entry| entry.id)
+    }
+}
+
+/// Collects objects of one class.
+#[derive(Debug, Default)]
+pub struct RecordBuilder {
+    entries: Vec<RecordEntry>,
+    raw: Vec<u8>,
+}
+
+impl RecordBuilder {
+    /// Adds an object of at most [`MAX_OBJECT`] bytes.
+    pub fn push(&mut self, id: ObjectId, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= MAX_OBJECT);
+        let entry = RecordEntry { id, inner: self.raw.len() as u32, len: bytes.len() as u32 };
+        self.entries.push(entry);
+        self.raw.extend_from_slice(bytes);
+    }
+
+    /// Whether it is time to close it.
+    pub const fn is_full(&self) -> bool {
+        self.raw.len() >= RECORD_TARGET || self.entries.len() >= MAX_COUNT
+    }
+
+    /// Whether nothing was added.
+    pub const fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The objects so far.
+    pub fn entries(&self) -> &[RecordEntry] {
+        &self.entries
+    }
+
+    /// The bytes of an object in it.
+    pub fn find(&self, id: &ObjectId) -> Option<&[u8]> {
+        let entry = self.entries.iter().find(|entry| entry.id == *id)?;
+        let start = entry.inner as usize;
+        self.raw.get(start..start + entry.len as usize)
+    }
+
+    /// Compresses and encodes the record. Kept raw where compression saves less than a sixteenth.
+    pub fn encode(&self, class: Class) -> Result<Vec<u8>, delta::DeltaError> {
+        let packed = delta::compress(&self.raw, delta::LEVEL)?;
+        let (codec, payload) = if packed.len() < self.raw.len() - self.raw.len() / 16 {
+            (ZSTD, &packed)
+        } else {
+            (RAW, &self.raw)
+        };
+        let mut bytes = Vec::with_capacity(HEAD + self.entries.len() * ROW + payload.len() + 8);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&[VERSION, class as u8, codec, 0]);
+        bytes.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&(self.raw.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        for entry in &self.entries {
+            bytes.push(entry.id.kind as u8);
+            bytes.extend_from_slice(&entry.len.to_le_bytes());
+            bytes.extend_from_slice(&entry.id.hash);
+        }
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes.extend_from_slice(payload);
+        bytes.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+        Ok(bytes)
+    }
+}
+
+/// What the first bytes of a record say about the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHead {
+    /// Which segments it belongs in.
+    pub class: Class,
+    count: usize,
+    raw: usize,
+    stored: usize,
+    codec: u8,
+}
+
+impl RecordHead {
+    /// Bytes that [`RecordHead::decode`] needs.
+    pub const LEN: usize = HEAD;
+
+    /// Reads the fixed part; nothing where it is not a record that this program reads.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut from = Reader::new(bytes);
+        if from.array().ok()? != MAGIC || from.byte().ok()? != VERSION {
+            return None;
+        }
+        let class = Class::from_number(from.byte().ok()?)?;
+        let codec = from.byte().ok()?;
+        let reserved = from.byte().ok()?;
+        let mut number = || from.array().ok().map(|bytes| u32::from_le_bytes(bytes) as usize);
+        let (count, raw, stored) = (number()?, number()?, number()?);
+        let sane = codec <= ZSTD
+            && reserved == 0
+            && (1..=MAX_COUNT).contains(&count)
+            && raw <= MAX_RAW
+            && stored <= raw
+            && (codec == ZSTD || stored == raw);
+        sane.then_some(Self { class, count, raw, stored, codec })
+    }
+
+    /// Length of the whole record.
+    pub const fn record_len(&self) -> usize {
+        HEAD + self.count * ROW + 4 + self.stored + 4
+    }
+}
+
+/// Takes a whole record apart, checking both checksums and every length, but not the hashes.
+///
+/// Nothing where `bytes` is not exactly one intact record.
+pub fn decode_record(bytes: &[u8]) -> Option<Record> {
+    let head = RecordHead::decode(bytes)?;
+    if bytes.len() != head.record_len() {
+        return None;
+    }
+    let table_end = HEAD + head.count * ROW;
+    let (front, rest) = bytes.split_at_checked(table_end)?;
+    let (front_sum, rest) = rest.split_first_chunk()?;
+    let (payload, payload_sum) = rest.split_last_chunk()?;
+    if crc32c::crc32c(front) != u32::from_le_bytes(*front_sum)
+        || crc32c::crc32c(payload) != u32::from_le_bytes(*payload_sum)
+    {
+        return None;
+    }
+    let mut entries = Vec::with_capacity(head.count);
+    let mut inner = 0u32;
+    for row in front.get(HEAD..)?.chunks_exact(ROW) {
+        let mut from = Reader::new(row);
+        let kind = ObjectKind::from_number(from.byte().ok()?)?;
+        let len = u32::from_le_bytes(from.array().ok()?);
+        let id = ObjectId { kind, hash: from.array().ok()? };
+        entries.push(RecordEntry { id, inner, len });
+        inner = inner.checked_add(len)?;
+    }
+    if inner as usize != head.raw {
+        return None;
+    }
+    let raw = if head.codec == ZSTD {
+        delta::decompress(payload, head.raw).ok()?
+    } else {
+        payload.to_vec()
+    };
+    Some(Record { entries, raw })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_round_trip_and_every_flipped_bit_is_noticed() {
+        let mut builder = RecordBuilder::default();
+        for text in ["one one one one one one one one one", "", "three"] {
+            builder.push(ObjectId::of(ObjectKind::Chunk, text.as_bytes()), text.as_bytes());
+        }
+        let bytes = builder.encode(Class::Data).unwrap();
+        let record = decode_record(&bytes).unwrap();
+        assert_eq!(record.find_lie(), None);
+        assert_eq!(record.bytes(&record.entries[2]), b"three");
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let noticed = decode_record(&flipped).is_none_or(|record| record.find_lie().is_some());
+            // The class is not covered by a hash but by the checksum of the header.
+            assert!(noticed, "bit {bit}");
+        }
+        for cut in 0..bytes.len() {
+            assert!(decode_record(&bytes[..cut]).is_none());
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! A vault: the objects and refs of one user of a node, and the unit of isolation.
+//!
+//! Objects are in segments, or in memory while only the journal has them. An [`Intake`] is one
+//! snapshot, push or fetch on its way in.
+//!
+//! **Invariant:** what [`ObjectSource::read`] returns has the hash that was asked for.
+
+mod closure;
+mod intake;
+mod pending;
+mod refs;
+mod segments;
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use baton_protocol::id::{DeviceId, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId};
+use baton_protocol::message::Head;
+
+pub use intake::{CommitError, Committed, Intake};
+pub(crate) use pending::{Pending, PendingObject};
+pub(crate) use refs::Refs;
+
+use crate::error::StoreError;
+use crate::index::{Index, Location};
+use crate::journal::{Journal, Poison};
+use crate::layout::Layout;
+use crate::objects::ObjectSource;
+use crate::segment::{Record, SegmentWriter};
+
+/// What all vaults of a store share to make things durable.
+#[derive(Debug)]
+pub(crate) struct Commits {
+    pub(crate) journal: Journal,
+    pub(crate) poison: Poison,
+    /// Held shared from before a commit is journalled until its ref is in memory; held exclusively
+    /// while a checkpoint is made of all refs.
+    pub(crate) gate: RwLock<()>,
+    /// Wakes the thread that folds the journal.
+    pub(crate) fold: std::sync::mpsc::SyncSender<()>,
+}
+
+/// One vault; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Vault(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: VaultId,
+    layout: Layout,
+    commits: Arc<Commits>,
+    index: Index,
+    /// The open segment of each class.
+    writers: [Mutex<Option<Writer>>; 2],
+    files: segments::Files,
+    unindexed: segments::Unindexed,
+    cache: Mutex<segments::RecordCache>,
+    pending: RwLock<Pending>,
+    refs: Refs,
+}
+
+#[derive(Debug)]
+struct Writer {
+    /// Its number in the index.
+    segment: u32,
+    writer: SegmentWriter,
+}
+
+impl Vault {
+    /// Opens a vault with what the journal knows of it, and brings its index up to its segments.
+    pub(crate) fn open(
+        id: VaultId,
+        layout: &Layout,
+        commits: Arc<Commits>,
+        refs: Refs,
+        pending: Pending,
+    ) -> Result<Self, StoreError> {
+        let index = segments::open_index(layout, id)?;
+        Ok(Self(Arc::new(Inner {
+            id,
+            layout: layout.clone(),
+            commits,
+            files: segments::Files::default(),
+            unindexed: segments::Unindexed::default(),
+            index,
+            writers: [Mutex::new(None), Mutex::new(None)],
+            cache: Mutex::default(),
+            pending: RwLock::new(pending),
+            refs,
+        })))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> VaultId {
+        self.0.id
+    }
+
+    /// Starts something on its way in.
+    pub fn intake(&self) -> Intake {
+        Intake::new(self.clone())
+    }
+
+    /// Where a ref is.
+    pub fn head(&self, workspace: WorkspaceId, device: DeviceId) -> Option<Head> {
+        self.0.refs.head(workspace, device)
+    }
+
+    /// Every ref.
+    pub fn heads(&self) -> Vec<Head> {
+        self.0.refs.heads()
+    }
+
+    /// Objects whose hash starts with `prefix`: at most 16, of any kind unless one is given.
+    pub fn find_prefix(
+        &self,
+        kind: Option<ObjectKind>,
+        prefix: &[u8],
+    ) -> Result<Vec<ObjectId>, StoreError> {
+        let mut found = self.pending().find_prefix(kind, prefix);
+        found.extend(self.0.index.find_prefix(kind, prefix)?);
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// The snapshots whose id starts with these hex digits, at most 16.
+    pub fn find_snapshots(&self, digits: &str) -> Result<Vec<SnapshotId>, StoreError> {
+        let even = digits.len() & !1;
+        let Some(prefix) = digits
+            .get(..even)
+            .and_then(|digits| {
+                (0..even).step_by(2).map(|at| hex_byte(digits, at)).collect::<Option<Vec<u8>>>()
+            })
+            .filter(|prefix| prefix.len() <= 32)
+        else {
+            return Ok(Vec::new());
+        };
+        let found = self.find_prefix(Some(ObjectKind::Snapshot), &prefix)?;
+        let ids = found.into_iter().map(|id| SnapshotId::from_bytes(id.hash));
+        Ok(ids.filter(|id| id.to_string().starts_with(digits)).collect())
+    }
+
+    /// Whether everything below an object is known to be here; nothing where it is not here itself.
+    pub(crate) fn closed(&self, id: &ObjectId) -> Result<Option<bool>, StoreError> {
+        if let Some(object) = self.pending().get(id) {
+            return Ok(Some(object.closed));
+        }
+        Ok(self.0.index.find(id)?.map(|(_, closed)| closed))
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.0.index
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.0.layout
+    }
+
+    fn pending(&self) -> std::sync::RwLockReadGuard<'_, Pending> {
+        self.0.pending.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn pending_mut(&self) -> std::sync::RwLockWriteGuard<'_, Pending> {
+        self.0.pending.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What a checkpoint has to say of this vault.
+    pub(crate) fn ref_state(&self) -> crate::journal::RefState {
+        self.0.refs.state(self.0.id)
+    }
+
+    /// Moves what journal files up to `last` hold into segments, synced and indexed.
+    pub(crate) fn fold(&self, last: u64) -> Result<(), StoreError> {
+        let objects = self.pending().through(last);
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let intake = self.intake();
+        let mut closed = Vec::new();
+        for (id, object) in &objects {
+            intake.store_in_segment(*id, &object.bytes)?;
+            if object.closed && id.kind.is_metadata() {
+                closed.push(*id);
+            }
+        }
+        intake.flush()?;
+        self.0.index.close(&closed)?;
+        self.pending_mut().remove_through(last);
+        Ok(())
+    }
+
+    /// Reads the object at a place and checks its hash.
+    fn read_at(&self, id: &ObjectId, at: &Location) -> Result<Vec<u8>, StoreError> {
+        let record = self.record(at)?;
+        let start = at.inner as usize;
+        let bytes =
+            record.as_ref().and_then(|record| record.raw.get(start..start + at.len as usize));
+        match bytes {
+            Some(bytes) if ObjectId::of(id.kind, bytes) == *id => Ok(bytes.to_vec()),
+            _ => Err(StoreError::DamagedObject(*id)),
+        }
+    }
+
+    fn record(&self, at: &Location) -> Result<Option<Arc<Record>>, StoreError> {
+        let key = (at.segment, at.offset);
+        {
+            let mut cache = self.0.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(record) = cache.find(key) {
+                return Ok(Some(record));
+            }
+        }
+        let Some(record) = self.0.files.read_record(self, at)? else { return Ok(None) };
+        let record = Arc::new(record);
+        let mut cache = self.0.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        cache.insert(key, record.clone());
+        Ok(Some(record))
+    }
+}
+
+impl ObjectSource for Vault {
+    fn read(&self, id: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(object) = self.pending().get(id) {
+            return Ok(Some(object.bytes.to_vec()));
+        }
+        match self.0.index.find(id)? {
+            Some((at, _)) => self.read_at(id, &at).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn contains(&self, id: &ObjectId) -> Result<bool, StoreError> {
+        if self.pending().get(id).is_some() {
+            return Ok(true);
+        }
+        Ok(self.0.index.find(id)?.is_some())
+    }
+
+    fn position(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
+        // Segments are sealed at 64 MiB: 32 bits for the offset leave room.
+        let place = |(at, _): (Location, bool)| (u64::from(at.segment) << 32) | at.offset;
+        Ok(self.0.index.find(id)?.map(place))
+    }
+}
+
+fn hex_byte(digits: &str, at: usize) -> Option<u8> {
+    let pair = digits.get(at..at + 2)?;
+    if pair.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return None;
+    }
+    u8::from_str_radix(pair, 16).ok()
+}
