@@ -177,17 +177,20 @@ impl TestHome {
         Serve::start(command, &self.root().join("tmp"))
     }
 
-    /// Ids of the living processes that have the environment of this home.
+    /// Ids of the living processes of this home: those that name its folder, which is like no other,
+    /// in their environment or their arguments.
     pub(crate) fn processes(&self) -> Vec<Pid> {
-        let wanted = [b"BATON_HOME=", self.baton_home().as_os_str().as_encoded_bytes()].concat();
+        let root = self.root().as_os_str().as_encoded_bytes();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap() {
             let entry = entry.unwrap();
             let name = entry.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
             // A process of another user, or one that has just ended, cannot be ours.
-            let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
-            let ours = environment.split(|&byte| byte == 0).any(|variable| variable == wanted);
+            let ours = ["environ", "cmdline"].iter().any(|file| {
+                let text = std::fs::read(entry.path().join(file)).unwrap_or_default();
+                text.split(|&byte| byte == 0).any(|part| names_folder(part, root))
+            });
             if ours && !is_ended(&entry.path()) {
                 found.extend(Pid::from_raw(pid));
             }
@@ -227,6 +230,14 @@ impl Drop for TestHome {
         }
         self.kill();
     }
+}
+
+/// Whether `text` holds this path, or one below it.
+fn names_folder(text: &[u8], folder: &[u8]) -> bool {
+    text.windows(folder.len()).enumerate().any(|(at, window)| {
+        let end = text.get(at + folder.len());
+        window == folder && end.is_none_or(|&byte| !byte.is_ascii_alphanumeric())
+    })
 }
 
 /// A zombie has an environment no longer, but its entry is there between the two.
@@ -440,6 +451,19 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_was_given_another_environment_is_ours_by_its_arguments() {
+        let (_dir, home) =
+            scripted("exec env -i /bin/sh -c 'sleep 1000; :' sh --home=\"$BATON_HOME\" &");
+        assert!(home.baton(&["start"]).status.success());
+        eventually("the process", || !home.processes().is_empty());
+        assert!(names_folder(b"--home=/tmp/b1/baton", b"/tmp/b1"));
+        assert!(names_folder(b"/tmp/b1", b"/tmp/b1"));
+        assert!(!names_folder(b"/tmp/b12/baton", b"/tmp/b1"));
+        home.kill();
+        assert_eq!(home.processes(), []);
+    }
+
+    #[test]
     fn what_a_command_leaves_behind_does_not_hold_it_up_and_ends_with_the_home() {
         let (_dir, home) = scripted("[ \"$1\" = daemon ] && exit 0\nsleep 1000 & echo $!");
         let output = home.baton(&["start"]);
@@ -475,5 +499,20 @@ mod tests {
         let panic = std::panic::catch_unwind(|| home.serve()).unwrap_err();
         let text = panic.downcast_ref::<String>().unwrap();
         assert!(text.contains("address in use"), "{text}");
+    }
+
+    #[test]
+    fn the_real_program_serves_is_joined_and_leaves_nothing_behind() {
+        let (cloud, laptop) = (TestHome::new(), TestHome::new());
+        let serve = cloud.serve();
+        assert!(serve.ticket.starts_with("baton1"));
+        let joined = laptop.json(&["join", &serve.ticket]);
+        assert_eq!(joined["node_id"], serve.node_id.as_str());
+        assert_eq!(laptop.processes().len(), 1, "a daemon of its own");
+        assert_eq!(laptop.json(&["daemon", "status"])["running"], true);
+        laptop.kill();
+        assert_eq!(laptop.json(&["daemon", "status"])["running"], false);
+        assert!(serve.stop().success());
+        assert_eq!(cloud.processes(), []);
     }
 }
