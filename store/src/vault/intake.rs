@@ -90,6 +90,14 @@ pub enum CommitError {
     /// The snapshot says another workspace, device or sequence than the update.
     #[error("the snapshot does not belong to this ref")]
     Foreign,
+    /// The snapshot does not come after the one that the ref points to.
+    #[error("the snapshot has number {sequence}, and the one before it {head}")]
+    Backwards {
+        /// The sequence number that the ref has.
+        head: u64,
+        /// The one it would get.
+        sequence: u64,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -170,6 +178,9 @@ impl Intake {
         let reservation = match refs.begin(*update) {
             Begun::Replayed(head) => return Ok(Committed { head, replayed: true }),
             Begun::Moved(head) => return Err(CommitError::HeadMoved { head }),
+            Begun::Backwards(head) => {
+                return Err(CommitError::Backwards { head, sequence: update.sequence });
+            }
             Begun::Reserved(reservation) => reservation,
         };
         self.append(Some(*update), records)?;
