@@ -314,7 +314,7 @@ impl Intake {
 
     /// The journal holds the commit: makes its objects readable and closes what was walked.
     fn finish(&self) -> Result<(), StoreError> {
-        let walked: Vec<_> = lock(&self.walk).walked.drain().collect();
+        let walked = lock(&self.walk).take_walked();
         let mut small = lock(&self.small);
         let objects = std::mem::take(&mut small.objects);
         small.bytes = 0;
@@ -325,10 +325,20 @@ impl Intake {
                 let closed = id.kind == ObjectKind::Chunk || walked.contains(&id);
                 pending.insert(id, PendingObject { bytes, journal, closed });
             }
-            pending.close(&walked);
+            pending.close(walked.iter());
             walked.into_iter().filter(|id| pending.get(id).is_none()).collect()
         };
         self.vault.0.index.close(&indexed)
+    }
+
+    /// The length of an object, where it is here.
+    pub(super) fn length(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
+        match self.staged(id) {
+            Some(Place::Memory(bytes)) => Ok(Some(bytes.len() as u64)),
+            Some(Place::Segment(at)) => Ok(Some(at.len.into())),
+            Some(Place::Building(..)) => Ok(self.read(id)?.map(|bytes| bytes.len() as u64)),
+            None => self.vault.length(id),
+        }
     }
 
     fn slots(&self, class: Class) -> &[Mutex<RecordBuilder>; SLOTS] {
