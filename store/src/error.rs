@@ -39,6 +39,14 @@ pub enum StoreError {
     /// what lies below it. Whoever made that one lied.
     #[error("{0} is not what is said of it")]
     Contradicted(ObjectId),
+    /// There is more than can be handled.
+    #[error("there are more than {limit} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many may be.
+        limit: u64,
+    },
     /// An object that must be there is not.
     #[error("{0} is not in the store")]
     Absent(ObjectId),
