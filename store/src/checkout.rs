@@ -83,7 +83,9 @@ pub enum RestoreError {
     },
     /// Written out the tree is larger than any checkout may be: few objects can name each other so that they
     /// stand for more than any disk holds.
-    #[error("the tree would have {entries} files and folders and {bytes} bytes, more than a checkout can have")]
+    #[error(
+        "the tree would have {entries} files and folders and {bytes} bytes, more than a checkout can have"
+    )]
     TooLarge {
         /// Files, links and directories.
         entries: u64,

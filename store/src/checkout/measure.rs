@@ -89,7 +89,10 @@ fn open<S: ObjectSource + ?Sized>(source: &S, tree: TreeId) -> Result<Open, Stor
 }
 
 /// Refuses a tree that no checkout should be made of.
-pub(super) fn check<S: ObjectSource + ?Sized>(source: &S, root: TreeId) -> Result<(), RestoreError> {
+pub(super) fn check<S: ObjectSource + ?Sized>(
+    source: &S,
+    root: TreeId,
+) -> Result<(), RestoreError> {
     let Extent { entries, bytes } = measure(source, root)?;
     if entries > MAX_ENTRIES || bytes > MAX_BYTES {
         return Err(RestoreError::TooLarge { entries, bytes });

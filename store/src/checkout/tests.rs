@@ -318,9 +318,7 @@ fn a_tree_that_grows_without_end_is_refused_before_anything_is_made() {
     let into = dir.path().join("in");
     let hostile = Hostile(MemoryObjects::default());
     let names: Vec<_> = (0..100).map(|at| format!("{at:02}")).collect();
-    let copies = |kind| {
-        hostile.leaf(names.iter().map(|name| (name.as_bytes(), kind)).collect())
-    };
+    let copies = |kind| hostile.leaf(names.iter().map(|name| (name.as_bytes(), kind)).collect());
     // 100 directories in each of 100, nine times, without one file: the sums say nothing.
     let mut tree = hostile.leaf(vec![]);
     for _ in 0..9 {
