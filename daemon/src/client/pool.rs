@@ -19,6 +19,9 @@ use crate::task::Tasks;
 use crate::transport::stream::FrameStream;
 use crate::transport::{CloseCode, TransportError};
 
+/// Longest list of refs or runs in bytes: a million refs, or some hundred runs with the longest prompts.
+const MAX_LIST: u64 = 64 * 1024 * 1024;
+
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patience {
@@ -251,10 +254,33 @@ async fn ask(mut stream: FrameStream, request: &Request) -> Result<Reply, Client
     }
     let reply = match request {
         Request::WaitRun(_) => stream.reader.message_at_last().await?,
+        Request::Refs | Request::ListRuns => list(&mut stream, request).await?,
         _ => stream.receive().await?,
     };
     match reply {
         Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
         reply => Ok(reply),
     }
+}
+
+/// A list in as many messages as it takes, as one.
+async fn list(stream: &mut FrameStream, request: &Request) -> Result<Reply, ClientError> {
+    let mut whole: Reply = stream.receive().await?;
+    match (request, &whole) {
+        (Request::Refs, Reply::Refs(_)) | (Request::ListRuns, Reply::Runs(_)) => {}
+        (_, Reply::Refused(_)) => return Ok(whole),
+        _ => return Err(ClientError::OutOfTurn),
+    }
+    while let Some(more) = stream.reader.message_or_end().await? {
+        if stream.reader.bytes() > MAX_LIST {
+            return Err(ClientError::TooLong { limit: MAX_LIST });
+        }
+        match (&mut whole, more) {
+            (Reply::Refs(all), Reply::Refs(more)) if !more.is_empty() => all.extend(more),
+            (Reply::Runs(all), Reply::Runs(more)) if !more.is_empty() => all.extend(more),
+            (_, refused @ Reply::Refused(_)) => return Ok(refused),
+            _ => return Err(ClientError::OutOfTurn),
+        }
+    }
+    Ok(whole)
 }

@@ -91,7 +91,7 @@ impl Requests {
             .tasks
             .spawn_blocking("refs", move || store.vault(vault).map(|vault| vault.heads()));
         match heads.await {
-            Ok(Ok(heads)) => session.reply(&Reply::Refs(heads)).await,
+            Ok(Ok(heads)) => session.reply_list(heads, Reply::Refs).await,
             Ok(Err(error)) => session.refuse_for(&error).await,
             Err(_) => {
                 session.refuse(RefusalCode::Internal, "the node failed; its log has more").await
@@ -112,7 +112,10 @@ impl Requests {
                 }
                 Err(error) => Err(error),
             },
-            Request::ListRuns => self.runs.list(&user).await.map(Reply::Runs),
+            Request::ListRuns => match self.runs.list(&user).await {
+                Ok(runs) => return session.reply_list(runs, Reply::Runs).await,
+                Err(error) => Err(error),
+            },
             Request::ShowRun(run) => self.runs.show(&user, run).await.map(run_reply),
             Request::WaitRun(run) => self.runs.wait(&user, run).await.map(run_reply),
             Request::CancelRun(run) => self.runs.cancel(&user, run).await.map(run_reply),
