@@ -47,6 +47,7 @@ use crate::node::{Node, NodeParts};
 use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
+use crate::sync::push::Quota;
 use crate::task::Tasks;
 use crate::transport::limits::Limits;
 use crate::workspace::{TakeOptions, Workspaces, random};
@@ -291,6 +292,7 @@ impl Daemon {
                 handler: Arc::new(Requests {
                     store: self.store.clone(),
                     runs: self.runs.clone(),
+                    quota: Quota::default(),
                     tasks: self.tasks.clone(),
                 }),
                 limits: Limits::of(&self.config.serve),

@@ -20,6 +20,8 @@ pub struct Requests {
     pub store: Store,
     /// Runs.
     pub runs: Runs,
+    /// What one push may cost.
+    pub quota: push::Quota,
     /// Where the blocking parts work.
     pub tasks: Tasks,
 }
@@ -52,18 +54,17 @@ impl Requests {
         let store = self.store.clone();
         let Session { device, stream, place } = session;
         let mut wire = Wire::new(stream);
-        let id = device.id;
+        let (id, quota) = (device.id, self.quota);
         let work = move || {
-            let outcome =
-                store.vault(device.vault).map_err(SyncError::Store).and_then(
-                    |vault| match &request {
-                        Request::Push(hello) => push::receive(&mut wire, &vault, device.id, hello),
-                        _ => fetch::answer(&mut wire, &vault),
-                    },
-                );
-            (wire, outcome)
+            let vault = store.vault(device.vault).map_err(SyncError::Store);
+            let outcome = vault.and_then(|vault| match &request {
+                Request::Push(hello) => push::receive(&mut wire, &vault, id, hello, quota),
+                _ => fetch::answer(&mut wire, &vault),
+            });
+            // The place is held by the thread: it goes on where nobody waits for it any more.
+            (wire, outcome, place)
         };
-        let Ok((wire, outcome)) = self.tasks.spawn_blocking("sync", work).await else {
+        let Ok((wire, outcome, place)) = self.tasks.spawn_blocking("sync", work).await else {
             return Ok(());
         };
         let mut stream = wire.into_stream();
