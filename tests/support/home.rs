@@ -177,9 +177,10 @@ impl TestHome {
         Serve::start(command, &self.root().join("tmp"))
     }
 
-    /// Ids of the living processes that have the environment of this home.
+    /// Ids of the living processes that have the environment of this home: a variable that is a path
+    /// in its folder. A daemon is told its home by an argument, and a run has its own `HOME`.
     pub(crate) fn processes(&self) -> Vec<Pid> {
-        let wanted = [b"BATON_HOME=", self.baton_home().as_os_str().as_encoded_bytes()].concat();
+        let wanted = [b"=", self.root().as_os_str().as_encoded_bytes(), b"/"].concat();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap() {
             let entry = entry.unwrap();
@@ -187,7 +188,7 @@ impl TestHome {
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
             // A process of another user, or one that has just ended, cannot be ours.
             let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
-            let ours = environment.split(|&byte| byte == 0).any(|variable| variable == wanted);
+            let ours = environment.windows(wanted.len()).any(|window| window == wanted);
             if ours && !is_ended(&entry.path()) {
                 found.extend(Pid::from_raw(pid));
             }
