@@ -4,4 +4,6 @@
 
 mod support;
 mod cli;
+mod roundtrip;
+mod handoff;
 mod tidy;
