@@ -58,7 +58,8 @@ fn wrong_names(name: &str, document: &str) -> Vec<String> {
         if span.contains(['{', '*', ' ']) {
             file = None;
         } else if span.contains('/') && span.ends_with(".rs") {
-            file = std::fs::read_to_string(root().join(&span)).ok().map(|text| (span.clone(), text));
+            file =
+                std::fs::read_to_string(root().join(&span)).ok().map(|text| (span.clone(), text));
             if file.is_none() {
                 wrong.push(format!("{name}: there is no {span}"));
             }
@@ -78,8 +79,7 @@ fn wrong_names(name: &str, document: &str) -> Vec<String> {
 #[test]
 fn files_and_tests_that_are_named_exist() {
     let documents = documents();
-    let wrong: Vec<_> =
-        documents.iter().flat_map(|(name, text)| wrong_names(name, text)).collect();
+    let wrong: Vec<_> = documents.iter().flat_map(|(name, text)| wrong_names(name, text)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let (_, safety) = documents.iter().find(|(name, _)| name == "docs/safety.md").unwrap();
     assert!(spans(safety).len() > 100, "the promises are gone");
@@ -87,7 +87,8 @@ fn files_and_tests_that_are_named_exist() {
 
 #[test]
 fn a_name_that_is_not_there_is_found() {
-    let good = "as in `tests/docs.rs`: `root`,\n  `text`. Then `anything`: `else`.\n```\n`x/y.rs`\n```\n";
+    let good =
+        "as in `tests/docs.rs`: `root`,\n  `text`. Then `anything`: `else`.\n```\n`x/y.rs`\n```\n";
     assert_eq!(wrong_names("x", good), Vec::<String>::new());
     for bad in ["`tests/gone.rs`", "`tests/docs.rs`: `roof`", "`tests/docs.rs`: `root`, `roof`"] {
         assert_eq!(wrong_names("x", bad).len(), 1, "{bad}");
