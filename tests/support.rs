@@ -5,8 +5,8 @@
 
 #![expect(
     clippy::disallowed_methods,
-    clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "test support: fails by panicking, and has the file system, clock and environment itself"
 )]
 #![allow(dead_code, reason = "each promise uses the part it needs")]

@@ -292,6 +292,7 @@ impl Daemon {
                     store: self.store.clone(),
                     runs: self.runs.clone(),
                     tasks: self.tasks.clone(),
+                    quota: self.config.serve.quota_bytes,
                 }),
                 limits: Limits::of(&self.config.serve),
                 tasks: self.tasks.clone(),

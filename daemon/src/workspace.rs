@@ -164,6 +164,24 @@ impl Workspaces {
         };
         let _one_at_a_time = lock.lock().unwrap_or_else(PoisonError::into_inner);
 
+        let cache_file = self.caches.join(format!("stat-{workspace}"));
+        match self.take_with(workspace, root, options, progress, &StatCache::load(&cache_file)) {
+            // The cache vouched for content of which the store has lost a part: read all of it again.
+            Err(TakeError::Commit(CommitError::Missing(_))) => {
+                self.take_with(workspace, root, options, progress, &StatCache::default())
+            }
+            taken => taken,
+        }
+    }
+
+    fn take_with(
+        &self,
+        workspace: WorkspaceId,
+        root: &Path,
+        options: &TakeOptions,
+        progress: &Progress,
+        cache: &StatCache,
+    ) -> Result<Taken, TakeError> {
         let started = self.clock.instant();
         let intake = self.vault.intake();
         let cache_file = self.caches.join(format!("stat-{workspace}"));
@@ -173,7 +191,7 @@ impl Workspaces {
             git_user: self.git_user.clone(),
             ..ScanOptions::default()
         };
-        let scanned = scan(root, &StatCache::load(&cache_file), &intake, &scan_options, progress)?;
+        let scanned = scan(root, cache, &intake, &scan_options, progress)?;
         let scan_time = self.clock.since(started);
 
         let storing = self.clock.instant();
@@ -199,7 +217,11 @@ impl Workspaces {
         };
         let unchanged = before.filter(|before| has_same_content(before, &snapshot));
         let (id, snapshot) = match (head, unchanged) {
-            (Some(head), Some(before)) if options.message.is_none() => (head.snapshot, before),
+            (Some(head), Some(before)) if options.message.is_none() => {
+                // What the store had lost of it, the scan has brought back.
+                intake.keep(&[])?;
+                (head.snapshot, before)
+            }
             _ => (self.commit(intake, &snapshot, head)?, snapshot),
         };
         if let Err(error) = scanned.cache.save(&cache_file) {

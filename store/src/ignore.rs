@@ -9,6 +9,8 @@
 //! 3. The `.gitignore` of the nearest directory with a matching pattern decides, then
 //!    `info/exclude`, then `core.excludesFile`; within a file the last matching line.
 //! 4. Nothing else inside an ignored directory belongs to the tree, whatever re-includes it.
+//! 5. `.worktreeinclude` in the root brings back what is ignored: an entry that it names, unless it
+//!    stands inside an ignored directory; there only lines that spell out the way to it count.
 //!
 //! A repository inside the tree (a submodule, a clone) has rules of its own from there on, as for
 //! git. A repository that cannot be read has none: everything is kept, and a note says so.
@@ -28,6 +30,9 @@ pub(crate) use patterns::MAX_RULES;
 
 /// The file in the root of a workspace that removes entries from it.
 pub(crate) const BATON_IGNORE: &[u8] = b".batonignore";
+
+/// The file in the root of a workspace that brings ignored entries back: the agents' convention.
+pub(crate) const WORKTREE_INCLUDE: &[u8] = b".worktreeinclude";
 
 /// Notes kept at most: one a broken repository, of which a hostile tree may have many.
 const MAX_NOTES: usize = 100;
@@ -49,8 +54,10 @@ pub struct GitUser {
 pub(crate) enum Verdict {
     /// It belongs to the tree.
     Keep,
-    /// An ignored directory: only what is tracked below it belongs to the tree.
-    TrackedOnly,
+    /// It was brought back: it belongs to the tree with everything below it.
+    Whole,
+    /// An ignored directory: only what is tracked, or brought back, below it belongs to the tree.
+    NamedOnly,
     /// It does not belong to the tree, nor does anything below it.
     Skip,
 }
@@ -61,6 +68,7 @@ pub(crate) struct Rules {
     root: PathBuf,
     user: GitUser,
     removed: Patterns,
+    included: Patterns,
     notes: Mutex<Vec<String>>,
 }
 
@@ -69,7 +77,7 @@ pub(crate) struct Rules {
 pub(crate) struct Scope {
     worktree: Option<Arc<Worktree>>,
     level: Option<Arc<Level>>,
-    tracked_only: bool,
+    named_only: bool,
 }
 
 /// The `.gitignore` of one directory, and those above it.
@@ -80,12 +88,13 @@ struct Level {
 }
 
 impl Rules {
-    /// Rules for the tree at `root`, whose `.batonignore` has these bytes.
-    pub(crate) fn new(root: &Path, user: &GitUser, baton_ignore: Option<&[u8]>) -> Self {
+    /// Rules for the tree at `root`, given what stands in its `.batonignore` and `.worktreeinclude`.
+    pub(crate) fn new(root: &Path, user: &GitUser, removed: &[u8], included: &[u8]) -> Self {
         Self {
             root: root.to_owned(),
             user: user.clone(),
-            removed: Patterns::parse(baton_ignore.unwrap_or_default(), 0),
+            removed: Patterns::parse(removed, 0),
+            included: Patterns::parse(included, 0),
             notes: Mutex::default(),
         }
     }
@@ -122,18 +131,21 @@ impl Rules {
                         self.note(note);
                     }
                     let worktree = worktree.map(Arc::new);
-                    return Scope { worktree, level: None, tracked_only: false };
+                    return Scope { worktree, level: None, named_only: false };
                 }
                 Err(note) => self.note(note),
             }
         }
-        Scope { tracked_only: verdict == Verdict::TrackedOnly, ..above.clone() }
+        match verdict {
+            Verdict::Whole => Scope::default(),
+            _ => Scope { named_only: verdict == Verdict::NamedOnly, ..above.clone() },
+        }
     }
 
     /// Adds the `.gitignore` of the directory at `path` to its scope.
     pub(crate) fn add_git_ignore(scope: &mut Scope, path: &[u8], bytes: &[u8]) {
         // Inside an ignored directory git reads no further rules: nothing there asks for them.
-        let Some(worktree) = scope.worktree.as_ref().filter(|_| !scope.tracked_only) else {
+        let Some(worktree) = scope.worktree.as_ref().filter(|_| !scope.named_only) else {
             return;
         };
         let below = worktree.relative(path).len();
@@ -145,7 +157,7 @@ impl Rules {
 
     /// Whether a `.gitignore` would change anything here.
     pub(crate) const fn wants_git_ignore(scope: &Scope) -> bool {
-        scope.worktree.is_some() && !scope.tracked_only
+        scope.worktree.is_some() && !scope.named_only
     }
 
     /// What is to be done with the entry at `path`, which stands in the directory of `scope`.
@@ -155,15 +167,18 @@ impl Rules {
             return Verdict::Skip;
         }
         let Some(worktree) = &scope.worktree else { return Verdict::Keep };
-        let path = worktree.relative(path);
-        if !scope.tracked_only && !scope.ignores(worktree, path, is_directory) {
+        let inside = worktree.relative(path);
+        if !scope.named_only && !scope.ignores(worktree, inside, is_directory) {
             return Verdict::Keep;
         }
-        match (worktree.tracks(path), is_directory && worktree.tracks_below(path)) {
-            (true, _) => Verdict::Keep,
-            (false, true) => Verdict::TrackedOnly,
-            (false, false) => Verdict::Skip,
+        if worktree.tracks(inside) {
+            return Verdict::Keep;
         }
+        if self.included.decide(path, is_directory, case) == Some(true) {
+            return Verdict::Whole;
+        }
+        let leads = || worktree.tracks_below(inside) || self.included.may_match_below(path);
+        if is_directory && leads() { Verdict::NamedOnly } else { Verdict::Skip }
     }
 }
 

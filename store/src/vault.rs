@@ -21,6 +21,7 @@ pub(crate) use pending::{Pending, PendingObject};
 pub(crate) use refs::Refs;
 
 use crate::error::StoreError;
+use crate::fs::Context;
 use crate::index::{Index, Location};
 use crate::journal::{Journal, Poison};
 use crate::layout::Layout;
@@ -137,6 +138,19 @@ impl Vault {
         let found = self.find_prefix(Some(ObjectKind::Snapshot), &prefix)?;
         let ids = found.into_iter().map(|id| SnapshotId::from_bytes(id.hash));
         Ok(ids.filter(|id| id.to_string().starts_with(digits)).collect())
+    }
+
+    /// Bytes of its segments on the disk.
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for class in crate::layout::Class::ALL {
+            let folder = self.0.layout.segments(self.0.id, class);
+            for name in crate::fs::list_dir(&folder)? {
+                let path = folder.join(name);
+                bytes += crate::fs::open(&path)?.metadata().context("reading", &path)?.len();
+            }
+        }
+        Ok(bytes)
     }
 
     /// Whether everything below an object is known to be here; nothing where it is not here itself.

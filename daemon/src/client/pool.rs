@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use baton_protocol::frame::FrameKind;
 use baton_protocol::id::NodeId;
-use baton_protocol::message::{Opening, Reply, Request, Welcome};
+use baton_protocol::message::{self, Opening, Reply, Request, Welcome};
 use baton_protocol::ticket::Ticket;
 use baton_store::catalog::remotes::Remote;
 
@@ -18,6 +19,9 @@ use crate::identity::Identity;
 use crate::task::Tasks;
 use crate::transport::stream::FrameStream;
 use crate::transport::{CloseCode, TransportError};
+
+/// Bytes of a list that are read at most: half a million refs, or a hundred thousand runs.
+const MAX_LIST: u64 = 64 * 1024 * 1024;
 
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,10 +253,28 @@ async fn ask(mut stream: FrameStream, request: &Request) -> Result<Reply, Client
         Ok(()) | Err(TransportError::Stopped) => stream.finish(),
         Err(error) => return Err(error.into()),
     }
-    let reply = match request {
-        Request::WaitRun(_) => stream.reader.message_at_last().await?,
+    let mut reply = match request {
+        Request::WaitRun(_) | Request::CancelRun(_) => stream.reader.message_at_last().await?,
         _ => stream.receive().await?,
     };
+    // A list goes on in further messages until the stream ends.
+    while matches!(reply, Reply::Refs(_) | Reply::Runs(_)) {
+        let Some(frame) = stream.read_frame().await? else { break };
+        if stream.reader.bytes() > MAX_LIST {
+            return Err(ClientError::OutOfTurn);
+        }
+        let more = match frame.kind {
+            FrameKind::Message => {
+                message::decode(&frame.body).map_err(TransportError::Malformed)?
+            }
+            FrameKind::Objects => return Err(ClientError::OutOfTurn),
+        };
+        match (&mut reply, more) {
+            (Reply::Refs(list), Reply::Refs(more)) => list.extend(more),
+            (Reply::Runs(list), Reply::Runs(more)) => list.extend(more),
+            (_, other) => reply = other,
+        }
+    }
     match reply {
         Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
         reply => Ok(reply),

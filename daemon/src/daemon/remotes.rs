@@ -82,7 +82,7 @@ impl Daemon {
         Ok(Target { remote, embedded: true })
     }
 
-    /// Every node that this home knows; the embedded one where none is joined.
+    /// Every node that this home knows; the embedded one where it was used, or none is joined.
     pub(super) async fn targets(
         self: &Arc<Self>,
         name: Option<String>,
@@ -90,10 +90,18 @@ impl Daemon {
         if name.is_some() {
             return Ok(vec![self.target(name).await?]);
         }
-        let joined = self.blocking("remotes", |daemon| Ok(daemon.catalog.remotes()?)).await?;
+        let (joined, is_enrolled) = self
+            .blocking("remotes", |daemon| {
+                let own = daemon.catalog.device(daemon.workspaces.device)?;
+                Ok((daemon.catalog.remotes()?, own.is_some()))
+            })
+            .await?;
         let mut targets: Vec<Target> =
             joined.into_iter().map(|remote| Target { remote, embedded: false }).collect();
-        targets.push(self.local().await?);
+        // A home that never used its embedded node has nothing there.
+        if targets.is_empty() || is_enrolled {
+            targets.push(self.local().await?);
+        }
         Ok(targets)
     }
 

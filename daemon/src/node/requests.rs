@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use baton_protocol::message::{LogReply, RefusalCode, Reply, Request, RunSpec};
+use baton_protocol::message::{LogReply, RefusalCode, Reply, Request, RunSpec, encode_list};
 use baton_store::snapshot::load_snapshot;
 use baton_store::store::Store;
 
@@ -22,6 +22,8 @@ pub struct Requests {
     pub runs: Runs,
     /// Where the blocking parts work.
     pub tasks: Tasks,
+    /// Most bytes of a user's vault.
+    pub quota: Option<u64>,
 }
 
 impl std::fmt::Debug for Requests {
@@ -52,12 +54,14 @@ impl Requests {
         let store = self.store.clone();
         let Session { device, stream, place } = session;
         let mut wire = Wire::new(stream);
-        let id = device.id;
+        let (id, quota) = (device.id, self.quota);
         let work = move || {
             let outcome =
                 store.vault(device.vault).map_err(SyncError::Store).and_then(
                     |vault| match &request {
-                        Request::Push(hello) => push::receive(&mut wire, &vault, device.id, hello),
+                        Request::Push(hello) => {
+                            push::receive(&mut wire, &vault, device.id, hello, quota)
+                        }
                         _ => fetch::answer(&mut wire, &vault),
                     },
                 );
@@ -91,7 +95,7 @@ impl Requests {
             .tasks
             .spawn_blocking("refs", move || store.vault(vault).map(|vault| vault.heads()));
         match heads.await {
-            Ok(Ok(heads)) => session.reply(&Reply::Refs(heads)).await,
+            Ok(Ok(heads)) => reply_list(&mut session, heads, Reply::Refs).await,
             Ok(Err(error)) => session.refuse_for(&error).await,
             Err(_) => {
                 session.refuse(RefusalCode::Internal, "the node failed; its log has more").await
@@ -112,7 +116,10 @@ impl Requests {
                 }
                 Err(error) => Err(error),
             },
-            Request::ListRuns => self.runs.list(&user).await.map(Reply::Runs),
+            Request::ListRuns => match self.runs.list(&user).await {
+                Ok(runs) => return reply_list(&mut session, runs, Reply::Runs).await,
+                Err(error) => Err(error),
+            },
             Request::ShowRun(run) => self.runs.show(&user, run).await.map(run_reply),
             Request::WaitRun(run) => self.runs.wait(&user, run).await.map(run_reply),
             Request::CancelRun(run) => self.runs.cancel(&user, run).await.map(run_reply),
@@ -137,6 +144,19 @@ impl Requests {
         };
         Ok(self.tasks.spawn_blocking("run-snapshot", work).await??)
     }
+}
+
+/// Answers with a list, in as many messages as it takes.
+async fn reply_list<T: serde::Serialize>(
+    session: &mut Session,
+    items: Vec<T>,
+    message: impl Fn(Vec<T>) -> Reply,
+) -> Result<(), TransportError> {
+    for frame in encode_list(items, message).map_err(TransportError::Malformed)? {
+        session.stream.write(&frame).await?;
+    }
+    session.stream.finish();
+    Ok(())
 }
 
 fn run_reply(info: baton_protocol::message::RunInfo) -> Reply {

@@ -17,8 +17,7 @@ use baton_store::vault::{CommitError, Intake, Vault};
 use super::{SyncError, Wire, store_refusal};
 use crate::transport::TransportError;
 
-/// Objects after which a push is told the node's quota; a commit of the largest tree known has
-/// fewer.
+/// Most objects of one push: far more than the largest tree known has.
 const MAX_OBJECTS: u64 = 64_000_000;
 
 /// Pushes a snapshot; blocks. `progress` is told the objects and bytes sent so far.
@@ -62,13 +61,20 @@ pub fn send(
 
 /// The node's side of a push; blocks until the ref is moved, refused, or the device is gone.
 ///
-/// What a device that went away had sent is kept, so that its next push goes on from there.
+/// What a device that went away had sent is kept, so that its next push goes on from there. With a
+/// `quota`, a push is refused once the vault and what came would be larger, counted as compressed.
 pub fn receive(
     wire: &mut Wire,
     vault: &Vault,
     device: DeviceId,
     hello: &PushHello,
+    quota: Option<u64>,
 ) -> Result<(), SyncError> {
+    let used = match quota {
+        Some(_) => vault.disk_bytes()?,
+        None => 0,
+    };
+    let mut taken = 0u64;
     let intake = vault.intake();
     let mut receiver = PushReceiver::new();
     let mut objects = 0u64;
@@ -83,6 +89,12 @@ pub fn receive(
         };
         let reply = match frame.kind {
             FrameKind::Objects => {
+                taken = taken.saturating_add(frame.body.len() as u64);
+                if quota.is_some_and(|quota| used.saturating_add(taken) > quota) {
+                    intake.flush()?;
+                    let message = "this user's quota on the node is used up";
+                    return Ok(wire.refuse(RefusalCode::Limit, message)?);
+                }
                 match take_batch(&intake, &mut receiver, &frame.body) {
                     Ok(count) => objects += count,
                     Err(TakeError::Malformed(why)) => {

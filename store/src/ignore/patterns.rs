@@ -4,7 +4,7 @@
 
 use gix::bstr::BStr;
 use gix::glob::Pattern;
-use gix::glob::pattern::Case;
+use gix::glob::pattern::{Case, Mode as Kind};
 use gix::glob::wildmatch::Mode;
 
 /// Longest file of patterns that is read; git's own limit (`PATTERN_MAX_FILE_SIZE`).
@@ -42,6 +42,24 @@ impl Patterns {
             )
         };
         self.list.iter().rfind(matches).map(|pattern| !pattern.is_negative())
+    }
+
+    /// Whether a line spells out a way that may lead below this directory. A line without a slash
+    /// spells out none.
+    pub(super) fn may_match_below(&self, directory: &[u8]) -> bool {
+        let mut prefix = directory.to_vec();
+        prefix.push(b'/');
+        let leads = |pattern: &Pattern| {
+            let text: &[u8] = &pattern.text;
+            let literal = pattern.first_wildcard_pos.and_then(|at| text.get(..at));
+            !pattern.is_negative()
+                && !pattern.mode.contains(Kind::NO_SUB_DIR)
+                && match literal {
+                    Some(literal) => prefix.starts_with(literal) || literal.starts_with(&prefix),
+                    None => text.starts_with(&prefix),
+                }
+        };
+        self.list.iter().any(leads)
     }
 }
 

@@ -1,7 +1,6 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use baton_protocol::id::ObjectId;
 use baton_protocol::object::{Entry, EntryKind, OmitReason, Tree};
@@ -14,13 +13,11 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::*;
 use crate::objects::memory::MemoryObjects;
 
-#[expect(clippy::disallowed_methods, reason = "the files of a test have the system's times")]
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64
-}
+/// A scan that began long after everything that is there.
+const LATE: i64 = i64::MAX;
 
-fn run(root: &Path, cache: &StatCache, objects: &MemoryObjects) -> Scanned {
-    let options = ScanOptions { started_at_ns: now(), ..ScanOptions::default() };
+fn run(root: &Path, cache: &StatCache, objects: &MemoryObjects, started_at_ns: i64) -> Scanned {
+    let options = ScanOptions { started_at_ns, ..ScanOptions::default() };
     scan(root, cache, objects, &options, &Progress::default()).unwrap()
 }
 
@@ -47,22 +44,25 @@ fn a_second_scan_reads_what_changed_and_finds_the_same_tree() {
     for i in 0..20 {
         write(&dir.path().join(format!("d{}/f{i}", i % 3)), format!("{i}").as_bytes());
     }
+    // Longer than what counts as just now.
     std::thread::sleep(std::time::Duration::from_millis(120));
     let objects = MemoryObjects::default();
-    let first = run(dir.path(), &StatCache::default(), &objects);
+    let first = run(dir.path(), &StatCache::default(), &objects, LATE);
     assert_eq!((first.hashed_files, first.sums.files), (20, 20));
-    let second = run(dir.path(), &first.cache, &objects);
+    let second = run(dir.path(), &first.cache, &objects, LATE);
     assert_eq!((second.hashed_files, second.root), (0, first.root));
     crate::fs::remove_file(&dir.path().join("d0/f3")).unwrap();
     write(&dir.path().join("d0/f3"), b"new");
-    let third = run(dir.path(), &second.cache, &objects);
+    let changed = dir.path().join("d0/f3").metadata().unwrap();
+    let just_now = changed.ctime() * 1_000_000_000 + changed.ctime_nsec() + 1_000_000;
+    let third = run(dir.path(), &second.cache, &objects, just_now);
     assert_eq!(third.hashed_files, 1);
     assert_ne!(third.root, first.root);
     // What changed just now may change again in the same tick.
     assert_eq!(third.cache.len(), 19);
     // What the sink does not have is read whatever the cache says.
     let empty = MemoryObjects::default();
-    let fourth = run(dir.path(), &third.cache, &empty);
+    let fourth = run(dir.path(), &third.cache, &empty, LATE);
     assert_eq!((fourth.hashed_files, fourth.root), (20, third.root));
 }
 
@@ -77,7 +77,7 @@ fn special_files_are_named_and_never_opened() {
     write(&at("sub/.git/config"), b"x");
     write(&at("GIT~1"), b"x");
     let objects = MemoryObjects::default();
-    let scanned = run(dir.path(), &StatCache::default(), &objects);
+    let scanned = run(dir.path(), &StatCache::default(), &objects, LATE);
     drop(socket);
     assert_eq!(
         named(&scanned),
@@ -101,7 +101,7 @@ fn modes_are_exact_and_what_is_dropped_is_named() {
         std::fs::set_permissions(dir.path().join(name), mode).unwrap();
     }
     let objects = MemoryObjects::default();
-    let scanned = run(dir.path(), &StatCache::default(), &objects);
+    let scanned = run(dir.path(), &StatCache::default(), &objects, LATE);
     let omitted = named(&scanned);
     assert!(omitted.contains(&("c".to_owned(), OmitReason::NotCarried)));
     for entry in leaf(&objects, scanned.root) {
@@ -122,9 +122,9 @@ fn modes_are_exact_and_what_is_dropped_is_named() {
 fn a_tree_deeper_than_paths_can_say_is_walked_with_few_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let mut fd: OwnedFd = crate::fs::open(dir.path()).unwrap().into();
-    // Two directories at each level, so that one of them always waits.
-    for _ in 0..2047 {
-        for name in [&b"x"[..], b"y"] {
+    // Now and then two directories, so that more of them wait than may be held open.
+    for level in 0..2047 {
+        for name in [&b"x"[..], b"y"].into_iter().take(if level % 16 == 0 { 2 } else { 1 }) {
             rustix::fs::mkdirat(&fd, name, Mode::RWXU).unwrap();
         }
         fd = directory::open_in(fd.as_fd(), b"x").unwrap();
@@ -134,7 +134,7 @@ fn a_tree_deeper_than_paths_can_say_is_walked_with_few_descriptors() {
         drop(rustix::fs::openat(&fd, name, flags, Mode::RUSR).unwrap());
     }
     let objects = MemoryObjects::default();
-    let scanned = run(dir.path(), &StatCache::default(), &objects);
+    let scanned = run(dir.path(), &StatCache::default(), &objects, LATE);
     assert_eq!(scanned.sums.files, 1);
     // 2,047 times `x/` and `long` is one byte more than a path may have.
     let deepest = RelPath::new(&b"x/".repeat(2047)[..4093]).unwrap();
@@ -162,7 +162,7 @@ fn a_file_that_never_holds_still_is_kept_and_flagged() {
         });
         let mut torn = false;
         for _ in 0..200 {
-            let scanned = run(dir.path(), &StatCache::default(), &objects);
+            let scanned = run(dir.path(), &StatCache::default(), &objects, LATE);
             assert_eq!(scanned.sums.files, 1);
             objects.0.lock().unwrap().clear();
             if named(&scanned) == [("busy".to_owned(), OmitReason::Torn)] {
@@ -198,7 +198,7 @@ fn names_are_bytes_and_wide_directories_split() {
         write(&dir.path().join(OsStr::from_bytes(name)), name);
     }
     let objects = MemoryObjects::default();
-    let scanned = run(dir.path(), &StatCache::default(), &objects);
+    let scanned = run(dir.path(), &StatCache::default(), &objects, LATE);
     let mut expected = strange.map(<[u8]>::to_vec);
     expected.sort();
     let names: Vec<_> = leaf(&objects, scanned.root).into_iter().map(|e| e.name).collect();

@@ -21,7 +21,7 @@ use super::directory::{self, Budget, Held};
 use super::entry::{Taker, dropped_bits, exhausted, look, permissions, reason};
 use super::read::FileReader;
 use super::{Progress, ScanError, ScanOptions, Scanned};
-use crate::ignore::{BATON_IGNORE, MAX_RULES, Rules, Scope, Verdict};
+use crate::ignore::{BATON_IGNORE, MAX_RULES, Rules, Scope, Verdict, WORKTREE_INCLUDE};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::stat_cache::{CacheBuilder, CacheRecords, StatCache};
 
@@ -41,7 +41,8 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
     // A root that cannot be listed is an error; any other directory is an omission.
     let first = rustix::fs::Dir::read_from(&fd).and_then(|mut entries| entries.next().transpose());
     first.map_err(failed)?;
-    let removed = read_rules(&fd, BATON_IGNORE);
+    let removed = read_rules(&fd, BATON_IGNORE).unwrap_or_default();
+    let included = read_rules(&fd, WORKTREE_INCLUDE).unwrap_or_default();
     let root_task = Task::Directory {
         place: Place { above: None, name: Vec::new(), path: Vec::new(), verdict: Verdict::Keep },
         held: None,
@@ -53,7 +54,7 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
         sink,
         progress,
         started_at: options.started_at_ns,
-        rules: Rules::new(root, &options.git_user, removed.as_deref()),
+        rules: Rules::new(root, &options.git_user, &removed, &included),
         budget: Budget::default(),
         work: Mutex::new(Work { tasks: vec![root_task], open: 1, failure: None }),
         wake: Condvar::new(),
