@@ -4,6 +4,7 @@
 
 mod support;
 mod cli;
-mod roundtrip;
+mod docs;
 mod handoff;
+mod roundtrip;
 mod tidy;
