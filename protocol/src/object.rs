@@ -10,6 +10,7 @@ mod tree;
 
 use crate::encode::{DecodeError, Reader, Writer};
 use crate::id::{ChunkId, ManifestId, ObjectId, ObjectKind};
+use crate::path::{NameError, is_git_name};
 
 pub use conversation::{Conversation, Part};
 pub use manifest::{Extent, MANIFEST_MAX, MANIFEST_MIN, Manifest, ManifestChild, build_manifest};
@@ -115,6 +116,19 @@ impl Object {
             ObjectKind::Conversation => Self::Conversation(Conversation::decode(bytes)?),
             ObjectKind::Snapshot => Self::Snapshot(Snapshot::decode(bytes)?),
         })
+    }
+
+    /// Checks what a peer may not send though its bytes are canonical: a tree with a name that could
+    /// reach git's own folder. No scan makes one, and no checkout takes it.
+    pub fn check_received(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Tree(Tree::Leaf(entries))
+                if entries.iter().any(|entry| is_git_name(&entry.name)) =>
+            {
+                Err(NameError::Git.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every object that this one needs to be whole, in the order in which it names them.

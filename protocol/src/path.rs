@@ -29,6 +29,10 @@ pub enum NameError {
     /// Contains `/` or NUL.
     #[error("name contains a slash or a NUL byte")]
     Separator,
+    /// Could stand for git's own folder: see [`is_git_name`]. Only what comes from a peer is refused
+    /// for it.
+    #[error("name could stand for a .git folder")]
+    Git,
 }
 
 /// Checks that `name` may stand in a tree.

@@ -3,6 +3,7 @@
 //! Not here: changing a directory that has content. A restore makes a new one, in a folder of its
 //! own beside the target, and puts it in place with one rename.
 //!
+//! - [`measure`]: how large it will be
 //! - [`staging`]: where it is built, and how it is put in place or taken away
 //! - [`layout`]: directories first, and the list of what goes into them
 //! - [`write`]: files, by several threads, in the order in which the store can read them
@@ -12,6 +13,7 @@
 //! checked by the decoder, every path is walked by descriptor without following links, and links
 //! are made after everything else. An owner is never restored.
 
+mod measure;
 mod layout;
 pub(crate) mod remove;
 mod staging;
@@ -79,6 +81,17 @@ pub enum RestoreError {
         /// Within the tree.
         path: RelPath,
     },
+    /// Written out the tree is larger than any checkout may be: few objects can name each other so that they
+    /// stand for more than any disk holds.
+    #[error(
+        "the tree would have {entries} files and folders and {bytes} bytes, more than a checkout can have"
+    )]
+    TooLarge {
+        /// Files, links and directories.
+        entries: u64,
+        /// Bytes of the files.
+        bytes: u64,
+    },
     /// A file operation failed.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -104,6 +117,7 @@ pub fn restore<S: ObjectSource + ?Sized>(
     progress: &Progress,
 ) -> Result<Restored, RestoreError> {
     let mut staging = staging::Staging::open(into, false)?;
+    measure::check(source, root)?;
     loop {
         let build = Build {
             source,

@@ -49,6 +49,10 @@ impl ChangeKind {
     }
 }
 
+/// Most entries that are compared: two checkouts of the largest size. Few objects can name each other so
+/// that they stand for more entries than anybody can list.
+const MAX_COMPARED: u64 = 1 << 25;
+
 /// Lists what differs, ascending by path. Directories are listed where only they differ: an empty
 /// one that came or went, and one with another mode.
 pub fn diff<S: ObjectSource + ?Sized>(
@@ -57,7 +61,7 @@ pub fn diff<S: ObjectSource + ?Sized>(
     new: TreeId,
 ) -> Result<Vec<Change>, StoreError> {
     let mut changes = Vec::new();
-    for_each_change(source, old, new, |path, kind| {
+    for_each_change(source, old, new, MAX_COMPARED, |path, kind| {
         changes.push(Change { path: path.clone(), kind });
     })?;
     changes.sort_unstable();
@@ -71,7 +75,7 @@ pub fn count_changes<S: ObjectSource + ?Sized>(
     new: TreeId,
 ) -> Result<u64, StoreError> {
     let mut count = 0;
-    for_each_change(source, old, new, |_, _| count += 1)?;
+    for_each_change(source, old, new, MAX_COMPARED, |_, _| count += 1)?;
     Ok(count)
 }
 
@@ -84,15 +88,17 @@ struct Pair {
     is_told: bool,
 }
 
-/// Visits what differs, in no order.
+/// Visits what differs, in no order; fails where that are more than `limit` entries.
 fn for_each_change<S: ObjectSource + ?Sized>(
     source: &S,
     old: TreeId,
     new: TreeId,
+    limit: u64,
     mut visit: impl FnMut(&RelPath, ChangeKind),
 ) -> Result<(), StoreError> {
     let root = RelPath::root();
     let mut pairs = vec![Pair { path: root, old: Some(old), new: Some(new), is_told: true }];
+    let mut compared = 0;
     while let Some(Pair { path, old, new, is_told }) = pairs.pop() {
         let found = compare(source, old, new)?;
         let is_empty =
@@ -104,6 +110,10 @@ fn for_each_change<S: ObjectSource + ?Sized>(
         }
         for (old, new) in pair_entries(found.old, found.new) {
             let Some(entry) = new.as_ref().or(old.as_ref()) else { continue };
+            compared += 1;
+            if compared > limit {
+                return Err(StoreError::TooMany { what: "entries that differ", limit });
+            }
             let path = path.join(&entry.name);
             if path.as_bytes().len() > MAX_PATH {
                 return Err(StoreError::DamagedObject(entry.content()));
@@ -258,6 +268,25 @@ mod tests {
         assert_eq!(told, expected.map(|(path, kind)| (path.to_owned(), kind)));
         assert_eq!(count_changes(&o, id(old), id(new)).unwrap(), 9);
         assert_eq!(diff(&o, id(old), id(old)).unwrap(), []);
+    }
+
+    #[test]
+    fn a_tree_that_grows_without_end_is_not_listed_to_its_end() {
+        let o = MemoryObjects::default();
+        let copies = |kind| tree(&o, (0..9).map(|i| (i.to_string(), kind)).collect());
+        let mut kind = tree(&o, vec![]);
+        let empty = id(kind);
+        for _ in 0..4 {
+            kind = copies(kind);
+        }
+        let count = |limit| {
+            let mut seen = 0;
+            for_each_change(&o, empty, id(kind), limit, |_, _| seen += 1).map(|()| seen)
+        };
+        // Told are the empty ones, compared are all.
+        let all = 9 + 81 + 729 + 6561;
+        assert_eq!(count(all).unwrap(), 6561);
+        assert!(matches!(count(all - 1), Err(StoreError::TooMany { .. })));
     }
 
     #[test]

@@ -35,6 +35,18 @@ pub enum StoreError {
     /// An object's bytes do not have its hash, or are not an object.
     #[error("{0} is damaged")]
     DamagedObject(ObjectId),
+    /// An object is whole, and another one that names it says something else of it: of its length, or of
+    /// what lies below it. Whoever made that one lied.
+    #[error("{0} is not what is said of it")]
+    Contradicted(ObjectId),
+    /// There is more than can be handled.
+    #[error("there are more than {limit} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many may be.
+        limit: u64,
+    },
     /// An object that must be there is not.
     #[error("{0} is not in the store")]
     Absent(ObjectId),

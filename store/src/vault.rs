@@ -161,6 +161,14 @@ impl Vault {
         Ok(self.0.index.find(id)?.map(|(_, closed)| closed))
     }
 
+    /// The length of an object, where it is here.
+    pub(crate) fn length(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
+        if let Some(object) = self.pending().get(id) {
+            return Ok(Some(object.bytes.len() as u64));
+        }
+        Ok(self.0.index.find(id)?.map(|(at, _)| at.len.into()))
+    }
+
     pub(crate) fn index(&self) -> &Index {
         &self.0.index
     }

@@ -33,7 +33,8 @@ pub enum FetchError {
     /// The node does not have all of it.
     #[error("the node does not have {0}")]
     Absent(ObjectId),
-    /// The bytes have the right hash and are not an object; whoever made them was at fault.
+    /// The bytes have the right hash and are not an object that a peer may send; whoever made them
+    /// was at fault.
     #[error("{id} is malformed")]
     Malformed {
         /// Which.
@@ -122,8 +123,9 @@ impl FetchSession {
         if id != ObjectId::of(kind, bytes) {
             return Err(FetchError::Unasked(id));
         }
-        let object =
-            Object::decode(kind, bytes).map_err(|source| FetchError::Malformed { id, source })?;
+        let malformed = |source| FetchError::Malformed { id, source };
+        let object = Object::decode(kind, bytes).map_err(malformed)?;
+        object.check_received().map_err(malformed)?;
         request.left -= 1;
         self.received += 1;
         Ok((id, object.children()))

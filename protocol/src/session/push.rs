@@ -363,13 +363,13 @@ impl PushReceiver {
         Self::default()
     }
 
-    /// Checks that an item is a canonical object and computes its id.
+    /// Checks that an item is a canonical object that a peer may send, and computes its id.
     ///
     /// An item that is refused is not counted. A whole object that is refused ends the push; what
     /// was restored from a delta may have come from the wrong base (eight bytes of a hash name it),
     /// so that the driver calls [`Self::lacks_base`] for it.
     pub fn accept(&mut self, kind: ObjectKind, bytes: &[u8]) -> Result<ObjectId, DecodeError> {
-        Object::decode(kind, bytes)?;
+        Object::decode(kind, bytes)?.check_received()?;
         self.items = self.items.saturating_add(1);
         Ok(ObjectId::of(kind, bytes))
     }
@@ -378,6 +378,11 @@ impl PushReceiver {
     pub fn lacks_base(&mut self) {
         self.unresolved.push_back(self.items);
         self.items = self.items.saturating_add(1);
+    }
+
+    /// Items whose bases are not here and that were not asked for again, for the driver's limit.
+    pub fn unresolved(&self) -> usize {
+        self.unresolved.len()
     }
 
     /// What to ask for before the closure is worth checking: at most [`MAX_ITEMS`], the others at

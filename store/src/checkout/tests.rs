@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use baton_protocol::id::{ChunkId, ObjectKind};
+use baton_protocol::id::{ChunkId, ManifestId, ObjectKind};
 use baton_protocol::object::{Blob, Content, Entry, EntryKind, Tree, TreeSums};
 use rustix::fs::{CWD, FileType, OFlags};
 
@@ -311,6 +311,38 @@ fn hostile_trees_end_in_an_error_or_a_note() {
     let restored = hostile.restore(tree, &into).unwrap();
     assert_eq!((restored.files, restored.not_carried.len()), (0, 1));
     assert_eq!(restored.not_carried[0].path.as_bytes().len(), 4095);
+    tidy(dir.path());
+}
+
+#[test]
+fn a_tree_that_grows_without_end_is_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let into = dir.path().join("in");
+    let hostile = Hostile(MemoryObjects::default());
+    let names: Vec<_> = (0..100).map(|at| format!("{at:02}")).collect();
+    let copies = |kind| hostile.leaf(names.iter().map(|name| (name.as_bytes(), kind)).collect());
+    // 100 directories in each of 100, nine times, without one file: the sums say nothing.
+    let mut tree = hostile.leaf(vec![]);
+    for _ in 0..9 {
+        tree = copies(Hostile::directory(tree, 0));
+    }
+    let refused = hostile.restore(tree, &into);
+    let Err(RestoreError::TooLarge { entries, bytes: 0 }) = refused else { panic!("{refused:?}") };
+    assert_eq!(entries, (1..=9).map(|level| 100u64.pow(level)).sum::<u64>());
+    // More than 64 bits can count.
+    for _ in 0..20 {
+        tree = copies(Hostile::directory(tree, 0));
+    }
+    let refused = hostile.restore(tree, &into);
+    assert!(matches!(refused, Err(RestoreError::TooLarge { entries: u64::MAX, .. })));
+    // A thousand files of 2 PiB, which would be one hole.
+    let huge = Blob { size: 1 << 51, content: Content::Manifest(ManifestId::of(b"hole")) };
+    let refused = hostile.restore(copies(EntryKind::File { mode: 0o644, blob: huge }), &into);
+    assert!(matches!(refused, Err(RestoreError::TooLarge { entries: 100, .. })));
+    assert!(!into.exists());
+    // Copies that fit are made.
+    let some = copies(Hostile::directory(copies(hostile.file()), 100));
+    assert_eq!(hostile.restore(some, &into).unwrap().files, 10_000);
     tidy(dir.path());
 }
 

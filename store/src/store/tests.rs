@@ -415,3 +415,16 @@ fn a_second_process_and_a_newer_format_are_refused() {
     let newer = Store::open(folder.path()).unwrap_err();
     assert!(matches!(newer, StoreError::Newer { found: 2, supported: 1, .. }));
 }
+
+#[test]
+fn a_ref_never_goes_back_to_an_older_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let head = commit(&store, &small(1), 7, None).unwrap().head;
+    for (at, sequence) in [(2, 6), (3, 7)] {
+        let refused = commit(&store, &small(at), sequence, Some(head.snapshot));
+        assert!(matches!(refused, Err(CommitError::Backwards { head: 7, .. })), "{refused:?}");
+    }
+    assert_eq!(store.vault(VAULT).unwrap().heads(), [head]);
+    commit(&store, &small(4), 8, Some(head.snapshot)).unwrap();
+}

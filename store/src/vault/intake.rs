@@ -90,6 +90,14 @@ pub enum CommitError {
     /// The snapshot says another workspace, device or sequence than the update.
     #[error("the snapshot does not belong to this ref")]
     Foreign,
+    /// The snapshot does not come after the one that the ref points to.
+    #[error("the snapshot has number {sequence}, and the one before it {head}")]
+    Backwards {
+        /// The sequence number that the ref has.
+        head: u64,
+        /// The one it would get.
+        sequence: u64,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -170,6 +178,9 @@ impl Intake {
         let reservation = match refs.begin(*update) {
             Begun::Replayed(head) => return Ok(Committed { head, replayed: true }),
             Begun::Moved(head) => return Err(CommitError::HeadMoved { head }),
+            Begun::Backwards(head) => {
+                return Err(CommitError::Backwards { head, sequence: update.sequence });
+            }
             Begun::Reserved(reservation) => reservation,
         };
         self.append(Some(*update), records)?;
@@ -303,7 +314,7 @@ impl Intake {
 
     /// The journal holds the commit: makes its objects readable and closes what was walked.
     fn finish(&self) -> Result<(), StoreError> {
-        let walked: Vec<_> = lock(&self.walk).walked.drain().collect();
+        let walked = lock(&self.walk).take_walked();
         let mut small = lock(&self.small);
         let objects = std::mem::take(&mut small.objects);
         small.bytes = 0;
@@ -314,10 +325,20 @@ impl Intake {
                 let closed = id.kind == ObjectKind::Chunk || walked.contains(&id);
                 pending.insert(id, PendingObject { bytes, journal, closed });
             }
-            pending.close(&walked);
+            pending.close(walked.iter());
             walked.into_iter().filter(|id| pending.get(id).is_none()).collect()
         };
         self.vault.0.index.close(&indexed)
+    }
+
+    /// The length of an object, where it is here.
+    pub(super) fn length(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
+        match self.staged(id) {
+            Some(Place::Memory(bytes)) => Ok(Some(bytes.len() as u64)),
+            Some(Place::Segment(at)) => Ok(Some(at.len.into())),
+            Some(Place::Building(..)) => Ok(self.read(id)?.map(|bytes| bytes.len() as u64)),
+            None => self.vault.length(id),
+        }
     }
 
     fn slots(&self, class: Class) -> &[Mutex<RecordBuilder>; SLOTS] {

@@ -32,7 +32,7 @@ impl Pending {
     }
 
     /// Notes that everything below these is here; those that are not pending are left alone.
-    pub(super) fn close(&mut self, ids: &[ObjectId]) {
+    pub(super) fn close<'a>(&mut self, ids: impl Iterator<Item = &'a ObjectId>) {
         for id in ids {
             if let Some(object) = self.objects.get_mut(id) {
                 object.closed = true;

@@ -39,6 +39,8 @@ pub(super) enum Begun<'a> {
     Replayed(Head),
     /// The ref is somewhere else.
     Moved(Option<Head>),
+    /// The ref has this sequence number, which is not below the new one.
+    Backwards(u64),
 }
 
 /// A ref that nobody else moves meanwhile.
@@ -100,6 +102,9 @@ impl Refs {
         let head = table.heads.get(&key).copied();
         if head.map(|head| head.snapshot) != update.expected {
             return Begun::Moved(head);
+        }
+        if let Some(head) = head.filter(|head| head.sequence >= update.sequence) {
+            return Begun::Backwards(head.sequence);
         }
         table.busy.insert(key);
         Begun::Reserved(Reservation { refs: self, update })

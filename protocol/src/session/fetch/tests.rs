@@ -198,3 +198,19 @@ fn an_object_of_the_next_request_before_the_end_of_this_one_is_refused() {
     session.accept(ObjectKind::Chunk, b"a").unwrap();
     assert!(matches!(session.accept(ObjectKind::Chunk, b"b"), Err(FetchError::OutOfTurn)));
 }
+
+#[test]
+fn a_tree_that_could_reach_a_git_folder_is_not_taken() {
+    use crate::object::{Entry, EntryKind, Tree, TreeSums};
+    let kind = EntryKind::Directory {
+        mode: 0o755,
+        tree: crate::id::TreeId::of(b""),
+        below: TreeSums::default(),
+    };
+    let tree = Tree::Leaf(vec![Entry { name: b".Git".to_vec(), kind }]).encode();
+    let mut session = FetchSession::new();
+    session.want(ObjectId::of(ObjectKind::Tree, &tree));
+    session.request().unwrap();
+    let refused = session.accept(ObjectKind::Tree, &tree);
+    assert!(matches!(refused, Err(FetchError::Malformed { .. })), "{refused:?}");
+}

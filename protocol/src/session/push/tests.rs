@@ -364,3 +364,23 @@ fn keys_are_half_a_hash() {
     assert_eq!(key(&id)[..], id.hash[..16]);
     assert_eq!(id.prefix()[..], id.hash[..8]);
 }
+
+#[test]
+fn a_tree_that_could_reach_a_git_folder_is_not_taken() {
+    use crate::encode::DecodeError;
+    use crate::object::{Blob, Content, Entry, EntryKind, Tree};
+    use crate::path::NameError;
+    let tree = |name: &str| {
+        let content = Content::Chunk(crate::id::ChunkId::of(b""));
+        let kind = EntryKind::File { mode: 0, blob: Blob { size: 0, content } };
+        Tree::Leaf(vec![Entry { name: name.into(), kind }]).encode()
+    };
+    let mut receiver = PushReceiver::new();
+    for name in [".git", ".GIT ", "git~1", ".g\u{200c}it"] {
+        let refused = receiver.accept(ObjectKind::Tree, &tree(name));
+        assert_eq!(refused, Err(DecodeError::Name(NameError::Git)), "{name}");
+        // It stays readable: a checkout that meets it names the path.
+        assert!(Tree::decode(&tree(name)).is_ok());
+    }
+    receiver.accept(ObjectKind::Tree, &tree(".gitignore")).unwrap();
+}
