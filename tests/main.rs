@@ -6,4 +6,5 @@ mod support;
 mod cli;
 mod roundtrip;
 mod handoff;
+mod enrolment;
 mod tidy;
