@@ -5,6 +5,7 @@
 mod support;
 mod cli;
 mod docs;
+mod enrolment;
 mod handoff;
 mod roundtrip;
 mod tidy;

@@ -167,8 +167,7 @@ impl Daemon {
         name: Option<String>,
     ) -> Result<Answer, Fail> {
         let ticket = Ticket::decode(ticket).map_err(|error| {
-            Fail::new("ticket-malformed", chain(&error))
-                .hint("copy the whole word after `baton join`")
+            Fail::new("ticket", chain(&error)).hint("copy the whole word after `baton join`")
         })?;
         if name.as_deref() == Some(LOCAL) {
             return Err(Fail::new("name-taken", "`local` is the node embedded in this daemon")

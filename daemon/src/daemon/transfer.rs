@@ -291,8 +291,9 @@ impl Daemon {
                 Err(fail) => last = Some(fail),
             }
         }
-        Err(last
-            .unwrap_or_else(|| Fail::new("not-found", format!("there is no snapshot {digits}"))))
+        Err(last.unwrap_or_else(|| {
+            Fail::new("not-found", format!("there is no snapshot {digits}")).hint("baton log")
+        }))
     }
 
     /// Heads of a node's refs that start with these digits.
