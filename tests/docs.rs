@@ -45,8 +45,13 @@ fn spans(text: &str) -> Vec<(String, String)> {
             prose.push(' ');
         }
     }
-    let parts: Vec<&str> = prose.split('`').collect();
-    parts.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect()
+    let mut parts = prose.split('`').map(str::to_owned);
+    let pair = || Some((parts.next()?, parts.next()?));
+    std::iter::from_fn(pair).collect()
+}
+
+fn is_rust(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "rs")
 }
 
 /// What is wrong with the files and tests that a document names.
@@ -57,7 +62,7 @@ fn wrong_names(name: &str, document: &str) -> Vec<String> {
         let separator = before.trim();
         if span.contains(['{', '*', ' ']) {
             file = None;
-        } else if span.contains('/') && span.ends_with(".rs") {
+        } else if span.contains('/') && is_rust(&span) {
             file =
                 std::fs::read_to_string(root().join(&span)).ok().map(|text| (span.clone(), text));
             if file.is_none() {
