@@ -15,4 +15,4 @@ pub use reader::{SegmentHeader, read_header, scan};
 pub use record::{
     MAX_RECORD, RECORD_TARGET, Record, RecordBuilder, RecordEntry, RecordHead, decode_record,
 };
-pub use writer::{Appended, SEAL_AT, Sealed, SegmentWriter};
+pub use writer::{Appended, SEAL_AT, SealError, Sealed, SegmentWriter};
