@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::ObjectId;
 
-use super::staging::lock;
 use super::{Vault, Writer};
 use crate::error::StoreError;
 use crate::fs::{self, Context};
@@ -137,7 +136,9 @@ impl Vault {
         }
         // It may have been renamed between our looking up its name and opening it: a segment is
         // sealed under the lock of its class.
-        let _sealing: Vec<_> = self.0.writers.iter().map(lock).collect();
+        let writers = self.0.writers.iter();
+        let _sealing: Vec<_> =
+            writers.map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         self.open_segment(segment)
     }
 
