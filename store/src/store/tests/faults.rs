@@ -59,7 +59,7 @@ fn whatever_operation_fails_nothing_acknowledged_is_lost() {
             if done {
                 break;
             }
-            at += 4;
+            at += 7;
         }
     }
 }
