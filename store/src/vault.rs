@@ -14,7 +14,6 @@ mod reconcile;
 mod segments;
 mod staging;
 
-use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -29,7 +28,7 @@ pub(crate) use refs::Refs;
 use crate::error::StoreError;
 use crate::index::{Index, Location};
 use crate::journal::{Journal, Poison};
-use crate::layout::Layout;
+use crate::layout::{Layout, StoreLock};
 use crate::objects::ObjectSource;
 use crate::segment::{Record, SegmentWriter};
 
@@ -46,7 +45,7 @@ pub(crate) struct Commits {
     /// Bytes of memory that objects take which only the journal has.
     pub(crate) memory: AtomicU64,
     /// The store is this process's for as long as anything can write to it. Goes last.
-    pub(crate) _lock: File,
+    pub(crate) _lock: StoreLock,
 }
 
 /// One vault; cheap to clone.
