@@ -303,3 +303,6 @@ impl Appender {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,6 @@ mod staging;
 mod closure;
 mod intake;
 
-use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -30,7 +29,7 @@ use crate::error::StoreError;
 use crate::fs::Context;
 use crate::index::{Index, Location};
 use crate::journal::{Journal, Poison};
-use crate::layout::Layout;
+use crate::layout::{Layout, StoreLock};
 use crate::objects::ObjectSource;
 use crate::segment::{Record, SegmentWriter};
 
@@ -47,7 +46,7 @@ pub(crate) struct Commits {
     /// Bytes of memory that objects take which only the journal has.
     pub(crate) memory: AtomicU64,
     /// The store is this process's for as long as anything can write to it. Goes last.
-    pub(crate) _lock: File,
+    pub(crate) _lock: StoreLock,
 }
 
 /// One vault; cheap to clone.

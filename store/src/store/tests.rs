@@ -11,6 +11,7 @@ use baton_protocol::object::{Blob, Content, Entry as TreeEntry, EntryKind, Snaps
 mod faults;
 mod model;
 mod proofs;
+mod together;
 
 use super::*;
 use crate::journal::RefUpdate;

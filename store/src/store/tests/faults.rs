@@ -59,7 +59,7 @@ fn whatever_operation_fails_nothing_acknowledged_is_lost() {
             if done {
                 break;
             }
-            at += 4;
+            at += 7;
         }
     }
 }
@@ -157,4 +157,22 @@ fn what_compresses_well_does_not_pile_up_in_memory() {
     while commits.memory.load(Ordering::Relaxed) > FOLD_MEMORY {
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn children_that_are_started_meanwhile_do_not_keep_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let opened = (0..60).try_for_each(|_| Store::open(folder.path()).map(drop));
+        stop.store(true, Ordering::Relaxed);
+        opened.unwrap();
+    });
 }

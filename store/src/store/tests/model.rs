@@ -22,8 +22,6 @@ struct Model {
     snapshots: BTreeMap<SnapshotId, BTreeMap<String, Vec<u8>>>,
     /// Kept without a ref.
     kept: BTreeMap<ObjectId, Vec<u8>>,
-    /// Lengths of files as they were when the last operation was acknowledged.
-    lengths: BTreeMap<PathBuf, u64>,
 }
 
 impl Model {
@@ -75,12 +73,12 @@ fn lengths(root: &Path) -> BTreeMap<PathBuf, u64> {
     found
 }
 
-/// Cuts off what was appended since the last acknowledgement, or a part of it, or fills it with zeros:
-/// what a power cut does to bytes that were not synced.
+/// Cuts off what was appended to segments since they were synced, or a part of it, or fills it with
+/// zeros: what a power cut does.
 fn cut_power(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Random) {
     for (name, len) in lengths(root) {
-        let is_log = name.starts_with("journal") || name.to_string_lossy().contains("open-");
-        let Some(&synced) = durable.get(&name).filter(|&&synced| is_log && synced < len) else {
+        let is_open = name.to_string_lossy().contains("open-");
+        let Some(&synced) = durable.get(&name).filter(|&&synced| is_open && synced < len) else {
             continue;
         };
         let file = fs::open_writable(&root.join(&name)).unwrap();
@@ -90,6 +88,16 @@ fn cut_power(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Random)
             file.set_len(len).unwrap();
         }
     }
+}
+
+/// Cuts the journal somewhere in what was appended to it, or not at all; returns whether it did.
+fn cut_journal(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Random) -> bool {
+    let path = journal_files(root).pop().unwrap();
+    let len = path.metadata().unwrap().len();
+    let synced = durable[path.strip_prefix(root).unwrap()];
+    let cut = synced + random.next(len - synced + 1);
+    fs::open_writable(&path).unwrap().set_len(cut).unwrap();
+    cut < len
 }
 
 fn drop_index(root: &Path) {
@@ -140,29 +148,40 @@ fn run(seed: u64, steps: u64) {
                 store = Store::open(folder.path()).unwrap();
             }
             _ => {
-                // In the middle of a push that nobody acknowledged, or of a fold.
-                model.lengths = lengths(folder.path());
-                let intake = store.vault(VAULT).unwrap().intake();
-                let unacked = put(&intake, &content(&mut random), 1, None).unwrap();
-                let stop = random.next(3);
-                let copy = if stop == 0 {
-                    std::thread::scope(|scope| {
+                let copy = match random.next(3) {
+                    0 => std::thread::scope(|scope| {
                         let folding = scope.spawn(|| store.fold());
                         let copy = copy_folding(folder.path());
                         folding.join().unwrap().unwrap();
                         copy
-                    })
-                } else {
-                    if stop == 1 {
+                    }),
+                    1 => {
+                        // In the middle of a push, of which a part was synced.
+                        let intake = store.vault(VAULT).unwrap().intake();
+                        put(&intake, &content(&mut random), 1, None).unwrap();
                         intake.flush().unwrap();
+                        let durable = lengths(folder.path());
+                        put(&intake, &content(&mut random), 1, None).unwrap();
+                        let copy = copy_store(folder.path());
+                        cut_power(copy.path(), &durable, &mut random);
+                        copy
                     }
-                    copy_store(folder.path())
+                    _ => {
+                        // In the middle of writing a commit to the journal.
+                        let durable = lengths(folder.path());
+                        let content = content(&mut random);
+                        let sequence = model.head.map_or(1, |(_, sequence)| sequence + 1);
+                        let parent = model.head.map(|(snapshot, _)| snapshot);
+                        let head = commit(&store, &content, sequence, parent).unwrap().head;
+                        let copy = copy_store(folder.path());
+                        if !cut_journal(copy.path(), &durable, &mut random) {
+                            model.head = Some((head.snapshot, sequence));
+                            model.snapshots.insert(head.snapshot, content);
+                        }
+                        copy
+                    }
                 };
-                drop((intake, unacked));
                 drop(store);
-                if stop != 0 {
-                    cut_power(copy.path(), &model.lengths, &mut random);
-                }
                 if random.next(3) == 0 {
                     drop_index(copy.path());
                 }
