@@ -75,6 +75,12 @@ pub enum StoreError {
         /// What failed.
         first: String,
     },
+    /// An object that was put could not be written, so that what is on its way in is not whole.
+    #[error("an earlier object could not be written ({first}); all of it has to be put again")]
+    Incomplete {
+        /// What failed.
+        first: String,
+    },
     /// A record could not be compressed; memory is the only known cause.
     #[error("compressing a record")]
     Compress(#[source] baton_protocol::delta::DeltaError),

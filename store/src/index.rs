@@ -204,19 +204,30 @@ impl Index {
         })
     }
 
+    /// Takes back that anything is closed.
+    pub fn reopen(&self) -> Result<(), StoreError> {
+        self.write("taking proofs back", |db| {
+            db.execute("UPDATE object SET closed = 0 WHERE kind != 1 AND closed != 0", []).map(drop)
+        })
+    }
+
     /// Every segment.
     pub fn segments(&self) -> Result<Vec<SegmentRow>, StoreError> {
         self.read("listing segments", |db| {
             db.prepare_cached("SELECT segment, name, class, indexed FROM segment")?
-                .query_map([], |row| {
-                    Ok(SegmentRow {
-                        segment: row.get(0)?,
-                        name: row.get(1)?,
-                        class: row.get(2)?,
-                        indexed: row.get(3)?,
-                    })
-                })?
+                .query_map([], segment_row)?
                 .collect()
+        })
+    }
+
+    /// One segment.
+    pub fn segment(&self, segment: u32) -> Result<Option<SegmentRow>, StoreError> {
+        self.read("looking up a segment", |db| {
+            db.prepare_cached(
+                "SELECT segment, name, class, indexed FROM segment WHERE segment = ?1",
+            )?
+            .query_row([segment], segment_row)
+            .optional()
         })
     }
 
@@ -267,12 +278,11 @@ impl Index {
         })
     }
 
-    /// Every object with its place, ascending by place.
+    /// Hands every object with its place to `visit`, in no order.
     pub fn for_each(&self, mut visit: impl FnMut(ObjectId, Location)) -> Result<(), StoreError> {
         self.read("listing objects", |db| {
             let mut all = db.prepare(
-                "SELECT segment, offset, record_len, inner, len, hash, kind FROM object
-                 ORDER BY segment, offset, inner",
+                "SELECT segment, offset, record_len, inner, len, hash, kind FROM object",
             )?;
             let mut rows = all.query([])?;
             while let Some(row) = rows.next()? {
@@ -347,6 +357,15 @@ impl Index {
 fn prefix(id: &ObjectId) -> [u8; 8] {
     let [a, b, c, d, e, f, g, h, ..] = id.hash;
     [a, b, c, d, e, f, g, h]
+}
+
+fn segment_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<SegmentRow> {
+    Ok(SegmentRow {
+        segment: row.get(0)?,
+        name: row.get(1)?,
+        class: row.get(2)?,
+        indexed: row.get(3)?,
+    })
 }
 
 fn location(row: &rusqlite::Row<'_>) -> rusqlite::Result<Location> {

@@ -5,17 +5,23 @@
 //!
 //! **Invariant:** what [`ObjectSource::read`] returns has the hash that was asked for.
 
-mod closure;
-mod intake;
 mod pending;
+mod cache;
 mod refs;
 mod segments;
+mod reconcile;
+mod staging;
+mod closure;
+mod intake;
 
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use baton_protocol::id::{DeviceId, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId};
 use baton_protocol::message::Head;
 
+pub(crate) use intake::FOLD_MEMORY;
 pub use intake::{CommitError, Committed, Intake};
 pub(crate) use pending::{Pending, PendingObject};
 pub(crate) use refs::Refs;
@@ -38,6 +44,10 @@ pub(crate) struct Commits {
     pub(crate) gate: RwLock<()>,
     /// Wakes the thread that folds the journal.
     pub(crate) fold: std::sync::mpsc::SyncSender<()>,
+    /// Bytes of memory that objects take which only the journal has.
+    pub(crate) memory: AtomicU64,
+    /// The store is this process's for as long as anything can write to it. Goes last.
+    pub(crate) _lock: File,
 }
 
 /// One vault; cheap to clone.
@@ -54,7 +64,7 @@ struct Inner {
     writers: [Mutex<Option<Writer>>; 2],
     files: segments::Files,
     unindexed: segments::Unindexed,
-    cache: Mutex<segments::RecordCache>,
+    cache: Mutex<cache::RecordCache>,
     pending: RwLock<Pending>,
     refs: Refs,
 }
@@ -73,9 +83,12 @@ impl Vault {
         layout: &Layout,
         commits: Arc<Commits>,
         refs: Refs,
-        pending: Pending,
+        mut pending: Pending,
     ) -> Result<Self, StoreError> {
-        let index = segments::open_index(layout, id)?;
+        let (index, whole) = reconcile::open_index(layout, id)?;
+        if !whole {
+            pending.reopen();
+        }
         Ok(Self(Arc::new(Inner {
             id,
             layout: layout.clone(),
@@ -120,6 +133,7 @@ impl Vault {
         found.extend(self.0.index.find_prefix(kind, prefix)?);
         found.sort_unstable();
         found.dedup();
+        found.truncate(16);
         Ok(found)
     }
 
@@ -181,8 +195,26 @@ impl Vault {
         self.0.pending.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn pending_mut(&self) -> std::sync::RwLockWriteGuard<'_, Pending> {
-        self.0.pending.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Changes what is pending, and keeps count of the memory that it takes.
+    fn change_pending<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
+        let mut pending = self.0.pending.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = pending.size();
+        let changed = change(&mut pending);
+        let memory = &self.0.commits.memory;
+        memory.fetch_add(pending.size(), Ordering::Relaxed);
+        memory.fetch_sub(before, Ordering::Relaxed);
+        changed
+    }
+
+    /// Objects that only the journal has.
+    pub(crate) fn pending_ids(&self) -> Vec<ObjectId> {
+        self.pending().ids()
+    }
+
+    /// Takes every proof back that something is whole: what it relied on may be lost.
+    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        self.change_pending(Pending::reopen);
+        self.0.index.reopen()
     }
 
     /// What a checkpoint has to say of this vault.
@@ -206,7 +238,7 @@ impl Vault {
         }
         intake.flush()?;
         self.0.index.close(&closed)?;
-        self.pending_mut().remove_through(last);
+        self.change_pending(|pending| pending.remove_through(last));
         Ok(())
     }
 
@@ -230,7 +262,7 @@ impl Vault {
                 return Ok(Some(record));
             }
         }
-        let Some(record) = self.0.files.read_record(self, at)? else { return Ok(None) };
+        let Some(record) = self.read_record(at)? else { return Ok(None) };
         let record = Arc::new(record);
         let mut cache = self.0.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         cache.insert(key, record.clone());
