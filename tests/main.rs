@@ -1,6 +1,6 @@
 //! Whole-program tests: one file per promise.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
 mod cli;

@@ -3,7 +3,6 @@
 
 #![expect(
     clippy::disallowed_methods,
-    clippy::print_stderr,
     reason = "a test has the file system and the environment itself, and says what it skips"
 )]
 

@@ -110,7 +110,7 @@ impl Env {
             log: text("BATON_LOG"),
             run: text("BATON_RUN"),
             inherited: NodeEnvironment::default(),
-            git_user: git_user(&folder),
+            git_user: git_user(folder),
             private: folder("HOME").into_iter().collect(),
         })
     }

@@ -259,6 +259,7 @@ impl Workspaces {
         Ok((id, snapshot))
     }
 
+    #[expect(clippy::unused_self, reason = "a step of the two above")]
     fn commit(
         &self,
         intake: Intake,
@@ -303,7 +304,7 @@ fn attach(intake: &Intake, options: &TakeOptions) -> Result<Vec<ConversationId>,
         let name = path.file_name().unwrap_or_default();
         let blob = chunker.store(&mut file, intake).map_err(|error| match error {
             ChunkError::Store(error) => TakeError::Store(error),
-            other => failed(other.into()),
+            other @ ChunkError::Read(_) => failed(other.into()),
         })?;
         let rel = RelPath::new(name.as_bytes()).map_err(|error| failed(error.into()))?;
         attachments.push(Part { path: rel, blob });

@@ -117,7 +117,7 @@ impl Daemon {
     pub(super) fn issue_ticket(
         &self,
         user: Option<String>,
-        role: Option<String>,
+        role: Option<&str>,
         expires_ms: u64,
         uses: u32,
     ) -> Result<TicketAnswer, Fail> {
@@ -128,7 +128,7 @@ impl Daemon {
             )
             .hint("baton serve"));
         };
-        let role = match role.as_deref() {
+        let role = match role {
             None => Role::Admin,
             Some(name) => Role::parse(name).ok_or_else(|| {
                 Fail::new("role", format!("{name:?} is no role; there are push, run and admin"))
@@ -156,9 +156,11 @@ impl Daemon {
         expires_ms: u64,
         uses: u32,
     ) -> Result<Answer, Fail> {
-        self.blocking("ticket", move |daemon| daemon.issue_ticket(user, role, expires_ms, uses))
-            .await
-            .map(Answer::Ticket)
+        self.blocking("ticket", move |daemon| {
+            daemon.issue_ticket(user, role.as_deref(), expires_ms, uses)
+        })
+        .await
+        .map(Answer::Ticket)
     }
 
     pub(super) async fn join(
@@ -221,7 +223,7 @@ impl Daemon {
     }
 
     pub(super) async fn remote_list(self: &Arc<Self>) -> Result<Answer, Fail> {
-        self.blocking("remotes", |daemon| daemon.remotes_answer()).await.map(Answer::Remotes)
+        self.blocking("remotes", Self::remotes_answer).await.map(Answer::Remotes)
     }
 
     pub(super) fn remotes_answer(&self) -> Result<RemotesAnswer, Fail> {
@@ -276,7 +278,7 @@ impl Daemon {
     }
 
     pub(super) async fn device_list(self: &Arc<Self>) -> Result<Answer, Fail> {
-        self.blocking("devices", |daemon| daemon.devices_answer()).await.map(Answer::Devices)
+        self.blocking("devices", Self::devices_answer).await.map(Answer::Devices)
     }
 
     fn devices_answer(&self) -> Result<DevicesAnswer, Fail> {

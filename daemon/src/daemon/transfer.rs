@@ -324,6 +324,8 @@ impl Daemon {
             let vault = &daemon.workspaces.vault;
             let loaded = load_snapshot(vault, snapshot)?;
             if let Some(above) = into.parent() {
+                // With the usual mode: the folders are the user's, and not ours.
+                #[expect(clippy::disallowed_methods, reason = "the one of the store is private")]
                 std::fs::create_dir_all(above).map_err(|error| {
                     Fail::new("restore", format!("creating {}: {error}", above.display()))
                 })?;

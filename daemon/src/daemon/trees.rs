@@ -218,10 +218,7 @@ pub(super) fn diff_answer<S: ObjectSource + ?Sized>(
     with_patch: bool,
 ) -> Result<DiffAnswer, Fail> {
     let changes = diff(source, old, new)?;
-    let patch = match with_patch {
-        true => Some(patch::unified(source, old, new, &changes)?),
-        false => None,
-    };
+    let patch = if with_patch { Some(patch::unified(source, old, new, &changes)?) } else { None };
     let entry = |change: &baton_store::diff::Change| ChangeEntry {
         path: ReportPath::new(change.path.as_bytes()),
         kind: kind_name(change.kind).to_owned(),

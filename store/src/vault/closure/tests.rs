@@ -56,7 +56,7 @@ fn directory(tree: TreeId, files: u64, bytes: u64) -> EntryKind {
 /// A manifest of two chunks of 200,000 bytes.
 fn two_chunks(intake: &Intake) -> ManifestId {
     let extents =
-        [1, 2].map(|byte| Extent { len: 200_000, chunk: chunk(intake, &[byte; 200_000]) });
+        [1, 2].map(|byte| Extent { len: 200_000, chunk: chunk(intake, &vec![byte; 200_000]) });
     manifest(intake, &Manifest::Leaf(extents.to_vec()))
 }
 
