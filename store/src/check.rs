@@ -9,9 +9,10 @@ use baton_protocol::object::Object;
 
 use crate::error::StoreError;
 use crate::fs;
+use crate::index::{Location, SegmentRow};
 use crate::layout::{Class, Layout};
 use crate::objects::ObjectSource;
-use crate::segment::{read_footer, read_header, scan};
+use crate::segment::{SegmentWriter, read_footer, read_header, scan};
 use crate::store::Store;
 use crate::vault::Vault;
 
@@ -53,7 +54,19 @@ pub fn check(
     }
     for id in store.vaults()? {
         match store.vault(id) {
-            Ok(vault) => check_vault(&vault, id, data, &mut checked, &mut progress)?,
+            Ok(vault) => {
+                let before = checked.problems.len();
+                match check_vault(&vault, id, data, &mut checked, &mut progress) {
+                    Err(error) if error.is_corruption() => {
+                        checked.found(format!("vault {id}"), error);
+                    }
+                    other => other?,
+                }
+                if checked.problems.len() > before {
+                    // Made anew from the bytes it lists what is there, and nothing else.
+                    vault.index().doubt();
+                }
+            }
             Err(error) => checked.found(format!("vault {id}"), error),
         }
     }
@@ -149,48 +162,58 @@ fn check_segments(
     checked: &mut Checked,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), StoreError> {
-    let mut stored = HashSet::new();
+    // Before the segments: what is written meanwhile is in neither.
+    let mut listed = HashSet::new();
+    vault.index().for_each(|object, at| {
+        listed.insert((object, at));
+    })?;
+    let rows = vault.index().segments()?;
     for class in Class::ALL {
         let folder = vault.layout().segments(id, class);
         for name in fs::list_dir(&folder)? {
-            check_segment(
-                vault.layout(),
-                id,
-                class,
-                &folder.join(name),
-                &mut stored,
-                checked,
-                progress,
-            )?;
+            let path = folder.join(&name);
+            let place = Place { layout: vault.layout(), vault: id, class, path: &path };
+            check_segment(&place, &rows, &mut listed, checked, progress)?;
         }
     }
-    let mut lost = 0u64;
-    vault.index().for_each(|object, _| lost += u64::from(!stored.contains(&object)))?;
-    if lost > 0 {
+    if !listed.is_empty() {
         checked.found(
             format!("index of vault {id}"),
-            format!("{lost} objects are listed that no segment holds intact"),
+            format!("{} objects are listed where no segment holds them intact", listed.len()),
         );
     }
     Ok(())
 }
 
-fn check_segment(
-    layout: &Layout,
+/// A segment.
+struct Place<'a> {
+    layout: &'a Layout,
     vault: VaultId,
     class: Class,
-    path: &std::path::Path,
-    stored: &mut HashSet<ObjectId>,
+    path: &'a std::path::Path,
+}
+
+/// Takes away from `listed` what is there.
+fn check_segment(
+    place: &Place<'_>,
+    rows: &[SegmentRow],
+    listed: &mut HashSet<(ObjectId, Location)>,
     checked: &mut Checked,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), StoreError> {
+    let &Place { layout, vault, class, path } = place;
     let name = path.strip_prefix(layout.root()).unwrap_or(path).display().to_string();
     let file = fs::open(path)?;
     let header = read_header(&file, path)?;
-    if header.is_none_or(|header| header.class != class || header.vault != vault) {
+    let Some(header) = header.filter(|header| header.class == class && header.vault == vault)
+    else {
         checked.found(&name, "this is no segment of its vault");
         return Ok(());
-    }
+    };
+    // It may have been sealed since its row was read.
+    let open_name = SegmentWriter::open_name(&header.uid);
+    let is_row = |row: &&SegmentRow| name.ends_with(&row.name) || row.name == open_name;
+    let segment = rows.iter().find(is_row).map(|row| row.segment);
     let mut lies = Vec::new();
     let mut expected = crate::segment::SegmentHeader::LEN as u64;
     let mut holes = Vec::new();
@@ -202,10 +225,12 @@ fn check_segment(
         expected = offset + u64::from(record_len);
         checked.bytes_read += u64::from(record_len);
         for entry in &record.entries {
-            if ObjectId::of(entry.id.kind, record.bytes(entry)) == entry.id {
-                stored.insert(entry.id);
-            } else {
+            if ObjectId::of(entry.id.kind, record.bytes(entry)) != entry.id {
                 lies.push((offset, entry.id));
+            } else if let Some(segment) = segment {
+                let (inner, len) = (entry.inner, entry.len);
+                let at = Location { segment, offset, record_len, inner, len };
+                listed.remove(&(entry.id, at));
             }
         }
         progress(checked.objects, checked.bytes_read);
