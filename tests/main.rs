@@ -7,4 +7,5 @@ mod cli;
 mod roundtrip;
 mod handoff;
 mod enrolment;
+mod damage;
 mod tidy;
