@@ -4,6 +4,7 @@
 
 mod support;
 mod cli;
+mod damage;
 mod docs;
 mod enrolment;
 mod handoff;

@@ -58,7 +58,19 @@ pub fn check(
     }
     for id in store.vaults()? {
         match store.vault(id) {
-            Ok(vault) => check_vault(&vault, id, data, &mut checked, &mut progress)?,
+            Ok(vault) => {
+                let before = checked.problems.len();
+                match check_vault(&vault, id, data, &mut checked, &mut progress) {
+                    Err(error) if error.is_corruption() => {
+                        checked.found(format!("vault {id}"), error);
+                    }
+                    other => other?,
+                }
+                if checked.problems.len() > before {
+                    // Made anew from the bytes it lists what is there, and nothing else.
+                    vault.index().doubt();
+                }
+            }
             Err(error) => checked.found(format!("vault {id}"), error),
         }
     }

@@ -249,7 +249,11 @@ impl Vault {
             record.as_ref().and_then(|record| record.raw.get(start..start + at.len as usize));
         match bytes {
             Some(bytes) if ObjectId::of(id.kind, bytes) == *id => Ok(bytes.to_vec()),
-            _ => Err(StoreError::DamagedObject(*id)),
+            _ => {
+                // Either the bytes are damaged, or they are somewhere else.
+                self.0.index.doubt();
+                Err(StoreError::DamagedObject(*id))
+            }
         }
     }
 

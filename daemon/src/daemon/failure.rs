@@ -83,7 +83,10 @@ impl From<StoreError> for Fail {
             StoreError::Poisoned { .. } => {
                 Self::of("store-poisoned", &error).hint("baton daemon stop, then try again")
             }
-            error if error.is_corruption() => Self::of("damaged", error).hint("baton check --data"),
+            error if error.is_corruption() => Self::of("damaged", error).hint(
+                "baton check --data says what is damaged; what can be mended is at the next start: \
+                 baton daemon stop, then try again",
+            ),
             error => Self::of("store", error),
         }
     }

@@ -115,7 +115,12 @@ impl Daemon {
                     return Ok(true);
                 }
                 if seen.insert(id) && daemon.workspaces.vault.contains(&id.into())? {
-                    open.extend(load_snapshot(&daemon.workspaces.vault, id)?.parents);
+                    match load_snapshot(&daemon.workspaces.vault, id) {
+                        Ok(snapshot) => open.extend(snapshot.parents),
+                        // What came before it is not known any more.
+                        Err(error) if error.is_corruption() => {}
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             }
             Ok(false)

@@ -333,6 +333,53 @@ fn a_damaged_index_is_made_anew_from_the_segments() {
     assert_eq!(files(&store, head.snapshot).unwrap(), large(1));
 }
 
+/// Opens a store that was just closed: a program that another test is starting has its lock for a
+/// moment, too.
+fn open_again(folder: &std::path::Path) -> Store {
+    for _ in 0..1000 {
+        match Store::open(folder) {
+            Err(StoreError::Locked { .. }) => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays locked", folder.display());
+}
+
+#[test]
+fn a_bit_of_the_index_costs_at_most_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = {
+        let store = Store::open(folder.path()).unwrap();
+        let head = commit(&store, &large(1), 1, None).unwrap().head;
+        store.fold().unwrap();
+        head
+    };
+    let index = format!("vaults/{VAULT}/index.db");
+    let whole = bytes_of(&folder.path().join(&index));
+    let mut noticed = 0;
+    for at in (0..whole.len()).step_by(whole.len() / 40) {
+        let copy = copy_store(folder.path());
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        fs::write_atomic(&copy.path().join(&index), &flipped, 0o600).unwrap();
+        let store = open_again(copy.path());
+        match files(&store, head.snapshot) {
+            Ok(found) => assert_eq!(found, large(1), "byte {at}"),
+            Err(error) => assert!(error.is_corruption(), "byte {at}: {error}"),
+        }
+        let checked = crate::check::check(&store, true, |_, _| {}).unwrap();
+        noticed += usize::from(!checked.problems.is_empty());
+        drop(store);
+        let store = open_again(copy.path());
+        assert_eq!(files(&store, head.snapshot).unwrap(), large(1), "byte {at}");
+        let checked = crate::check::check(&store, true, |_, _| {}).unwrap();
+        assert_eq!(checked.problems, [], "byte {at}");
+    }
+    assert!(noticed > 3, "{noticed} of the flipped bits mattered");
+}
+
 #[test]
 fn a_segment_that_lost_its_end_is_missing_just_that_and_takes_it_again() {
     let folder = tempfile::tempdir().unwrap();

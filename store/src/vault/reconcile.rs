@@ -16,8 +16,8 @@ use crate::index::{Index, Location, SegmentRow};
 use crate::layout::{Class, Layout};
 use crate::segment::{Footer, SegmentHeader, SegmentWriter, read_footer, read_header, scan};
 
-/// Opens the index of a vault and brings it up to the segments: an index that is damaged or gone is
-/// made anew, rows without bytes are dropped, records without rows are added.
+/// Opens the index of a vault and brings it up to the segments: an index that is damaged, doubted or
+/// gone is made anew, rows without bytes are dropped, records without rows are added.
 ///
 /// Also returns whether all that was ever indexed is still there, as far as one can see: if not,
 /// proofs that something is whole are worth nothing.
@@ -29,55 +29,66 @@ pub(super) fn open_index(layout: &Layout, vault: VaultId) -> Result<(Index, bool
     fs::sync_dir(&layout.vault(vault))?;
     fs::sync_dir(&layout.vaults())?;
     let path = layout.index(vault);
-    let is_new = !path.exists();
-    let opened = Index::open(&path)
-        .and_then(|index| reconcile(layout, vault, &index).map(|whole| (index, whole && !is_new)));
-    match opened {
-        Err(StoreError::Database { source, .. }) if is_damage(&source) => {
-            tracing::warn!(path = %path.display(), "the index is damaged; it is made anew");
-            for suffix in ["", "-wal", "-shm"] {
-                let mut name = path.clone().into_os_string();
-                name.push(suffix);
-                fs::remove_file(&PathBuf::from(name))?;
-            }
-            let index = Index::open(&path)?;
-            reconcile(layout, vault, &index)?;
-            Ok((index, false))
+    let doubt = Index::doubt_file(&path);
+    if !doubt.exists() {
+        let is_new = !path.exists();
+        let opened = Index::open(&path).and_then(|index| {
+            let whole = reconcile(layout, vault, &index, Footers::Trusted)?;
+            Ok((index, whole && !is_new))
+        });
+        match opened {
+            Err(error @ StoreError::Database { .. }) if error.is_corruption() => {}
+            other => return other,
         }
-        other => other,
     }
+    tracing::warn!(path = %path.display(), "the index is damaged; it is made anew");
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.clone().into_os_string();
+        name.push(suffix);
+        fs::remove_file(&PathBuf::from(name))?;
+    }
+    let index = Index::open(&path)?;
+    // Every byte is read: what is listed now is there.
+    reconcile(layout, vault, &index, Footers::Ignored)?;
+    fs::remove_file(&doubt)?;
+    Ok((index, false))
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, TypeMismatch, Unknown};
-    match error.sqlite_error_code() {
-        Some(code) => matches!(code, DatabaseCorrupt | NotADatabase | TypeMismatch | Unknown),
-        // A value of another type than the one we wrote.
-        None => true,
-    }
+/// Whether what a sealed segment says of its records is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Footers {
+    Trusted,
+    Ignored,
 }
 
-fn reconcile(layout: &Layout, vault: VaultId, index: &Index) -> Result<bool, StoreError> {
+fn reconcile(
+    layout: &Layout,
+    vault: VaultId,
+    index: &Index,
+    footers: Footers,
+) -> Result<bool, StoreError> {
     let mut whole = true;
     let mut known: HashMap<String, SegmentRow> =
         index.segments()?.into_iter().map(|row| (row.name.clone(), row)).collect();
+    let mut found = Vec::new();
     for class in Class::ALL {
         let folder = layout.segments(vault, class);
         for name in fs::list_dir(&folder)? {
             let Ok(name) = name.into_string() else { continue };
             let path = folder.join(&name);
             let file = fs::open(&path)?;
-            let len = file.metadata().context("reading", &path)?.len();
             let header = read_header(&file, &path)?;
             let Some(header) =
                 header.filter(|header| header.class == class && header.vault == vault)
             else {
-                let row = known.remove(&name);
-                if row.is_none() && name.starts_with("open-") && len <= SegmentHeader::LEN as u64 {
+                let len = file.metadata().context("reading", &path)?.len();
+                let is_known = known.contains_key(&name);
+                if !is_known && name.starts_with("open-") && len <= SegmentHeader::LEN as u64 {
                     // A crash left a segment without its header; nothing was in it.
                     fs::remove_file(&path)?;
                 } else {
                     tracing::warn!(path = %path.display(), "no segment of this vault; left alone");
+                    known.remove(&name);
                 }
                 continue;
             };
@@ -85,28 +96,34 @@ fn reconcile(layout: &Layout, vault: VaultId, index: &Index) -> Result<bool, Sto
             let row = known
                 .remove(&name)
                 .or_else(|| known.remove(&SegmentWriter::open_name(&header.uid)));
-            match row {
-                Some(row) if row.indexed > len => {
-                    whole &= !lost(index, &row, len, &path)?;
-                    index.rename_segment(row.segment, &name, len)?;
-                }
-                Some(row) if row.name == name && row.indexed == len => {}
-                Some(row) => {
-                    file.sync_all().context("syncing", &path)?;
-                    let end = add_records(index, row.segment, row.indexed, &file, &path)?;
-                    let sealed = read_footer(&file, &path)?.is_some();
-                    index.rename_segment(row.segment, &name, if sealed { len } else { end })?;
-                }
-                None => {
-                    file.sync_all().context("syncing", &path)?;
-                    let segment = index.add_segment(&name, class as u8)?;
-                    add_segment(index, segment, &file, &path)?;
-                }
-            }
+            found.push((name, path, class, row));
         }
     }
+    // First: an object that has a row stays where that says.
     for row in known.into_values() {
         whole &= !lost(index, &row, 0, &layout.vault(vault).join(&row.name))?;
+    }
+    for (name, path, class, row) in found {
+        let file = fs::open(&path)?;
+        let len = file.metadata().context("reading", &path)?.len();
+        match row {
+            Some(row) if row.indexed > len => {
+                whole &= !lost(index, &row, len, &path)?;
+                index.rename_segment(row.segment, &name, len)?;
+            }
+            Some(row) if row.name == name && row.indexed == len => {}
+            Some(row) => {
+                file.sync_all().context("syncing", &path)?;
+                let end = add_records(index, row.segment, row.indexed, &file, &path)?;
+                let sealed = read_footer(&file, &path)?.is_some();
+                index.rename_segment(row.segment, &name, if sealed { len } else { end })?;
+            }
+            None => {
+                file.sync_all().context("syncing", &path)?;
+                let segment = index.add_segment(&name, class as u8)?;
+                add_segment(index, segment, &file, &path, footers)?;
+            }
+        }
     }
     Ok(whole)
 }
@@ -121,12 +138,22 @@ fn lost(index: &Index, row: &SegmentRow, len: u64, path: &Path) -> Result<bool, 
 }
 
 /// Adds rows for a segment that the index does not know: from its footer, or record by record.
-fn add_segment(index: &Index, segment: u32, file: &File, path: &Path) -> Result<(), StoreError> {
-    let Some(Footer { entries, .. }) = read_footer(file, path)? else {
-        add_records(index, segment, SegmentHeader::LEN as u64, file, path)?;
-        return Ok(());
-    };
+fn add_segment(
+    index: &Index,
+    segment: u32,
+    file: &File,
+    path: &Path,
+    footers: Footers,
+) -> Result<(), StoreError> {
     let len = file.metadata().context("reading", path)?.len();
+    let entries = match read_footer(file, path)? {
+        Some(Footer { entries, .. }) if footers == Footers::Trusted => entries,
+        footer => {
+            let end = add_records(index, segment, SegmentHeader::LEN as u64, file, path)?;
+            let all = if footer.is_some() { len } else { end };
+            return index.insert(segment, all, &mut [], false);
+        }
+    };
     let mut rows: Vec<_> = entries
         .into_iter()
         .map(|entry| {
