@@ -21,6 +21,12 @@ pub enum ClientError {
     /// The node said no.
     #[error("the node refused: {0}")]
     Refused(Refusal),
+    /// The node's list does not end.
+    #[error("the node's list is longer than {limit} bytes")]
+    TooLong {
+        /// How long a list may be.
+        limit: u64,
+    },
     /// The node answered something else.
     #[error("the node answered something else than was asked")]
     OutOfTurn,
@@ -33,7 +39,7 @@ impl ClientError {
         match self {
             Self::Transport(error) => error.is_retryable(),
             Self::Refused(refusal) => matches!(refusal.code, Unavailable | Internal),
-            Self::OutOfTurn => false,
+            Self::OutOfTurn | Self::TooLong { .. } => false,
         }
     }
 }

@@ -50,6 +50,7 @@ use crate::node::{Node, NodeParts};
 use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
+use crate::sync::push::Quota;
 use crate::task::Tasks;
 use crate::transport::limits::Limits;
 use crate::workspace::{TakeOptions, Workspaces, random};
@@ -294,8 +295,8 @@ impl Daemon {
                 handler: Arc::new(Requests {
                     store: self.store.clone(),
                     runs: self.runs.clone(),
+                    quota: Quota { vault: self.config.serve.quota_bytes, ..Quota::default() },
                     tasks: self.tasks.clone(),
-                    quota: self.config.serve.quota_bytes,
                 }),
                 limits: Limits::of(&self.config.serve),
                 tasks: self.tasks.clone(),

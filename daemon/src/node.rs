@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use baton_protocol::id::{DeviceId, NodeId};
-use baton_protocol::message::{Refusal, RefusalCode, Reply, Request};
+use baton_protocol::message::{Refusal, RefusalCode, Reply, Request, encode_list};
 use baton_store::catalog::Catalog;
 use baton_store::catalog::devices::Device;
 use baton_store::error::StoreError;
@@ -73,6 +73,19 @@ impl Session {
     /// Answers with one message and ends our side.
     pub async fn reply(&mut self, reply: &Reply) -> Result<(), TransportError> {
         self.stream.send(reply).await?;
+        self.stream.finish();
+        Ok(())
+    }
+
+    /// Answers with a list, in as many messages as it takes, and ends our side.
+    pub async fn reply_list<T: serde::Serialize>(
+        &mut self,
+        items: Vec<T>,
+        message: impl Fn(Vec<T>) -> Reply,
+    ) -> Result<(), TransportError> {
+        for frame in encode_list(items, message).map_err(TransportError::Malformed)? {
+            self.stream.write(&frame).await?;
+        }
         self.stream.finish();
         Ok(())
     }

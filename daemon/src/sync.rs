@@ -12,6 +12,7 @@ pub mod fetch;
 pub mod push;
 
 use baton_protocol::frame::FrameError;
+use baton_protocol::id::ObjectId;
 use baton_protocol::message::{Refusal, RefusalCode, Reply};
 use baton_store::error::StoreError;
 use serde::Serialize;
@@ -28,7 +29,7 @@ pub enum SyncError {
     Transport(#[from] TransportError),
     /// Our own store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The peer said no.
     #[error("the node refused: {0}")]
     Refused(Refusal),
@@ -41,12 +42,30 @@ pub enum SyncError {
     /// The peer sent a frame that cannot be read.
     #[error("reading what the node sent")]
     Frame(#[from] FrameError),
+    /// What came is whole by its hashes, and one object says of another what is not so.
+    #[error("{0} is not what another object of the same snapshot says of it")]
+    Contradicted(ObjectId),
+    /// The snapshot has more objects than any tree needs.
+    #[error("the snapshot has more than {limit} objects")]
+    TooMany {
+        /// How many may be fetched.
+        limit: u64,
+    },
     /// What came is whole by its hashes and yet not what was asked for.
     #[error("the node sent something else than it was asked for")]
     OutOfTurn,
     /// The store did not take what was fetched.
     #[error("keeping what was fetched")]
     Keep(#[source] baton_store::vault::CommitError),
+}
+
+impl From<StoreError> for SyncError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Contradicted(id) => Self::Contradicted(id),
+            other => Self::Store(other),
+        }
+    }
 }
 
 impl From<baton_protocol::session::push::PushError> for SyncError {
@@ -91,13 +110,13 @@ impl Wire {
         self.runtime.block_on(self.stream.read_frame())
     }
 
-    /// Reads a message however long the peer works on it.
+    /// Reads a message that the peer may have to work for.
     fn answer<T: DeserializeOwned>(&mut self) -> Result<T, TransportError> {
-        self.runtime.block_on(self.stream.reader.message_at_last())
+        self.runtime.block_on(self.stream.reader.message_after_work())
     }
 
     fn answer_frame(&mut self) -> Result<Option<Frame>, TransportError> {
-        self.runtime.block_on(self.stream.reader.next_at_last())
+        self.runtime.block_on(self.stream.reader.next_after_work())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
@@ -116,7 +135,34 @@ impl Wire {
         let refusal = Refusal { code, message: message.into() };
         self.send(&Reply::Refused(refusal))
     }
+
+    /// Ends a session whose peer sent no frame, or nothing for too long; where it may still listen it is
+    /// told.
+    fn give_up(&mut self, error: TransportError) -> SyncError {
+        let told = match &error {
+            TransportError::Malformed(_) => {
+                self.refuse(RefusalCode::Malformed, "what was sent is no frame")
+            }
+            // The same may work later: a machine that slept goes on by itself.
+            TransportError::Timeout { after, .. } => {
+                let message = format!("nothing more came for {} s", after.as_secs_f32());
+                self.refuse(RefusalCode::Unavailable, message)
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "nobody heard why");
+        }
+        error.into()
+    }
 }
+
+/// Most objects of one push or fetch: some times those of the largest tree known.
+const MAX_OBJECTS: u64 = 64_000_000;
+
+/// Bytes after which a receiver makes durable what came: a sync of the disk costs milliseconds, and on a
+/// slow link this is what a lost connection costs at most.
+const KEEP_AT: u64 = 8 * 1024 * 1024;
 
 /// How a node tells a device that its own store failed: what the device can do something about by
 /// name, the rest without details of the node's disk.
@@ -129,3 +175,6 @@ pub fn store_refusal(error: &StoreError) -> Refusal {
     let message = "the node's store failed; its log says how".to_owned();
     Refusal { code: RefusalCode::Internal, message }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,10 @@ use baton_store::vault::{CommitError, Intake, Vault};
 
 use crate::clock::Clock;
 
+/// How far a node may be ahead of a home that was put back to an older state: numbers would run out if
+/// any were believed.
+const MAX_AHEAD: u64 = 1 << 32;
+
 /// A snapshot could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
@@ -47,6 +51,14 @@ pub enum TakeError {
     /// The ref could not be moved.
     #[error("making the snapshot durable")]
     Commit(#[from] CommitError),
+    /// A node claims a head that no history of this home can have led to.
+    #[error("the node has number {theirs} of this workspace and this home {own}, which cannot be")]
+    Ahead {
+        /// What the node says.
+        theirs: u64,
+        /// This home's own number.
+        own: u64,
+    },
     /// A file to attach could not be read.
     #[error("attaching {}", path.display())]
     Attach {
@@ -208,7 +220,7 @@ impl Workspaces {
         let parts = SnapshotParts {
             workspace,
             device: self.device,
-            sequence: head.map_or(1, |head| head.sequence + 1),
+            sequence: head.map_or(1, |head| head.sequence.saturating_add(1)),
             parents: head.iter().map(|head| head.snapshot).collect(),
             conversations,
             created_at: self.clock.now_ms(),
@@ -253,12 +265,16 @@ impl Workspaces {
     ) -> Result<(SnapshotId, Snapshot), TakeError> {
         let head = self.head(workspace);
         let own = head.map_or(own, |head| head.snapshot);
+        let before = head.map_or(snapshot.sequence, |head| head.sequence);
+        if sequence > before.saturating_add(MAX_AHEAD) {
+            return Err(TakeError::Ahead { theirs: sequence, own: before });
+        }
         let mut snapshot = snapshot.clone();
         snapshot.parents = vec![own];
         if other != own {
             snapshot.parents.push(other);
         }
-        snapshot.sequence = sequence.max(head.map_or(0, |head| head.sequence)) + 1;
+        snapshot.sequence = sequence.max(before).saturating_add(1);
         snapshot.created_at = self.clock.now_ms();
         let id = self.commit(self.vault.intake(), &snapshot, head)?;
         Ok((id, snapshot))
@@ -342,4 +358,50 @@ fn attach(intake: &Intake, options: &TakeOptions) -> Result<Vec<ConversationId>,
     };
     let id = intake.put(ObjectKind::Conversation, &conversation.encode())?;
     Ok(vec![ConversationId::from_bytes(id.hash)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspaces(folder: &Path) -> Workspaces {
+        let store = baton_store::store::Store::open(&folder.join("store")).unwrap();
+        Workspaces {
+            catalog: Catalog::open(&folder.join("catalog.db")).unwrap(),
+            vault: store.vault(baton_protocol::id::VaultId::from_bytes([1; 16])).unwrap(),
+            device: DeviceId::from_bytes([2; 32]),
+            caches: folder.to_owned(),
+            git_user: GitUser::default(),
+            clock: Clock::manual(1_000_000),
+            taking: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn a_head_that_a_node_claims_is_kept_as_a_parent_unless_it_cannot_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        baton_store::fs::create_dir_all(&tree).unwrap();
+        let workspaces = workspaces(folder.path());
+        let take =
+            || workspaces.take(&tree, &TakeOptions::default(), &Progress::default()).unwrap();
+        let taken = take();
+        let other = SnapshotId::from_bytes([9; 32]);
+        for impossible in [u64::MAX, u64::MAX - 1, 1 << 33] {
+            let head = (other, impossible);
+            let refused =
+                workspaces.adopt(taken.workspace, taken.id, &taken.snapshot, head).unwrap_err();
+            assert!(matches!(refused, TakeError::Ahead { own: 1, .. }), "{refused}");
+        }
+        assert_eq!(take().id, taken.id);
+        let head = (other, 100);
+        let (id, snapshot) =
+            workspaces.adopt(taken.workspace, taken.id, &taken.snapshot, head).unwrap();
+        assert_eq!(snapshot.parents, [taken.id, other]);
+        assert_eq!(snapshot.sequence, 101);
+        // It is the head now, and goes on.
+        baton_store::fs::create_new(&tree.join("new")).unwrap();
+        let next = take();
+        assert_eq!((next.snapshot.parents, next.snapshot.sequence), (vec![id], 102));
+    }
 }

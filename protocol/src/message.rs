@@ -185,7 +185,7 @@ pub enum RefusalCode {
     Conflict,
     /// The node failed; its log has more.
     Internal,
-    /// The node is shutting down.
+    /// The node is shutting down, or has waited too long for the rest: the same may work later.
     Unavailable,
 }
 

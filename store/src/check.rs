@@ -3,13 +3,14 @@
 //! Reads only. What is found is named; nothing is repaired here.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 
 use baton_protocol::id::{ObjectId, ObjectKind, VaultId};
 use baton_protocol::object::Object;
 
 use crate::error::StoreError;
 use crate::fs::{self, Context};
-use crate::index::SegmentRow;
+use crate::index::{Location, SegmentRow};
 use crate::journal::{Entry, examine};
 use crate::layout::Class;
 use crate::objects::ObjectSource;
@@ -239,9 +240,9 @@ fn check_segments(
         }
     }
     let mut lost = 0u64;
-    vault.index().for_each(|_, at| {
+    vault.index().for_each(|id, at| {
         let read = seen.ends.get(&at.segment).is_some_and(|&end| at.offset < end);
-        lost += u64::from(read && !seen.intact.contains(&(at.segment, at.offset)));
+        lost += u64::from(read && !seen.intact.contains(&fingerprint(&id, &at)));
     })?;
     if lost > 0 {
         checked.found(
@@ -252,11 +253,19 @@ fn check_segments(
     check_strangers(vault, id, checked)
 }
 
-/// Which records were found intact, and how far each segment was to be read.
+/// Which objects were found intact at which place, and how far each segment was to be read.
 #[derive(Default)]
 struct Seen {
-    intact: HashSet<(u32, u64)>,
+    /// Fingerprints: 8 bytes an object, of which two are alike by chance once in 2^64.
+    intact: HashSet<u64>,
     ends: HashMap<u32, u64>,
+}
+
+/// An object and its place in one number.
+fn fingerprint(id: &ObjectId, at: &Location) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (id, at).hash(&mut hasher);
+    hasher.finish()
 }
 
 struct Segment<'a> {
@@ -283,7 +292,10 @@ fn check_segment(
         expected = offset + u64::from(record_len);
         checked.bytes_read += u64::from(record_len);
         match record.find_lie() {
-            None => drop(seen.intact.insert((row.segment, offset))),
+            None => seen.intact.extend(record.entries.iter().map(|entry| {
+                let (segment, inner, len) = (row.segment, entry.inner, entry.len);
+                fingerprint(&entry.id, &Location { segment, offset, record_len, inner, len })
+            })),
             Some(id) => lies.push((offset, id)),
         }
         progress(checked.objects, checked.bytes_read);

@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use baton_protocol::frame::FrameKind;
 use baton_protocol::id::NodeId;
-use baton_protocol::message::{self, Opening, Reply, Request, Welcome};
+use baton_protocol::message::{Opening, Reply, Request, Welcome};
 use baton_protocol::ticket::Ticket;
 use baton_store::catalog::remotes::Remote;
 
@@ -20,7 +19,7 @@ use crate::task::Tasks;
 use crate::transport::stream::FrameStream;
 use crate::transport::{CloseCode, TransportError};
 
-/// Bytes of a list that are read at most: half a million refs, or a hundred thousand runs.
+/// Longest list of refs or runs in bytes: a million refs, or some hundred runs with the longest prompts.
 const MAX_LIST: u64 = 64 * 1024 * 1024;
 
 /// How long things may take.
@@ -253,30 +252,35 @@ async fn ask(mut stream: FrameStream, request: &Request) -> Result<Reply, Client
         Ok(()) | Err(TransportError::Stopped) => stream.finish(),
         Err(error) => return Err(error.into()),
     }
-    let mut reply = match request {
+    let reply = match request {
         Request::WaitRun(_) | Request::CancelRun(_) => stream.reader.message_at_last().await?,
+        Request::Refs | Request::ListRuns => list(&mut stream, request).await?,
         _ => stream.receive().await?,
     };
-    // A list goes on in further messages until the stream ends.
-    while matches!(reply, Reply::Refs(_) | Reply::Runs(_)) {
-        let Some(frame) = stream.read_frame().await? else { break };
-        if stream.reader.bytes() > MAX_LIST {
-            return Err(ClientError::OutOfTurn);
-        }
-        let more = match frame.kind {
-            FrameKind::Message => {
-                message::decode(&frame.body).map_err(TransportError::Malformed)?
-            }
-            FrameKind::Objects => return Err(ClientError::OutOfTurn),
-        };
-        match (&mut reply, more) {
-            (Reply::Refs(list), Reply::Refs(more)) => list.extend(more),
-            (Reply::Runs(list), Reply::Runs(more)) => list.extend(more),
-            (_, other) => reply = other,
-        }
-    }
     match reply {
         Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
         reply => Ok(reply),
     }
+}
+
+/// A list in as many messages as it takes, as one.
+async fn list(stream: &mut FrameStream, request: &Request) -> Result<Reply, ClientError> {
+    let mut whole: Reply = stream.receive().await?;
+    match (request, &whole) {
+        (Request::Refs, Reply::Refs(_)) | (Request::ListRuns, Reply::Runs(_)) => {}
+        (_, Reply::Refused(_)) => return Ok(whole),
+        _ => return Err(ClientError::OutOfTurn),
+    }
+    while let Some(more) = stream.reader.message_or_end().await? {
+        if stream.reader.bytes() > MAX_LIST {
+            return Err(ClientError::TooLong { limit: MAX_LIST });
+        }
+        match (&mut whole, more) {
+            (Reply::Refs(all), Reply::Refs(more)) if !more.is_empty() => all.extend(more),
+            (Reply::Runs(all), Reply::Runs(more)) if !more.is_empty() => all.extend(more),
+            (_, refused @ Reply::Refused(_)) => return Ok(refused),
+            _ => return Err(ClientError::OutOfTurn),
+        }
+    }
+    Ok(whole)
 }

@@ -87,7 +87,7 @@ impl Checkouts for PlainCheckouts {
         let parts = SnapshotParts {
             workspace,
             device: run.device(),
-            sequence: last.1 + 1,
+            sequence: last.1.saturating_add(1),
             parents: vec![last.0],
             conversations: before.conversations,
             created_at: self.clock.now_ms(),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use baton_protocol::id::TreeId;
 use baton_protocol::object::{Blob, Entry, EntryKind};
+use baton_protocol::path::RelPath;
 use baton_store::diff::Change;
 use baton_store::error::StoreError;
 use baton_store::objects::ObjectSource;
@@ -24,7 +25,7 @@ pub(super) fn unified<S: ObjectSource + ?Sized>(
 ) -> Result<String, StoreError> {
     let mut patch = String::new();
     for change in changes {
-        let name = change.path.display();
+        let name = shown(&change.path);
         let before = find_entry(source, old, &change.path)?;
         let after = find_entry(source, new, &change.path)?;
         let texts = if patch.len() > MAX_PATCH {
@@ -64,6 +65,19 @@ pub(super) fn unified<S: ObjectSource + ?Sized>(
     Ok(patch)
 }
 
+/// A path on one line, without what a terminal would obey: its names may come from anywhere.
+fn shown(path: &RelPath) -> String {
+    let mut text = String::new();
+    for character in path.display().chars() {
+        if character.is_control() {
+            text.extend(character.escape_default());
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
 /// The text of a file or link, nothing where it is binary or large; a missing entry and a directory
 /// are empty.
 fn text<S: ObjectSource + ?Sized>(
@@ -79,5 +93,16 @@ fn text<S: ObjectSource + ?Sized>(
         Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
         Err(BlobError::TooLarge { .. }) => Ok(None),
         Err(BlobError::Store(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_tells_a_terminal_nothing() {
+        let path = RelPath::new(b"a\n+b/\x1b]0;title\x07/gr\xc3\xb6\xc3\x9fe").unwrap();
+        assert_eq!(shown(&path), "a\\n+b/\\u{1b}]0;title\\u{7}/gr\u{f6}\u{df}e");
     }
 }

@@ -34,7 +34,9 @@ impl From<ClientError> for Fail {
         match error {
             ClientError::Transport(error) => error.into(),
             ClientError::Refused(refusal) => refusal.into(),
-            error @ ClientError::OutOfTurn => Self::new("transport", chain(&error)),
+            error @ (ClientError::OutOfTurn | ClientError::TooLong { .. }) => {
+                Self::new("transport", chain(&error))
+            }
         }
     }
 }

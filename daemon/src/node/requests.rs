@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use baton_protocol::message::{LogReply, RefusalCode, Reply, Request, RunSpec, encode_list};
+use baton_protocol::message::{LogReply, RefusalCode, Reply, Request, RunSpec};
 use baton_store::snapshot::load_snapshot;
 use baton_store::store::Store;
 
@@ -20,10 +20,10 @@ pub struct Requests {
     pub store: Store,
     /// Runs.
     pub runs: Runs,
+    /// What one push may cost.
+    pub quota: push::Quota,
     /// Where the blocking parts work.
     pub tasks: Tasks,
-    /// Most bytes of a user's vault.
-    pub quota: Option<u64>,
 }
 
 impl std::fmt::Debug for Requests {
@@ -56,18 +56,15 @@ impl Requests {
         let mut wire = Wire::new(stream);
         let (id, quota) = (device.id, self.quota);
         let work = move || {
-            let outcome =
-                store.vault(device.vault).map_err(SyncError::Store).and_then(
-                    |vault| match &request {
-                        Request::Push(hello) => {
-                            push::receive(&mut wire, &vault, device.id, hello, quota)
-                        }
-                        _ => fetch::answer(&mut wire, &vault),
-                    },
-                );
-            (wire, outcome)
+            let vault = store.vault(device.vault).map_err(SyncError::Store);
+            let outcome = vault.and_then(|vault| match &request {
+                Request::Push(hello) => push::receive(&mut wire, &vault, id, hello, quota),
+                _ => fetch::answer(&mut wire, &vault),
+            });
+            // The place is held by the thread: it goes on where nobody waits for it any more.
+            (wire, outcome, place)
         };
-        let Ok((wire, outcome)) = self.tasks.spawn_blocking("sync", work).await else {
+        let Ok((wire, outcome, place)) = self.tasks.spawn_blocking("sync", work).await else {
             return Ok(());
         };
         let mut stream = wire.into_stream();
@@ -95,7 +92,7 @@ impl Requests {
             .tasks
             .spawn_blocking("refs", move || store.vault(vault).map(|vault| vault.heads()));
         match heads.await {
-            Ok(Ok(heads)) => reply_list(&mut session, heads, Reply::Refs).await,
+            Ok(Ok(heads)) => session.reply_list(heads, Reply::Refs).await,
             Ok(Err(error)) => session.refuse_for(&error).await,
             Err(_) => {
                 session.refuse(RefusalCode::Internal, "the node failed; its log has more").await
@@ -117,7 +114,7 @@ impl Requests {
                 Err(error) => Err(error),
             },
             Request::ListRuns => match self.runs.list(&user).await {
-                Ok(runs) => return reply_list(&mut session, runs, Reply::Runs).await,
+                Ok(runs) => return session.reply_list(runs, Reply::Runs).await,
                 Err(error) => Err(error),
             },
             Request::ShowRun(run) => self.runs.show(&user, run).await.map(run_reply),
@@ -144,19 +141,6 @@ impl Requests {
         };
         Ok(self.tasks.spawn_blocking("run-snapshot", work).await??)
     }
-}
-
-/// Answers with a list, in as many messages as it takes.
-async fn reply_list<T: serde::Serialize>(
-    session: &mut Session,
-    items: Vec<T>,
-    message: impl Fn(Vec<T>) -> Reply,
-) -> Result<(), TransportError> {
-    for frame in encode_list(items, message).map_err(TransportError::Malformed)? {
-        session.stream.write(&frame).await?;
-    }
-    session.stream.finish();
-    Ok(())
 }
 
 fn run_reply(info: baton_protocol::message::RunInfo) -> Reply {

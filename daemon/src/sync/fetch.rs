@@ -5,9 +5,9 @@ use baton_protocol::id::SnapshotId;
 use baton_protocol::message::{FetchReply, FetchRequest, MAX_IDS, RefusalCode, Reply, decode};
 use baton_protocol::session::fetch::FetchSession;
 use baton_store::objects::ObjectSource;
-use baton_store::vault::{Intake, Vault};
+use baton_store::vault::{CommitError, Intake, Vault};
 
-use super::{SyncError, Wire, store_refusal};
+use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, store_refusal};
 use crate::transport::TransportError;
 
 /// Fetches everything of a snapshot that the vault lacks; blocks. `progress` is told the objects and
@@ -19,16 +19,47 @@ pub fn fetch(
     wire: &mut Wire,
     vault: &Vault,
     snapshot: SnapshotId,
+    progress: impl FnMut(u64, u64, u64),
+) -> Result<u64, SyncError> {
+    fetch_within(wire, vault, snapshot, MAX_OBJECTS, progress)
+}
+
+/// As [`fetch`], of at most `limit` objects.
+pub(super) fn fetch_within(
+    wire: &mut Wire,
+    vault: &Vault,
+    snapshot: SnapshotId,
+    limit: u64,
     mut progress: impl FnMut(u64, u64, u64),
 ) -> Result<u64, SyncError> {
     let intake = vault.intake();
     let mut session = FetchSession::new();
-    let mut bytes = 0u64;
+    let came = receive(wire, &intake, &mut session, snapshot, limit, &mut progress);
+    if let Err(error) = came {
+        intake.flush()?;
+        return Err(error);
+    }
+    intake.keep(&[snapshot.into()]).map_err(|error| match error {
+        CommitError::Store(error) => error.into(),
+        other => SyncError::Keep(other),
+    })?;
+    Ok(session.received())
+}
+
+fn receive(
+    wire: &mut Wire,
+    intake: &Intake,
+    session: &mut FetchSession,
+    snapshot: SnapshotId,
+    limit: u64,
+    progress: &mut impl FnMut(u64, u64, u64),
+) -> Result<(), SyncError> {
+    let (mut bytes, mut kept) = (0, 0);
     loop {
         // The walk says what is missing, also below what an earlier fetch has left unfinished.
         let missing = intake.missing(snapshot.into(), MAX_IDS)?;
         if missing.is_empty() {
-            break;
+            return Ok(());
         }
         let before = session.received();
         for id in missing {
@@ -36,19 +67,20 @@ pub fn fetch(
         }
         while !session.is_done() {
             while let Some(request) = session.request() {
-                wire.send(&request)?;
-            }
-            let received = wire.answer_frame().and_then(|frame| frame.ok_or(TransportError::Ended));
-            let taken = match received {
-                Ok(frame) => take(&intake, &mut session, frame.kind, &frame.body),
-                Err(error) => Err(error.into()),
-            };
-            match taken {
-                Ok(more) => bytes += more,
-                Err(error) => {
-                    intake.flush()?;
-                    return Err(error);
+                match wire.send(&request) {
+                    // The node has said why, or will not say anything.
+                    Err(TransportError::Stopped) => break,
+                    sent => sent?,
                 }
+            }
+            let frame = wire.answer_frame()?.ok_or(TransportError::Ended)?;
+            bytes += take(intake, session, frame.kind, &frame.body)?;
+            if bytes - kept >= KEEP_AT {
+                intake.flush()?;
+                kept = bytes;
+            }
+            if session.received() + session.outstanding() > limit {
+                return Err(SyncError::TooMany { limit });
             }
             progress(session.received(), bytes, session.outstanding());
         }
@@ -57,8 +89,6 @@ pub fn fetch(
             return Err(SyncError::OutOfTurn);
         }
     }
-    intake.keep(&[snapshot.into()]).map_err(SyncError::Keep)?;
-    Ok(session.received())
 }
 
 fn take(
@@ -92,7 +122,12 @@ fn take(
 
 /// The node's side of a fetch: answers requests until the device ends the stream.
 pub fn answer(wire: &mut Wire, vault: &Vault) -> Result<(), SyncError> {
-    while let Some(frame) = wire.read()? {
+    loop {
+        let frame = match wire.read() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(wire.give_up(error)),
+        };
         let request = match frame.kind {
             FrameKind::Message => decode(&frame.body).ok(),
             FrameKind::Objects => None,
@@ -129,7 +164,6 @@ pub fn answer(wire: &mut Wire, vault: &Vault) -> Result<(), SyncError> {
         }
         wire.send(&Reply::Fetch(FetchReply::Done { sent, absent }))?;
     }
-    Ok(())
 }
 
 fn write_batch(wire: &mut Wire, batch: &mut Batch) -> Result<(), SyncError> {

@@ -14,11 +14,29 @@ use baton_store::journal::RefUpdate;
 use baton_store::objects::ObjectSource;
 use baton_store::vault::{CommitError, Intake, Vault};
 
-use super::{SyncError, Wire, store_refusal};
+use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, store_refusal};
 use crate::transport::TransportError;
 
-/// Most objects of one push: far more than the largest tree known has.
-const MAX_OBJECTS: u64 = 64_000_000;
+/// What one push may cost a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Objects.
+    pub objects: u64,
+    /// Deltas whose bases are not here and that were not asked for again: four bytes of memory each.
+    pub unresolved: usize,
+    /// Bytes after which what came is made durable and found, so that a push on another connection goes
+    /// on from there while this one still waits for a device that is gone.
+    pub keep_at: u64,
+    /// Bytes of the user's vault, what comes counted as compressed. Nothing: as much as the disk
+    /// holds.
+    pub vault: Option<u64>,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { objects: MAX_OBJECTS, unresolved: 4 << 20, keep_at: KEEP_AT, vault: None }
+    }
+}
 
 /// Pushes a snapshot; blocks. `progress` is told the objects and bytes sent so far.
 pub fn send(
@@ -68,9 +86,9 @@ pub fn receive(
     vault: &Vault,
     device: DeviceId,
     hello: &PushHello,
-    quota: Option<u64>,
+    quota: Quota,
 ) -> Result<(), SyncError> {
-    let used = match quota {
+    let used = match quota.vault {
         Some(_) => vault.disk_bytes()?,
         None => 0,
     };
@@ -78,25 +96,31 @@ pub fn receive(
     let intake = vault.intake();
     let mut receiver = PushReceiver::new();
     let mut objects = 0u64;
+    let mut unkept = 0u64;
+    // How many there were when more was asked for.
+    let mut asked_at = None;
     loop {
         let frame = match wire.read() {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(intake.flush()?),
             Err(error) => {
                 intake.flush()?;
-                return Err(error.into());
+                return Err(wire.give_up(error));
             }
         };
         let reply = match frame.kind {
             FrameKind::Objects => {
                 taken = taken.saturating_add(frame.body.len() as u64);
-                if quota.is_some_and(|quota| used.saturating_add(taken) > quota) {
+                if quota.vault.is_some_and(|most| used.saturating_add(taken) > most) {
                     intake.flush()?;
                     let message = "this user's quota on the node is used up";
                     return Ok(wire.refuse(RefusalCode::Limit, message)?);
                 }
                 match take_batch(&intake, &mut receiver, &frame.body) {
-                    Ok(count) => objects += count,
+                    Ok((count, bytes)) => {
+                        objects += count;
+                        unkept += bytes;
+                    }
                     Err(TakeError::Malformed(why)) => {
                         return Ok(wire.refuse(RefusalCode::Malformed, why)?);
                     }
@@ -104,8 +128,12 @@ pub fn receive(
                         return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
                     }
                 }
-                if objects > MAX_OBJECTS {
+                if objects > quota.objects || receiver.unresolved() > quota.unresolved {
                     return Ok(wire.refuse(RefusalCode::Limit, "too many objects in one push")?);
+                }
+                if unkept >= quota.keep_at {
+                    intake.flush()?;
+                    unkept = 0;
                 }
                 continue;
             }
@@ -113,11 +141,17 @@ pub fn receive(
                 let Ok(PushRequest::Commit) = decode(&frame.body) else {
                     return Ok(wire.refuse(RefusalCode::Malformed, "not a commit")?);
                 };
+                if asked_at == Some(objects) {
+                    let message = "nothing came of what was asked for";
+                    return Ok(wire.refuse(RefusalCode::Malformed, message)?);
+                }
                 match receiver.need_full() {
                     Some(reply) => reply,
                     None => match commit(&intake, device, hello) {
                         Ok(reply) => reply,
-                        Err(CommitError::Store(error)) => {
+                        Err(CommitError::Store(error))
+                            if !matches!(error, StoreError::Contradicted(_)) =>
+                        {
                             return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
                         }
                         Err(error) => {
@@ -132,6 +166,7 @@ pub fn receive(
         if last {
             return Ok(());
         }
+        asked_at = Some(objects);
     }
 }
 
@@ -152,20 +187,30 @@ impl From<DecodeError> for TakeError {
     }
 }
 
-/// Checks and stages the objects of one batch.
-fn take_batch(intake: &Intake, receiver: &mut PushReceiver, body: &[u8]) -> Result<u64, TakeError> {
+/// Checks and stages the objects of one batch; returns how many, and their bytes.
+fn take_batch(
+    intake: &Intake,
+    receiver: &mut PushReceiver,
+    body: &[u8],
+) -> Result<(u64, u64), TakeError> {
     let items = decode_batch(body).map_err(|error| TakeError::Malformed(error.to_string()))?;
     let count = items.len() as u64;
+    let mut taken = 0;
     for item in items {
         match item {
             Item::Full { kind, bytes } => {
                 let id = receiver.accept(kind, &bytes)?;
                 intake.put_hashed(id, &bytes)?;
+                taken += bytes.len() as u64;
             }
             Item::Delta { kind, base, len, delta } => {
                 let found = intake.vault().find_prefix(Some(kind), &base)?;
                 let base = match found.as_slice() {
-                    [id] => intake.read(id)?,
+                    [id] => match intake.read(id) {
+                        // As good as none: the whole object comes.
+                        Err(error) if error.is_corruption() => None,
+                        read => read?,
+                    },
                     _ => None,
                 };
                 // A base that is not the sender's gives other bytes, or none: both ask for the whole.
@@ -174,13 +219,14 @@ fn take_batch(intake: &Intake, receiver: &mut PushReceiver, body: &[u8]) -> Resu
                     Some(bytes) if baton_protocol::object::Object::decode(kind, &bytes).is_ok() => {
                         let id = receiver.accept(kind, &bytes)?;
                         intake.put_hashed(id, &bytes)?;
+                        taken += bytes.len() as u64;
                     }
                     _ => receiver.lacks_base(),
                 }
             }
         }
     }
-    Ok(count)
+    Ok((count, taken))
 }
 
 fn commit(intake: &Intake, device: DeviceId, hello: &PushHello) -> Result<PushReply, CommitError> {

@@ -29,6 +29,10 @@ const PROBES: u32 = 3;
 /// Never sooner than this, however short the round trips: a busy or briefly stopped node answers late.
 const LEAST_SILENCE: Duration = Duration::from_secs(3);
 
+/// Stall times that a peer has to begin an answer for which it must read its disk: with the usual one
+/// ten minutes. A node that checks a push of a million files needs a few seconds.
+const WORK: u32 = 10;
+
 /// How often the counters are looked at while something is awaited.
 const SAMPLE: Duration = Duration::from_millis(250);
 
@@ -137,6 +141,12 @@ impl FrameReader {
         self.frame(None, self.stall, MAX_FRAME).await
     }
 
+    /// The next frame, where the peer may have to work before it begins: for that it has
+    /// [`WORK`] stall times.
+    pub async fn next_after_work(&mut self) -> Result<Option<Frame>, TransportError> {
+        self.frame(Some(self.stall * WORK), self.stall, MAX_FRAME).await
+    }
+
     /// The next frame, of at most `limit` bytes, and with `wait` as its stall time.
     pub async fn frame_within(
         &mut self,
@@ -149,6 +159,22 @@ impl FrameReader {
     /// A message; the stream must not end before it.
     pub async fn message<T: DeserializeOwned>(&mut self) -> Result<T, TransportError> {
         let frame = self.next().await?;
+        message_in(frame)
+    }
+
+    /// A message, or nothing where the peer has ended the stream.
+    pub async fn message_or_end<T: DeserializeOwned>(
+        &mut self,
+    ) -> Result<Option<T>, TransportError> {
+        match self.next().await? {
+            Some(frame) => message_in(Some(frame)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A message, where the peer may have to work before it begins.
+    pub async fn message_after_work<T: DeserializeOwned>(&mut self) -> Result<T, TransportError> {
+        let frame = self.next_after_work().await?;
         message_in(frame)
     }
 
