@@ -86,16 +86,7 @@ impl SegmentWriter {
             return Ok(None);
         }
         file.set_len(len).context("cutting", path)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < len {
-            let want = (len - at).min(buffer.len() as u64) as usize;
-            let part = buffer.get_mut(..want).unwrap_or_default();
-            file.read_exact_at(part, at).context("reading", path)?;
-            hasher.update(part);
-            at += want as u64;
-        }
+        let hasher = hash_of(&file, path, len)?;
         Ok(Some(Self { file, path: path.to_owned(), header, len, hasher, entries, broken: false }))
     }
 
@@ -135,6 +126,19 @@ impl SegmentWriter {
         Ok(Appended { offset, record_len })
     }
 
+    /// Takes away the records from `len` on, which nobody refers to.
+    pub fn cut(&mut self, len: u64) -> Result<(), StoreError> {
+        if self.broken {
+            return Err(self.refusal());
+        }
+        let hasher = hash_of(&self.file, &self.path, len)?;
+        self.file.set_len(len).context("cutting", &self.path)?;
+        self.hasher = hasher;
+        self.entries.retain(|entry| entry.offset < len);
+        self.len = len;
+        Ok(())
+    }
+
     /// Makes every appended record durable. After an error what reached the disk is unknown, and
     /// the store must be poisoned.
     pub fn sync(&mut self) -> Result<(), StoreError> {
@@ -169,6 +173,20 @@ impl SegmentWriter {
             detail: "an earlier write failed and could not be taken back",
         }
     }
+}
+
+fn hash_of(file: &File, path: &Path, len: u64) -> Result<blake3::Hasher, StoreError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let want = (len - at).min(buffer.len() as u64) as usize;
+        let part = buffer.get_mut(..want).unwrap_or_default();
+        file.read_exact_at(part, at).context("reading", path)?;
+        hasher.update(part);
+        at += want as u64;
+    }
+    Ok(hasher)
 }
 
 fn note(to: &mut Vec<FooterEntry>, entries: &[RecordEntry], offset: u64, record_len: u32) {

@@ -462,3 +462,54 @@ fn a_second_process_and_a_newer_format_are_refused() {
     let newer = Store::open(folder.path()).unwrap_err();
     assert!(matches!(newer, StoreError::Newer { found: 2, supported: 1, .. }));
 }
+
+/// Bytes of all segments.
+fn segment_bytes(folder: &std::path::Path) -> u64 {
+    let classes = ["data", "meta"].map(|class| folder.join(format!("vaults/{VAULT}/{class}")));
+    let files = classes.iter().flat_map(|class| std::fs::read_dir(class).unwrap());
+    files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn an_intake_that_is_given_up_takes_no_room_and_leaves_others_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let vault = store.vault(VAULT).unwrap();
+    let first = commit(&store, &large(1), 1, None).unwrap().head;
+    let before = segment_bytes(folder.path());
+
+    // Several segments full, and read back while they are written.
+    let intake = vault.intake();
+    let ids: Vec<_> = (0..800)
+        .map(|at| intake.put(ObjectKind::Chunk, &noise(1000 + at, 200_000)).unwrap())
+        .collect();
+    for id in ids.iter().step_by(50) {
+        assert!(intake.read(id).unwrap().is_some());
+    }
+    assert!(segment_bytes(folder.path()) > before + 150_000_000);
+    drop(intake);
+    // But for what stands beside what is kept: less than a segment.
+    let after = segment_bytes(folder.path());
+    assert!(after < before + 65_000_000, "{before} {after}");
+    assert!(!vault.contains(&ids[0]).unwrap());
+
+    // Two at once, of which one is given up: its records lie between those of the other.
+    let (kept, given_up) = (vault.intake(), vault.intake());
+    let update = put(&kept, &large(2), 2, Some(first.snapshot)).unwrap();
+    for at in 0..40 {
+        given_up.put(ObjectKind::Chunk, &noise(5000 + at, 200_000)).unwrap();
+        kept.put(ObjectKind::Chunk, &noise(6000 + at, 200_000)).unwrap();
+    }
+    drop(given_up);
+    let second = kept.commit(update).unwrap().head;
+    let third = commit(&store, &large(3), 3, Some(second.snapshot)).unwrap().head;
+    let all_whole = |store: &Store| {
+        for (head, seed) in [(first, 1), (second, 2), (third, 3)] {
+            assert_eq!(files(store, head.snapshot).unwrap(), large(seed));
+        }
+        assert_eq!(crate::check::check(store, true, |_, _| {}).unwrap().problems, []);
+    };
+    all_whole(&store);
+    drop((store, vault));
+    all_whole(&open_again(folder.path()));
+}

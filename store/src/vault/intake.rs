@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** a ref moves only after everything below its snapshot is durable and was walked.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -338,10 +338,10 @@ impl Intake {
 
 impl Drop for Intake {
     fn drop(&mut self) {
-        // Records of an intake that was given up are dead bytes: nothing has to find them.
-        for (_, at) in lock(&self.appended).drain(..) {
-            self.vault.0.unindexed.done(at.segment, &BTreeSet::from([at.offset]));
-        }
+        // Records of an intake that was given up are dead bytes: nothing has to find them, and a disk
+        // that they have filled is not to stay full.
+        let appended = std::mem::take(&mut *lock(&self.appended));
+        self.vault.give_back(&appended);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The segment files of a vault: bringing the index up to them at start, and reading records.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -194,6 +194,17 @@ fn add_records(
     Ok(end)
 }
 
+/// Where the records begin, without a gap, that end at `end`.
+fn start_of_end(records: &BTreeMap<u64, u64>, mut end: u64) -> u64 {
+    for (&offset, &len) in records.iter().rev() {
+        if offset + len != end {
+            break;
+        }
+        end = offset;
+    }
+    end
+}
+
 pub(super) fn place(segment: u32, offset: u64, record_len: u32, entry: &RecordEntry) -> Location {
     Location { segment, offset, record_len, inner: entry.inner, len: entry.len }
 }
@@ -221,6 +232,10 @@ impl Files {
             other => other.context("reading", &path)?,
         }
         Ok(decode_record(&bytes))
+    }
+
+    fn forget(&self, segment: u32) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
     }
 
     fn file(
@@ -288,6 +303,14 @@ impl Unindexed {
         })
     }
 
+    /// The segment ends here now.
+    fn cut(&self, segment: u32, end: u64) {
+        self.with(segment, |track| {
+            track.offsets.retain(|&offset| offset < end);
+            track.end = end;
+        });
+    }
+
     /// How far the segment is indexed once these records have rows.
     fn without(&self, segment: u32, offsets: &BTreeSet<u64>) -> u64 {
         self.with(segment, |track| {
@@ -316,6 +339,11 @@ impl RecordCache {
         let (used, record) = self.records.get_mut(&key)?;
         *used = self.tick;
         Some(record.clone())
+    }
+
+    fn forget(&mut self, segment: u32) {
+        self.records.retain(|&(at, _), _| at != segment);
+        self.bytes = self.records.values().map(|(_, record)| record.raw.len()).sum();
     }
 
     pub(super) fn insert(&mut self, key: (u32, u64), record: Arc<Record>) {
@@ -361,6 +389,71 @@ impl Vault {
         let appended = writer.append(record, entries)?;
         self.0.unindexed.appended(*segment, appended.offset, writer.len());
         Ok((*segment, appended.offset, appended.record_len))
+    }
+
+    /// Takes records that have no rows, and never will, off the disk where that can be: the end of an
+    /// open segment, and sealed ones in which there is nothing else.
+    ///
+    /// A place that is given back is forgotten before somebody else can have it: what is appended there
+    /// next has no rows yet either.
+    pub(super) fn give_back(&self, records: &[(ObjectId, Location)]) {
+        let mut by_segment: HashMap<u32, BTreeMap<u64, u64>> = HashMap::new();
+        for (_, at) in records {
+            let own = by_segment.entry(at.segment).or_default();
+            own.insert(at.offset, u64::from(at.record_len));
+        }
+        for slot in &self.0.writers {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Writer { segment, writer }) = slot.as_mut() else { continue };
+            let Some(own) = by_segment.get_mut(segment) else { continue };
+            let end = start_of_end(own, writer.len());
+            if end == writer.len() {
+                continue;
+            }
+            match writer.cut(end) {
+                Ok(()) => {
+                    self.forget_records(*segment);
+                    self.0.unindexed.cut(*segment, end);
+                    own.split_off(&end);
+                }
+                Err(error) => tracing::warn!(%error, "what was given up stays on the disk"),
+            }
+        }
+        for (segment, own) in by_segment {
+            match self.remove_dead(segment, &own) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "what was given up stays on the disk"),
+            }
+            self.0.unindexed.done(segment, &own.into_keys().collect());
+        }
+    }
+
+    /// Removes a sealed segment that holds these records and nothing else.
+    fn remove_dead(&self, segment: u32, own: &BTreeMap<u64, u64>) -> Result<bool, StoreError> {
+        let rows = self.0.index.segments()?;
+        let Some(row) = rows.into_iter().find(|row| row.segment == segment) else {
+            return Ok(false);
+        };
+        let Some(class) = Class::from_number(row.class) else { return Ok(false) };
+        let path = self.0.layout.segments(self.0.id, class).join(&row.name);
+        let Some(footer) = read_footer(&fs::open(&path)?, &path)? else { return Ok(false) };
+        if start_of_end(own, footer.records_end) != SegmentHeader::LEN as u64 {
+            return Ok(false);
+        }
+        self.forget_records(segment);
+        self.0.unindexed.cut(segment, 0);
+        // The row goes before the bytes.
+        self.0.index.forget_from(segment, 0)?;
+        fs::remove_file(&path)?;
+        Ok(true)
+    }
+
+    /// What was read of a segment that changed: its places, and its number, are given to others.
+    fn forget_records(&self, segment: u32) {
+        self.0.files.forget(segment);
+        let mut cache = self.0.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.forget(segment);
     }
 
     /// Makes everything that was appended durable.
