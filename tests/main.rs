@@ -8,4 +8,5 @@ mod roundtrip;
 mod handoff;
 mod enrolment;
 mod damage;
+mod full_disk;
 mod tidy;
