@@ -9,4 +9,5 @@ mod handoff;
 mod enrolment;
 mod damage;
 mod full_disk;
+mod crash;
 mod tidy;
