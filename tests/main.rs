@@ -4,9 +4,11 @@
 
 mod support;
 mod cli;
+mod crash;
 mod damage;
 mod docs;
 mod enrolment;
+mod full_disk;
 mod handoff;
 mod roundtrip;
 mod tidy;
