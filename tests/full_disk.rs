@@ -128,26 +128,6 @@ fn a_full_disk_here_is_named_and_work_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn what_never_fitted_leaves_no_room_taken() {
-    let cloud = Cloud::new();
-    let home = TestHome::new();
-    let Some(_disk) = SmallDisk::at(&home.baton_home()) else { return };
-    home.json(&["join", &cloud.ticket(&[])]);
-    let tree = home.folder("work");
-    let mut acked = Acked::default();
-    for round in 0..3 {
-        grow(&tree, "small", round, 10_000);
-        acked.push(&home, &tree);
-        grow(&tree, "large", round, SIZE + SIZE / 2);
-        refused(&home, &["push", arg(&tree)], 1, "disk-full");
-        std::fs::remove_file(tree.join("large")).unwrap();
-    }
-    grow(&tree, "medium", 9, SIZE / 2);
-    acked.push(&home, &tree);
-    acked.are_kept(&cloud);
-}
-
-#[test]
 fn a_full_disk_on_the_node_is_named_and_nothing_acknowledged_is_lost() {
     let home = TestHome::new();
     let Some(disk) = SmallDisk::at(&home.baton_home()) else { return };
