@@ -131,7 +131,8 @@ fn a_full_disk_here_is_named_and_work_goes_on_when_there_is_room() {
 fn a_full_disk_on_the_node_is_named_and_nothing_acknowledged_is_lost() {
     let home = TestHome::new();
     let Some(disk) = SmallDisk::at(&home.baton_home()) else { return };
-    let mut cloud = Cloud::in_home(home);
+    // The disk goes first, or its folder could not be removed.
+    let (mut cloud, disk) = (Cloud::in_home(home), disk);
     let (home, other) = (cloud.device(), cloud.device());
     let tree = home.folder("work");
     let mut acked = Acked::default();
