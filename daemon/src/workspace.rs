@@ -177,14 +177,15 @@ impl Workspaces {
         let _one_at_a_time = lock.lock().unwrap_or_else(PoisonError::into_inner);
 
         let cache_file = self.caches.join(format!("stat-{workspace}"));
-        let from = |cache| self.take_from(workspace, root, options, progress, cache, &cache_file);
-        match from(StatCache::load(&cache_file)) {
+        let from =
+            |cache: &_| self.take_from(workspace, root, options, progress, cache, &cache_file);
+        match from(&StatCache::load(&cache_file)) {
             Err(TakeError::Commit(CommitError::Missing(ids))) => {
                 tracing::warn!(
                     missing = ids.len(),
                     "the store has lost a part of what it had; every file is read again"
                 );
-                from(StatCache::default())
+                from(&StatCache::default())
             }
             taken => taken,
         }
@@ -196,7 +197,7 @@ impl Workspaces {
         root: &Path,
         options: &TakeOptions,
         progress: &Progress,
-        cache: StatCache,
+        cache: &StatCache,
         cache_file: &Path,
     ) -> Result<Taken, TakeError> {
         let started = self.clock.instant();
@@ -207,7 +208,7 @@ impl Workspaces {
             git_user: self.git_user.clone(),
             ..ScanOptions::default()
         };
-        let scanned = scan(root, &cache, &intake, &scan_options, progress)?;
+        let scanned = scan(root, cache, &intake, &scan_options, progress)?;
         let scan_time = self.clock.since(started);
 
         let storing = self.clock.instant();
