@@ -193,7 +193,7 @@ const CASES: [(&str, Harm, Meaning); 20] = [
     ("", Flipped(700), Doubt),
     ("", Gone, Nothing),
     ("journal", Shortened(10), TornEnd),
-    ("journal", Flipped(990), TornEnd),
+    ("journal", Flipped(990), Damage),
     ("journal", Flipped(50), Damage),
     ("data", Flipped(500), Damage),
     ("data", Halved, Loss),
