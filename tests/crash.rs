@@ -48,11 +48,11 @@ fn change(tree: &Path, rng: &mut Rng) {
     let large = tree.join("large");
     let mut bytes = std::fs::read(&large).unwrap();
     match rng.below(10) {
-        0..=2 => {
+        0..3 => {
             let len = (1 << 20) + rng.below(3 << 20) as usize;
             bytes = rng.bytes(len);
         }
-        3..=4 => {
+        3..5 => {
             // Something in the middle of it.
             let at = rng.below(bytes.len() as u64) as usize;
             bytes[at] ^= 0x55;

@@ -177,9 +177,8 @@ impl Workspaces {
         let _one_at_a_time = lock.lock().unwrap_or_else(PoisonError::into_inner);
 
         let cache_file = self.caches.join(format!("stat-{workspace}"));
-        let from = |cache: &StatCache| {
-            self.take_from(workspace, root, options, progress, cache, &cache_file)
-        };
+        let from =
+            |cache: &_| self.take_from(workspace, root, options, progress, cache, &cache_file);
         match from(&StatCache::load(&cache_file)) {
             Err(TakeError::Commit(CommitError::Missing(ids))) => {
                 tracing::warn!(
