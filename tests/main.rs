@@ -1,7 +1,14 @@
 //! Whole-program tests: one file per promise.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
 mod cli;
+mod crash;
+mod damage;
+mod docs;
+mod enrolment;
+mod full_disk;
+mod handoff;
+mod roundtrip;
 mod tidy;

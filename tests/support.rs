@@ -16,3 +16,4 @@ pub(crate) mod walker;
 pub(crate) mod awkward;
 pub(crate) mod udp_proxy;
 pub(crate) mod home;
+pub(crate) mod cloud;

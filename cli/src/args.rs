@@ -27,17 +27,16 @@ Not in this version:
   secret, agent, gc, repair, service, uninstall
 
 Exit codes:
-  0 done · 1 failed · 2 wrong usage, or not in this version · 3 accepted and queued ·
-  4 conflict, nothing was changed · 5 `check` found damage";
+  0 done · 1 failed · 2 wrong usage, or not in this version · 3 accepted and queued (not in this
+  version) · 4 conflict, nothing was changed · 5 `check` found damage";
 
-/// Hands half-done work from one machine to another: the tree, the conversation and the run.
+/// Hands half-done work from one machine to another: the tree, attachments, and a run on them.
 #[derive(Debug, Parser)]
 #[command(
     name = "baton",
     version,
     after_help = EXAMPLES,
     styles = STYLES,
-    disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true
 )]

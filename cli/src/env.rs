@@ -110,7 +110,7 @@ impl Env {
             log: text("BATON_LOG"),
             run: text("BATON_RUN"),
             inherited: NodeEnvironment::default(),
-            git_user: git_user(&folder),
+            git_user: git_user(folder),
             private: folder("HOME").into_iter().collect(),
         })
     }
@@ -145,7 +145,7 @@ mod tests {
                 variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
             },
             Terminals { out: true, err: true, input: true },
-            "/work".into(),
+            "/here".into(),
             home.map(Path::new),
         )
     }
@@ -156,7 +156,7 @@ mod tests {
         let set = [("BATON_HOME", "/b"), ("HOME", "/h")];
         assert_eq!(of(&set, Some("/f")), Some("/f".into()));
         assert_eq!(of(&set, None), Some("/b".into()));
-        assert_eq!(of(&[("BATON_HOME", "b")], None), Some("/work/b".into()));
+        assert_eq!(of(&[("BATON_HOME", "b")], None), Some("/here/b".into()));
         assert_eq!(of(&[("HOME", "/h")], None), None);
     }
 

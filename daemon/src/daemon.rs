@@ -6,6 +6,8 @@
 //! - [`report`]: from what the store knows to what `--json` prints
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
+//! - [`transfer`]: between this home and a node
+//! - [`patch`]: a unified diff
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
@@ -17,6 +19,7 @@ pub mod failure;
 pub mod report;
 pub mod checkouts;
 mod remotes;
+mod transfer;
 mod patch;
 mod trees;
 mod handoffs;
@@ -292,7 +295,7 @@ impl Daemon {
                 handler: Arc::new(Requests {
                     store: self.store.clone(),
                     runs: self.runs.clone(),
-                    quota: Quota::default(),
+                    quota: Quota { vault: self.config.serve.quota_bytes, ..Quota::default() },
                     tasks: self.tasks.clone(),
                 }),
                 limits: Limits::of(&self.config.serve),

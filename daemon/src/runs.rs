@@ -290,7 +290,11 @@ impl Runs {
                 RunsError::QueueFull { limit }
             });
         }
-        let row = catalog.create_run(spec, user, vault, self.0.parts.clock.now_ms())??;
+        let mut row = catalog.create_run(spec, user, vault, self.0.parts.clock.now_ms())??;
+        if row.info.state == RunState::Queued {
+            // Known from the start, for the receipt of who asks; kept once the run has its room.
+            row.info.isolated = self.0.parts.room.isolated();
+        }
         let info = row.info.clone();
         if info.state == RunState::Queued && !stopping {
             tracing::info!(run = %spec.run, user, snapshot = %spec.snapshot, "run accepted");

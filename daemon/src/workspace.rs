@@ -176,23 +176,46 @@ impl Workspaces {
         };
         let _one_at_a_time = lock.lock().unwrap_or_else(PoisonError::into_inner);
 
+        let cache_file = self.caches.join(format!("stat-{workspace}"));
+        let from =
+            |cache: &_| self.take_from(workspace, root, options, progress, cache, &cache_file);
+        match from(&StatCache::load(&cache_file)) {
+            Err(TakeError::Commit(CommitError::Missing(ids))) => {
+                tracing::warn!(
+                    missing = ids.len(),
+                    "the store has lost a part of what it had; every file is read again"
+                );
+                from(&StatCache::default())
+            }
+            taken => taken,
+        }
+    }
+
+    fn take_from(
+        &self,
+        workspace: WorkspaceId,
+        root: &Path,
+        options: &TakeOptions,
+        progress: &Progress,
+        cache: &StatCache,
+        cache_file: &Path,
+    ) -> Result<Taken, TakeError> {
         let started = self.clock.instant();
         let intake = self.vault.intake();
-        let cache_file = self.caches.join(format!("stat-{workspace}"));
         let scan_options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX / 1_000_000)
                 * 1_000_000,
             git_user: self.git_user.clone(),
             ..ScanOptions::default()
         };
-        let scanned = scan(root, &StatCache::load(&cache_file), &intake, &scan_options, progress)?;
+        let scanned = scan(root, cache, &intake, &scan_options, progress)?;
         let scan_time = self.clock.since(started);
 
         let storing = self.clock.instant();
         let conversations = attach(&intake, options)?;
         let head = self.head(workspace);
         let before = match head {
-            Some(head) => Some(load_snapshot(&self.vault, head.snapshot)?),
+            Some(head) => whole(load_snapshot(&self.vault, head.snapshot))?,
             None => None,
         };
         let parts = SnapshotParts {
@@ -205,16 +228,21 @@ impl Workspaces {
             message: options.message.clone().unwrap_or_default(),
         };
         let snapshot = build_snapshot(&scanned, parts, &intake)?;
-        let files_changed = match &before {
-            Some(before) => count_changes(&intake, before.root, snapshot.root)?,
-            None => scanned.sums.files,
+        let counted = match &before {
+            Some(before) => whole(count_changes(&intake, before.root, snapshot.root))?,
+            None => None,
         };
+        let files_changed = counted.unwrap_or(scanned.sums.files);
         let unchanged = before.filter(|before| has_same_content(before, &snapshot));
         let (id, snapshot) = match (head, unchanged) {
-            (Some(head), Some(before)) if options.message.is_none() => (head.snapshot, before),
+            (Some(head), Some(before)) if options.message.is_none() => {
+                // Nothing to write, unless a part of it had been lost.
+                intake.keep(&[head.snapshot.into()])?;
+                (head.snapshot, before)
+            }
             _ => (self.commit(intake, &snapshot, head)?, snapshot),
         };
-        if let Err(error) = scanned.cache.save(&cache_file) {
+        if let Err(error) = scanned.cache.save(cache_file) {
             // The next scan reads more than it needs; nothing else is lost.
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -253,6 +281,7 @@ impl Workspaces {
         Ok((id, snapshot))
     }
 
+    #[expect(clippy::unused_self, reason = "a step of the two above")]
     fn commit(
         &self,
         intake: Intake,
@@ -269,6 +298,17 @@ impl Workspaces {
             key: IdempotencyKey::from_bytes(random()?),
         })?;
         Ok(id)
+    }
+}
+
+/// Nothing where what was kept before is damaged: new work must not fail for that.
+fn whole<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(error) if error.is_corruption() => {
+            tracing::warn!(%error, "the snapshot before is damaged");
+            Ok(None)
+        }
+        other => other.map(Some),
     }
 }
 
@@ -297,7 +337,7 @@ fn attach(intake: &Intake, options: &TakeOptions) -> Result<Vec<ConversationId>,
         let name = path.file_name().unwrap_or_default();
         let blob = chunker.store(&mut file, intake).map_err(|error| match error {
             ChunkError::Store(error) => TakeError::Store(error),
-            other => failed(other.into()),
+            other @ ChunkError::Read(_) => failed(other.into()),
         })?;
         let rel = RelPath::new(name.as_bytes()).map_err(|error| failed(error.into()))?;
         attachments.push(Part { path: rel, blob });

@@ -115,7 +115,7 @@ pub enum Request {
     ListRuns,
     /// One run.
     ShowRun(RunId),
-    /// The output of a run from a byte offset of its log; [`LogReply`]s follow.
+    /// The output of a run; [`LogReply`]s follow.
     Logs {
         /// Which run.
         run: RunId,

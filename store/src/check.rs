@@ -2,17 +2,20 @@
 //!
 //! Reads only. What is found is named; nothing is repaired here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 
 use baton_protocol::id::{ObjectId, ObjectKind, VaultId};
 use baton_protocol::object::Object;
 
 use crate::error::StoreError;
-use crate::fs;
-use crate::layout::{Class, Layout};
+use crate::fs::{self, Context};
+use crate::index::{Location, SegmentRow};
+use crate::journal::{Entry, examine};
+use crate::layout::Class;
 use crate::objects::ObjectSource;
-use crate::segment::{read_footer, read_header, scan};
-use crate::store::Store;
+use crate::segment::{SegmentHeader, read_footer, read_header, scan};
+use crate::store::{Store, aside_name};
 use crate::vault::Vault;
 
 /// Damage that was found.
@@ -33,7 +36,7 @@ pub struct Checked {
     pub snapshots: u64,
     /// Objects that they reach.
     pub objects: u64,
-    /// Bytes of segments read and hashed.
+    /// Bytes of segments and of the journal read and hashed.
     pub bytes_read: u64,
 }
 
@@ -51,9 +54,24 @@ pub fn check(
             "a journal file was damaged before its end; what could be believed was taken over",
         );
     }
+    if data {
+        check_journal(store, &mut checked)?;
+    }
     for id in store.vaults()? {
         match store.vault(id) {
-            Ok(vault) => check_vault(&vault, id, data, &mut checked, &mut progress)?,
+            Ok(vault) => {
+                let before = checked.problems.len();
+                match check_vault(&vault, id, data, &mut checked, &mut progress) {
+                    Err(error) if error.is_corruption() => {
+                        checked.found(format!("vault {id}"), error);
+                    }
+                    other => other?,
+                }
+                if checked.problems.len() > before {
+                    // Made anew from the bytes it lists what is there, and nothing else.
+                    vault.index().doubt();
+                }
+            }
             Err(error) => checked.found(format!("vault {id}"), error),
         }
     }
@@ -64,6 +82,53 @@ impl Checked {
     fn found(&mut self, what: impl std::fmt::Display, detail: impl std::fmt::Display) {
         self.problems.push(Problem { what: what.to_string(), detail: detail.to_string() });
     }
+}
+
+/// Reads every journal file; what is in memory only because the journal has it must be there.
+fn check_journal(store: &Store, checked: &mut Checked) -> Result<(), StoreError> {
+    let mut pending: HashMap<VaultId, HashSet<ObjectId>> = HashMap::new();
+    for id in store.vaults()? {
+        // A vault that cannot be opened is reported where it is checked.
+        if let Ok(vault) = store.vault(id) {
+            pending.insert(id, vault.pending_ids().into_iter().collect());
+        }
+    }
+    let (read, damaged) = examine(store.layout(), |replayed| {
+        if let Entry::Commit(commit) = &replayed.entry
+            && let Some(pending) = pending.get_mut(&commit.vault)
+        {
+            for entry in replayed.records.iter().flat_map(|record| &record.entries) {
+                pending.remove(&entry.id);
+            }
+        }
+        Ok(())
+    })?;
+    checked.bytes_read += read;
+    for (path, offset) in damaged {
+        let known = store
+            .recovery()
+            .damaged
+            .iter()
+            .any(|aside| aside.file_name() == Some(aside_name(&path, offset).as_ref()));
+        if !known {
+            checked.found(path.display(), format!("the entry at byte {offset} is damaged"));
+        }
+    }
+    for (id, left) in pending {
+        // What was folded meanwhile is in segments now.
+        let still: HashSet<_> = match store.vault(id) {
+            Ok(vault) => vault.pending_ids().into_iter().collect(),
+            Err(_) => continue,
+        };
+        let lost = left.intersection(&still).count();
+        if lost > 0 {
+            checked.found(
+                format!("journal of vault {id}"),
+                format!("{lost} objects are in memory that no journal file holds intact"),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn check_vault(
@@ -142,97 +207,137 @@ fn check_history(
     Ok(())
 }
 
-/// Reads every record of every segment and hashes every object in it; compares with the index.
+/// Reads every record of every segment and hashes every object in it; compares with the index. The
+/// store may be in use: what is appended meanwhile is left for the next time.
 fn check_segments(
     vault: &Vault,
     id: VaultId,
     checked: &mut Checked,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), StoreError> {
-    let mut stored = HashSet::new();
-    for class in Class::ALL {
-        let folder = vault.layout().segments(id, class);
-        for name in fs::list_dir(&folder)? {
-            check_segment(
-                vault.layout(),
-                id,
-                class,
-                &folder.join(name),
-                &mut stored,
-                checked,
-                progress,
-            )?;
+    let rows = vault.index().segments()?;
+    let mut seen = Seen::default();
+    for row in &rows {
+        let name = format!("segment {} of vault {id}", row.name);
+        let Some((file, path)) = vault.segment_file(row.segment)? else {
+            checked.found(name, "the file is gone");
+            continue;
+        };
+        // The name that it has by now, where it has been sealed meanwhile.
+        let row = vault.index().segment(row.segment)?.unwrap_or_else(|| row.clone());
+        let len = file.metadata().context("reading", &path)?.len();
+        if row.indexed > len {
+            checked.found(&name, format!("bytes {len} to {} are gone", row.indexed));
+        }
+        check_segment(
+            &Segment { name, row, file: &file, path: &path },
+            &mut seen,
+            checked,
+            progress,
+        )?;
+        if read_header(&file, &path)?.is_none_or(|header| header.vault != id) {
+            checked.found(path.display(), "this is no segment of its vault");
         }
     }
     let mut lost = 0u64;
-    vault.index().for_each(|object, _| lost += u64::from(!stored.contains(&object)))?;
+    vault.index().for_each(|id, at| {
+        let read = seen.ends.get(&at.segment).is_some_and(|&end| at.offset < end);
+        lost += u64::from(read && !seen.intact.contains(&fingerprint(&id, &at)));
+    })?;
     if lost > 0 {
         checked.found(
             format!("index of vault {id}"),
-            format!("{lost} objects are listed that no segment holds intact"),
+            format!("{lost} objects are listed where no segment holds them intact"),
         );
     }
-    Ok(())
+    check_strangers(vault, id, checked)
+}
+
+/// Which objects were found intact at which place, and how far each segment was to be read.
+#[derive(Default)]
+struct Seen {
+    /// Fingerprints: 8 bytes an object, of which two are alike by chance once in 2^64.
+    intact: HashSet<u64>,
+    ends: HashMap<u32, u64>,
+}
+
+/// An object and its place in one number.
+fn fingerprint(id: &ObjectId, at: &Location) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (id, at).hash(&mut hasher);
+    hasher.finish()
+}
+
+struct Segment<'a> {
+    name: String,
+    row: SegmentRow,
+    file: &'a std::fs::File,
+    path: &'a std::path::Path,
 }
 
 fn check_segment(
-    layout: &Layout,
-    vault: VaultId,
-    class: Class,
-    path: &std::path::Path,
-    stored: &mut HashSet<ObjectId>,
+    Segment { name, row, file, path }: &Segment<'_>,
+    seen: &mut Seen,
     checked: &mut Checked,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), StoreError> {
-    let name = path.strip_prefix(layout.root()).unwrap_or(path).display().to_string();
-    let file = fs::open(path)?;
-    let header = read_header(&file, path)?;
-    if header.is_none_or(|header| header.class != class || header.vault != vault) {
-        checked.found(&name, "this is no segment of its vault");
-        return Ok(());
-    }
+    seen.ends.insert(row.segment, row.indexed);
     let mut lies = Vec::new();
-    let mut expected = crate::segment::SegmentHeader::LEN as u64;
+    let mut expected = SegmentHeader::LEN as u64;
     let mut holes = Vec::new();
-    let start = expected;
-    let end = scan(&file, path, start, true, |offset, record_len, record| {
+    let end = scan(file, path, expected, true, |offset, record_len, record| {
         if offset != expected {
             holes.push((expected, offset));
         }
         expected = offset + u64::from(record_len);
         checked.bytes_read += u64::from(record_len);
-        for entry in &record.entries {
-            if ObjectId::of(entry.id.kind, record.bytes(entry)) == entry.id {
-                stored.insert(entry.id);
-            } else {
-                lies.push((offset, entry.id));
-            }
+        match record.find_lie() {
+            None => seen.intact.extend(record.entries.iter().map(|entry| {
+                let (segment, inner, len) = (row.segment, entry.inner, entry.len);
+                fingerprint(&entry.id, &Location { segment, offset, record_len, inner, len })
+            })),
+            Some(id) => lies.push((offset, id)),
         }
         progress(checked.objects, checked.bytes_read);
         Ok(())
     })?;
     for (from, to) in holes {
-        checked.found(&name, format!("bytes {from} to {to} are no intact record"));
+        checked.found(name, format!("bytes {from} to {to} are no intact record"));
     }
     for (offset, id) in lies {
-        checked.found(&name, format!("{id} in the record at byte {offset} is damaged"));
+        checked.found(name, format!("{id} in the record at byte {offset} is damaged"));
     }
-    let sealed = path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with("open-"));
-    if sealed {
-        match read_footer(&file, path)? {
+    if !row.name.starts_with("open-") {
+        match read_footer(file, path)? {
             Some(footer) if footer.records_end != end => {
                 checked.found(
-                    &name,
+                    name,
                     format!("records end at byte {end}, not at {}", footer.records_end),
                 );
             }
             Some(footer) => {
-                let hash = blake3::Hash::from_bytes(footer.hash).to_hex();
-                if !name.ends_with(hash.as_str()) {
-                    checked.found(&name, "the name is not the hash of the records");
+                if blake3::Hash::from_bytes(footer.hash).to_hex().as_str() != row.name {
+                    checked.found(name, "the name is not the hash of the records");
                 }
             }
-            None => checked.found(&name, "the footer is damaged"),
+            None => checked.found(name, "the footer is damaged"),
+        }
+    }
+    Ok(())
+}
+
+/// Files among the segments that the index does not know.
+fn check_strangers(vault: &Vault, id: VaultId, checked: &mut Checked) -> Result<(), StoreError> {
+    for class in Class::ALL {
+        let folder = vault.layout().segments(id, class);
+        let names = fs::list_dir(&folder)?;
+        let known: HashSet<String> =
+            vault.index().segments()?.into_iter().map(|row| row.name).collect();
+        for name in names.into_iter().filter_map(|name| name.into_string().ok()) {
+            // One that is being made, or was sealed this moment, is known a moment later.
+            if !known.contains(&name) && !name.starts_with("open-") && folder.join(&name).exists() {
+                checked.found(folder.join(name).display(), "the index does not know this file");
+            }
         }
     }
     Ok(())
@@ -265,7 +370,8 @@ mod tests {
             assert_eq!(checked.problems, []);
             assert!(checked.bytes_read > 3_000_000);
         }
-        let data = Layout::open(folder.path()).unwrap().segments(vault_id, Class::Data);
+        let data =
+            crate::layout::Layout::open(folder.path()).unwrap().segments(vault_id, Class::Data);
         let segment = data.join(fs::list_dir(&data).unwrap().remove(0));
         let mut bytes = fs::read_if_exists(&segment, 1 << 30).unwrap().unwrap();
         bytes[1_500_000] ^= 1;

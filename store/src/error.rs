@@ -75,6 +75,12 @@ pub enum StoreError {
         /// What failed.
         first: String,
     },
+    /// An object that was put could not be written, so that what is on its way in is not whole.
+    #[error("an earlier object could not be written ({first}); all of it has to be put again")]
+    Incomplete {
+        /// What failed.
+        first: String,
+    },
     /// A record could not be compressed; memory is the only known cause.
     #[error("compressing a record")]
     Compress(#[source] baton_protocol::delta::DeltaError),
@@ -85,8 +91,19 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether stored bytes are at fault, so that `check` and `repair` can help.
-    pub const fn is_corruption(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::DamagedObject(_) | Self::Absent(_))
+    pub fn is_corruption(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, TypeMismatch, Unknown};
+        match self {
+            Self::Damaged { .. } | Self::DamagedObject(_) | Self::Absent(_) => true,
+            Self::Database { source, .. } => match source.sqlite_error_code() {
+                Some(code) => {
+                    matches!(code, DatabaseCorrupt | NotADatabase | TypeMismatch | Unknown)
+                }
+                // A value of another type than the one we wrote, or no row where there is one.
+                None => true,
+            },
+            _ => false,
+        }
     }
 
     /// Whether the disk is full.

@@ -5,6 +5,9 @@
 //!
 //! **Invariant:** every error carries what was done and the path it was done to.
 
+#[cfg(test)]
+pub(crate) mod fault;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -45,7 +48,11 @@ pub trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, FsError> {
-        self.map_err(|source| FsError { action, path: path.to_owned(), source })
+        #[cfg(test)]
+        let this = fault::strike(self, action, path);
+        #[cfg(not(test))]
+        let this = self;
+        this.map_err(|source| FsError { action, path: path.to_owned(), source })
     }
 }
 
@@ -118,13 +125,20 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
 }
 
 /// Renames within a file system, and syncs the directory of the new name.
-#[expect(clippy::disallowed_methods, reason = "this is the file system seam")]
 pub fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
-    std::fs::rename(from, to).context("renaming to", to)?;
+    rename_unsynced(from, to)?;
     sync_dir(to.parent().unwrap_or(Path::new("/")))
 }
 
+/// Renames within a file system; the caller syncs the directory of the new name.
+#[expect(clippy::disallowed_methods, reason = "this is the file system seam")]
+pub fn rename_unsynced(from: &Path, to: &Path) -> Result<(), FsError> {
+    std::fs::rename(from, to).context("renaming to", to)
+}
+
 /// Creates a directory and those above it, each for its owner only.
+///
+/// Their names are not durable before the directories above them were synced.
 pub fn create_dir_all(path: &Path) -> Result<(), FsError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).context("creating", path)
 }

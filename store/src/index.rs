@@ -1,19 +1,22 @@
 //! Where each object of a vault is: SQLite, one file a vault, without a rowid.
 //!
 //! The index is a cache of the segments: it can be dropped, and the vault rebuilds it. Its rows are
-//! written after the bytes they name are synced, and would go before them.
+//! written after the bytes they name are synced, and would go before them. Where it turns out not to
+//! fit the segments that is noted in a file beside it, and whoever opens the vault next makes it anew.
 //!
 //! **Invariant:** a *closed* row proves that everything below the object is in the vault. Losing the bit
 //! costs a walk, never a lie.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use baton_protocol::id::{ObjectId, ObjectKind};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::StoreError;
+use crate::fs;
 
 /// Below this SQLite can corrupt a WAL database at a reset.
 const LEAST_SQLITE: i32 = 3_051_003;
@@ -24,7 +27,7 @@ const FORMAT: u32 = 1;
 const MAX_IDLE: usize = 4;
 
 /// Where an object is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location {
     /// The segment, by its number in this index.
     pub segment: u32,
@@ -59,6 +62,7 @@ pub struct Index {
     idle: Mutex<Vec<Connection>>,
     /// First eight bytes of every hash, once somebody asked: answers most misses.
     known: RwLock<Option<HashSet<[u8; 8]>>>,
+    doubted: AtomicBool,
 }
 
 impl Index {
@@ -90,7 +94,26 @@ impl Index {
             writer: Mutex::new(writer),
             idle: Mutex::default(),
             known: RwLock::default(),
+            doubted: AtomicBool::new(false),
         })
+    }
+
+    /// The file that says that the index at this path is not to be believed.
+    pub fn doubt_file(path: &Path) -> PathBuf {
+        path.with_extension("doubted")
+    }
+
+    /// Notes that the index, or what it names, is damaged.
+    pub fn doubt(&self) {
+        if self.doubted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::warn!(path = %self.path.display(), "the index is made anew when it is opened next");
+        if let Err(error) = fs::write_atomic(&Self::doubt_file(&self.path), b"", 0o600) {
+            // The next reader of the damage tries again.
+            self.doubted.store(false, Ordering::Relaxed);
+            tracing::warn!(%error, "a damaged index could not be marked");
+        }
     }
 
     /// Where an object is, and whether it is closed.
@@ -204,19 +227,30 @@ impl Index {
         })
     }
 
+    /// Takes back that anything is closed.
+    pub fn reopen(&self) -> Result<(), StoreError> {
+        self.write("taking proofs back", |db| {
+            db.execute("UPDATE object SET closed = 0 WHERE kind != 1 AND closed != 0", []).map(drop)
+        })
+    }
+
     /// Every segment.
     pub fn segments(&self) -> Result<Vec<SegmentRow>, StoreError> {
         self.read("listing segments", |db| {
             db.prepare_cached("SELECT segment, name, class, indexed FROM segment")?
-                .query_map([], |row| {
-                    Ok(SegmentRow {
-                        segment: row.get(0)?,
-                        name: row.get(1)?,
-                        class: row.get(2)?,
-                        indexed: row.get(3)?,
-                    })
-                })?
+                .query_map([], segment_row)?
                 .collect()
+        })
+    }
+
+    /// One segment.
+    pub fn segment(&self, segment: u32) -> Result<Option<SegmentRow>, StoreError> {
+        self.read("looking up a segment", |db| {
+            db.prepare_cached(
+                "SELECT segment, name, class, indexed FROM segment WHERE segment = ?1",
+            )?
+            .query_row([segment], segment_row)
+            .optional()
         })
     }
 
@@ -267,12 +301,11 @@ impl Index {
         })
     }
 
-    /// Every object with its place, ascending by place.
+    /// Hands every object with its place to `visit`, in no order.
     pub fn for_each(&self, mut visit: impl FnMut(ObjectId, Location)) -> Result<(), StoreError> {
         self.read("listing objects", |db| {
             let mut all = db.prepare(
-                "SELECT segment, offset, record_len, inner, len, hash, kind FROM object
-                 ORDER BY segment, offset, inner",
+                "SELECT segment, offset, record_len, inner, len, hash, kind FROM object",
             )?;
             let mut rows = all.query([])?;
             while let Some(row) = rows.next()? {
@@ -326,7 +359,7 @@ impl Index {
             Some(db) => db,
             None => connect(&self.path)?,
         };
-        let found = query(&db).map_err(database(doing, &self.path));
+        let found = query(&db).map_err(|source| self.failure(doing, source));
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE {
             idle.push(db);
@@ -340,13 +373,30 @@ impl Index {
         change: impl FnOnce(&mut MutexGuard<'_, Connection>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         let mut db = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut db).map_err(database(doing, &self.path))
+        change(&mut db).map_err(|source| self.failure(doing, source))
+    }
+
+    fn failure(&self, doing: &'static str, source: rusqlite::Error) -> StoreError {
+        let error = database(doing, &self.path)(source);
+        if error.is_corruption() {
+            self.doubt();
+        }
+        error
     }
 }
 
 fn prefix(id: &ObjectId) -> [u8; 8] {
     let [a, b, c, d, e, f, g, h, ..] = id.hash;
     [a, b, c, d, e, f, g, h]
+}
+
+fn segment_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<SegmentRow> {
+    Ok(SegmentRow {
+        segment: row.get(0)?,
+        name: row.get(1)?,
+        class: row.get(2)?,
+        indexed: row.get(3)?,
+    })
 }
 
 fn location(row: &rusqlite::Row<'_>) -> rusqlite::Result<Location> {

@@ -1,8 +1,8 @@
 //! The journal: what was acknowledged, in order, for all vaults of a node.
 //!
 //! One thread appends; everything that waits when it wakes goes into one write and one `fdatasync`.
-//! A new file begins with a checkpoint of every ref, so that older files can go once their objects
-//! are in segments.
+//! A new file begins with a checkpoint of every ref, twice, so that older files can go once their
+//! objects are in segments.
 //!
 //! **Invariant:** when [`Journal::append`] returns, the entry survives a power cut. After a failed write or
 //! sync nothing more is taken: what reached the disk is unknown.
@@ -19,14 +19,15 @@ use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 pub use entry::{Commit, Entry, RefState, RefUpdate};
-pub use replay::{Replayed, replay};
+pub use replay::{Replayed, examine, replay};
 
 use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::layout::Layout;
 
-/// Most waiting entries that share one sync.
+/// Most waiting entries that share one sync, and bytes after which no further one joins.
 const MAX_GROUP: usize = 1024;
+const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
 
 /// The first failure of this store, after which it takes nothing more.
 #[derive(Debug, Default)]
@@ -59,9 +60,18 @@ enum AppendError {
     Broken(String),
 }
 
+/// Why there is no next file.
+#[derive(Debug)]
+enum RotateError {
+    /// The file before goes on.
+    Unchanged(StoreError),
+    /// Which of the two files a power cut leaves is unknown.
+    Broken(StoreError),
+}
+
 enum Job {
     Append { bytes: Vec<u8>, done: mpsc::SyncSender<Result<(), AppendError>> },
-    Rotate { number: u64, first: Vec<u8>, done: mpsc::SyncSender<Result<(), StoreError>> },
+    Rotate { number: u64, first: Vec<u8>, done: mpsc::SyncSender<Result<(), RotateError>> },
 }
 
 /// Appends to the newest journal file.
@@ -78,18 +88,23 @@ impl Journal {
     /// Goes on with file `number`, whose intact part is `len` bytes, or starts it with a checkpoint.
     pub fn open(layout: &Layout, number: u64, len: u64) -> Result<Self, StoreError> {
         let path = layout.journal_file(number);
+        // Open all the time: a rotation must not fail for want of a descriptor.
+        let folder = fs::open(&layout.journal())?;
         let file = if len == 0 {
-            start_file(&path, &Entry::Checkpoint(Vec::new()).encode())?
+            let first = Entry::Checkpoint(Vec::new()).encode();
+            start_file(&path, &first).map_err(RotateError::into_inner)?
         } else {
             let file = fs::open_writable(&path)?;
             file.set_len(len).context("cutting", &path)?;
             file.sync_all().context("syncing", &path)?;
             file
         };
+        // Whoever made the file may have been killed before its name was durable.
+        folder.sync_all().context("syncing", &layout.journal())?;
         let at = file.metadata().context("reading", &path)?.len();
         let shared_len = std::sync::Arc::new(AtomicU64::new(at));
         let (jobs, queue) = mpsc::channel();
-        let appender = Appender { file, path: path.clone(), at, len: shared_len.clone() };
+        let appender = Appender { file, folder, path: path.clone(), at, len: shared_len.clone() };
         let thread = std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || appender.run(&queue))
@@ -140,7 +155,9 @@ impl Journal {
     pub fn rotate(&self, states: Vec<RefState>, poison: &Poison) -> Result<u64, StoreError> {
         poison.check()?;
         let before = self.number();
-        let first = Entry::Checkpoint(states).encode();
+        let mut first = entry::encode_checkpoint(states);
+        // Twice: once the files before are gone, nothing else says where the refs are.
+        first.extend_from_within(..);
         let (done, answer) = mpsc::sync_channel(1);
         self.submit(Job::Rotate { number: before + 1, first, done });
         match answer.recv() {
@@ -148,7 +165,8 @@ impl Journal {
                 self.number.store(before + 1, Ordering::Release);
                 Ok(before)
             }
-            Ok(Err(error)) => Err(error),
+            Ok(Err(RotateError::Unchanged(error))) => Err(error),
+            Ok(Err(RotateError::Broken(error))) => Err(poison.set(error)),
             Err(_) => Err(StoreError::Poisoned { first: "the journal is closed".into() }),
         }
     }
@@ -180,17 +198,34 @@ impl Drop for Journal {
     }
 }
 
-fn start_file(path: &std::path::Path, first: &[u8]) -> Result<File, StoreError> {
-    fs::remove_file(path)?;
-    let mut file = fs::create_new(path)?;
-    file.write_all(first).context("writing", path)?;
-    file.sync_all().context("syncing", path)?;
-    fs::sync_dir(path.parent().unwrap_or(path))?;
+impl RotateError {
+    fn into_inner(self) -> StoreError {
+        match self {
+            Self::Unchanged(error) | Self::Broken(error) => error,
+        }
+    }
+}
+
+/// Makes a journal file that is whole as soon as it has its name: a checkpoint that stood beside a file
+/// which goes on growing would take back what comes after it. The name is durable once the folder
+/// is synced.
+fn start_file(path: &std::path::Path, first: &[u8]) -> Result<File, RotateError> {
+    let temporary = path.with_extension("new");
+    let write = || -> Result<File, StoreError> {
+        fs::remove_file(&temporary)?;
+        let mut file = fs::create_new(&temporary)?;
+        file.write_all(first).context("writing", &temporary)?;
+        file.sync_all().context("syncing", &temporary)?;
+        Ok(file)
+    };
+    let file = write().map_err(RotateError::Unchanged)?;
+    fs::rename_unsynced(&temporary, path).map_err(|error| RotateError::Broken(error.into()))?;
     Ok(file)
 }
 
 struct Appender {
     file: File,
+    folder: File,
     path: PathBuf,
     at: u64,
     len: std::sync::Arc<AtomicU64>,
@@ -204,13 +239,16 @@ impl Appender {
             match job {
                 Job::Rotate { number, first, done } => {
                     let rotated = self.rotate(number, &first);
+                    if let Err(RotateError::Broken(error)) = &rotated {
+                        broken.get_or_insert(AppendError::Broken(error.to_string()));
+                    }
                     // The asker may have given up.
                     let _gone = done.send(rotated);
                 }
                 Job::Append { bytes, done } => {
                     let mut group = bytes;
                     let mut waiting = vec![done];
-                    while waiting.len() < MAX_GROUP {
+                    while waiting.len() < MAX_GROUP && group.len() < MAX_GROUP_BYTES {
                         match queue.try_recv() {
                             Ok(Job::Append { bytes, done }) => {
                                 group.extend_from_slice(&bytes);
@@ -253,12 +291,18 @@ impl Appender {
         Ok(())
     }
 
-    fn rotate(&mut self, number: u64, first: &[u8]) -> Result<(), StoreError> {
+    fn rotate(&mut self, number: u64, first: &[u8]) -> Result<(), RotateError> {
         let path = self.path.with_file_name(format!("{number:016x}"));
-        self.file = start_file(&path, first)?;
+        let file = start_file(&path, first)?;
+        let synced = self.folder.sync_all().context("syncing", &path);
+        synced.map_err(|error| RotateError::Broken(error.into()))?;
+        self.file = file;
         self.path = path;
         self.at = first.len() as u64;
         self.len.store(self.at, Ordering::Relaxed);
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

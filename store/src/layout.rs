@@ -127,8 +127,8 @@ impl Layout {
         self.vault(vault).join(class.folder())
     }
 
-    /// Takes the store for this process until the returned file is dropped.
-    pub fn lock(&self) -> Result<File, StoreError> {
+    /// Takes the store for this process until what is returned is dropped.
+    pub fn lock(&self) -> Result<StoreLock, StoreError> {
         let path = self.root.join("lock");
         let mut file = match fs::create_new(&path) {
             Ok(file) => file,
@@ -145,6 +145,18 @@ impl Layout {
         }
         file.set_len(0).context("writing", &path)?;
         file.write_all(format!("{}\n", std::process::id()).as_bytes()).context("writing", &path)?;
-        Ok(file)
+        Ok(StoreLock(file))
+    }
+}
+
+/// The store is this process's until this is dropped.
+#[derive(Debug)]
+pub struct StoreLock(File);
+
+impl Drop for StoreLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is being started has the descriptor too until it
+        // executes its program. Where this fails, closing is what remains.
+        let _closed_then = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }

@@ -14,8 +14,8 @@
 //! it out.
 
 pub(crate) mod directory;
-mod entry;
 mod read;
+mod entry;
 mod walk;
 
 use std::path::{Path, PathBuf};

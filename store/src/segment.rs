@@ -5,9 +5,9 @@
 //! found again by its magic after damage, and says itself which objects it holds, so that the
 //! index is never needed to read a segment. `docs/format.md` shows the bytes.
 
+mod record;
 mod footer;
 mod reader;
-mod record;
 mod writer;
 
 pub use footer::{Footer, FooterEntry, read_footer};
@@ -15,4 +15,4 @@ pub use reader::{SegmentHeader, read_header, scan};
 pub use record::{
     MAX_RECORD, RECORD_TARGET, Record, RecordBuilder, RecordEntry, RecordHead, decode_record,
 };
-pub use writer::{Appended, SEAL_AT, Sealed, SegmentWriter};
+pub use writer::{Appended, SEAL_AT, SealError, Sealed, SegmentWriter};

@@ -1,19 +1,21 @@
 //! The store of a node: its vaults, and the journal that all of them share.
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use baton_protocol::id::VaultId;
+use baton_protocol::id::{ObjectId, VaultId};
+use baton_protocol::object::Object;
 
 use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::journal::{Entry, Journal, Poison, RefState, Replayed, replay};
 use crate::layout::Layout;
-use crate::vault::{Commits, Pending, PendingObject, Refs, Vault};
+use crate::segment::Record;
+use crate::vault::{Commits, FOLD_MEMORY, Pending, PendingObject, Refs, Vault};
 
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,9 +28,17 @@ pub struct Recovery {
     pub damaged: Vec<std::path::PathBuf>,
 }
 
-/// A store; cheap to clone. The last clone to go closes it.
+/// A store; cheap to clone. The last clone to go ends its thread; other processes can have it once
+/// its vaults are gone too.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<Shared>);
+pub struct Store(Arc<Running>);
+
+/// The store, and the thread that folds its journal.
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Shared>,
+    folder: Mutex<Option<JoinHandle<()>>>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -36,8 +46,8 @@ struct Shared {
     commits: Arc<Commits>,
     vaults: Mutex<HashMap<VaultId, Slot>>,
     recovery: Recovery,
-    folder: Mutex<Option<JoinHandle<()>>>,
-    _lock: File,
+    folding: Mutex<()>,
+    closing: AtomicBool,
 }
 
 /// A vault that is open, or what the journal said of one that nobody has asked for.
@@ -70,63 +80,69 @@ impl Store {
         }
         let journal = Journal::open(&layout, end.number, end.len)?;
         let (fold, wake) = sync_channel(1);
-        let commits =
-            Arc::new(Commits { journal, poison: Poison::default(), gate: RwLock::new(()), fold });
+        let memory: u64 = dormant.values().map(|(_, pending)| pending.size()).sum();
+        let commits = Arc::new(Commits {
+            journal,
+            poison: Poison::default(),
+            gate: RwLock::new(()),
+            fold,
+            memory: AtomicU64::new(memory),
+            _lock: lock,
+        });
         let vaults = dormant
             .into_iter()
             .map(|(id, (refs, pending))| (id, Slot::Dormant(refs, pending)))
             .collect();
-        let store = Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             layout,
             commits,
             vaults: Mutex::new(vaults),
             recovery,
-            folder: Mutex::new(None),
-            _lock: lock,
-        }));
-        let shared = Arc::downgrade(&store.0);
+            folding: Mutex::default(),
+            closing: AtomicBool::new(false),
+        });
+        if !end.damaged.is_empty() {
+            shared.reopen()?;
+        }
+        if memory > FOLD_MEMORY {
+            let _already = shared.commits.fold.try_send(());
+        }
+        let folding = shared.clone();
         let thread = std::thread::Builder::new()
             .name("fold".into())
-            .spawn(move || fold_when_woken(&wake, &shared))
+            .spawn(move || fold_when_woken(&wake, &folding))
             .context("starting the folding thread of", root)?;
-        *store.0.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok(store)
+        Ok(Self(Arc::new(Running { shared, folder: Mutex::new(Some(thread)) })))
     }
 
     /// What opening it found.
     pub fn recovery(&self) -> &Recovery {
-        &self.0.recovery
+        &self.0.shared.recovery
     }
 
     /// A vault, made on first use.
     pub fn vault(&self, id: VaultId) -> Result<Vault, StoreError> {
-        self.0.vault(id)
+        self.0.shared.vault(id)
     }
 
     /// Every vault that has a folder or a ref.
     pub fn vaults(&self) -> Result<Vec<VaultId>, StoreError> {
-        let mut ids: Vec<VaultId> = self.0.slots().keys().copied().collect();
-        for name in fs::list_dir(&self.0.layout.vaults())? {
-            ids.extend(name.to_str().and_then(|name| name.parse::<VaultId>().ok()));
-        }
-        ids.sort_unstable();
-        ids.dedup();
-        Ok(ids)
+        self.0.shared.ids()
     }
 
     /// Moves what the journal holds into segments, and starts a new journal file.
     pub fn fold(&self) -> Result<(), StoreError> {
-        self.0.fold()
+        self.0.shared.fold()
     }
 
     /// The folders.
     pub fn layout(&self) -> &Layout {
-        &self.0.layout
+        &self.0.shared.layout
     }
 
     /// Refuses where an earlier write failed.
     pub fn check_poison(&self) -> Result<(), StoreError> {
-        self.0.commits.poison.check()
+        self.0.shared.commits.poison.check()
     }
 }
 
@@ -135,35 +151,46 @@ impl Shared {
         self.vaults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn ids(&self) -> Result<Vec<VaultId>, StoreError> {
+        let mut ids: Vec<VaultId> = self.slots().keys().copied().collect();
+        for name in fs::list_dir(&self.layout.vaults())? {
+            ids.extend(name.to_str().and_then(|name| name.parse::<VaultId>().ok()));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
     fn vault(&self, id: VaultId) -> Result<Vault, StoreError> {
         let mut slots = self.slots();
-        let (refs, pending) = match slots.remove(&id) {
-            Some(Slot::Open(vault)) => {
-                slots.insert(id, Slot::Open(vault.clone()));
-                return Ok(vault);
-            }
-            Some(Slot::Dormant(refs, pending)) => (refs, pending),
+        // A vault that cannot be opened keeps its slot: the next checkpoint needs its refs.
+        let (refs, pending) = match slots.get(&id) {
+            Some(Slot::Open(vault)) => return Ok(vault.clone()),
+            Some(Slot::Dormant(refs, pending)) => (Refs::restore(&refs.state(id)), pending.clone()),
             None => (Refs::default(), Pending::default()),
         };
-        let state = refs.state(id);
-        let kept = pending.clone();
-        match Vault::open(id, &self.layout, self.commits.clone(), refs, pending) {
-            Ok(vault) => {
-                slots.insert(id, Slot::Open(vault.clone()));
-                Ok(vault)
-            }
-            Err(error) => {
-                // A vault that cannot be opened keeps its refs: the next checkpoint needs them.
-                slots.insert(id, Slot::Dormant(Refs::restore(&state), kept));
-                Err(error)
+        let vault = Vault::open(id, &self.layout, self.commits.clone(), refs, pending)?;
+        slots.insert(id, Slot::Open(vault.clone()));
+        Ok(vault)
+    }
+
+    /// Takes back, in every vault, that anything is whole: the journal has lost something.
+    fn reopen(&self) -> Result<(), StoreError> {
+        for id in self.ids()? {
+            if let Err(error) = self.vault(id).and_then(|vault| vault.reopen()) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(vault = %id, error, "a vault cannot be opened");
             }
         }
+        Ok(())
     }
 
     fn fold(&self) -> Result<(), StoreError> {
+        let _one = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
         let before = {
-            let _gate = self.commits.gate.write().unwrap_or_else(PoisonError::into_inner);
+            // Slots first: whoever opens a vault holds them for long, and commits must not wait for that.
             let slots = self.slots();
+            let _gate = self.commits.gate.write().unwrap_or_else(PoisonError::into_inner);
             let states: Vec<RefState> = slots
                 .iter()
                 .map(|(id, slot)| match slot {
@@ -171,37 +198,37 @@ impl Shared {
                     Slot::Dormant(refs, _) => refs.state(*id),
                 })
                 .collect();
-            drop(slots);
             self.commits.journal.rotate(states, &self.commits.poison)?
         };
         let idle = |slot: &Slot| matches!(slot, Slot::Dormant(_, pending) if pending.is_empty());
         let busy: Vec<VaultId> =
             self.slots().iter().filter(|(_, slot)| !idle(slot)).map(|(id, _)| *id).collect();
+        // A vault that cannot be folded keeps the journal, and does not keep the others.
+        let mut folded = Ok(());
         for id in busy {
-            self.vault(id)?.fold(before)?;
+            folded = folded.and(self.vault(id).and_then(|vault| vault.fold(before)));
         }
+        folded?;
         self.commits.journal.remove_through(before)?;
         tracing::debug!(through = before, "journal folded");
         Ok(())
     }
 }
 
-impl Drop for Shared {
+impl Drop for Running {
     fn drop(&mut self) {
-        // The folding thread ends when it finds the store gone.
-        let _already = self.commits.fold.try_send(());
-        if let Some(thread) = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take()
-            && thread.thread().id() != std::thread::current().id()
-        {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        // Full means that the thread is about to look anyway.
+        let _already = self.shared.commits.fold.try_send(());
+        if let Some(thread) = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // A panic of the thread was reported where it happened.
             let _panicked = thread.join();
         }
     }
 }
 
-fn fold_when_woken(wake: &Receiver<()>, shared: &Weak<Shared>) {
-    while wake.recv().is_ok() {
-        let Some(shared) = shared.upgrade() else { return };
+fn fold_when_woken(wake: &Receiver<()>, shared: &Shared) {
+    while wake.recv().is_ok() && !shared.closing.load(Ordering::SeqCst) {
         if let Err(error) = shared.fold() {
             tracing::error!(error = &error as &dyn std::error::Error, "folding the journal failed");
         }
@@ -223,12 +250,14 @@ fn apply(
         Entry::Commit(commit) => {
             recovery.commits += 1;
             let (refs, pending) = vaults.entry(commit.vault).or_default();
+            let proved = commit.update.map(|update| proved(update.new.into(), &replayed.records));
+            let proved = proved.unwrap_or_default();
             for record in &replayed.records {
                 for entry in &record.entries {
                     let object = PendingObject {
                         bytes: record.bytes(entry).into(),
                         journal: replayed.number,
-                        closed: commit.update.is_some(),
+                        closed: !entry.id.kind.is_metadata() || proved.contains(&entry.id),
                     };
                     pending.insert(entry.id, object);
                 }
@@ -240,12 +269,38 @@ fn apply(
     }
 }
 
+/// The metadata of a commit that its snapshot reaches through that same commit: all of it was walked
+/// when the ref moved. What else came along proves nothing.
+fn proved(snapshot: ObjectId, records: &[Record]) -> HashSet<ObjectId> {
+    let own: HashMap<ObjectId, &[u8]> = records
+        .iter()
+        .flat_map(|record| record.entries.iter().map(|entry| (entry.id, record.bytes(entry))))
+        .filter(|(id, _)| id.kind.is_metadata())
+        .collect();
+    let mut proved = HashSet::new();
+    let mut open = vec![snapshot];
+    while let Some(id) = open.pop() {
+        if let Some(bytes) = own.get(&id)
+            && proved.insert(id)
+            && let Ok(object) = Object::decode(id.kind, bytes)
+        {
+            open.extend(object.children());
+        }
+    }
+    proved
+}
+
+/// What a damaged journal file is called where it is kept.
+pub(crate) fn aside_name(path: &Path, offset: u64) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!("journal-{name}-{offset}")
+}
+
 /// Keeps a damaged journal file as it is now, for whoever wants to look.
 fn keep_aside(layout: &Layout, path: &Path, offset: u64) -> Result<std::path::PathBuf, StoreError> {
     let folder = layout.root().join("damaged");
     fs::create_dir_all(&folder)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = folder.join(format!("journal-{name}-{offset}"));
+    let aside = folder.join(aside_name(path, offset));
     if !aside.exists() {
         std::fs::copy(path, &aside).context("copying to", &aside)?;
     }

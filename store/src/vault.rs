@@ -5,25 +5,31 @@
 //!
 //! **Invariant:** what [`ObjectSource::read`] returns has the hash that was asked for.
 
-mod closure;
-mod intake;
 mod pending;
+mod cache;
 mod refs;
 mod segments;
+mod reconcile;
+mod staging;
+mod closure;
+mod intake;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use baton_protocol::id::{DeviceId, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId};
 use baton_protocol::message::Head;
 
+pub(crate) use intake::FOLD_MEMORY;
 pub use intake::{CommitError, Committed, Intake};
 pub(crate) use pending::{Pending, PendingObject};
 pub(crate) use refs::Refs;
 
 use crate::error::StoreError;
+use crate::fs::Context;
 use crate::index::{Index, Location};
 use crate::journal::{Journal, Poison};
-use crate::layout::Layout;
+use crate::layout::{Layout, StoreLock};
 use crate::objects::ObjectSource;
 use crate::segment::{Record, SegmentWriter};
 
@@ -37,6 +43,10 @@ pub(crate) struct Commits {
     pub(crate) gate: RwLock<()>,
     /// Wakes the thread that folds the journal.
     pub(crate) fold: std::sync::mpsc::SyncSender<()>,
+    /// Bytes of memory that objects take which only the journal has.
+    pub(crate) memory: AtomicU64,
+    /// The store is this process's for as long as anything can write to it. Goes last.
+    pub(crate) _lock: StoreLock,
 }
 
 /// One vault; cheap to clone.
@@ -53,7 +63,7 @@ struct Inner {
     writers: [Mutex<Option<Writer>>; 2],
     files: segments::Files,
     unindexed: segments::Unindexed,
-    cache: Mutex<segments::RecordCache>,
+    cache: Mutex<cache::RecordCache>,
     pending: RwLock<Pending>,
     refs: Refs,
 }
@@ -72,9 +82,12 @@ impl Vault {
         layout: &Layout,
         commits: Arc<Commits>,
         refs: Refs,
-        pending: Pending,
+        mut pending: Pending,
     ) -> Result<Self, StoreError> {
-        let index = segments::open_index(layout, id)?;
+        let (index, whole) = reconcile::open_index(layout, id)?;
+        if !whole {
+            pending.reopen();
+        }
         Ok(Self(Arc::new(Inner {
             id,
             layout: layout.clone(),
@@ -119,6 +132,7 @@ impl Vault {
         found.extend(self.0.index.find_prefix(kind, prefix)?);
         found.sort_unstable();
         found.dedup();
+        found.truncate(16);
         Ok(found)
     }
 
@@ -137,6 +151,19 @@ impl Vault {
         let found = self.find_prefix(Some(ObjectKind::Snapshot), &prefix)?;
         let ids = found.into_iter().map(|id| SnapshotId::from_bytes(id.hash));
         Ok(ids.filter(|id| id.to_string().starts_with(digits)).collect())
+    }
+
+    /// Bytes of its segments on the disk.
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for class in crate::layout::Class::ALL {
+            let folder = self.0.layout.segments(self.0.id, class);
+            for name in crate::fs::list_dir(&folder)? {
+                let path = folder.join(name);
+                bytes += crate::fs::open(&path)?.metadata().context("reading", &path)?.len();
+            }
+        }
+        Ok(bytes)
     }
 
     /// Whether everything below an object is known to be here; nothing where it is not here itself.
@@ -167,8 +194,26 @@ impl Vault {
         self.0.pending.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn pending_mut(&self) -> std::sync::RwLockWriteGuard<'_, Pending> {
-        self.0.pending.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Changes what is pending, and keeps count of the memory that it takes.
+    fn change_pending<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
+        let mut pending = self.0.pending.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = pending.size();
+        let changed = change(&mut pending);
+        let memory = &self.0.commits.memory;
+        memory.fetch_add(pending.size(), Ordering::Relaxed);
+        memory.fetch_sub(before, Ordering::Relaxed);
+        changed
+    }
+
+    /// Objects that only the journal has.
+    pub(crate) fn pending_ids(&self) -> Vec<ObjectId> {
+        self.pending().ids()
+    }
+
+    /// Takes every proof back that something is whole: what it relied on may be lost.
+    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        self.change_pending(Pending::reopen);
+        self.0.index.reopen()
     }
 
     /// What a checkpoint has to say of this vault.
@@ -192,7 +237,7 @@ impl Vault {
         }
         intake.flush()?;
         self.0.index.close(&closed)?;
-        self.pending_mut().remove_through(last);
+        self.change_pending(|pending| pending.remove_through(last));
         Ok(())
     }
 
@@ -204,7 +249,11 @@ impl Vault {
             record.as_ref().and_then(|record| record.raw.get(start..start + at.len as usize));
         match bytes {
             Some(bytes) if ObjectId::of(id.kind, bytes) == *id => Ok(bytes.to_vec()),
-            _ => Err(StoreError::DamagedObject(*id)),
+            _ => {
+                // Either the bytes are damaged, or they are somewhere else.
+                self.0.index.doubt();
+                Err(StoreError::DamagedObject(*id))
+            }
         }
     }
 
@@ -216,7 +265,7 @@ impl Vault {
                 return Ok(Some(record));
             }
         }
-        let Some(record) = self.0.files.read_record(self, at)? else { return Ok(None) };
+        let Some(record) = self.read_record(at)? else { return Ok(None) };
         let record = Arc::new(record);
         let mut cache = self.0.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         cache.insert(key, record.clone());

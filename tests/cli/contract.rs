@@ -49,6 +49,17 @@ fn every_command_of_this_version_has_help_with_its_flags() {
 }
 
 #[test]
+fn help_is_a_command_too() {
+    let place = Place::new();
+    for command in ["handoff", "run logs"] {
+        let asked = place.line(&format!("help {command}"));
+        assert_eq!((asked.code, asked.err.as_str()), (0, ""), "{asked:?}");
+        assert_eq!(asked.out, place.line(&format!("{command} --help")).out);
+    }
+    assert!(place.is_untouched());
+}
+
+#[test]
 fn what_this_version_lacks_says_so_and_starts_nothing() {
     let place = Place::new();
     let lines = [

@@ -153,7 +153,9 @@ impl TestHome {
     /// The same for a command that streams: an object a line.
     pub(crate) fn json_lines<S: AsRef<OsStr>>(&self, args: &[S], code: i32) -> Vec<Value> {
         let mut command = self.command();
-        command.args(args).arg("--json");
+        // What stands after `--` is for another program.
+        let own = args.iter().take_while(|arg| arg.as_ref() != "--").count();
+        command.args(&args[..own]).arg("--json").args(&args[own..]);
         let output = run(command, COMMAND);
         assert_eq!(output.status.code(), Some(code), "{}", describe(args, &output));
         let lines = output.stdout.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
@@ -436,6 +438,7 @@ mod tests {
     fn json_is_one_object_and_the_exit_code_counts() {
         let (_dir, home) = scripted(r#"echo "{\"last\": \"$2\"}"; exit $1"#);
         assert_eq!(home.json(&["0"])["last"], "--json");
+        assert_eq!(home.json(&["0", "--", "x"])["last"], "--json");
         assert_eq!(home.json_exit(&["4"], 4)["last"], "--json");
         assert!(std::panic::catch_unwind(|| home.json(&["4"])).is_err());
         let (_dir, two) = scripted("echo '{}'; echo '{}'");

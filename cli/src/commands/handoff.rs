@@ -31,7 +31,7 @@ Examples:
 pub(crate) struct Args {
     /// The workspace [default: the current folder, inside a git worktree its root].
     path: Option<PathBuf>,
-    /// What to do, for the program that runs; `-` reads it from stdin.
+    /// What to do; the program finds it in BATON_PROMPT. `-` reads it from stdin.
     #[arg(short, long, value_name = "PROMPT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// The same from a file.
@@ -43,16 +43,16 @@ pub(crate) struct Args {
     /// How many attempts; this version makes one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     variants: Option<u32>,
-    /// A file to take along; may be given more than once.
+    /// A file to take along, into the folder BATON_ATTACHMENTS; may be given more than once.
     #[arg(long, value_name = "FILE")]
     attach: Vec<PathBuf>,
-    /// Which conversation travels: `auto` or `none`; an id is not in this version.
+    /// Which conversation travels: in this version none does, with `auto` as with `none`.
     #[arg(long, value_name = "auto|none|ID")]
     conversation: Option<String>,
     /// When the run is taken away (not in this version).
     #[arg(long, value_name = "D", hide = true)]
     expires: Option<OsString>,
-    /// Say what would travel, and change nothing on the node.
+    /// Say what would travel; a snapshot is kept here, and nothing changes on the node.
     #[arg(long)]
     dry_run: bool,
     /// Follow the output of the run.

@@ -74,7 +74,9 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
         Verb::Undo(_) => ("undo", "baton restore SNAPSHOT --into DIR; baton log lists snapshots"),
         Verb::Queue(_) => ("queue", "nothing is queued: what cannot be sent fails at once"),
         Verb::Allow(_) => ("allow", "nothing is held back; .batonignore leaves files out"),
-        Verb::Secret(_) => ("secret", "set what the command needs on the node itself"),
+        Verb::Secret(_) => {
+            ("secret", "baton handoff --attach FILE takes a file along; it stays in the vault")
+        }
         Verb::Agent(_) => ("agent", "baton handoff -- COMMAND runs any program"),
         Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
         Verb::Repair(_) => ("repair", "baton check says what is damaged"),

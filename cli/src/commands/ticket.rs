@@ -36,7 +36,7 @@ enum Role {
     Push,
     /// Also start runs.
     Run,
-    /// Also let others in.
+    /// In this version the same as `run`.
     Admin,
 }
 

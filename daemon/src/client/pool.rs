@@ -253,7 +253,7 @@ async fn ask(mut stream: FrameStream, request: &Request) -> Result<Reply, Client
         Err(error) => return Err(error.into()),
     }
     let reply = match request {
-        Request::WaitRun(_) => stream.reader.message_at_last().await?,
+        Request::WaitRun(_) | Request::CancelRun(_) => stream.reader.message_at_last().await?,
         Request::Refs | Request::ListRuns => list(&mut stream, request).await?,
         _ => stream.receive().await?,
     };

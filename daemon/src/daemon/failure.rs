@@ -7,11 +7,20 @@ use baton_protocol::message::{Refusal, RefusalCode};
 use baton_store::checkout::RestoreError;
 use baton_store::error::StoreError;
 use baton_store::fs::FsError;
+use baton_store::scan::ScanError;
+use baton_store::snapshot::SnapshotError;
+use baton_store::vault::CommitError;
 
 use crate::api::control::Failure;
 use crate::sync::SyncError;
 use crate::transport::TransportError;
 use crate::workspace::TakeError;
+
+const JOIN_AGAIN: &str = "ask for a new ticket (baton ticket, on the node) and baton join it";
+const REACH: &str = "see whether `baton serve` runs there, then try again";
+
+/// What to type where nothing better is known.
+const ANY_HINT: &str = "baton doctor; the log of the daemon may say more: daemon.log in the home";
 
 /// A command failed.
 #[derive(Debug)]
@@ -20,7 +29,8 @@ pub struct Fail(pub Failure);
 impl Fail {
     /// A failure with exit code 1.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self(Failure { code: code.to_owned(), message: message.into(), hint: None, exit: 1 })
+        let hint = Some(ANY_HINT.to_owned());
+        Self(Failure { code: code.to_owned(), message: message.into(), hint, exit: 1 })
     }
 
     /// Names the next command to type.
@@ -73,7 +83,10 @@ impl From<StoreError> for Fail {
             StoreError::Poisoned { .. } => {
                 Self::of("store-poisoned", &error).hint("baton daemon stop, then try again")
             }
-            error if error.is_corruption() => Self::of("damaged", error).hint("baton check --data"),
+            error if error.is_corruption() => Self::of("damaged", error).hint(
+                "baton check --data says what is damaged; what can be mended is at the next start: \
+                 baton daemon stop, then try again",
+            ),
             error => Self::of("store", error),
         }
     }
@@ -85,13 +98,29 @@ impl From<FsError> for Fail {
     }
 }
 
+impl From<CommitError> for Fail {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Store(error) => error.into(),
+            error => Self::of("snapshot", &error),
+        }
+    }
+}
+
 impl From<TakeError> for Fail {
     fn from(error: TakeError) -> Self {
         match error {
-            TakeError::Store(error) => error.into(),
-            TakeError::Scan(baton_store::scan::ScanError::Store(error)) => error.into(),
+            TakeError::Store(error)
+            | TakeError::Scan(ScanError::Store(error))
+            | TakeError::Snapshot(SnapshotError::Store(error))
+            | TakeError::Commit(CommitError::Store(error)) => error.into(),
+            TakeError::Scan(error @ ScanError::Root { .. }) => {
+                Self::of("scan", &error).hint("name a folder that exists and may be read")
+            }
             TakeError::Scan(error) => Self::of("scan", &error),
-            TakeError::Attach { .. } | TakeError::SameName { .. } => Self::of("attachment", &error),
+            TakeError::Attach { .. } | TakeError::SameName { .. } => {
+                Self::of("attachment", &error).hint("attach readable files of different names")
+            }
             error => Self::of("snapshot", &error),
         }
     }
@@ -99,10 +128,17 @@ impl From<TakeError> for Fail {
 
 impl From<RestoreError> for Fail {
     fn from(error: RestoreError) -> Self {
-        match &error {
+        match error {
             RestoreError::NotEmpty { .. } => Self::of("target-not-empty", &error)
                 .hint("choose a folder that does not exist yet, or an empty one"),
-            error => Self::of("restore", error),
+            RestoreError::NotDirectory { .. } => Self::of("target-not-directory", &error)
+                .hint("choose a folder that does not exist yet, or an empty one"),
+            RestoreError::Store(error) => error.into(),
+            RestoreError::Fs(error) if error.is_disk_full() => Self::of("disk-full", &error)
+                .hint("free some space there, or choose another folder; nothing was left in it"),
+            RestoreError::Fs(_) => Self::of("restore", &error)
+                .hint("choose a folder that may be written to; nothing was left in this one"),
+            error => Self::of("restore", &error),
         }
     }
 }
@@ -122,12 +158,8 @@ impl From<TransportError> for Fail {
             "wrong-identity" => fail.hint(
                 "if the node was set up anew, baton remote remove it and join with a new ticket",
             ),
-            "unknown-device" => {
-                fail.hint("ask for a new ticket (baton ticket, on the node) and baton join it")
-            }
-            "remote-unreachable" => {
-                fail.hint("see whether `baton serve` runs there, then try again")
-            }
+            "unknown-device" => fail.hint(JOIN_AGAIN),
+            "remote-unreachable" => fail.hint(REACH),
             _ => fail,
         }
     }
@@ -148,12 +180,24 @@ impl From<Refusal> for Fail {
             RefusalCode::Internal => "remote-failed",
             RefusalCode::Unavailable => "remote-unreachable",
         };
-        let fail = Self::new(code, refusal.message);
-        match refusal.code {
-            RefusalCode::Ticket => fail.hint("ask for a new one: baton ticket, on the node"),
-            RefusalCode::UnknownDevice => {
-                fail.hint("ask for a new ticket (baton ticket, on the node) and baton join it")
+        let hint = match refusal.code {
+            RefusalCode::Version => "install the same version of Baton here and on the node",
+            RefusalCode::UnknownDevice => JOIN_AGAIN,
+            RefusalCode::Ticket => "ask for a new one: baton ticket, on the node",
+            RefusalCode::Role => "baton ticket --role run, on the node, and baton join it here",
+            RefusalCode::NotFound => "baton log, baton runs",
+            RefusalCode::Limit => "try again later; the limits are in config.toml on the node",
+            RefusalCode::DiskFull => {
+                "free some space on the node and try again; nothing that it has is lost"
             }
+            RefusalCode::Conflict => "baton runs, baton log",
+            RefusalCode::Unavailable => REACH,
+            RefusalCode::Malformed | RefusalCode::Internal => {
+                "see the log of the node; baton check, there, says whether its store is whole"
+            }
+        };
+        let fail = Self::new(code, refusal.message).hint(hint);
+        match refusal.code {
             RefusalCode::Conflict => fail.exit(4),
             _ => fail,
         }
@@ -166,6 +210,7 @@ impl From<SyncError> for Fail {
             SyncError::Transport(error) => error.into(),
             SyncError::Store(error) => error.into(),
             SyncError::Refused(refusal) => refusal.into(),
+            SyncError::Keep(error) => error.into(),
             error => Self::of("sync", &error),
         }
     }

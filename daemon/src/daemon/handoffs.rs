@@ -70,7 +70,7 @@ impl Daemon {
             };
             let info = self.run_request(&target, Request::CreateRun(spec)).await?;
             answer.round_trips += 1;
-            answer.receipt.isolated = Some(info.isolated || self.isolates(&target));
+            answer.receipt.isolated = Some(info.isolated);
             answer.runs.push(HandoffRun {
                 run: info.spec.run.to_string(),
                 thread: info.spec.thread.to_string(),
@@ -111,11 +111,6 @@ impl Daemon {
             round_trips: 0,
             timing_ms: TimingMs { ..report::timing(taken) },
         })
-    }
-
-    /// Whether runs on the node embedded here are isolated; another node says it with the run.
-    fn isolates(&self, target: &Target) -> bool {
-        target.embedded && self.isolation.is_ok()
     }
 
     /// Asks a node something about a run.

@@ -84,7 +84,7 @@ impl Daemon {
         Ok(Target { remote, embedded: true })
     }
 
-    /// Every node that this home knows; the embedded one where none is joined.
+    /// Every node that this home knows; the embedded one where it was used, or none is joined.
     pub(super) async fn targets(
         self: &Arc<Self>,
         name: Option<String>,
@@ -92,10 +92,18 @@ impl Daemon {
         if name.is_some() {
             return Ok(vec![self.target(name).await?]);
         }
-        let joined = self.blocking("remotes", |daemon| Ok(daemon.catalog.remotes()?)).await?;
+        let (joined, is_enrolled) = self
+            .blocking("remotes", |daemon| {
+                let own = daemon.catalog.device(daemon.workspaces.device)?;
+                Ok((daemon.catalog.remotes()?, own.is_some()))
+            })
+            .await?;
         let mut targets: Vec<Target> =
             joined.into_iter().map(|remote| Target { remote, embedded: false }).collect();
-        targets.push(self.local().await?);
+        // A home that never used its embedded node has nothing there.
+        if targets.is_empty() || is_enrolled {
+            targets.push(self.local().await?);
+        }
         Ok(targets)
     }
 
@@ -111,7 +119,7 @@ impl Daemon {
     pub(super) fn issue_ticket(
         &self,
         user: Option<String>,
-        role: Option<String>,
+        role: Option<&str>,
         expires_ms: u64,
         uses: u32,
     ) -> Result<TicketAnswer, Fail> {
@@ -122,7 +130,7 @@ impl Daemon {
             )
             .hint("baton serve"));
         };
-        let role = match role.as_deref() {
+        let role = match role {
             None => Role::Admin,
             Some(name) => Role::parse(name).ok_or_else(|| {
                 Fail::new("role", format!("{name:?} is no role; there are push, run and admin"))
@@ -150,9 +158,11 @@ impl Daemon {
         expires_ms: u64,
         uses: u32,
     ) -> Result<Answer, Fail> {
-        self.blocking("ticket", move |daemon| daemon.issue_ticket(user, role, expires_ms, uses))
-            .await
-            .map(Answer::Ticket)
+        self.blocking("ticket", move |daemon| {
+            daemon.issue_ticket(user, role.as_deref(), expires_ms, uses)
+        })
+        .await
+        .map(Answer::Ticket)
     }
 
     pub(super) async fn join(
@@ -161,8 +171,7 @@ impl Daemon {
         name: Option<String>,
     ) -> Result<Answer, Fail> {
         let ticket = Ticket::decode(ticket).map_err(|error| {
-            Fail::new("ticket-malformed", chain(&error))
-                .hint("copy the whole word after `baton join`")
+            Fail::new("ticket", chain(&error)).hint("copy the whole word after `baton join`")
         })?;
         if name.as_deref() == Some(LOCAL) {
             return Err(Fail::new("name-taken", "`local` is the node embedded in this daemon")
@@ -216,7 +225,7 @@ impl Daemon {
     }
 
     pub(super) async fn remote_list(self: &Arc<Self>) -> Result<Answer, Fail> {
-        self.blocking("remotes", |daemon| daemon.remotes_answer()).await.map(Answer::Remotes)
+        self.blocking("remotes", Self::remotes_answer).await.map(Answer::Remotes)
     }
 
     pub(super) fn remotes_answer(&self) -> Result<RemotesAnswer, Fail> {
@@ -271,7 +280,7 @@ impl Daemon {
     }
 
     pub(super) async fn device_list(self: &Arc<Self>) -> Result<Answer, Fail> {
-        self.blocking("devices", |daemon| daemon.devices_answer()).await.map(Answer::Devices)
+        self.blocking("devices", Self::devices_answer).await.map(Answer::Devices)
     }
 
     fn devices_answer(&self) -> Result<DevicesAnswer, Fail> {

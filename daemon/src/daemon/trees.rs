@@ -4,47 +4,24 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use baton_protocol::id::{IdempotencyKey, ObjectKind, SnapshotId, TreeId};
-use baton_protocol::message::{Opening, PushHello, Request};
+use baton_protocol::id::{SnapshotId, TreeId};
 use baton_protocol::object::Snapshot;
-use baton_protocol::session::push::{PushOutcome, PushStats};
-use baton_store::checkout::{RestoreOptions, Restored, restore};
+use baton_store::checkout::Restored;
 use baton_store::diff::{ChangeKind, diff};
 use baton_store::objects::ObjectSource;
-use baton_store::plan::plan_push;
 use baton_store::scan;
 use baton_store::snapshot::load_snapshot;
 
 use super::failure::Fail;
-use super::remotes::{Target, only};
+use super::transfer::with_progress;
 use super::{Daemon, patch, report};
 use crate::api::control::{
-    Answer, Bytes, ChangeEntry, DiffAnswer, LogAnswer, LogSnapshot, Progress, PushFields, Receipt,
-    ReportPath, RestoreAnswer, StatusAnswer, TimingMs, WorkspaceEntry,
+    Answer, Bytes, ChangeEntry, DiffAnswer, LogAnswer, LogSnapshot, PushFields, ReportPath,
+    RestoreAnswer, StatusAnswer, TimingMs, WorkspaceEntry,
 };
 use crate::api::socket::EventSender;
 use crate::clock::{decimal_ms, rfc3339};
-use crate::sync::{SyncError, Wire, fetch, push};
-use crate::transport::TransportError;
 use crate::workspace::{TakeOptions, Taken};
-
-/// How often progress is told while a tree is walked or written.
-const PROGRESS: std::time::Duration = std::time::Duration::from_millis(100);
-
-/// Tries of a push whose connection turned out to be dead: the second is on a new connection.
-const TRIES: usize = 3;
-
-/// Heads adopted in one push: another writer of the same ref is a copied home.
-const MAX_ADOPTED: usize = 3;
-
-/// A snapshot that a node has.
-#[derive(Debug)]
-pub(super) struct Pushed {
-    pub(super) id: SnapshotId,
-    pub(super) snapshot: Snapshot,
-    pub(super) stats: PushStats,
-    pub(super) send_ms: f64,
-}
 
 impl Daemon {
     /// Takes a snapshot, telling how far it is.
@@ -107,303 +84,6 @@ impl Daemon {
         };
         let sequence = pushed.snapshot.sequence;
         Ok(Answer::Snapshot(report::snapshot(&taken, pushed.id, sequence, timing, Some(fields))))
-    }
-
-    /// Makes a node have a snapshot; adopts what it has where this home was put back.
-    pub(super) async fn push_taken(
-        self: &Arc<Self>,
-        target: &Target,
-        taken: &Taken,
-        events: &EventSender,
-    ) -> Result<Pushed, Fail> {
-        let started = self.clock.instant();
-        let (workspace, node) = (taken.workspace, target.remote.node);
-        let mut base = self
-            .blocking("acked", move |daemon| Ok(daemon.catalog.acked(workspace, node)?))
-            .await?;
-        let (mut id, mut snapshot) = (taken.id, taken.snapshot.clone());
-        let mut stats = PushStats::default();
-        for _ in 0..=MAX_ADOPTED {
-            let (outcome, cost) = self
-                .push_once(target, base, id, &snapshot, events)
-                .await
-                .map_err(|fail| keep_hint(fail, id))?;
-            stats.bytes_sent += cost.bytes_sent;
-            stats.objects_sent += cost.objects_sent;
-            stats.round_trips += cost.round_trips;
-            match outcome {
-                PushOutcome::Acked { snapshot: acked, .. } => {
-                    self.blocking("acked", move |daemon| {
-                        Ok(daemon.catalog.set_acked(workspace, node, acked)?)
-                    })
-                    .await?;
-                    let send_ms = decimal_ms(self.clock.since(started));
-                    tracing::info!(snapshot = %id, remote = %target.remote.name,
-                        bytes = stats.bytes_sent, trips = stats.round_trips, "pushed");
-                    return Ok(Pushed { id, snapshot, stats, send_ms });
-                }
-                // The node has never heard of this workspace, or has lost it: all of it travels.
-                PushOutcome::HeadMoved { head: None } => base = None,
-                PushOutcome::HeadMoved { head: Some((head, sequence)) } => {
-                    let known = self.continues(&snapshot, head).await?;
-                    if !known {
-                        events
-                            .note(format!(
-                                "the node has snapshot {} of this workspace, which this home does not \
-                                 know (was it restored from a backup?); it is kept as a parent",
-                                head.short()
-                            ))
-                            .await;
-                        let adopted = self.adopt(taken, (head, sequence)).await?;
-                        (id, snapshot) = adopted;
-                    }
-                    base = Some(head);
-                }
-            }
-        }
-        Err(Fail::new(
-            "head-moves",
-            "another machine keeps moving this workspace's ref on the node",
-        )
-        .hint("is this home a copy that is used in two places? give one of them a home of its own"))
-    }
-
-    /// Whether a head of the node is in the history of a snapshot of ours.
-    async fn continues(
-        self: &Arc<Self>,
-        snapshot: &Snapshot,
-        head: SnapshotId,
-    ) -> Result<bool, Fail> {
-        let mut open = snapshot.parents.clone();
-        self.blocking("history", move |daemon| {
-            let mut seen = std::collections::HashSet::new();
-            while let Some(id) = open.pop() {
-                if id == head {
-                    return Ok(true);
-                }
-                if seen.insert(id) && daemon.workspaces.vault.contains(&id.into())? {
-                    open.extend(load_snapshot(&daemon.workspaces.vault, id)?.parents);
-                }
-            }
-            Ok(false)
-        })
-        .await
-    }
-
-    async fn adopt(
-        self: &Arc<Self>,
-        taken: &Taken,
-        head: (SnapshotId, u64),
-    ) -> Result<(SnapshotId, Snapshot), Fail> {
-        let (workspace, snapshot) = (taken.workspace, taken.snapshot.clone());
-        let own = taken.id;
-        self.blocking("adopt", move |daemon| {
-            Ok(daemon.workspaces.adopt(workspace, own, &snapshot, head)?)
-        })
-        .await
-    }
-
-    /// One push, on a new connection where the kept one turns out to be dead: a replay is harmless.
-    async fn push_once(
-        self: &Arc<Self>,
-        target: &Target,
-        base: Option<SnapshotId>,
-        new: SnapshotId,
-        snapshot: &Snapshot,
-        events: &EventSender,
-    ) -> Result<(PushOutcome, PushStats), Fail> {
-        let hello = PushHello {
-            workspace: snapshot.workspace,
-            base,
-            new,
-            key: IdempotencyKey::from_bytes(crate::workspace::random()?),
-        };
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let stream = self.pool.open(&target.remote).await?;
-            let mut wire = Wire::new(stream);
-            let events = events.clone();
-            let outcome = self
-                .blocking("push", move |daemon| {
-                    let vault = &daemon.workspaces.vault;
-                    let plan = plan_push(vault, hello.base, hello.new)?;
-                    let total = plan.len() as u64;
-                    let outcome = push::send(&mut wire, vault, hello, plan, |stats, queued| {
-                        events.progress(Progress {
-                            stage: "send".to_owned(),
-                            done: stats.objects_sent,
-                            total: Some(total.max(stats.objects_sent + queued as u64)),
-                            bytes: stats.bytes_sent,
-                        });
-                    });
-                    wire.into_stream().finish();
-                    Ok(outcome)
-                })
-                .await?;
-            match outcome {
-                Err(error) if error.is_retryable() && tries < TRIES => {
-                    tracing::debug!(%error, "pushing again");
-                    self.pool.forget(target.remote.node).await;
-                }
-                other => return Ok(other?),
-            }
-        }
-    }
-
-    /// Makes sure that all of a snapshot is here: from this home, or from a node.
-    pub(super) async fn fetch_from(
-        self: &Arc<Self>,
-        target: &Target,
-        snapshot: SnapshotId,
-        events: &EventSender,
-    ) -> Result<(), Fail> {
-        if self.is_whole(snapshot).await? {
-            return Ok(());
-        }
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let mut stream = self.pool.open(&target.remote).await?;
-            stream.send(&Opening::new(Request::Fetch)).await.or_else(|error| match error {
-                // Its answer says why.
-                TransportError::Stopped => Ok(()),
-                error => Err(error),
-            })?;
-            let mut wire = Wire::new(stream);
-            let events = events.clone();
-            let outcome = self
-                .blocking("fetch", move |daemon| {
-                    let vault = &daemon.workspaces.vault;
-                    let outcome =
-                        fetch::fetch(&mut wire, vault, snapshot, |done, bytes, outstanding| {
-                            let total = Some(done + outstanding);
-                            events.progress(Progress {
-                                stage: "fetch".to_owned(),
-                                done,
-                                total,
-                                bytes,
-                            });
-                        });
-                    wire.into_stream().finish();
-                    Ok(outcome)
-                })
-                .await?;
-            match outcome {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_retryable() && tries < TRIES => {
-                    tracing::debug!(%error, "fetching again");
-                    self.pool.forget(target.remote.node).await;
-                }
-                Err(SyncError::Fetch(error)) if is_absent(&error, snapshot) => {
-                    let message = format!(
-                        "{} does not have snapshot {}",
-                        target.remote.name,
-                        snapshot.short()
-                    );
-                    return Err(
-                        Fail::new("not-found", message).hint("baton log, baton remote list")
-                    );
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    async fn is_whole(self: &Arc<Self>, snapshot: SnapshotId) -> Result<bool, Fail> {
-        self.blocking("closure", move |daemon| {
-            Ok(daemon.workspaces.vault.intake().missing(snapshot.into(), 1)?.is_empty())
-        })
-        .await
-    }
-
-    /// The snapshot that an id or a prefix means, whole here when this returns.
-    async fn obtain(
-        self: &Arc<Self>,
-        digits: &str,
-        remote: Option<String>,
-        events: &EventSender,
-    ) -> Result<SnapshotId, Fail> {
-        if digits.len() < baton_protocol::id::MIN_PREFIX {
-            return only::<SnapshotId>(&[], "snapshot", digits, "baton log");
-        }
-        let wanted = digits.to_owned();
-        let here = self
-            .blocking("find", move |daemon| Ok(daemon.workspaces.vault.find_snapshots(&wanted)?))
-            .await?;
-        if let [id] = here.as_slice()
-            && self.is_whole(*id).await?
-        {
-            return Ok(*id);
-        }
-        if here.len() > 1 {
-            return only(&here, "snapshot", digits, "baton log");
-        }
-        let named = remote.is_some();
-        let mut last = None;
-        for target in self.targets(remote).await? {
-            let found = match digits.parse::<SnapshotId>() {
-                Ok(id) => Ok(vec![id]),
-                Err(_) => self.heads_with(&target, digits).await,
-            };
-            let tried = match found.and_then(|ids| only(&ids, "snapshot", digits, "baton log")) {
-                Ok(id) => self.fetch_from(&target, id, events).await.map(|()| id),
-                Err(fail) => Err(fail),
-            };
-            match tried {
-                Ok(id) => return Ok(id),
-                Err(fail) if named => return Err(fail),
-                // Of several failures the one that is not a plain "not here" tells more.
-                Err(fail) if fail.0.code == "not-found" && last.is_some() => {}
-                Err(fail) => last = Some(fail),
-            }
-        }
-        Err(last
-            .unwrap_or_else(|| Fail::new("not-found", format!("there is no snapshot {digits}"))))
-    }
-
-    /// Heads of a node's refs that start with these digits.
-    async fn heads_with(&self, target: &Target, digits: &str) -> Result<Vec<SnapshotId>, Fail> {
-        match self.pool.request(&target.remote, Request::Refs).await? {
-            baton_protocol::message::Reply::Refs(heads) => {
-                let mut ids: Vec<SnapshotId> = heads.iter().map(|head| head.snapshot).collect();
-                ids.retain(|id| id.to_string().starts_with(digits));
-                ids.sort_unstable();
-                ids.dedup();
-                Ok(ids)
-            }
-            _ => Err(Fail::new("transport", "the node answered something else than was asked")),
-        }
-    }
-
-    /// Writes a snapshot that is whole here into a new folder.
-    pub(super) async fn write_out(
-        self: &Arc<Self>,
-        snapshot: SnapshotId,
-        into: PathBuf,
-        isolated: Option<bool>,
-        events: &EventSender,
-    ) -> Result<(Restored, Receipt, Snapshot), Fail> {
-        let progress = Arc::new(scan::Progress::default());
-        let watched = Arc::clone(&progress);
-        let work = self.blocking("restore", move |daemon| {
-            let vault = &daemon.workspaces.vault;
-            let loaded = load_snapshot(vault, snapshot)?;
-            if let Some(above) = into.parent() {
-                std::fs::create_dir_all(above).map_err(|error| {
-                    Fail::new("restore", format!("creating {}: {error}", above.display()))
-                })?;
-            }
-            let options = RestoreOptions { sync: true, ..RestoreOptions::default() };
-            let restored =
-                restore(vault, loaded.root, loaded.root_mode, &into, &options, &progress)?;
-            let receipt =
-                report::receipt(vault, snapshot, &loaded, &restored.not_carried, isolated)?;
-            Ok((restored, receipt, loaded))
-        });
-        let done = with_progress(work, &watched, "restore", events).await?;
-        tracing::info!(snapshot = %snapshot, files = done.0.files, "checkout");
-        Ok(done)
     }
 
     pub(super) async fn restore(
@@ -530,12 +210,6 @@ impl Daemon {
     }
 }
 
-/// Whether a fetch found that the node does not have the snapshot at all.
-fn is_absent(error: &baton_protocol::session::fetch::FetchError, snapshot: SnapshotId) -> bool {
-    use baton_protocol::session::fetch::FetchError;
-    matches!(error, FetchError::Absent(id) if id.kind == ObjectKind::Snapshot && id.hash == *snapshot.as_bytes())
-}
-
 /// What differs between two trees, sorted by path.
 pub(super) fn diff_answer<S: ObjectSource + ?Sized>(
     source: &S,
@@ -544,10 +218,7 @@ pub(super) fn diff_answer<S: ObjectSource + ?Sized>(
     with_patch: bool,
 ) -> Result<DiffAnswer, Fail> {
     let changes = diff(source, old, new)?;
-    let patch = match with_patch {
-        true => Some(patch::unified(source, old, new, &changes)?),
-        false => None,
-    };
+    let patch = if with_patch { Some(patch::unified(source, old, new, &changes)?) } else { None };
     let entry = |change: &baton_store::diff::Change| ChangeEntry {
         path: ReportPath::new(change.path.as_bytes()),
         kind: kind_name(change.kind).to_owned(),
@@ -562,37 +233,6 @@ const fn kind_name(kind: ChangeKind) -> &'static str {
         ChangeKind::Modified => "modified",
         ChangeKind::Mode => "mode",
         ChangeKind::Type => "type",
-    }
-}
-
-/// A push that failed for the network has lost nothing: says so.
-fn keep_hint(fail: Fail, id: SnapshotId) -> Fail {
-    if fail.0.code != "remote-unreachable" {
-        return fail;
-    }
-    let message = format!("{} (snapshot {} is kept here)", fail.0.message, id.short());
-    Fail::new("remote-unreachable", message)
-        .hint("see whether `baton serve` runs there and baton push again, or baton push --wait")
-}
-
-/// Tells how far a walk is until it is done.
-async fn with_progress<T>(
-    work: impl Future<Output = T>,
-    progress: &scan::Progress,
-    stage: &str,
-    events: &EventSender,
-) -> T {
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::sleep(PROGRESS) => events.progress(Progress {
-                stage: stage.to_owned(),
-                done: progress.files(),
-                total: None,
-                bytes: progress.bytes(),
-            }),
-        }
     }
 }
 

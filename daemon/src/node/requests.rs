@@ -166,7 +166,7 @@ async fn logs(
     loop {
         match log.next().await {
             Ok(Some(entries)) => {
-                session.stream.send(&Reply::Log(LogReply::Entries(entries))).await?
+                session.stream.send(&Reply::Log(LogReply::Entries(entries))).await?;
             }
             Ok(None) => return session.reply(&Reply::Log(LogReply::End)).await,
             Err(error) => return refuse_run(&mut session, &error).await,

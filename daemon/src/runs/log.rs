@@ -10,8 +10,8 @@
 //! **Invariant:** neither writing nor reading holds more than a batch in memory, however long a log is.
 
 pub(super) mod format;
-pub(super) mod writer;
 pub(super) mod reader;
+pub(super) mod writer;
 
 use std::path::PathBuf;
 

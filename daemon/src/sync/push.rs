@@ -27,11 +27,14 @@ pub struct Quota {
     /// Bytes after which what came is made durable and found, so that a push on another connection goes
     /// on from there while this one still waits for a device that is gone.
     pub keep_at: u64,
+    /// Bytes of the user's vault, what comes counted as compressed. Nothing: as much as the disk
+    /// holds.
+    pub vault: Option<u64>,
 }
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { objects: MAX_OBJECTS, unresolved: 4 << 20, keep_at: KEEP_AT }
+        Self { objects: MAX_OBJECTS, unresolved: 4 << 20, keep_at: KEEP_AT, vault: None }
     }
 }
 
@@ -76,7 +79,8 @@ pub fn send(
 
 /// The node's side of a push; blocks until the ref is moved, refused, or the device is gone.
 ///
-/// What a device that went away had sent is kept, so that its next push goes on from there.
+/// What a device that went away had sent is kept, so that its next push goes on from there. With a
+/// `quota`, a push is refused once the vault and what came would be larger, counted as compressed.
 pub fn receive(
     wire: &mut Wire,
     vault: &Vault,
@@ -84,6 +88,11 @@ pub fn receive(
     hello: &PushHello,
     quota: Quota,
 ) -> Result<(), SyncError> {
+    let used = match quota.vault {
+        Some(_) => vault.disk_bytes()?,
+        None => 0,
+    };
+    let mut taken = 0u64;
     let intake = vault.intake();
     let mut receiver = PushReceiver::new();
     let mut objects = 0u64;
@@ -101,6 +110,12 @@ pub fn receive(
         };
         let reply = match frame.kind {
             FrameKind::Objects => {
+                taken = taken.saturating_add(frame.body.len() as u64);
+                if quota.vault.is_some_and(|most| used.saturating_add(taken) > most) {
+                    intake.flush()?;
+                    let message = "this user's quota on the node is used up";
+                    return Ok(wire.refuse(RefusalCode::Limit, message)?);
+                }
                 match take_batch(&intake, &mut receiver, &frame.body) {
                     Ok((count, bytes)) => {
                         objects += count;

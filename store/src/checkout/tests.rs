@@ -1,3 +1,5 @@
+//! Restores of awkward, hostile and interrupted trees.
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};

@@ -20,8 +20,11 @@ const CHECKPOINT: u8 = 2;
 /// Bytes before a body.
 pub(super) const HEAD: usize = 16;
 
-/// Largest body: a checkpoint of 100,000 refs is 11 MB; a commit is far below.
+/// Largest body: a commit is far below, and a checkpoint is cut long before.
 pub(super) const MAX_BODY: usize = 256 * 1024 * 1024;
+
+/// Refs and keys after which a checkpoint goes on in another entry.
+const CHECKPOINT_ROWS: usize = 10_000;
 
 /// A request to move a ref.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +82,7 @@ pub struct RefState {
 pub enum Entry {
     /// See [`Commit`].
     Commit(Commit),
-    /// Every ref of every vault: replaces what was known before.
+    /// Every ref of these vaults: replaces what was known of them before.
     Checkpoint(Vec<RefState>),
 }
 
@@ -148,6 +151,25 @@ impl Entry {
         from.finish()?;
         Ok(entry)
     }
+}
+
+/// Encodes a checkpoint as one or more entries: the vaults of a large node would not fit in one.
+pub(super) fn encode_checkpoint(states: Vec<RefState>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut part = Vec::new();
+    let mut rows = 0;
+    for state in states {
+        rows += state.heads.len() + state.keys.len();
+        part.push(state);
+        if rows >= CHECKPOINT_ROWS {
+            bytes.extend(Entry::Checkpoint(std::mem::take(&mut part)).encode());
+            rows = 0;
+        }
+    }
+    if bytes.is_empty() || !part.is_empty() {
+        bytes.extend(Entry::Checkpoint(part).encode());
+    }
+    bytes
 }
 
 /// The kind and body length that an intact head says.

@@ -1,9 +1,9 @@
 //! Reading the journal at start.
 //!
 //! An entry is believed if both checksums match, it decodes, and every object in it has its hash.
-//! What follows the last such entry is the torn end of an unacknowledged write. Where intact
-//! entries follow a bad one the file is damaged: they are believed too (each stands for itself), the
-//! damage is reported, and the file is kept aside.
+//! A last entry that is cut short is the torn end of an unacknowledged write. Where an entry is all there
+//! and bad the file is damaged: those after it are believed too (each stands for itself), the damage
+//! is reported, and the file is kept aside.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -33,7 +33,7 @@ pub struct ReplayEnd {
     pub number: u64,
     /// See `number`.
     pub len: u64,
-    /// Files with intact entries after a bad one, and where the damage begins.
+    /// Files with a bad entry that is no torn end, and where the damage begins.
     pub damaged: Vec<(PathBuf, u64)>,
     /// Bytes of a torn end that were ignored.
     pub torn: u64,
@@ -65,6 +65,33 @@ pub fn replay(
     Ok(end)
 }
 
+/// Hands every believable entry to `visit` while the journal is in use: a file that goes meanwhile was
+/// folded, and what follows the last entry of the newest file is being written. Returns the bytes
+/// read, and where there is damage.
+pub fn examine(
+    layout: &Layout,
+    mut visit: impl FnMut(Replayed) -> Result<(), StoreError>,
+) -> Result<(u64, Vec<(PathBuf, u64)>), StoreError> {
+    let mut read = 0;
+    let mut damaged = Vec::new();
+    let numbers = numbers(layout)?;
+    for &number in &numbers {
+        let path = layout.journal_file(number);
+        let file = match fs::open(&path) {
+            Err(error) if error.is_not_found() => continue,
+            other => other?,
+        };
+        let mut end = ReplayEnd::default();
+        let intact = replay_file(&file, &path, number, &mut end, &mut visit)?;
+        read += intact;
+        if end.torn > 0 && Some(&number) != numbers.last() {
+            damaged.push((path, intact));
+        }
+        damaged.append(&mut end.damaged);
+    }
+    Ok((read, damaged))
+}
+
 fn replay_file(
     file: &File,
     path: &Path,
@@ -90,8 +117,27 @@ fn replay_file(
             at = next_magic(file, path, at + 1, len)?;
         }
     }
-    end.torn += len - intact;
+    match bad {
+        // A write that was cut off ends too early. What is all there and not intact was acknowledged,
+        // as far as one can know.
+        Some(from) if !is_cut_off(file, path, from, len)? => {
+            tracing::warn!(path = %path.display(), from, "the last journal entry is damaged");
+            end.damaged.push((path.to_owned(), from));
+        }
+        _ => end.torn += len - intact,
+    }
     Ok(intact)
+}
+
+/// Whether the entry at `at` is shorter than it says, or only its place was made.
+fn is_cut_off(file: &File, path: &Path, at: u64, len: u64) -> Result<bool, StoreError> {
+    let mut head = [0; HEAD];
+    if len - at < HEAD as u64 {
+        return Ok(true);
+    }
+    file.read_exact_at(&mut head, at).context("reading", path)?;
+    let end = decode_head(&head).map(|(_, body_len)| at + (HEAD + body_len + 4) as u64);
+    Ok(end.map_or(head == [0; HEAD], |end| end > len))
 }
 
 fn read_entry(

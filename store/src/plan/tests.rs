@@ -1,3 +1,5 @@
+//! What a push plans to send.
+
 use std::collections::HashMap;
 
 use baton_protocol::id::{DeviceId, ObjectKind, TreeId, WorkspaceId};

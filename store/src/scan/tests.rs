@@ -1,3 +1,5 @@
+//! Scans of awkward trees, and what they leave out.
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

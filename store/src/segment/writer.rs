@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::footer::{FooterEntry, encode_footer};
 use super::reader::{SegmentHeader, scan};
@@ -15,6 +16,9 @@ use crate::fs::{self, Context};
 
 /// Length at which a segment is sealed.
 pub const SEAL_AT: u64 = 64 * 1024 * 1024;
+
+/// Objects at which it is sealed too: the ids of the open segment are in memory.
+const SEAL_COUNT: usize = 256 * 1024;
 
 /// Where a record went.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +38,23 @@ pub struct Sealed {
     pub len: u64,
 }
 
+/// Why a segment was not sealed.
+#[derive(Debug)]
+pub enum SealError {
+    /// It is open as before: the disk is full.
+    Unchanged(StoreError),
+    /// What reached the disk is unknown, and the store must be poisoned.
+    Broken(StoreError),
+}
+
 /// The open segment of a class.
 #[derive(Debug)]
 pub struct SegmentWriter {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     header: SegmentHeader,
     len: u64,
+    synced: u64,
     hasher: blake3::Hasher,
     entries: Vec<FooterEntry>,
     broken: bool,
@@ -49,21 +63,33 @@ pub struct SegmentWriter {
 impl SegmentWriter {
     /// The name of the open segment with this uid.
     pub fn open_name(uid: &[u8; 16]) -> String {
-        let digits: String = uid.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("open-{digits}")
+        use std::fmt::Write as _;
+        uid.iter().fold(String::from("open-"), |mut name, byte| {
+            // Writing to a string does not fail.
+            let _always = write!(name, "{byte:02x}");
+            name
+        })
     }
 
     /// Starts a segment in `folder`; its name is durable when this returns.
     pub fn create(folder: &Path, header: SegmentHeader) -> Result<Self, StoreError> {
         let path = folder.join(Self::open_name(&header.uid));
-        let file = fs::create_new(&path)?;
         let bytes = header.encode();
-        file.write_all_at(&bytes, 0).context("writing", &path)?;
-        fs::sync_dir(folder)?;
+        let start = || {
+            let file = fs::create_new(&path)?;
+            file.write_all_at(&bytes, 0).context("writing", &path)?;
+            fs::sync_dir(folder)?;
+            Ok(Arc::new(file))
+        };
+        let file = start().inspect_err(|_: &StoreError| {
+            // Or a full disk would fill up with empty files.
+            drop(fs::remove_file(&path));
+        })?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
         let len = bytes.len() as u64;
-        Ok(Self { file, path, header, len, hasher, entries: Vec::new(), broken: false })
+        let entries = Vec::new();
+        Ok(Self { file, path, header, len, synced: 0, hasher, entries, broken: false })
     }
 
     /// Goes on with a segment that an earlier process left open, after its last intact record.
@@ -96,7 +122,8 @@ impl SegmentWriter {
             hasher.update(part);
             at += want as u64;
         }
-        Ok(Some(Self { file, path: path.to_owned(), header, len, hasher, entries, broken: false }))
+        let (file, path) = (Arc::new(file), path.to_owned());
+        Ok(Some(Self { file, path, header, len, synced: 0, hasher, entries, broken: false }))
     }
 
     /// Which segment it is.
@@ -112,6 +139,16 @@ impl SegmentWriter {
     /// Whether it holds no record.
     pub const fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether it is time to seal it.
+    pub const fn is_full(&self) -> bool {
+        self.len >= SEAL_AT || self.entries.len() >= SEAL_COUNT
+    }
+
+    /// The file, for reading.
+    pub const fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// Appends an encoded record. Not durable before [`SegmentWriter::sync`].
@@ -138,27 +175,34 @@ impl SegmentWriter {
     /// Makes every appended record durable. After an error what reached the disk is unknown, and
     /// the store must be poisoned.
     pub fn sync(&mut self) -> Result<(), StoreError> {
-        let synced = self.file.sync_data().context("syncing", &self.path);
-        self.broken |= synced.is_err();
-        Ok(synced?)
-    }
-
-    /// Adds the footer, syncs, and renames the segment to its hash.
-    pub fn seal(mut self) -> Result<Sealed, StoreError> {
         if self.broken {
             return Err(self.refusal());
         }
+        if self.synced < self.len {
+            let synced = self.file.sync_data().context("syncing", &self.path);
+            self.broken |= synced.is_err();
+            synced?;
+            self.synced = self.len;
+        }
+        Ok(())
+    }
+
+    /// Adds the footer, syncs, and renames the segment to its hash.
+    pub fn seal(&mut self) -> Result<Sealed, SealError> {
+        self.sync().map_err(SealError::Broken)?;
         let hash = self.hasher.finalize();
         let footer = encode_footer(&mut self.entries, self.len, hash.as_bytes());
         if let Err(error) = self.file.write_all_at(&footer, self.len).context("writing", &self.path)
         {
-            // Without its footer it is an open segment, as before.
-            self.file.set_len(self.len).context("cutting", &self.path)?;
-            return Err(error.into());
+            self.broken = self.file.set_len(self.len).is_err();
+            return Err(SealError::Unchanged(error.into()));
         }
-        self.file.sync_data().context("syncing", &self.path)?;
         let name = hash.to_hex().to_string();
-        fs::rename(&self.path, &self.path.with_file_name(&name))?;
+        let finish = || {
+            self.file.sync_data().context("syncing", &self.path)?;
+            fs::rename(&self.path, &self.path.with_file_name(&name))
+        };
+        finish().map_err(|error| SealError::Broken(error.into()))?;
         Ok(Sealed { name, len: self.len + footer.len() as u64 })
     }
 

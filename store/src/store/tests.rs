@@ -8,6 +8,11 @@ use baton_protocol::id::{
 };
 use baton_protocol::object::{Blob, Content, Entry as TreeEntry, EntryKind, Snapshot, build_tree};
 
+mod faults;
+mod model;
+mod proofs;
+mod together;
+
 use super::*;
 use crate::journal::RefUpdate;
 use crate::layout::Class;
@@ -222,7 +227,7 @@ fn a_commit_without_all_of_its_objects_is_refused_and_says_which() {
 }
 
 #[test]
-fn the_journal_cut_at_every_byte_keeps_every_commit_before_the_cut() {
+fn the_journal_cut_anywhere_keeps_every_commit_before_the_cut() {
     let folder = tempfile::tempdir().unwrap();
     let path = journal_path(folder.path());
     let mut ends = Vec::new();
@@ -236,7 +241,7 @@ fn the_journal_cut_at_every_byte_keeps_every_commit_before_the_cut() {
         }
     }
     let whole = bytes_of(&path);
-    for cut in (0..whole.len()).step_by(3) {
+    for cut in (0..whole.len()).step_by(13) {
         let copy = copy_store(folder.path());
         fs::write_atomic(&journal_path(copy.path()), &whole[..cut], 0o600).unwrap();
         let store = Store::open(copy.path()).unwrap();
@@ -326,6 +331,53 @@ fn a_damaged_index_is_made_anew_from_the_segments() {
     fs::write_atomic(&index, &bytes, 0o600).unwrap();
     let store = Store::open(folder.path()).unwrap();
     assert_eq!(files(&store, head.snapshot).unwrap(), large(1));
+}
+
+/// Opens a store that was just closed: a program that another test is starting has its lock for a
+/// moment, too.
+fn open_again(folder: &std::path::Path) -> Store {
+    for _ in 0..1000 {
+        match Store::open(folder) {
+            Err(StoreError::Locked { .. }) => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays locked", folder.display());
+}
+
+#[test]
+fn a_bit_of_the_index_costs_at_most_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = {
+        let store = Store::open(folder.path()).unwrap();
+        let head = commit(&store, &large(1), 1, None).unwrap().head;
+        store.fold().unwrap();
+        head
+    };
+    let index = format!("vaults/{VAULT}/index.db");
+    let whole = bytes_of(&folder.path().join(&index));
+    let mut noticed = 0;
+    for at in (0..whole.len()).step_by(whole.len() / 40) {
+        let copy = copy_store(folder.path());
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        fs::write_atomic(&copy.path().join(&index), &flipped, 0o600).unwrap();
+        let store = open_again(copy.path());
+        match files(&store, head.snapshot) {
+            Ok(found) => assert_eq!(found, large(1), "byte {at}"),
+            Err(error) => assert!(error.is_corruption(), "byte {at}: {error}"),
+        }
+        let checked = crate::check::check(&store, true, |_, _| {}).unwrap();
+        noticed += usize::from(!checked.problems.is_empty());
+        drop(store);
+        let store = open_again(copy.path());
+        assert_eq!(files(&store, head.snapshot).unwrap(), large(1), "byte {at}");
+        let checked = crate::check::check(&store, true, |_, _| {}).unwrap();
+        assert_eq!(checked.problems, [], "byte {at}");
+    }
+    assert!(noticed > 3, "{noticed} of the flipped bits mattered");
 }
 
 #[test]

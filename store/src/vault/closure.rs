@@ -18,9 +18,9 @@ use baton_protocol::object::{
     Blob, Content, Conversation, EntryKind, Manifest, Object, Snapshot, Tree, TreeSums,
 };
 
-use super::intake::Intake;
+use super::Vault;
+use super::staging::Staging;
 use crate::error::StoreError;
-use crate::objects::ObjectSource;
 
 /// A walk from one root.
 #[derive(Debug, Default)]
@@ -66,7 +66,8 @@ impl Walk {
     /// Goes on until nothing is open or `limit` objects are missing, which are returned.
     pub(super) fn advance(
         &mut self,
-        intake: &Intake,
+        vault: &Vault,
+        staging: &Staging,
         root: ObjectId,
         limit: usize,
     ) -> Result<Vec<ObjectId>, StoreError> {
@@ -79,7 +80,7 @@ impl Walk {
         while missing.len() < limit
             && let Some((id, said)) = self.open.pop()
         {
-            let looked = self.look(intake, id, &said);
+            let looked = self.look(vault, staging, id, &said);
             match looked {
                 Ok(true) => {}
                 Ok(false) => {
@@ -105,9 +106,15 @@ impl Walk {
     }
 
     /// Looks at one object; says whether it is here.
-    fn look(&mut self, intake: &Intake, id: ObjectId, said: &Said) -> Result<bool, StoreError> {
+    fn look(
+        &mut self,
+        vault: &Vault,
+        staging: &Staging,
+        id: ObjectId,
+        said: &Said,
+    ) -> Result<bool, StoreError> {
         if id.kind == ObjectKind::Chunk {
-            return match (intake.length(&id)?, said) {
+            return match (staging.length(vault, &id)?, said) {
                 (None, _) => Ok(false),
                 (Some(len), Said::Bytes(said)) if len != *said => Err(StoreError::Contradicted(id)),
                 (Some(_), _) => Ok(true),
@@ -116,11 +123,11 @@ impl Walk {
         if let Some(facts) = self.known.get(&id) {
             return if facts.agree(said) { Ok(true) } else { Err(StoreError::Contradicted(id)) };
         }
-        let closed = intake.vault().closed(&id)? == Some(true);
+        let closed = vault.closed(&id)? == Some(true);
         if closed && matches!(said, Said::Nothing) {
             return Ok(true);
         }
-        let Some(bytes) = intake.read(&id)? else { return Ok(false) };
+        let Some(bytes) = staging.read(vault, &id)? else { return Ok(false) };
         let object = Object::decode(id.kind, &bytes).map_err(|_| StoreError::DamagedObject(id))?;
         let facts = Facts::of(&object);
         if !facts.agree(said) {

@@ -1,54 +1,46 @@
 //! One snapshot, push or fetch on its way into a vault.
 //!
 //! Up to [`SMALL`] bytes stay in memory and go into the journal with the ref; more goes to segments as
-//! it comes. Objects may be put from several threads: compression happens outside every lock.
+//! it comes. Objects may be put from several threads.
 //!
 //! **Invariant:** a ref moves only after everything below its snapshot is durable and was walked.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use baton_protocol::id::{ObjectId, ObjectKind};
-use baton_protocol::message::Head;
+use baton_protocol::message::{Head, MAX_IDS};
 use baton_protocol::object::Snapshot;
 
 use super::Vault;
 use super::closure::Walk;
-use super::pending::PendingObject;
+use super::pending::{OVERHEAD, PendingObject};
 use super::refs::Begun;
+use super::staging::{Staging, lock};
 use crate::error::StoreError;
-use crate::index::Location;
 use crate::journal::{Commit, Entry, RefUpdate};
 use crate::layout::Class;
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::segment::RecordBuilder;
 
-/// Raw bytes up to which a commit goes into the journal.
+/// Bytes of memory up to which a commit goes into the journal.
 const SMALL: usize = 1024 * 1024;
 
 /// Length of the journal at which it is folded into segments.
 const FOLD_AT: u64 = 8 * 1024 * 1024;
 
-/// Records under construction for each class: as many threads can put at once.
-const SLOTS: usize = 4;
+/// Bytes of memory that the objects of the journal take at which it is folded: what compresses
+/// well takes far more than its place in the journal.
+pub(crate) const FOLD_MEMORY: u64 = 4 * FOLD_AT;
 
-/// Objects after which appended records are synced and indexed, so that an interrupted push goes on
-/// from there, and memory stays bounded.
-const FLUSH_AT: usize = 100_000;
-
-/// Where an object of an intake is.
-#[derive(Clone, Debug)]
-enum Place {
-    Memory(Arc<[u8]>),
-    Building(Class, usize),
-    Segment(Location),
-}
+/// Bytes of memory above which small commits go to segments too, because folding does not keep up.
+const MAX_MEMORY: u64 = 16 * FOLD_AT;
 
 #[derive(Debug, Default)]
 struct Small {
     objects: Vec<(ObjectId, Arc<[u8]>)>,
-    bytes: usize,
+    size: usize,
     spilled: bool,
 }
 
@@ -57,13 +49,11 @@ struct Small {
 pub struct Intake {
     vault: Vault,
     small: Mutex<Small>,
-    staged: RwLock<HashMap<ObjectId, Place>>,
-    data: [Mutex<RecordBuilder>; SLOTS],
-    metadata: [Mutex<RecordBuilder>; SLOTS],
-    /// Appended records without rows.
-    appended: Mutex<Vec<(ObjectId, Location)>>,
+    staging: Staging,
     walk: Mutex<Walk>,
-    hasher: RandomState,
+    /// Held shared while an object is put, and exclusively while a commit is made: what comes during
+    /// a commit is not of it.
+    settling: RwLock<()>,
 }
 
 /// A ref was moved, or had been by the same update.
@@ -108,12 +98,9 @@ impl Intake {
         Self {
             vault,
             small: Mutex::default(),
-            staged: RwLock::default(),
-            data: Default::default(),
-            metadata: Default::default(),
-            appended: Mutex::default(),
+            staging: Staging::new(),
             walk: Mutex::default(),
-            hasher: RandomState::new(),
+            settling: RwLock::default(),
         }
     }
 
@@ -122,33 +109,32 @@ impl Intake {
         &self.vault
     }
 
-    /// Takes an object whose id was computed from these very bytes.
+    /// Takes an object whose id was computed from these very bytes. After an error what was put
+    /// before may be lost, and the intake takes and commits nothing more.
     pub fn put_hashed(&self, id: ObjectId, bytes: &[u8]) -> Result<(), StoreError> {
+        let _putting = self.settling.read().unwrap_or_else(PoisonError::into_inner);
         if self.contains(&id)? {
             return Ok(());
         }
         let spilled = {
             let mut small = lock(&self.small);
-            if !small.spilled && small.bytes + bytes.len() <= SMALL {
+            let size = bytes.len() + OVERHEAD;
+            if !small.spilled && small.size + size <= SMALL {
                 let shared: Arc<[u8]> = bytes.into();
-                small.bytes += bytes.len();
+                small.size += size;
                 small.objects.push((id, shared.clone()));
-                self.stage(id, Place::Memory(shared));
+                self.staging.remember(id, shared);
                 return Ok(());
             }
-            small.spilled = true;
-            small.bytes = 0;
-            std::mem::take(&mut small.objects)
+            small.spill()
         };
-        for (id, bytes) in spilled {
-            self.store_in_segment(id, &bytes)?;
-        }
+        self.store(&spilled)?;
         self.store_in_segment(id, bytes)
     }
 
     /// Objects that are missing below `root`, at most `limit`; none where all of it is here.
     pub fn missing(&self, root: ObjectId, limit: usize) -> Result<Vec<ObjectId>, StoreError> {
-        lock(&self.walk).advance(self, root, limit)
+        lock(&self.walk).advance(&self.vault, &self.staging, root, limit)
     }
 
     /// Makes what was put durable and moves a ref to it, as one step.
@@ -158,12 +144,10 @@ impl Intake {
 
     /// As [`Intake::commit`]; after [`CommitError::Missing`] more may be put and the commit tried again.
     pub fn commit_in_place(&self, update: &RefUpdate) -> Result<Committed, CommitError> {
-        let refs = &self.vault.0.refs;
+        let _alone = self.settling.write().unwrap_or_else(PoisonError::into_inner);
+        self.staging.check()?;
         let root = ObjectId::from(update.new);
-        let missing = self.missing(root, baton_protocol::message::MAX_IDS)?;
-        if !missing.is_empty() {
-            return Err(CommitError::Missing(missing));
-        }
+        let proved = self.prove(root)?;
         let snapshot =
             Snapshot::decode(&self.require(&root)?).map_err(|_| StoreError::DamagedObject(root))?;
         if snapshot.workspace != update.workspace
@@ -175,7 +159,7 @@ impl Intake {
         let records = self.settle()?;
         let commits = &self.vault.0.commits;
         let gate = commits.gate.read().unwrap_or_else(PoisonError::into_inner);
-        let reservation = match refs.begin(*update) {
+        let reservation = match self.vault.0.refs.begin(*update) {
             Begun::Replayed(head) => return Ok(Committed { head, replayed: true }),
             Begun::Moved(head) => return Err(CommitError::HeadMoved { head }),
             Begun::Backwards(head) => {
@@ -184,98 +168,68 @@ impl Intake {
             Begun::Reserved(reservation) => reservation,
         };
         self.append(Some(*update), records)?;
-        self.finish()?;
+        self.finish(&proved);
         let head = reservation.apply();
         drop(gate);
+        self.wake_fold();
         Ok(Committed { head, replayed: false })
     }
 
     /// Makes what was put durable without moving a ref, and remembers that everything below these
     /// roots is here.
     pub fn keep(self, roots: &[ObjectId]) -> Result<(), CommitError> {
+        let _alone = self.settling.write().unwrap_or_else(PoisonError::into_inner);
+        self.staging.check()?;
+        let mut proved = HashSet::new();
         for &root in roots {
-            let missing = self.missing(root, baton_protocol::message::MAX_IDS)?;
-            if !missing.is_empty() {
-                return Err(CommitError::Missing(missing));
-            }
+            proved.extend(self.prove(root)?);
         }
         let records = self.settle()?;
-        let commits = &self.vault.0.commits;
-        let _gate = commits.gate.read().unwrap_or_else(PoisonError::into_inner);
-        if !records.is_empty() {
-            self.append(None, records)?;
+        {
+            let commits = &self.vault.0.commits;
+            let _gate = commits.gate.read().unwrap_or_else(PoisonError::into_inner);
+            if !records.is_empty() {
+                self.append(None, records)?;
+            }
+            self.finish(&proved);
         }
-        Ok(self.finish()?)
+        self.wake_fold();
+        Ok(())
     }
 
     /// Makes what went to segments durable and indexed. What is still in memory stays there.
     pub fn flush(&self) -> Result<(), StoreError> {
-        for class in Class::ALL {
-            for slot in self.slots(class) {
-                let full = std::mem::take(&mut *lock(slot));
-                self.append_built(class, &full)?;
-            }
-        }
-        let rows = std::mem::take(&mut *lock(&self.appended));
-        if rows.is_empty() {
-            return Ok(());
-        }
-        self.vault.sync_segments()?;
-        let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
-        self.vault.insert_rows(rows)?;
-        let mut staged = self.staged.write().unwrap_or_else(PoisonError::into_inner);
-        for id in ids {
-            staged.remove(&id);
-        }
-        Ok(())
+        self.staging.flush(&self.vault)
     }
 
     /// Puts an object on its way into a segment, whatever its size.
     pub(super) fn store_in_segment(&self, id: ObjectId, bytes: &[u8]) -> Result<(), StoreError> {
-        let class = if id.kind.is_metadata() { Class::Metadata } else { Class::Data };
-        let slots = self.slots(class);
-        let first = self.hasher.hash_one(std::thread::current().id()) as usize % SLOTS;
-        let order = (0..SLOTS).map(|step| (first + step) % SLOTS);
-        let free = order.clone().find_map(|at| Some((at, slots.get(at)?.try_lock().ok()?)));
-        let full = {
-            let (at, mut builder) = match free {
-                Some(free) => free,
-                None => (first, lock(slots.get(first).unwrap_or(&slots[0]))),
-            };
-            builder.push(id, bytes);
-            self.stage(id, Place::Building(class, at));
-            if !builder.is_full() {
-                return Ok(());
-            }
-            std::mem::take(&mut *builder)
-        };
-        self.append_built(class, &full)?;
-        if lock(&self.appended).len() >= FLUSH_AT {
-            self.flush()?;
-        }
-        Ok(())
+        self.staging.store(&self.vault, id, bytes)
     }
 
-    fn append_built(&self, class: Class, builder: &RecordBuilder) -> Result<(), StoreError> {
-        if builder.is_empty() {
-            return Ok(());
+    fn store(&self, objects: &[(ObjectId, Arc<[u8]>)]) -> Result<(), StoreError> {
+        objects.iter().try_for_each(|(id, bytes)| self.store_in_segment(*id, bytes))
+    }
+
+    /// Walks what is below `root`; returns the metadata that the walk has proved whole.
+    fn prove(&self, root: ObjectId) -> Result<HashSet<ObjectId>, CommitError> {
+        let mut walk = lock(&self.walk);
+        let missing = walk.advance(&self.vault, &self.staging, root, MAX_IDS)?;
+        if !missing.is_empty() {
+            return Err(CommitError::Missing(missing));
         }
-        let record = builder.encode(class).map_err(StoreError::Compress)?;
-        let entries = builder.entries();
-        let (segment, offset, record_len) = self.vault.append_record(class, &record, entries)?;
-        let mut appended = lock(&self.appended);
-        for entry in entries {
-            let at = super::segments::place(segment, offset, record_len, entry);
-            self.stage(entry.id, Place::Segment(at));
-            appended.push((entry.id, at));
-        }
-        Ok(())
+        // Only a walk that came to its end proves anything, and only once: what another one has
+        // half seen must not be taken for proved.
+        Ok(std::mem::take(&mut *walk).take_walked())
     }
 
     /// What the journal has to hold: the records of a small intake, or nothing once all is in
     /// segments.
     fn settle(&self) -> Result<Vec<Vec<u8>>, StoreError> {
-        let small = lock(&self.small);
+        let mut small = lock(&self.small);
+        if self.vault.0.commits.memory.load(Ordering::Relaxed) > MAX_MEMORY {
+            self.store(&small.spill())?;
+        }
         if small.spilled {
             drop(small);
             self.flush()?;
@@ -304,90 +258,61 @@ impl Intake {
     fn append(&self, update: Option<RefUpdate>, records: Vec<Vec<u8>>) -> Result<(), StoreError> {
         let commits = &self.vault.0.commits;
         let entry = Entry::Commit(Commit { vault: self.vault.id(), update, records });
-        commits.journal.append(&entry, &commits.poison)?;
-        if commits.journal.len() > FOLD_AT {
+        commits.journal.append(&entry, &commits.poison)
+    }
+
+    fn wake_fold(&self) {
+        let commits = &self.vault.0.commits;
+        let memory = commits.memory.load(Ordering::Relaxed);
+        if commits.journal.len() > FOLD_AT || memory > FOLD_MEMORY {
             // A full channel means that the fold is on its way.
             let _already = commits.fold.try_send(());
         }
-        Ok(())
     }
 
-    /// The journal holds the commit: makes its objects readable and closes what was walked.
-    fn finish(&self) -> Result<(), StoreError> {
-        let walked = lock(&self.walk).take_walked();
+    /// The journal holds the commit: makes its objects readable and closes what was proved.
+    fn finish(&self, proved: &HashSet<ObjectId>) {
         let mut small = lock(&self.small);
         let objects = std::mem::take(&mut small.objects);
-        small.bytes = 0;
+        small.size = 0;
         let journal = self.vault.0.commits.journal.number();
-        let indexed: Vec<_> = {
-            let mut pending = self.vault.pending_mut();
+        let indexed: Vec<_> = self.vault.change_pending(|pending| {
             for (id, bytes) in objects {
-                let closed = id.kind == ObjectKind::Chunk || walked.contains(&id);
+                let closed = id.kind == ObjectKind::Chunk || proved.contains(&id);
                 pending.insert(id, PendingObject { bytes, journal, closed });
             }
-            pending.close(walked.iter());
-            walked.into_iter().filter(|id| pending.get(id).is_none()).collect()
-        };
-        self.vault.0.index.close(&indexed)
-    }
-
-    /// The length of an object, where it is here.
-    pub(super) fn length(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
-        match self.staged(id) {
-            Some(Place::Memory(bytes)) => Ok(Some(bytes.len() as u64)),
-            Some(Place::Segment(at)) => Ok(Some(at.len.into())),
-            Some(Place::Building(..)) => Ok(self.read(id)?.map(|bytes| bytes.len() as u64)),
-            None => self.vault.length(id),
+            pending.close(proved.iter());
+            proved.iter().copied().filter(|id| pending.get(id).is_none()).collect()
+        });
+        if let Err(error) = self.vault.0.index.close(&indexed) {
+            // The commit stands; the next one walks what this one has walked.
+            tracing::warn!(error = &error as &dyn std::error::Error, "proofs were not noted");
         }
     }
+}
 
-    fn slots(&self, class: Class) -> &[Mutex<RecordBuilder>; SLOTS] {
-        match class {
-            Class::Data => &self.data,
-            Class::Metadata => &self.metadata,
-        }
-    }
-
-    fn stage(&self, id: ObjectId, place: Place) {
-        self.staged.write().unwrap_or_else(PoisonError::into_inner).insert(id, place);
-    }
-
-    fn staged(&self, id: &ObjectId) -> Option<Place> {
-        self.staged.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+impl Small {
+    /// From now on everything goes to segments; returns what was to stay in memory.
+    fn spill(&mut self) -> Vec<(ObjectId, Arc<[u8]>)> {
+        self.spilled = true;
+        self.size = 0;
+        std::mem::take(&mut self.objects)
     }
 }
 
 impl Drop for Intake {
     fn drop(&mut self) {
-        // Records of an intake that was given up are dead bytes: nothing has to find them.
-        for (_, at) in lock(&self.appended).drain(..) {
-            self.vault.0.unindexed.done(at.segment, &BTreeSet::from([at.offset]));
-        }
+        self.staging.give_up(&self.vault);
     }
 }
 
 impl ObjectSource for Intake {
     fn read(&self, id: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
-        loop {
-            match self.staged(id) {
-                Some(Place::Memory(bytes)) => return Ok(Some(bytes.to_vec())),
-                Some(Place::Segment(at)) => return self.vault.read_at(id, &at).map(Some),
-                Some(Place::Building(class, at)) => {
-                    let slot = self.slots(class).get(at);
-                    let found = slot.and_then(|slot| lock(slot).find(id).map(<[u8]>::to_vec));
-                    if found.is_some() {
-                        return Ok(found);
-                    }
-                    // Another thread is compressing that record this moment.
-                    std::thread::yield_now();
-                }
-                None => return self.vault.read(id),
-            }
-        }
+        self.staging.read(&self.vault, id)
     }
 
     fn contains(&self, id: &ObjectId) -> Result<bool, StoreError> {
-        if self.staged.read().unwrap_or_else(PoisonError::into_inner).contains_key(id) {
+        if self.staging.contains(id) {
             return Ok(true);
         }
         self.vault.contains(id)
@@ -404,8 +329,4 @@ impl ObjectSink for Intake {
         self.put_hashed(id, bytes)?;
         Ok(id)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

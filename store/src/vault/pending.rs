@@ -1,9 +1,12 @@
 //! Objects that only the journal has: kept in memory until they are folded into segments.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use baton_protocol::id::{ObjectId, ObjectKind};
+
+/// What an object takes in memory beside its bytes.
+pub(super) const OVERHEAD: usize = 128;
 
 /// An object that only the journal has.
 #[derive(Clone, Debug)]
@@ -16,10 +19,17 @@ pub(crate) struct PendingObject {
     pub(crate) closed: bool,
 }
 
+impl PendingObject {
+    fn size(&self) -> u64 {
+        (self.bytes.len() + OVERHEAD) as u64
+    }
+}
+
 /// The pending objects of a vault. The journal is folded at a few MiB, which bounds them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pending {
-    objects: HashMap<ObjectId, PendingObject>,
+    objects: BTreeMap<ObjectId, PendingObject>,
+    size: u64,
 }
 
 impl Pending {
@@ -28,7 +38,10 @@ impl Pending {
     }
 
     pub(crate) fn insert(&mut self, id: ObjectId, object: PendingObject) {
-        self.objects.insert(id, object);
+        self.size += object.size();
+        if let Some(old) = self.objects.insert(id, object) {
+            self.size -= old.size();
+        }
     }
 
     /// Notes that everything below these is here; those that are not pending are left alone.
@@ -44,6 +57,11 @@ impl Pending {
         self.objects.is_empty()
     }
 
+    /// Bytes of memory that they take.
+    pub(crate) const fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Takes every proof back: something that a proof relied on was lost.
     pub(crate) fn reopen(&mut self) {
         for (id, object) in &mut self.objects {
@@ -54,18 +72,30 @@ impl Pending {
     /// What journal files up to `last` hold.
     pub(super) fn through(&self, last: u64) -> Vec<(ObjectId, PendingObject)> {
         let old = self.objects.iter().filter(|(_, object)| object.journal <= last);
-        let mut old: Vec<_> = old.map(|(id, object)| (*id, object.clone())).collect();
-        old.sort_unstable_by_key(|(id, _)| *id);
-        old
+        old.map(|(id, object)| (*id, object.clone())).collect()
     }
 
     pub(super) fn remove_through(&mut self, last: u64) {
         self.objects.retain(|_, object| object.journal > last);
+        self.size = self.objects.values().map(PendingObject::size).sum();
+    }
+
+    /// The ids of all of them.
+    pub(super) fn ids(&self) -> Vec<ObjectId> {
+        self.objects.keys().copied().collect()
     }
 
     pub(super) fn find_prefix(&self, kind: Option<ObjectKind>, prefix: &[u8]) -> Vec<ObjectId> {
-        let fits =
-            |id: &&ObjectId| id.hash.starts_with(prefix) && kind.is_none_or(|kind| kind == id.kind);
-        self.objects.keys().filter(fits).take(16).copied().collect()
+        let bound = |filler: u8| {
+            let mut hash = [filler; 32];
+            for (to, from) in hash.iter_mut().zip(prefix) {
+                *to = *from;
+            }
+            hash
+        };
+        let kinds = (0..=u8::MAX).map_while(|at| ObjectKind::from_number(at + 1));
+        let kinds = kinds.filter(|&found| kind.is_none_or(|kind| kind == found));
+        let range = |kind| ObjectId { kind, hash: bound(0) }..=ObjectId { kind, hash: bound(0xff) };
+        kinds.flat_map(|kind| self.objects.range(range(kind))).take(16).map(|(id, _)| *id).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! The segment files of a vault: bringing the index up to them at start, and reading records.
+//! The segment files of a vault: appending records, sealing, and reading.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -6,177 +6,20 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use baton_protocol::id::{ObjectId, VaultId};
+use baton_protocol::id::ObjectId;
 
 use super::{Vault, Writer};
 use crate::error::StoreError;
 use crate::fs::{self, Context};
-use crate::index::{Index, Location, SegmentRow};
-use crate::layout::{Class, Layout};
+use crate::index::Location;
+use crate::layout::Class;
 use crate::segment::{
-    Footer, MAX_RECORD, Record, RecordEntry, SEAL_AT, SegmentHeader, SegmentWriter, decode_record,
-    read_footer, read_header, scan,
+    MAX_RECORD, Record, RecordEntry, SealError, SegmentHeader, SegmentWriter, decode_record,
+    read_header,
 };
 
 /// Open segment files that are kept.
-const MAX_FILES: usize = 256;
-
-/// Raw bytes of records that are kept after reading.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
-
-/// Opens the index of a vault and brings it up to the segments: an index that is damaged or gone is
-/// made anew, rows without bytes are dropped, records without rows are added.
-pub(super) fn open_index(layout: &Layout, vault: VaultId) -> Result<Index, StoreError> {
-    for class in Class::ALL {
-        fs::create_dir_all(&layout.segments(vault, class))?;
-    }
-    fs::sync_dir(&layout.vault(vault))?;
-    let path = layout.index(vault);
-    let opened =
-        Index::open(&path).and_then(|index| reconcile(layout, vault, &index).map(|()| index));
-    match opened {
-        Err(StoreError::Database { source, .. }) if is_damage(&source) => {
-            tracing::warn!(path = %path.display(), "the index is damaged; it is made anew");
-            for suffix in ["", "-wal", "-shm"] {
-                let mut name = path.clone().into_os_string();
-                name.push(suffix);
-                fs::remove_file(&PathBuf::from(name))?;
-            }
-            let index = Index::open(&path)?;
-            reconcile(layout, vault, &index)?;
-            Ok(index)
-        }
-        other => other,
-    }
-}
-
-fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, TypeMismatch, Unknown};
-    match error.sqlite_error_code() {
-        Some(code) => matches!(code, DatabaseCorrupt | NotADatabase | TypeMismatch | Unknown),
-        // A value of another type than the one we wrote.
-        None => true,
-    }
-}
-
-fn reconcile(layout: &Layout, vault: VaultId, index: &Index) -> Result<(), StoreError> {
-    let mut known: HashMap<String, SegmentRow> =
-        index.segments()?.into_iter().map(|row| (row.name.clone(), row)).collect();
-    for class in Class::ALL {
-        let folder = layout.segments(vault, class);
-        for name in fs::list_dir(&folder)? {
-            let Ok(name) = name.into_string() else { continue };
-            let path = folder.join(&name);
-            let file = fs::open(&path)?;
-            let len = file.metadata().context("reading", &path)?.len();
-            let header = read_header(&file, &path)?;
-            let Some(header) =
-                header.filter(|header| header.class == class && header.vault == vault)
-            else {
-                // A crash may leave an open segment without its header; nothing was in it.
-                if len > SegmentHeader::LEN as u64 {
-                    tracing::warn!(path = %path.display(), "no segment of this vault; left alone");
-                }
-                known.remove(&name);
-                continue;
-            };
-            // A segment that was sealed just before a crash is known under its open name.
-            let row = known
-                .remove(&name)
-                .or_else(|| known.remove(&SegmentWriter::open_name(&header.uid)));
-            match row {
-                Some(row) if row.name == name && row.indexed >= len => {
-                    if row.indexed > len {
-                        lost(index, &row, len, &path)?;
-                    }
-                }
-                Some(row) => {
-                    let end = add_records(index, row.segment, row.indexed, &file, &path)?;
-                    let sealed = read_footer(&file, &path)?.is_some();
-                    index.rename_segment(row.segment, &name, if sealed { len } else { end })?;
-                }
-                None => {
-                    let segment = index.add_segment(&name, class as u8)?;
-                    add_segment(index, segment, &file, &path)?;
-                }
-            }
-        }
-    }
-    for row in known.into_values() {
-        lost(index, &row, 0, &layout.vault(vault).join(&row.name))?;
-    }
-    Ok(())
-}
-
-/// Drops the rows of bytes that are gone.
-fn lost(
-    index: &Index,
-    row: &SegmentRow,
-    len: u64,
-    path: &std::path::Path,
-) -> Result<(), StoreError> {
-    let objects = index.forget_from(row.segment, len)?;
-    if objects > 0 {
-        tracing::error!(path = %path.display(), objects, "a segment has lost its end; its objects are gone");
-    }
-    Ok(())
-}
-
-/// Adds rows for a segment that the index does not know: from its footer, or record by record.
-fn add_segment(
-    index: &Index,
-    segment: u32,
-    file: &File,
-    path: &std::path::Path,
-) -> Result<(), StoreError> {
-    let Some(Footer { entries, .. }) = read_footer(file, path)? else {
-        add_records(index, segment, SegmentHeader::LEN as u64, file, path)?;
-        return Ok(());
-    };
-    let len = file.metadata().context("reading", path)?.len();
-    let mut rows: Vec<_> = entries
-        .into_iter()
-        .map(|entry| {
-            let at = Location {
-                segment,
-                offset: entry.offset,
-                record_len: entry.record_len,
-                inner: entry.inner,
-                len: entry.len,
-            };
-            (entry.id, at)
-        })
-        .collect();
-    index.insert(segment, len, &mut rows, false)
-}
-
-/// Adds rows for the records from `start` on whose objects have their hashes. Returns where the
-/// last intact record ends.
-fn add_records(
-    index: &Index,
-    segment: u32,
-    start: u64,
-    file: &File,
-    path: &std::path::Path,
-) -> Result<u64, StoreError> {
-    const BATCH: usize = 50_000;
-    let start = start.max(SegmentHeader::LEN as u64);
-    let mut rows = Vec::new();
-    let end = scan(file, path, start, true, |offset, record_len, record| {
-        for entry in &record.entries {
-            if ObjectId::of(entry.id.kind, record.bytes(entry)) == entry.id {
-                rows.push((entry.id, place(segment, offset, record_len, entry)));
-            }
-        }
-        if rows.len() >= BATCH {
-            index.insert(segment, offset + u64::from(record_len), &mut rows, false)?;
-            rows.clear();
-        }
-        Ok(())
-    })?;
-    index.insert(segment, end, &mut rows, false)?;
-    Ok(end)
-}
+const MAX_FILES: usize = 64;
 
 pub(super) fn place(segment: u32, offset: u64, record_len: u32, entry: &RecordEntry) -> Location {
     Location { segment, offset, record_len, inner: entry.inner, len: entry.len }
@@ -186,53 +29,28 @@ pub(super) fn place(segment: u32, offset: u64, record_len: u32, entry: &RecordEn
 #[derive(Debug, Default)]
 pub(super) struct Files {
     open: Mutex<HashMap<u32, Arc<File>>>,
+    /// Sealed segments whose new name the index did not take.
+    renamed: Mutex<HashMap<u32, String>>,
 }
 
 impl Files {
-    /// Reads one record; nothing where its bytes are damaged.
-    pub(super) fn read_record(
-        &self,
-        vault: &Vault,
-        at: &Location,
-    ) -> Result<Option<Record>, StoreError> {
-        let Some((file, path)) = self.file(vault, at.segment)? else { return Ok(None) };
-        if at.record_len as usize > MAX_RECORD {
-            return Ok(None);
+    /// Keeps the file of a segment that is being written.
+    fn keep(&self, segment: u32, file: Arc<File>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MAX_FILES
+            && let Some(&any) = open.keys().next()
+        {
+            open.remove(&any);
         }
-        let mut bytes = vec![0; at.record_len as usize];
-        match file.read_exact_at(&mut bytes, at.offset) {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-            other => other.context("reading", &path)?,
-        }
-        Ok(decode_record(&bytes))
+        open.insert(segment, file);
     }
 
-    fn file(
-        &self,
-        vault: &Vault,
-        segment: u32,
-    ) -> Result<Option<(Arc<File>, PathBuf)>, StoreError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let folder = vault.0.layout.vault(vault.0.id);
-        if let Some(file) = open.get(&segment) {
-            return Ok(Some((file.clone(), folder)));
-        }
-        let rows = vault.0.index.segments()?;
-        let Some(row) = rows.into_iter().find(|row| row.segment == segment) else {
-            return Ok(None);
-        };
-        let Some(class) = Class::from_number(row.class) else { return Ok(None) };
-        let path = vault.0.layout.segments(vault.0.id, class).join(&row.name);
-        let file = match fs::open(&path) {
-            Ok(file) => Arc::new(file),
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        if open.len() >= MAX_FILES {
-            open.clear();
-        }
-        open.insert(segment, file.clone());
-        Ok(Some((file, path)))
+    fn kept(&self, segment: u32) -> Option<Arc<File>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
+    }
+
+    fn renamed(&self) -> std::sync::MutexGuard<'_, HashMap<u32, String>> {
+        self.renamed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -282,44 +100,64 @@ impl Unindexed {
 
     /// Forgets records: they have rows now, or nobody wants them any more.
     pub(super) fn done(&self, segment: u32, offsets: &BTreeSet<u64>) {
-        self.with(segment, |track| track.offsets.retain(|offset| !offsets.contains(offset)));
-    }
-}
-
-/// Records that were read lately, oldest out first.
-#[derive(Debug, Default)]
-pub(super) struct RecordCache {
-    records: HashMap<(u32, u64), (u64, Arc<Record>)>,
-    bytes: usize,
-    tick: u64,
-}
-
-impl RecordCache {
-    pub(super) fn find(&mut self, key: (u32, u64)) -> Option<Arc<Record>> {
-        self.tick += 1;
-        let (used, record) = self.records.get_mut(&key)?;
-        *used = self.tick;
-        Some(record.clone())
-    }
-
-    pub(super) fn insert(&mut self, key: (u32, u64), record: Arc<Record>) {
-        self.tick += 1;
-        self.bytes += record.raw.len();
-        if let Some((_, old)) = self.records.insert(key, (self.tick, record)) {
-            self.bytes -= old.raw.len();
-        }
-        if self.bytes > CACHE_BYTES {
-            // Half goes at once, so that the sort is paid rarely.
-            let mut used: Vec<u64> = self.records.values().map(|(used, _)| *used).collect();
-            used.sort_unstable();
-            let keep = used.get(used.len() / 2).copied().unwrap_or_default();
-            self.records.retain(|_, (used, _)| *used >= keep);
-            self.bytes = self.records.values().map(|(_, record)| record.raw.len()).sum();
-        }
+        self.with(segment, |track| {
+            for offset in offsets {
+                track.offsets.remove(offset);
+            }
+        });
     }
 }
 
 impl Vault {
+    /// Reads one record; nothing where its bytes are damaged.
+    pub(super) fn read_record(&self, at: &Location) -> Result<Option<Record>, StoreError> {
+        let Some((file, path)) = self.segment_file(at.segment)? else { return Ok(None) };
+        if at.record_len as usize > MAX_RECORD {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; at.record_len as usize];
+        match file.read_exact_at(&mut bytes, at.offset) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            other => other.context("reading", &path)?,
+        }
+        Ok(decode_record(&bytes))
+    }
+
+    /// The file of a segment and its path; nothing where it is gone.
+    pub(crate) fn segment_file(
+        &self,
+        segment: u32,
+    ) -> Result<Option<(Arc<File>, PathBuf)>, StoreError> {
+        if let Some(file) = self.0.files.kept(segment) {
+            return Ok(Some((file, self.0.layout.vault(self.0.id))));
+        }
+        if let Some(found) = self.open_segment(segment)? {
+            return Ok(Some(found));
+        }
+        // It may have been renamed between our looking up its name and opening it: a segment is
+        // sealed under the lock of its class.
+        let writers = self.0.writers.iter();
+        let _sealing: Vec<_> =
+            writers.map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        self.open_segment(segment)
+    }
+
+    fn open_segment(&self, segment: u32) -> Result<Option<(Arc<File>, PathBuf)>, StoreError> {
+        let Some(row) = self.0.index.segment(segment)? else { return Ok(None) };
+        let Some(class) = Class::from_number(row.class) else { return Ok(None) };
+        let name = self.0.files.renamed().get(&segment).cloned().unwrap_or(row.name);
+        let path = self.0.layout.segments(self.0.id, class).join(name);
+        match fs::open(&path) {
+            Ok(file) => {
+                let file = Arc::new(file);
+                self.0.files.keep(segment, file.clone());
+                Ok(Some((file, path)))
+            }
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Appends an encoded record to the open segment of its class; seals that one when it is full.
     ///
     /// Not durable, and not in the index, before [`Vault::sync_segments`].
@@ -333,7 +171,7 @@ impl Vault {
         let [data, metadata] = &self.0.writers;
         let slot = if class == Class::Data { data } else { metadata };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_some_and(|open| open.writer.len() >= SEAL_AT) {
+        if slot.as_ref().is_some_and(|open| open.writer.is_full()) {
             self.seal(&mut slot)?;
         }
         if slot.is_none() {
@@ -362,12 +200,23 @@ impl Vault {
     /// Seals a full segment. Its records may not all be in the index yet: the name changes there,
     /// the number stays.
     fn seal(&self, slot: &mut Option<Writer>) -> Result<(), StoreError> {
-        let Some(Writer { segment, mut writer }) = slot.take() else { return Ok(()) };
-        // Whoever appended to it trusts `sync_segments`, which does not see it any more.
-        writer.sync().map_err(|error| self.0.commits.poison.set(error))?;
-        let sealed = writer.seal()?;
+        let Some(Writer { segment, writer }) = slot.as_mut() else { return Ok(()) };
+        let segment = *segment;
+        let sealed = writer.seal().map_err(|error| match error {
+            SealError::Unchanged(error) => error,
+            SealError::Broken(error) => self.0.commits.poison.set(error),
+        })?;
+        *slot = None;
+        self.0.files.renamed().insert(segment, sealed.name.clone());
         let indexed = self.0.unindexed.sealed(segment, sealed.len);
-        self.0.index.rename_segment(segment, &sealed.name, indexed)
+        match self.0.index.rename_segment(segment, &sealed.name, indexed) {
+            Ok(()) => drop(self.0.files.renamed().remove(&segment)),
+            // The index learns it when the vault is opened again.
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a segment's name");
+            }
+        }
+        Ok(())
     }
 
     /// Adds rows for records that are synced.
@@ -393,9 +242,13 @@ impl Vault {
                 continue;
             }
             let path = folder.join(&row.name);
-            let file = fs::open(&path)?;
+            let file = match fs::open(&path) {
+                Err(error) if error.is_not_found() => continue,
+                other => other?,
+            };
             let Some(header) = read_header(&file, &path)? else { continue };
             if let Some(writer) = SegmentWriter::resume(&path, header, row.indexed)? {
+                self.0.files.keep(row.segment, writer.file().clone());
                 return Ok(Writer { segment: row.segment, writer });
             }
         }
@@ -403,7 +256,12 @@ impl Vault {
         getrandom::fill(&mut uid).map_err(|_| StoreError::Random)?;
         let header = SegmentHeader { class, vault: self.0.id, uid };
         let writer = SegmentWriter::create(&folder, header)?;
-        let segment = self.0.index.add_segment(&SegmentWriter::open_name(&uid), class as u8)?;
+        let name = SegmentWriter::open_name(&uid);
+        let segment = self.0.index.add_segment(&name, class as u8).inspect_err(|_| {
+            // Or a full disk would fill up with empty segments.
+            drop(fs::remove_file(&folder.join(&name)));
+        })?;
+        self.0.files.keep(segment, writer.file().clone());
         Ok(Writer { segment, writer })
     }
 }

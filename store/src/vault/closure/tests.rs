@@ -7,6 +7,7 @@ use baton_protocol::path::RelPath;
 use super::*;
 use crate::objects::ObjectSink;
 use crate::store::Store;
+use crate::vault::Intake;
 
 const LIMIT: usize = 100;
 

@@ -1,0 +1,126 @@
+//! An acknowledgement means that the entry is there.
+
+use std::io::ErrorKind;
+
+use baton_protocol::id::VaultId;
+
+use super::*;
+use crate::fs::fault;
+
+fn commit(at: u8) -> Entry {
+    Entry::Commit(Commit { vault: VaultId::from_bytes([at; 16]), update: None, records: vec![] })
+}
+
+/// The vaults of the entries that a start would believe now.
+fn believed(layout: &Layout) -> Vec<u8> {
+    let mut vaults = Vec::new();
+    replay(layout, |replayed| {
+        if let Entry::Commit(commit) = replayed.entry {
+            vaults.push(commit.vault.as_bytes()[0]);
+        }
+        Ok(())
+    })
+    .unwrap();
+    vaults
+}
+
+#[test]
+fn what_was_acknowledged_is_found_by_a_start_at_that_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::open(folder.path()).unwrap();
+    let (journal, poison) = (Journal::open(&layout, 1, 0).unwrap(), Poison::default());
+    std::thread::scope(|scope| {
+        for thread in 0..6u8 {
+            let (journal, poison, layout) = (&journal, &poison, &layout);
+            scope.spawn(move || {
+                for at in 0..8 {
+                    let at = thread * 8 + at;
+                    journal.append(&commit(at), poison).unwrap();
+                    assert!(believed(layout).contains(&at));
+                }
+            });
+        }
+    });
+    assert_eq!(believed(&layout).len(), 48);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::open(folder.path()).unwrap();
+    let (journal, poison) = (Journal::open(&layout, 1, 0).unwrap(), Poison::default());
+    journal.append(&commit(1), &poison).unwrap();
+    let armed = fault::arm(&layout.journal(), Some("syncing"), 0, 1, ErrorKind::Other);
+    std::thread::scope(|scope| {
+        for at in 2..8 {
+            let (journal, poison) = (&journal, &poison);
+            scope.spawn(move || journal.append(&commit(at), poison).unwrap_err());
+        }
+    });
+    drop(armed);
+    assert!(matches!(journal.append(&commit(9), &poison), Err(StoreError::Poisoned { .. })));
+    assert!(matches!(journal.rotate(Vec::new(), &poison), Err(StoreError::Poisoned { .. })));
+    assert!(believed(&layout).contains(&1));
+}
+
+#[test]
+fn a_full_disk_costs_the_entry_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::open(folder.path()).unwrap();
+    let (journal, poison) = (Journal::open(&layout, 1, 0).unwrap(), Poison::default());
+    let armed = fault::arm(&layout.journal(), Some("writing"), 0, 1, ErrorKind::StorageFull);
+    assert!(journal.append(&commit(1), &poison).unwrap_err().is_disk_full());
+    drop(armed);
+    journal.append(&commit(2), &poison).unwrap();
+    let armed = fault::arm(&layout.journal(), Some("writing"), 0, 1, ErrorKind::StorageFull);
+    assert!(journal.rotate(Vec::new(), &poison).unwrap_err().is_disk_full());
+    drop(armed);
+    journal.append(&commit(3), &poison).unwrap();
+    assert_eq!((believed(&layout), journal.number()), (vec![2, 3], 1));
+}
+
+#[test]
+fn a_rotation_that_may_have_happened_takes_no_later_ref_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::open(folder.path()).unwrap();
+    let (journal, poison) = (Journal::open(&layout, 1, 0).unwrap(), Poison::default());
+    let second = layout.journal_file(2);
+    let armed = fault::arm(&second, Some("syncing"), 0, 1, ErrorKind::Other);
+    assert!(journal.rotate(Vec::new(), &poison).is_err());
+    drop(armed);
+    assert!(second.exists());
+    assert!(matches!(journal.append(&commit(1), &poison), Err(StoreError::Poisoned { .. })));
+}
+
+#[test]
+fn a_checkpoint_of_many_vaults_is_read_back_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::open(folder.path()).unwrap();
+    let (journal, poison) = (Journal::open(&layout, 1, 0).unwrap(), Poison::default());
+    let state = |at: u16| {
+        let mut id = [0; 16];
+        id[..2].copy_from_slice(&at.to_le_bytes());
+        let key = baton_protocol::id::IdempotencyKey::from_bytes(id);
+        let head = baton_protocol::message::Head {
+            workspace: baton_protocol::id::WorkspaceId::from_bytes(id),
+            device: baton_protocol::id::DeviceId::from_bytes([1; 32]),
+            snapshot: baton_protocol::id::SnapshotId::from_bytes([2; 32]),
+            sequence: u64::from(at),
+        };
+        let vault = VaultId::from_bytes(id);
+        RefState { vault, heads: vec![head], keys: vec![(key, head); 100] }
+    };
+    let states: Vec<_> = (0..250).map(state).collect();
+    journal.rotate(states.clone(), &poison).unwrap();
+    journal.remove_through(1).unwrap();
+    let mut read = Vec::new();
+    replay(&layout, |replayed| {
+        if let Entry::Checkpoint(states) = replayed.entry {
+            read.push(states);
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert!(read.len() > 2);
+    assert_eq!(read.concat(), [states.clone(), states].concat());
+}

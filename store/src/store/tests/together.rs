@@ -1,0 +1,63 @@
+//! Several intakes, threads and readers at once.
+
+use super::*;
+
+#[test]
+fn the_same_objects_from_many_threads_and_intakes_read_back_throughout() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let vault = store.vault(VAULT).unwrap();
+    let bytes = |at: u64| noise(at, 5_000 + (at as usize % 7) * 20_000);
+    let pushes: Vec<_> = (0..3).map(|_| vault.intake()).collect();
+    std::thread::scope(|scope| {
+        for intake in &pushes {
+            for thread in 0..3u64 {
+                scope.spawn(move || {
+                    for step in 0..60u64 {
+                        let at = (step + thread * 20) % 60;
+                        let id = intake.put(ObjectKind::Chunk, &bytes(at)).unwrap();
+                        assert_eq!(intake.read(&id).unwrap(), Some(bytes(at)));
+                        if step % 25 == 24 {
+                            intake.flush().unwrap();
+                        }
+                    }
+                });
+            }
+        }
+        scope.spawn(|| (0..5).for_each(|_| store.fold().unwrap()));
+    });
+    for intake in pushes {
+        intake.keep(&[]).unwrap();
+    }
+    for at in 0..60 {
+        assert_eq!(vault.require(&ObjectId::of(ObjectKind::Chunk, &bytes(at))).unwrap(), bytes(at));
+    }
+    assert_eq!(crate::check::check(&store, true, |_, _| {}).unwrap().problems, []);
+}
+
+#[test]
+fn what_is_put_during_a_commit_is_not_taken_for_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let late: Vec<Vec<u8>> = (0..200).map(|at| noise(9000 + at, 100)).collect();
+    let taken: Vec<ObjectId> = {
+        let store = Store::open(folder.path()).unwrap();
+        let vault = store.vault(VAULT).unwrap();
+        let intake = vault.intake();
+        let update = put(&intake, &small(1), 1, None).unwrap();
+        std::thread::scope(|scope| {
+            let putting = scope.spawn(|| {
+                for bytes in &late {
+                    intake.put(ObjectKind::Chunk, bytes).unwrap();
+                }
+            });
+            intake.commit_in_place(&update).unwrap();
+            putting.join().unwrap();
+        });
+        let ids = late.iter().map(|bytes| ObjectId::of(ObjectKind::Chunk, bytes));
+        ids.filter(|id| vault.contains(id).unwrap()).collect()
+    };
+    let store = Store::open(folder.path()).unwrap();
+    for id in taken {
+        store.vault(VAULT).unwrap().require(&id).unwrap();
+    }
+}

@@ -1,0 +1,233 @@
+//! What an intake has taken so far: records under construction, and what became of the rest.
+//!
+//! Objects come from several threads: each builds a record of its own, and compression happens outside
+//! every lock.
+//!
+//! **Invariant:** after a failure nothing that was staged counts as written; the intake can only be
+//! given up.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use baton_protocol::id::ObjectId;
+
+use super::Vault;
+use crate::error::StoreError;
+use crate::index::Location;
+use crate::layout::Class;
+use crate::objects::ObjectSource;
+use crate::segment::RecordBuilder;
+
+/// Records under construction for each class: as many threads can put at once.
+const SLOTS: usize = 4;
+
+/// Objects and bytes after which appended records are synced and indexed, so that an interrupted
+/// push goes on from there, and memory stays bounded.
+const FLUSH_AT: usize = 100_000;
+const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Where an object is.
+#[derive(Clone, Debug)]
+enum Place {
+    Memory(Arc<[u8]>),
+    Building(Class, usize),
+    Segment(Location),
+}
+
+/// Appended records without rows.
+#[derive(Debug, Default)]
+struct Appended {
+    rows: Vec<(ObjectId, Location)>,
+    bytes: u64,
+}
+
+/// The objects of one intake.
+#[derive(Debug)]
+pub(super) struct Staging {
+    places: RwLock<HashMap<ObjectId, Place>>,
+    data: [Mutex<RecordBuilder>; SLOTS],
+    metadata: [Mutex<RecordBuilder>; SLOTS],
+    appended: Mutex<Appended>,
+    failed: OnceLock<String>,
+    hasher: RandomState,
+}
+
+impl Staging {
+    pub(super) fn new() -> Self {
+        Self {
+            places: RwLock::default(),
+            data: Default::default(),
+            metadata: Default::default(),
+            appended: Mutex::default(),
+            failed: OnceLock::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Refuses where something that was put has been lost on its way.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some(first) => Err(StoreError::Incomplete { first: first.clone() }),
+        }
+    }
+
+    /// Notes an object that stays in memory.
+    pub(super) fn remember(&self, id: ObjectId, bytes: Arc<[u8]>) {
+        self.place(id, Place::Memory(bytes));
+    }
+
+    /// Puts an object on its way into a segment.
+    pub(super) fn store(
+        &self,
+        vault: &Vault,
+        id: ObjectId,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        self.check()?;
+        let class = if id.kind.is_metadata() { Class::Metadata } else { Class::Data };
+        let slots = self.slots(class);
+        let first = self.hasher.hash_one(std::thread::current().id()) as usize % SLOTS;
+        let mut order = (0..SLOTS).map(|step| (first + step) % SLOTS);
+        let free = order.find_map(|at| Some((at, slots.get(at)?.try_lock().ok()?)));
+        let full = {
+            let (at, mut builder) = match free {
+                Some(free) => free,
+                None => (first, lock(slots.get(first).unwrap_or(&slots[0]))),
+            };
+            builder.push(id, bytes);
+            self.place(id, Place::Building(class, at));
+            if !builder.is_full() {
+                return Ok(());
+            }
+            std::mem::take(&mut *builder)
+        };
+        self.append(vault, class, &full)?;
+        let due = {
+            let appended = lock(&self.appended);
+            appended.rows.len() >= FLUSH_AT || appended.bytes >= FLUSH_BYTES
+        };
+        if due { self.flush_appended(vault) } else { Ok(()) }
+    }
+
+    /// Makes what went to segments durable and indexed. What is still in memory stays there.
+    pub(super) fn flush(&self, vault: &Vault) -> Result<(), StoreError> {
+        self.check()?;
+        for class in Class::ALL {
+            for slot in self.slots(class) {
+                let full = std::mem::take(&mut *lock(slot));
+                self.append(vault, class, &full)?;
+            }
+        }
+        self.flush_appended(vault)
+    }
+
+    fn flush_appended(&self, vault: &Vault) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut *lock(&self.appended)).rows;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
+        self.note(vault.sync_segments().and_then(|()| vault.insert_rows(rows)))?;
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            places.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn append(
+        &self,
+        vault: &Vault,
+        class: Class,
+        builder: &RecordBuilder,
+    ) -> Result<(), StoreError> {
+        if builder.is_empty() {
+            return Ok(());
+        }
+        let entries = builder.entries();
+        let encoded = builder.encode(class).map_err(StoreError::Compress);
+        let appended = encoded.and_then(|record| vault.append_record(class, &record, entries));
+        let (segment, offset, record_len) = self.note(appended)?;
+        let mut appended = lock(&self.appended);
+        appended.bytes += u64::from(record_len);
+        for entry in entries {
+            let at = super::segments::place(segment, offset, record_len, entry);
+            self.place(entry.id, Place::Segment(at));
+            appended.rows.push((entry.id, at));
+        }
+        Ok(())
+    }
+
+    /// Whether an object was put here.
+    pub(super) fn contains(&self, id: &ObjectId) -> bool {
+        self.places.read().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    /// The length of an object, here or in the vault.
+    pub(super) fn length(&self, vault: &Vault, id: &ObjectId) -> Result<Option<u64>, StoreError> {
+        let place = self.places.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        match place {
+            Some(Place::Memory(bytes)) => Ok(Some(bytes.len() as u64)),
+            Some(Place::Segment(at)) => Ok(Some(at.len.into())),
+            Some(Place::Building(..)) => Ok(self.read(vault, id)?.map(|bytes| bytes.len() as u64)),
+            None => vault.length(id),
+        }
+    }
+
+    /// Reads an object from here or from the vault.
+    pub(super) fn read(&self, vault: &Vault, id: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
+        loop {
+            let place = self.places.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+            match place {
+                Some(Place::Memory(bytes)) => return Ok(Some(bytes.to_vec())),
+                Some(Place::Segment(at)) => return vault.read_at(id, &at).map(Some),
+                Some(Place::Building(class, at)) => {
+                    let slot = self.slots(class).get(at);
+                    let found = slot.and_then(|slot| lock(slot).find(id).map(<[u8]>::to_vec));
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                    // Another thread is compressing that record this moment, or has failed to.
+                    self.check()?;
+                    std::thread::yield_now();
+                }
+                None => return vault.read(id),
+            }
+        }
+    }
+
+    /// Records of an intake that was given up are dead bytes: nothing has to find them.
+    pub(super) fn give_up(&mut self, vault: &Vault) {
+        let mut dead: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+        for (_, at) in std::mem::take(&mut *lock(&self.appended)).rows {
+            dead.entry(at.segment).or_default().insert(at.offset);
+        }
+        for (segment, offsets) in dead {
+            vault.0.unindexed.done(segment, &offsets);
+        }
+    }
+
+    /// Remembers a failure.
+    fn note<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        outcome.inspect_err(|error| {
+            self.failed.get_or_init(|| error.to_string());
+        })
+    }
+
+    fn slots(&self, class: Class) -> &[Mutex<RecordBuilder>; SLOTS] {
+        match class {
+            Class::Data => &self.data,
+            Class::Metadata => &self.metadata,
+        }
+    }
+
+    fn place(&self, id: ObjectId, place: Place) {
+        self.places.write().unwrap_or_else(PoisonError::into_inner).insert(id, place);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,187 @@
+//! A full disk is called one, here and on the node; nothing that was acknowledged is lost by it, and when
+//! there is room again work goes on.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test has the file system itself, and says what it skips"
+)]
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::cloud::{Cloud, arg, list, refused, text};
+use crate::support::home::TestHome;
+use crate::support::rng::Rng;
+use crate::support::walker::{Listing, differences, walk};
+
+/// What the small disk holds.
+const SIZE: usize = 24 << 20;
+
+/// A small disk at a folder; taken away when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Nothing where this user may not mount.
+    fn at(folder: &Path) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let options = format!("size={SIZE},mode=0700");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder);
+        let mounted = rustix::process::geteuid().is_root()
+            && mount.output().is_ok_and(|output| output.status.success());
+        if !mounted {
+            eprintln!("skipped: mounting a small disk takes root");
+        }
+        mounted.then(|| Self(folder.to_owned()))
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+
+    /// Fills it, but for so many bytes.
+    fn fill(&self, but: u64) {
+        let free = rustix::fs::statvfs(&self.0).unwrap();
+        let free = free.f_bavail * free.f_frsize;
+        let mut file = File::create(self.ballast()).unwrap();
+        file.write_all(&vec![1; free.saturating_sub(but) as usize]).unwrap();
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.ballast()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a daemon may still have files on it.
+        drop(Command::new("umount").arg("--lazy").arg(&self.0).status());
+    }
+}
+
+/// A workspace in which nothing compresses.
+fn grow(tree: &Path, name: &str, seed: u64, len: usize) {
+    std::fs::write(tree.join(name), Rng::new(seed).bytes(len)).unwrap();
+}
+
+/// What was acknowledged, with how it looked.
+#[derive(Default)]
+struct Acked(Vec<(String, Listing)>);
+
+impl Acked {
+    fn push(&mut self, home: &TestHome, tree: &Path) {
+        let pushed = home.json(&["push", arg(tree)]);
+        assert_eq!(text(&pushed, "state"), "acked");
+        self.0.push((text(&pushed, "snapshot").to_owned(), walk(tree)));
+    }
+
+    /// All of it comes back from the node.
+    fn are_kept(&self, cloud: &Cloud) {
+        let fresh = cloud.device();
+        for (at, (snapshot, listing)) in self.0.iter().enumerate() {
+            let into = fresh.root().join(format!("restored-{at}"));
+            fresh.json(&["restore", snapshot, "--into", arg(&into)]);
+            assert_eq!(differences(listing, &walk(&into), &[]), [""; 0], "snapshot {at}");
+        }
+        let checked = cloud.home.json(&["check", "--data"]);
+        assert_eq!(list(&checked, "problems"), &[] as &[Value]);
+    }
+}
+
+#[test]
+fn a_full_disk_here_is_named_and_work_goes_on_when_there_is_room() {
+    let cloud = Cloud::new();
+    let home = TestHome::new();
+    let Some(disk) = SmallDisk::at(&home.baton_home()) else { return };
+    home.json(&["join", &cloud.ticket(&[])]);
+    let tree = home.folder("work");
+    let mut acked = Acked::default();
+    grow(&tree, "first", 1, 500_000);
+    acked.push(&home, &tree);
+
+    // For large snapshots and small ones, whatever is written when the room ends.
+    for (round, free) in [(0, 2_000_000), (1, 200_000), (2, 40_000), (3, 0)] {
+        disk.fill(free);
+        grow(&tree, "large", 10 + round, 5_000_000);
+        refused(&home, &["push", arg(&tree)], 1, "disk-full");
+        std::fs::remove_file(tree.join("large")).unwrap();
+        // What only reads works.
+        let log = home.json(&["log", arg(&tree)]);
+        assert_eq!(list(&log, "snapshots").len(), acked.0.len(), "{log}");
+        disk.free();
+        grow(&tree, "small", 20 + round, 10_000);
+        acked.push(&home, &tree);
+    }
+    disk.fill(0);
+    grow(&tree, "small", 30, 100_000);
+    refused(&home, &["push", arg(&tree)], 1, "disk-full");
+    home.kill();
+    disk.free();
+    acked.push(&home, &tree);
+    acked.are_kept(&cloud);
+    assert_eq!(list(&home.json(&["check", "--data"]), "problems"), &[] as &[Value]);
+}
+
+#[test]
+fn a_full_disk_on_the_node_is_named_and_nothing_acknowledged_is_lost() {
+    let home = TestHome::new();
+    let Some(disk) = SmallDisk::at(&home.baton_home()) else { return };
+    // The disk goes first, or its folder could not be removed.
+    let (mut cloud, disk) = (Cloud::in_home(home), disk);
+    let (home, other) = (cloud.device(), cloud.device());
+    let tree = home.folder("work");
+    let mut acked = Acked::default();
+    grow(&tree, "first", 1, 500_000);
+    acked.push(&home, &tree);
+    for (round, free) in [(0, 2_000_000), (1, 200_000), (2, 40_000), (3, 0)] {
+        disk.fill(free);
+        grow(&tree, "large", 10 + round, 5_000_000);
+        let said = refused(&home, &["push", arg(&tree)], 1, "remote-disk-full");
+        assert!(said.contains("node"), "{said}");
+        std::fs::remove_file(tree.join("large")).unwrap();
+        // Reading goes on.
+        let (snapshot, listing) = acked.0.last().unwrap();
+        let into = other.root().join(format!("full-{round}"));
+        other.json(&["restore", snapshot, "--into", arg(&into)]);
+        assert_eq!(differences(listing, &walk(&into), &[]), [""; 0]);
+        disk.free();
+        grow(&tree, "small", 20 + round, 10_000);
+        acked.push(&home, &tree);
+    }
+    disk.fill(0);
+    grow(&tree, "small", 30, 100_000);
+    refused(&home, &["push", arg(&tree)], 1, "remote-disk-full");
+    let address = cloud.kill();
+    disk.free();
+    cloud.start(address);
+    acked.push(&home, &tree);
+    acked.are_kept(&cloud);
+}
+
+#[test]
+fn a_restore_into_a_full_disk_leaves_nothing() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let target = home.folder("target");
+    let Some(disk) = SmallDisk::at(&target) else { return };
+    let tree = home.folder("work");
+    for at in 0..8 {
+        grow(&tree, &format!("file-{at}"), at, 500_000);
+    }
+    let mut acked = Acked::default();
+    acked.push(&home, &tree);
+    let (snapshot, listing) = &acked.0[0];
+    disk.fill(1_000_000);
+    let into = target.join("restored");
+    let before = walk(&target);
+    refused(&home, &["restore", snapshot, "--into", arg(&into)], 1, "disk-full");
+    assert_eq!(differences(&before, &walk(&target), &[]), [""; 0]);
+    disk.free();
+    home.json(&["restore", snapshot, "--into", arg(&into)]);
+    assert_eq!(differences(listing, &walk(&into), &[]), [""; 0]);
+}
