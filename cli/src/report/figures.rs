@@ -66,12 +66,15 @@ pub(crate) fn time(rfc3339: &str) -> String {
     rfc3339.get(..19).unwrap_or(rfc3339).replace('T', " ")
 }
 
-/// Text without anything that a terminal would obey: control characters are escaped. Line ends
-/// stay, so that a message may have more than one line.
+/// Text without anything that a terminal would obey: control characters are escaped, and so is what
+/// turns the direction of text, behind which a name can look like another one. Line ends stay, so that
+/// a message may have more than one line.
 pub(crate) fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() && character != '\n' {
+        let turns = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}'
+            | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || (character.is_control() && character != '\n') {
             let _ = write!(clean, "{}", character.escape_default());
         } else {
             clean.push(character);
@@ -160,6 +163,8 @@ mod tests {
         assert_eq!(printable("a\x1b[31mb\rc\nd"), "a\\u{1b}[31mb\\rc\nd");
         assert_eq!(one_line("a\nb"), "a\\nb");
         assert_eq!(one_line("größe"), "größe");
+        assert_eq!(printable("\u{9b}31m\u{7f}"), "\\u{9b}31m\\u{7f}");
+        assert_eq!(printable("a\u{202e}txt.exe\u{2069}"), "a\\u{202e}txt.exe\\u{2069}");
     }
 
     #[test]
