@@ -377,7 +377,8 @@ fn a_bit_of_the_index_costs_at_most_a_restart() {
         let checked = crate::check::check(&store, true, |_, _| {}).unwrap();
         assert_eq!(checked.problems, [], "byte {at}");
     }
-    assert!(noticed > 3, "{noticed} of the flipped bits mattered");
+    // How many hit a row depends on where SQLite has put it: segments have random names.
+    assert!(noticed > 0, "none of the flipped bits mattered");
 }
 
 #[test]
