@@ -12,6 +12,7 @@ pub mod identity;
 pub mod transport;
 pub mod sync;
 pub mod client;
+pub mod watch;
 pub mod workspace;
 pub mod api;
 pub mod rooms;

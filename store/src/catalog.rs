@@ -9,6 +9,9 @@
 //! - [`tickets`]: how a key becomes a device
 //! - [`remotes`]: the nodes that this home knows
 //! - [`workspaces`]: the trees that are kept, and what each node has acknowledged of them
+//! - [`queue`]: what waits for the network
+//! - [`history`]: which snapshots are kept, and which were thinned out
+//! - [`held`]: what the secret scan holds back, and what was allowed
 //! - [`runs`]: runs of this node, and what was last seen of those elsewhere
 //!
 //! **Invariant:** a call that returned has survived a power cut (WAL with `synchronous=FULL`).
@@ -21,6 +24,9 @@ pub mod devices;
 pub mod tickets;
 pub mod remotes;
 pub mod workspaces;
+pub mod queue;
+pub mod history;
+pub mod held;
 pub mod runs;
 
 use std::io;
@@ -34,7 +40,7 @@ use crate::error::StoreError;
 use crate::fs::{self, FsError};
 
 /// The format that this program writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// `BTNc`: tells a catalog from any other SQLite file.
 const APPLICATION: u32 = u32::from_be_bytes(*b"BTNc");
@@ -148,6 +154,9 @@ CREATE TABLE remembered_runs(
     PRIMARY KEY(node, run)
 ) STRICT;
 ";
+
+/// Format 2: workspaces that are watched, the queue, what is kept and what is held.
+const STEP_2: [&str; 4] = [workspaces::STEP_2, queue::STEP_2, history::STEP_2, held::STEP_2];
 
 /// The catalog of a home; clones share one connection.
 #[derive(Clone)]
@@ -294,6 +303,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         if found < 1 {
             transaction.execute_batch(STEP_1)?;
             transaction.pragma_update(None, "application_id", APPLICATION)?;
+        }
+        if found < 2 {
+            STEP_2.iter().try_for_each(|step| transaction.execute_batch(step))?;
+        }
+        if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;
         }
         transaction.commit()

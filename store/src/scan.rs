@@ -3,6 +3,7 @@
 //! Not here: when to look, and what the tree is part of. A scan reads everything that changed since
 //! the [`StatCache`] was made, puts it into a sink, and says what it could not carry.
 //!
+//! - [`dirty`]: what may have changed since the last look
 //! - [`walk`]: the work and who does it
 //! - [`entry`]: one file, link or special file
 //! - [`read`]: a file that may change while it is read
@@ -13,6 +14,7 @@
 //! not in the result is named in [`Scanned::omitted`], unless the rules of [`crate::ignore`] left
 //! it out.
 
+pub mod dirty;
 pub(crate) mod directory;
 mod read;
 mod entry;

@@ -9,6 +9,12 @@ use rusqlite::OptionalExtension;
 use super::{Catalog, sql, unsigned};
 use crate::error::StoreError;
 
+/// Which trees are watched, and for which remote.
+pub(super) const STEP_2: &str = "
+ALTER TABLE workspaces ADD COLUMN watched INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE workspaces ADD COLUMN remote TEXT;
+";
+
 /// A tree that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workspace {

@@ -1,0 +1,4 @@
+//! What waits for the network.
+
+/// Its tables.
+pub(super) const STEP_2: &str = "";
