@@ -16,7 +16,8 @@ pub use conversation::{Conversation, Part};
 pub use manifest::{Extent, MANIFEST_MAX, MANIFEST_MIN, Manifest, ManifestChild, build_manifest};
 pub use snapshot::{Omission, Omissions, OmitReason, Snapshot};
 pub use tree::{
-    Entry, EntryKind, TREE_NODE_MAX, TREE_SINGLE_MAX, Tree, TreeChild, TreeSums, build_tree,
+    Entry, EntryKind, TREE_NODE_MAX, TREE_SINGLE_MAX, Tree, TreeChild, TreeSums, begins_leaf,
+    build_above, build_leaves, build_tree,
 };
 
 /// Largest chunk in bytes; a file up to this size is one chunk.

@@ -10,7 +10,7 @@ use baton_protocol::path::{MAX_PATH, RelPath};
 
 use crate::error::StoreError;
 use crate::objects::ObjectSource;
-use crate::snapshot::nodes::{Node, compare};
+use crate::trees::{Node, compare};
 
 /// One path that differs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

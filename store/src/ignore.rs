@@ -20,11 +20,12 @@
 mod patterns;
 mod worktree;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use patterns::Patterns;
-use worktree::Worktree;
+use worktree::{Stamp, Worktree};
 
 pub(crate) use patterns::MAX_RULES;
 
@@ -36,6 +37,9 @@ pub(crate) const WORKTREE_INCLUDE: &[u8] = b".worktreeinclude";
 
 /// Notes kept at most: one a broken repository, of which a hostile tree may have many.
 const MAX_NOTES: usize = 100;
+
+/// Repositories whose rules are kept from one seal to the next; more are opened again.
+const MAX_OPENED: usize = 256;
 
 /// What git knows about the user from outside the repository. Paths are handed in: nothing here
 /// reads the environment.
@@ -62,14 +66,33 @@ pub(crate) enum Verdict {
     Skip,
 }
 
-/// The rules of one scan.
+/// The rules of a tree, kept for as long as what they were read from stays as it was.
 #[derive(Debug)]
 pub(crate) struct Rules {
     root: PathBuf,
     user: GitUser,
     removed: Patterns,
     included: Patterns,
-    notes: Mutex<Vec<String>>,
+    opened: Mutex<BTreeMap<Vec<u8>, Opened>>,
+}
+
+/// A repository in the tree, by its path.
+#[derive(Clone, Debug)]
+struct Opened {
+    /// The state of the files that were read.
+    stamp: Stamp,
+    /// Nothing where the rules around it go on.
+    worktree: Option<Option<Arc<Worktree>>>,
+    notes: Vec<String>,
+}
+
+/// What has to be looked at because rules changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RuleChange {
+    /// Everything below this directory.
+    Below(Vec<u8>),
+    /// These paths, which are tracked now, or not any more.
+    Paths(Vec<Vec<u8>>),
 }
 
 /// The rules that hold in one directory.
@@ -95,23 +118,58 @@ impl Rules {
             user: user.clone(),
             removed: Patterns::parse(removed, 0),
             included: Patterns::parse(included, 0),
-            notes: Mutex::default(),
+            opened: Mutex::default(),
         }
     }
 
     /// What could not be done as git does it, in words for people.
-    pub(crate) fn into_notes(self) -> Vec<String> {
-        let mut notes = self.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes: Vec<_> =
+            opened.values().flat_map(|opened| opened.notes.clone()).take(MAX_NOTES).collect();
         notes.sort();
         notes.dedup();
         notes
     }
 
-    /// Notes something that people should know.
-    pub(crate) fn note(&self, note: String) {
-        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        if notes.len() < MAX_NOTES {
-            notes.push(note);
+    /// Reads again what changed since it was read; says what has to be looked at for that.
+    pub(crate) fn refresh(&self) -> Vec<RuleChange> {
+        let mut all = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Vec::new();
+        let mut gone = Vec::new();
+        for (path, opened) in all.iter_mut() {
+            let excludes = opened.worktree.iter().flatten().all(|worktree| worktree.holds());
+            if opened.stamp.holds() && excludes {
+                continue;
+            }
+            let new = self.open(path);
+            match (&opened.worktree, &new.worktree) {
+                (Some(Some(old)), Some(Some(new))) if old.has_patterns_of(new) => {
+                    let paths = old.tracked_otherwise(new);
+                    if !paths.is_empty() {
+                        changes.push(RuleChange::Paths(paths));
+                    }
+                }
+                (Some(None), Some(None)) => {}
+                _ => changes.push(RuleChange::Below(path.clone())),
+            }
+            if new.worktree.is_none() {
+                gone.push(path.clone());
+            }
+            *opened = new;
+        }
+        gone.iter().for_each(|path| drop(all.remove(path)));
+        changes
+    }
+
+    fn open(&self, path: &[u8]) -> Opened {
+        // Before anything is read, so that what changes meanwhile is seen.
+        let stamp = Stamp::take(&self.root, path, &self.user);
+        match Worktree::open(&self.root, path, &self.user) {
+            Ok((worktree, notes)) => {
+                Opened { stamp, worktree: Some(worktree.map(Arc::new)), notes }
+            }
+            Err(note) => Opened { stamp, worktree: None, notes: vec![note] },
         }
     }
 
@@ -125,21 +183,36 @@ impl Rules {
         is_repository: bool,
     ) -> Scope {
         if is_repository && verdict == Verdict::Keep {
-            match Worktree::open(&self.root, path, &self.user) {
-                Ok((worktree, notes)) => {
-                    for note in notes {
-                        self.note(note);
-                    }
-                    let worktree = worktree.map(Arc::new);
-                    return Scope { worktree, level: None, named_only: false };
+            let known = {
+                let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+                opened.get(path).map(|opened| opened.worktree.clone())
+            };
+            let worktree = known.unwrap_or_else(|| {
+                let new = self.open(path);
+                let worktree = new.worktree.clone();
+                let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+                if opened.len() < MAX_OPENED {
+                    opened.insert(path.to_vec(), new);
                 }
-                Err(note) => self.note(note),
+                worktree
+            });
+            if let Some(worktree) = worktree {
+                return Scope { worktree, level: None, named_only: false };
             }
         }
         match verdict {
             Verdict::Whole => Scope::default(),
             _ => Scope { named_only: verdict == Verdict::NamedOnly, ..above.clone() },
         }
+    }
+
+    /// A directory is looked at as if for the first time: repositories in it are opened again.
+    pub(crate) fn forget_below(&self, path: &[u8]) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.retain(|at, _| {
+            let below = at.strip_prefix(path);
+            !below.is_some_and(|rest| rest.is_empty() || path.is_empty() || rest.starts_with(b"/"))
+        });
     }
 
     /// Adds the `.gitignore` of the directory at `path` to its scope.

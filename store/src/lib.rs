@@ -8,7 +8,7 @@
 //! - [`segment`], [`journal`], [`index`]: the bytes on the disk
 //! - [`vault`], [`store`]: objects and refs of one user; all of them on one node
 //! - [`catalog`]: what is not content
-//! - [`chunk`], [`ignore`], [`stat_cache`], [`scan`], [`snapshot`]: from a tree to a snapshot
+//! - [`chunk`], [`trees`], [`stat_cache`], [`ignore`], [`scan`], [`snapshot`]: from a tree to a snapshot
 //! - [`diff`], [`plan`]: what differs, and what has to travel
 //! - [`checkout`]: from a snapshot to a tree
 //! - [`check`]: whether all of it is whole
@@ -24,8 +24,9 @@ pub mod vault;
 pub mod store;
 pub mod catalog;
 pub mod chunk;
-pub mod ignore;
+pub mod trees;
 pub mod stat_cache;
+pub mod ignore;
 pub mod scan;
 pub mod snapshot;
 pub mod diff;

@@ -4,10 +4,12 @@
 //! the [`StatCache`] was made, puts it into a sink, and says what it could not carry.
 //!
 //! - [`dirty`]: what may have changed since the last look
-//! - [`walk`]: the work and who does it
-//! - [`entry`]: one file, link or special file
-//! - [`read`]: a file that may change while it is read
 //! - [`directory`]: directories by descriptor, however deep
+//! - [`read`]: a file that may change while it is read
+//! - [`entry`]: one file, link or special file
+//! - [`links`]: files of several names
+//! - [`walk`]: everything below a directory, by several threads
+//! - [`seal`]: what is dirty, at a cost that follows it
 //!
 //! **Invariant:** nothing is opened by more than one name below a descriptor, nothing through a
 //! symbolic link, and nothing but regular files and directories. Whatever stands in the tree and
@@ -18,18 +20,28 @@ pub mod dirty;
 pub(crate) mod directory;
 mod read;
 mod entry;
+mod links;
 mod walk;
+mod seal;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use baton_protocol::id::TreeId;
 use baton_protocol::object::{Omission, TreeSums};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::StoreError;
-use crate::ignore::GitUser;
+use crate::ignore::{BATON_IGNORE, GitUser, Rules, Scope, Verdict, WORKTREE_INCLUDE};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::stat_cache::StatCache;
+
+use dirty::Dirty;
+use links::Links;
+use seal::Unruled;
+use walk::{Ground, Start, read_rules, walk};
 
 /// How a scan goes.
 #[derive(Clone, Debug)]
@@ -83,7 +95,7 @@ impl Progress {
     }
 }
 
-/// What a scan found.
+/// A tree as it was when it was last looked at.
 #[derive(Debug)]
 pub struct Scanned {
     /// The tree, in the sink.
@@ -94,14 +106,17 @@ pub struct Scanned {
     pub sums: TreeSums,
     /// What was left out, or not carried whole; ascending, no two alike.
     pub omitted: Vec<Omission>,
-    /// For the next scan of the same tree.
-    pub cache: StatCache,
+    /// Directories of the tree that were listed whole, each after the one above it: who watches the tree
+    /// has to watch them.
+    pub directories: Vec<Vec<u8>>,
     /// Files that had to be read.
     pub hashed_files: u64,
     /// Bytes that had to be read.
     pub hashed_bytes: u64,
     /// What people should know, such as a git repository whose rules could not be followed.
     pub notes: Vec<String>,
+    rules: Rules,
+    links: Links,
 }
 
 /// A scan failed. Files that cannot be read do not make it fail.
@@ -131,9 +146,11 @@ pub enum ScanError {
     Cancelled,
 }
 
-/// Puts the tree at `root` into `sink`.
+/// Puts the tree at `root` into `sink`: all of it is looked at.
 ///
-/// What `cache` says of a file that is unchanged is believed only if `sink` still has its content.
+/// What `cache` says of a file that is unchanged is believed, and where the cache is not known to
+/// fit the sink only if `sink` still has its content. From here to [`StatCache::end_scan`], which the
+/// caller calls once the tree is durable, it is known not to fit.
 pub fn scan<S: ObjectSource + ObjectSink>(
     root: &Path,
     cache: &StatCache,
@@ -141,10 +158,111 @@ pub fn scan<S: ObjectSource + ObjectSink>(
     options: &ScanOptions,
     progress: &Progress,
 ) -> Result<Scanned, ScanError> {
-    walk::walk(root, cache, sink, options, progress)
+    let fd = open_root(root)?;
+    let rules = read_root_rules(root, &fd, options);
+    let trusted = cache.is_trusted();
+    cache.begin_scan();
+    let fd = fd.as_fd();
+    let ground = Ground { fd, cache, sink, progress, options, rules: &rules, trusted };
+    let start = Start { path: Vec::new(), verdict: Verdict::Keep, above: Scope::default() };
+    let walked = walk(&ground, start).map_err(|error| at_root(root, error))?;
+    cache.retain_below(b"", &walked.directories);
+    let Some(found) = walked.found else { return Err(root_failed(root, Errno::NOENT)) };
+    let mut omitted = walked.omitted;
+    omitted.sort_unstable();
+    omitted.dedup();
+    Ok(Scanned {
+        root: found.tree,
+        root_mode: found.mode,
+        sums: found.sums,
+        omitted,
+        directories: walked.directories,
+        hashed_files: walked.hashed_files,
+        hashed_bytes: walked.hashed_bytes,
+        notes: rules.notes(),
+        links: Links::of(walked.links),
+        rules,
+    })
+}
+
+/// Puts the tree at `root` into `sink`, given how it was and what may have changed since. Costs what
+/// is dirty, with the directories on the way to it.
+///
+/// `before` must be what the last call gave, and be in `sink`. Other than after [`scan`], what the cache
+/// says is for the caller to [flush](StatCache::flush) once the tree is durable.
+pub fn seal<S: ObjectSource + ObjectSink>(
+    root: &Path,
+    before: Scanned,
+    dirty: &Dirty,
+    cache: &StatCache,
+    sink: &S,
+    options: &ScanOptions,
+    progress: &Progress,
+) -> Result<Scanned, ScanError> {
+    if dirty.is_everything() {
+        dirty.moves().iter().for_each(|(from, to)| cache.rename(from, to));
+        return scan(root, cache, sink, options, progress);
+    }
+    let fd = open_root(root)?;
+    let ground = Unruled { fd: fd.as_fd(), cache, sink, progress, options };
+    match seal::seal(&ground, before, dirty).map_err(|error| at_root(root, error))? {
+        Some(scanned) => Ok(scanned),
+        None => scan(root, cache, sink, options, progress),
+    }
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd, ScanError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(root, flags, Mode::empty()).and_then(|fd| {
+        // A root that cannot be listed is an error; any other directory is an omission.
+        rustix::fs::Dir::read_from(&fd).and_then(|mut entries| entries.next().transpose())?;
+        Ok(fd)
+    });
+    opened.map_err(|error| root_failed(root, error))
+}
+
+fn root_failed(root: &Path, error: Errno) -> ScanError {
+    ScanError::Root { path: root.to_owned(), source: error.into() }
+}
+
+/// Gives an error the path that only the caller knows.
+fn at_root(root: &Path, error: ScanError) -> ScanError {
+    match error {
+        ScanError::Exhausted { source, .. } => {
+            ScanError::Exhausted { path: root.to_owned(), source }
+        }
+        error => error,
+    }
+}
+
+fn read_root_rules(root: &Path, fd: &OwnedFd, options: &ScanOptions) -> Rules {
+    let removed = read_rules(fd, BATON_IGNORE).unwrap_or_default();
+    let included = read_rules(fd, WORKTREE_INCLUDE).unwrap_or_default();
+    Rules::new(root, &options.git_user, &removed, &included)
+}
+
+#[cfg(test)]
+impl Scanned {
+    /// One that found this.
+    pub(crate) fn of(root: TreeId, omitted: Vec<Omission>) -> Self {
+        Self {
+            root,
+            root_mode: 0o755,
+            sums: TreeSums::default(),
+            omitted,
+            directories: Vec::new(),
+            hashed_files: 0,
+            hashed_bytes: 0,
+            notes: Vec::new(),
+            rules: Rules::new(Path::new(""), &GitUser::default(), b"", b""),
+            links: Links::default(),
+        }
+    }
 }
 
 #[cfg(test)]
 mod git_tests;
+#[cfg(test)]
+mod seal_tests;
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,8 @@
 //! Not here: moving a ref to it. A snapshot in a sink is an object like any other until someone
 //! commits it.
 //!
-//! - [`nodes`]: directories of a tree, across the nodes of wide ones
-//!
 //! **Invariant:** what was left out is part of the snapshot, so that it is the same list on every
 //! machine.
-
-pub(crate) mod nodes;
 
 use baton_protocol::encode::DecodeError;
 use baton_protocol::id::{ConversationId, DeviceId, ObjectId, ObjectKind, SnapshotId, WorkspaceId};
@@ -19,7 +15,7 @@ use crate::error::StoreError;
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::scan::Scanned;
 
-pub use nodes::{find_entry, for_each_entry};
+pub use crate::trees::{find_entry, for_each_entry};
 
 /// Longest list of omissions that is read, in bytes: a million long paths.
 const MAX_OMISSIONS: u64 = 64 << 20;
@@ -165,28 +161,18 @@ pub fn load_blob<S: ObjectSource + ?Sized>(
 #[cfg(test)]
 mod tests {
     use baton_protocol::id::TreeId;
-    use baton_protocol::object::{OmitReason, TreeSums};
+    use baton_protocol::object::OmitReason;
     use baton_protocol::path::RelPath;
 
     use super::*;
     use crate::objects::memory::MemoryObjects;
-    use crate::stat_cache::StatCache;
 
     fn scanned(omitted: usize) -> Scanned {
         let omission = |i| Omission {
             path: RelPath::new(format!("{i:07}").as_bytes()).unwrap(),
             reason: OmitReason::Special,
         };
-        Scanned {
-            root: TreeId::of(b"root"),
-            root_mode: 0o755,
-            sums: TreeSums::default(),
-            omitted: (0..omitted).map(omission).collect(),
-            cache: StatCache::default(),
-            hashed_files: 0,
-            hashed_bytes: 0,
-            notes: Vec::new(),
-        }
+        Scanned::of(TreeId::of(b"root"), (0..omitted).map(omission).collect())
     }
 
     fn parts(message: &str) -> SnapshotParts {

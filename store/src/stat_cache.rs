@@ -1,348 +1,451 @@
 //! What the last scan knew about every file, so that the next one reads only what changed.
 //!
-//! One flat file a workspace: magic, checksum, then directories ascending by path, each with its
-//! files ascending by name. It is a cache: a missing, damaged or newer file is an empty one.
+//! One SQLite file a workspace: a row for each directory, further rows for each run of names of a wide
+//! one, so that an edit rewrites little however large the tree is, and nothing is held in memory. It is
+//! a cache: a missing, damaged or newer file is an empty one, and after an error it knows nothing.
+//!
+//! - [`records`]: the files of one directory
 //!
 //! **Invariant:** an entry is kept only if the file had come to rest well before the scan that read
 //! it began. A file that may change again within the same tick of its file system's clock is read
 //! again.
+//!
+//! **Invariant:** what a scan that did not end has written is told apart ([`StatCache::is_trusted`]):
+//! the content that it names may not have been kept.
 
-use std::cmp::Ordering;
-use std::ops::Range;
-use std::path::Path;
+pub(crate) mod records;
 
-use baton_protocol::encode::{DecodeError, Reader, Writer};
-use baton_protocol::id::{ChunkId, ManifestId};
-use baton_protocol::object::{Blob, Content, MAX_CHUNK};
-use baton_protocol::path::{MAX_NAME, MAX_PATH};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::fs::{self, FsError};
+use baton_protocol::encode::{Reader, Writer};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-/// The first bytes of the file; the last one is the version.
-const MAGIC: &[u8; 8] = b"BATONSC\x01";
+use crate::fs;
+pub(crate) use records::{CachedDirectory, CachedFile, FileStat, Inode};
 
-/// Magic and BLAKE3 of what follows.
-const HEADER: usize = 8 + 32;
+/// `BTNt`: tells a stat cache from any other SQLite file.
+const APPLICATION: u32 = u32::from_be_bytes(*b"BTNt");
 
-/// Largest cache that is read: 20 million files. What is larger is started anew.
-const MAX_CACHE: u64 = 4 << 30;
+/// The format that this program reads and writes; any other is dropped.
+const FORMAT: u32 = 1;
 
-/// How long a file must have been at rest before the scan began. The coarsest tick of a local Linux
-/// file system is 10 ms (`CONFIG_HZ=100`).
-const AT_REST_NS: i64 = 50_000_000;
+/// Names in a row of a directory when it is written whole, and the most after edits.
+const RUN: usize = 256;
+const MAX_RUN: usize = 512;
 
-/// What tells one state of a file from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FileStat {
-    pub(crate) dev: u64,
-    pub(crate) ino: u64,
-    pub(crate) size: u64,
-    /// Nanoseconds since 1970.
-    pub(crate) mtime: i64,
-    /// Nanoseconds since 1970.
-    pub(crate) ctime: i64,
-}
-
-impl FileStat {
-    /// Takes what the system said.
-    pub(crate) fn new(stat: &rustix::fs::Stat) -> Self {
-        // The types of these fields differ from one platform to the next.
-        #[expect(clippy::unnecessary_cast, reason = "not on every platform")]
-        #[expect(clippy::cast_sign_loss, reason = "sizes and inode numbers are never negative")]
-        #[expect(clippy::cast_possible_wrap, reason = "a nanosecond count is below 2^30")]
-        Self {
-            dev: stat.st_dev as u64,
-            ino: stat.st_ino as u64,
-            size: stat.st_size as u64,
-            mtime: nanoseconds(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            ctime: nanoseconds(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
-        }
-    }
-
-    /// Whether the file had come to rest before a scan that began at `started_at` nanoseconds since
-    /// 1970. A time in the future never has.
-    pub(crate) fn is_at_rest(&self, started_at: i64) -> bool {
-        self.mtime.max(self.ctime) <= started_at.saturating_sub(AT_REST_NS)
-    }
-}
-
-const fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
-}
+/// Rows written as one transaction: a crash costs reading their files again.
+const BATCH: u32 = 2000;
 
 /// What the last scan knew.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StatCache {
-    bytes: Vec<u8>,
-    /// Ascending by path: where the path and the files of each directory stand in `bytes`.
-    directories: Vec<(Range<usize>, Range<usize>)>,
-    files: u64,
+    path: PathBuf,
+    /// Nothing once it has failed.
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    db: Connection,
+    /// Rows written since the last commit.
+    written: u32,
+}
+
+impl Default for StatCache {
+    /// A cache in memory that knows nothing.
+    fn default() -> Self {
+        let db = Connection::open_in_memory().and_then(|db| prepare(&db).map(|()| db));
+        let open = db.ok().map(|db| Open { db, written: 0 });
+        Self { path: PathBuf::new(), open: Mutex::new(open) }
+    }
 }
 
 impl StatCache {
-    /// Reads the cache of a workspace; an empty one where there is none that can be used.
-    pub fn load(path: &Path) -> Self {
-        let bytes = match fs::read_if_exists(path, MAX_CACHE) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Self::default(),
+    /// Opens the cache of a workspace; an empty one where there is none that can be used.
+    pub fn open(path: &Path) -> Self {
+        let db = connect(path).or_else(|error| {
+            tracing::warn!(%error, path = %path.display(), "the stat cache starts anew");
+            remove(path);
+            connect(path)
+        });
+        match db {
+            Ok(db) => {
+                Self { path: path.to_owned(), open: Mutex::new(Some(Open { db, written: 0 })) }
+            }
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "the stat cache is not used");
-                return Self::default();
+                Self::default()
             }
-        };
-        Self::open(bytes).unwrap_or_else(|| {
-            tracing::warn!(path = %path.display(), "the stat cache is damaged and starts anew");
-            Self::default()
-        })
+        }
     }
 
-    fn open(bytes: Vec<u8>) -> Option<Self> {
-        let (magic, rest) = bytes.split_first_chunk()?;
-        let (sum, body) = rest.split_first_chunk::<32>()?;
-        if magic != MAGIC || blake3::hash(body).as_bytes() != sum {
-            return None;
-        }
-        Self::from_body(bytes).ok()
-    }
-
-    /// Finds the directories in bytes that were checked, or just made.
-    fn from_body(bytes: Vec<u8>) -> Result<Self, DecodeError> {
-        let mut from = Reader::new(bytes.get(HEADER..).unwrap_or_default());
-        let files = from.varint()?;
-        let mut directories: Vec<(Range<usize>, Range<usize>)> = Vec::new();
-        while from.left() > 0 {
-            let len = from.bytes("path length", MAX_PATH)?.len();
-            let at = HEADER + from.at();
-            let path = at - len..at;
-            let len = from.bytes("files", bytes.len())?.len();
-            let at = HEADER + from.at();
-            let last = directories.last().and_then(|(last, _)| bytes.get(last.clone()));
-            if last.is_some_and(|last| bytes.get(path.clone()).is_none_or(|path| path <= last)) {
-                return Err(DecodeError::Order { what: "directories" });
-            }
-            directories.push((path, at - len..at));
-        }
-        Ok(Self { bytes, directories, files })
-    }
-
-    /// Replaces the cache of a workspace as one step.
-    pub fn save(&self, path: &Path) -> Result<(), FsError> {
-        if self.bytes.is_empty() {
-            return fs::write_atomic(path, &CacheBuilder::default().finish().bytes, 0o600);
-        }
-        fs::write_atomic(path, &self.bytes, 0o600)
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.with((), |open| {
+            open.db.execute_batch("DELETE FROM directory; DELETE FROM meta;").map(|()| open.wrote())
+        });
+        self.flush();
     }
 
     /// Files in it.
-    pub const fn len(&self) -> u64 {
-        self.files
+    pub fn len(&self) -> u64 {
+        let mut files = 0;
+        self.for_each(|_, directory| files += directory.files.len() as u64);
+        files
     }
 
-    /// Whether it knows nothing.
-    pub const fn is_empty(&self) -> bool {
-        self.files == 0
+    /// Whether it knows no file.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
-    /// The files of one directory.
-    pub(crate) fn directory(&self, path: &[u8]) -> CachedDirectory<'_> {
-        let compare = |(at, _): &(Range<usize>, Range<usize>)| {
-            self.bytes.get(at.clone()).map_or(Ordering::Less, |found| found.cmp(path))
-        };
-        let found = self.directories.binary_search_by(compare).ok();
-        let files = found.and_then(|at| self.directories.get(at)).map(|(_, files)| files.clone());
-        let mut from = Reader::new(files.and_then(|at| self.bytes.get(at)).unwrap_or_default());
-        let mut files = Vec::new();
-        while from.left() > 0 {
-            // The checksum held, so these are the bytes that were written; if they still make no
-            // sense the rest of the directory is not known.
-            let Ok(file) = read_file(&mut from) else { break };
-            files.push(file);
-        }
-        CachedDirectory(files)
-    }
-}
-
-/// The files of one directory, ascending by name.
-#[derive(Debug)]
-pub(crate) struct CachedDirectory<'a>(Vec<CachedFile<'a>>);
-
-#[derive(Debug)]
-struct CachedFile<'a> {
-    name: &'a [u8],
-    stat: FileStat,
-    hash: [u8; 32],
-}
-
-impl CachedDirectory<'_> {
-    /// Whether anything is known about a file of this name.
-    pub(crate) fn knows(&self, name: &[u8]) -> bool {
-        self.0.binary_search_by(|file| file.name.cmp(name)).is_ok()
+    /// The paths of all directories, each after the one above it.
+    pub fn directories(&self) -> Vec<Vec<u8>> {
+        self.with(Vec::new(), |open| {
+            let list = "SELECT path FROM directory WHERE first = x'' ORDER BY path";
+            let mut list = open.db.prepare_cached(list)?;
+            list.query_map([], |row| row.get(0))?.collect()
+        })
     }
 
-    /// The content of the file in this very state.
-    pub(crate) fn find(&self, name: &[u8], stat: &FileStat) -> Option<Blob> {
-        let at = self.0.binary_search_by(|file| file.name.cmp(name)).ok()?;
-        let file = self.0.get(at).filter(|file| file.stat == *stat)?;
-        let content = if stat.size <= MAX_CHUNK as u64 {
-            Content::Chunk(ChunkId::from_bytes(file.hash))
-        } else {
-            Content::Manifest(ManifestId::from_bytes(file.hash))
-        };
-        Some(Blob { size: stat.size, content })
-    }
-}
-
-/// What one directory adds to the next cache.
-#[derive(Debug, Default)]
-pub(crate) struct CacheRecords(Vec<(Vec<u8>, FileStat, Blob)>);
-
-impl CacheRecords {
-    /// Remembers a file. Its size must be that of its content.
-    pub(crate) fn push(&mut self, name: &[u8], stat: FileStat, blob: Blob) {
-        self.0.push((name.to_vec(), stat, blob));
+    /// Whether the scan that wrote this has ended, and what it read was kept.
+    pub(crate) fn is_trusted(&self) -> bool {
+        let find = "SELECT 1 FROM meta WHERE key = 'scanning'";
+        self.with(false, |open| {
+            open.db.query_row(find, [], |_| Ok(())).optional().map(|found| found.is_none())
+        })
     }
 
-    /// Takes what another part of the directory found.
-    pub(crate) fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+    /// From here on what is written may not be kept.
+    pub(crate) fn begin_scan(&self) {
+        let set = "INSERT OR IGNORE INTO meta(key, value) VALUES ('scanning', x'')";
+        self.with((), |open| open.db.execute(set, []).map(|_| open.wrote()));
+        self.flush();
     }
-}
 
-/// Collects directories in any order.
-#[derive(Debug, Default)]
-pub(crate) struct CacheBuilder {
-    directories: Vec<(Vec<u8>, Vec<u8>)>,
-    files: u64,
-}
+    /// What was written is kept: the snapshot that it belongs to is durable.
+    pub fn end_scan(&self) {
+        let set = "DELETE FROM meta WHERE key = 'scanning'";
+        self.with((), |open| open.db.execute(set, []).map(|_| open.wrote()));
+        self.flush();
+    }
 
-impl CacheBuilder {
-    /// Adds a directory.
-    pub(crate) fn push(&mut self, path: &[u8], mut records: CacheRecords) {
-        if records.0.is_empty() {
+    /// Makes what was written last.
+    pub fn flush(&self) {
+        self.with((), Open::commit);
+    }
+
+    /// What is known of a directory.
+    pub(crate) fn directory(&self, path: &[u8]) -> CachedDirectory {
+        self.with(CachedDirectory::default(), |open| open.load(path))
+    }
+
+    /// What is known of one file, at a cost that does not grow with its directory.
+    pub(crate) fn file(&self, path: &[u8], name: &[u8]) -> Option<CachedFile> {
+        self.with(None, |open| {
+            let Some((_, files)) = open.run_of(path, name)? else { return Ok(None) };
+            Ok(files.into_iter().find(|file| file.name == name))
+        })
+    }
+
+    /// Which directory was at this path.
+    pub(crate) fn inode(&self, path: &[u8]) -> Option<Inode> {
+        let find = "SELECT inode FROM directory WHERE path = ?1 AND first = x''";
+        self.with(None, |open| {
+            let found: Option<Vec<u8>> =
+                open.db.prepare_cached(find)?.query_row([path], |row| row.get(0)).optional()?;
+            Ok(found.and_then(|bytes| read_inode(&bytes)))
+        })
+    }
+
+    /// Replaces what is known of a directory; `before` is what [`StatCache::directory`] said, so that
+    /// nothing is written where nothing changed.
+    pub(crate) fn replace(&self, path: &[u8], before: &CachedDirectory, after: &CachedDirectory) {
+        if before == after {
             return;
         }
-        records.0.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
-        let mut to = Writer::new();
-        for (name, stat, blob) in &records.0 {
-            write_file(&mut to, name, stat, blob);
-        }
-        self.files += records.0.len() as u64;
-        self.directories.push((path.to_vec(), to.finish()));
+        self.with((), |open| {
+            let remove = "DELETE FROM directory WHERE path = ?1";
+            open.db.prepare_cached(remove)?.execute([path])?;
+            let mut runs = after.files.chunks(RUN);
+            open.put(path, b"", after.inode, runs.next().unwrap_or_default())?;
+            for run in runs {
+                let first = run.first().map(|file| file.name.as_slice()).unwrap_or_default();
+                open.put(path, first, None, run)?;
+            }
+            Ok(())
+        });
     }
 
-    /// The cache for the next scan.
-    pub(crate) fn finish(mut self) -> StatCache {
-        self.directories.sort_unstable();
-        let mut to = Writer::new();
-        to.fixed(&[0; HEADER]);
-        to.varint(self.files);
-        for (path, files) in self.directories {
-            to.bytes(&path);
-            to.bytes(&files);
+    /// Remembers one file of a directory that is known, or forgets it.
+    pub(crate) fn set(&self, path: &[u8], name: &[u8], file: Option<CachedFile>) {
+        self.with((), |open| {
+            let Some((first, mut files)) = open.run_of(path, name)? else { return Ok(()) };
+            match files.binary_search_by(|file| file.name.as_slice().cmp(name)) {
+                Ok(at) => match file {
+                    Some(file) if files.get(at) == Some(&file) => return Ok(()),
+                    Some(file) => files.splice(at..=at, [file]).for_each(drop),
+                    None => drop(files.remove(at)),
+                },
+                Err(_) if file.is_none() => return Ok(()),
+                Err(at) => files.splice(at..at, file).for_each(drop),
+            }
+            if files.is_empty() && !first.is_empty() {
+                let remove = "DELETE FROM directory WHERE path = ?1 AND first = ?2";
+                open.db.prepare_cached(remove)?.execute((path, first))?;
+                open.wrote();
+                return Ok(());
+            }
+            if files.len() > MAX_RUN {
+                let rest = files.split_off(files.len() / 2);
+                let second = rest.first().map(|file| file.name.clone()).unwrap_or_default();
+                open.put(path, &second, None, &rest)?;
+            }
+            let update = "UPDATE directory SET files = ?3 WHERE path = ?1 AND first = ?2";
+            let bytes = records::encode(&files);
+            open.db.prepare_cached(update)?.execute((path, first, bytes))?;
+            open.wrote();
+            Ok(())
+        });
+    }
+
+    /// Forgets a directory and all below it.
+    pub(crate) fn remove_below(&self, path: &[u8]) {
+        self.with((), |open| {
+            let (from, to) = range_below(path);
+            let remove = "DELETE FROM directory WHERE path = ?1 OR (path >= ?2 AND path < ?3)";
+            open.db.prepare_cached(remove)?.execute((path, from, to))?;
+            open.wrote();
+            Ok(())
+        });
+    }
+
+    /// A directory went elsewhere, with all below it.
+    pub(crate) fn rename(&self, from: &[u8], to: &[u8]) {
+        if from.is_empty() || to.is_empty() || from == to {
+            return;
         }
-        let mut bytes = to.finish();
-        let sum = blake3::hash(bytes.get(HEADER..).unwrap_or_default());
-        let header = MAGIC.iter().chain(sum.as_bytes());
-        bytes.iter_mut().zip(header).for_each(|(to, from)| *to = *from);
-        StatCache::from_body(bytes).unwrap_or_default()
+        self.remove_below(to);
+        self.with((), |open| {
+            let (low, high) = range_below(from);
+            let rename =
+                "UPDATE OR REPLACE directory SET path = CAST(?1 || substr(path, ?2) AS BLOB)
+                          WHERE path = ?3 OR (path >= ?4 AND path < ?5)";
+            let keep = from.len() as i64 + 1;
+            open.db.prepare_cached(rename)?.execute((to, keep, from, low, high))?;
+            open.wrote();
+            Ok(())
+        });
+    }
+
+    /// Forgets a directory and all below it but for those that are `kept`, which ascend.
+    pub(crate) fn retain_below(&self, path: &[u8], kept: &[Vec<u8>]) {
+        let (from, to) = range_below(path);
+        let known: Vec<Vec<u8>> = self.with(Vec::new(), |open| {
+            let list = "SELECT path FROM directory
+                        WHERE first = x'' AND (path = ?1 OR (path >= ?2 AND path < ?3))";
+            let mut list = open.db.prepare_cached(list)?;
+            list.query_map((path, from, to), |row| row.get(0))?.collect()
+        });
+        for gone in known.into_iter().filter(|path| kept.binary_search(path).is_err()) {
+            self.with((), |open| {
+                let remove = "DELETE FROM directory WHERE path = ?1";
+                open.db.prepare_cached(remove)?.execute([gone])?;
+                open.wrote();
+                Ok(())
+            });
+        }
+    }
+
+    /// Directory and name of each file that is one of these.
+    pub(crate) fn names_of(&self, inodes: &HashSet<(u64, u64)>) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut found = Vec::new();
+        self.for_each(|path, directory| {
+            let named = |file: &&CachedFile| inodes.contains(&(file.stat.dev, file.stat.ino));
+            let names = directory.files.iter().filter(named);
+            found.extend(names.map(|file| (path.to_vec(), file.name.clone())));
+        });
+        found
+    }
+
+    /// Visits rows; a wide directory comes in several.
+    fn for_each(&self, mut visit: impl FnMut(&[u8], &CachedDirectory)) {
+        self.with((), |open| {
+            let mut list = open.db.prepare_cached("SELECT path, files FROM directory")?;
+            let mut rows = list.query([])?;
+            while let Some(row) = rows.next()? {
+                let (path, bytes): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
+                let mut directory = CachedDirectory::default();
+                records::decode(&bytes, &mut directory.files).map_err(unreadable)?;
+                visit(&path, &directory);
+            }
+            Ok(())
+        });
+    }
+
+    /// Does something with the file; what fails makes the cache empty for good.
+    fn with<T>(&self, otherwise: T, work: impl FnOnce(&mut Open) -> rusqlite::Result<T>) -> T {
+        let mut open = self.lock();
+        let Some(database) = open.as_mut() else { return otherwise };
+        let done = work(database).and_then(|done| {
+            if database.written >= BATCH {
+                database.commit()?;
+            }
+            Ok(done)
+        });
+        done.unwrap_or_else(|error| {
+            tracing::warn!(%error, path = %self.path.display(), "the stat cache is given up");
+            *open = None;
+            if !self.path.as_os_str().is_empty() {
+                remove(&self.path);
+            }
+            otherwise
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn write_file(to: &mut Writer, name: &[u8], stat: &FileStat, blob: &Blob) {
-    to.bytes(name);
-    to.varint(stat.dev);
-    to.varint(stat.ino);
-    to.varint(stat.size);
-    to.fixed(&stat.mtime.to_le_bytes());
-    to.fixed(&stat.ctime.to_le_bytes());
-    to.fixed(&blob.content.id().hash);
+impl Open {
+    fn load(&self, path: &[u8]) -> rusqlite::Result<CachedDirectory> {
+        let find = "SELECT inode, files FROM directory WHERE path = ?1 ORDER BY first";
+        let mut find = self.db.prepare_cached(find)?;
+        let mut rows = find.query([path])?;
+        let mut directory = CachedDirectory::default();
+        while let Some(row) = rows.next()? {
+            let inode: Option<Vec<u8>> = row.get(0)?;
+            if let Some(inode) = inode {
+                directory.inode = read_inode(&inode);
+            }
+            let bytes = row.get_ref(1)?.as_blob().map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(
+                    1,
+                    rusqlite::types::Type::Blob,
+                    error.into(),
+                )
+            })?;
+            records::decode(bytes, &mut directory.files).map_err(unreadable)?;
+        }
+        Ok(directory)
+    }
+
+    /// The run in which a name stands, or would.
+    fn run_of(
+        &self,
+        path: &[u8],
+        name: &[u8],
+    ) -> rusqlite::Result<Option<(Vec<u8>, Vec<CachedFile>)>> {
+        let find = "SELECT first, files FROM directory WHERE path = ?1 AND first <= ?2
+                    ORDER BY first DESC LIMIT 1";
+        let found: Option<(Vec<u8>, Vec<u8>)> = self
+            .db
+            .prepare_cached(find)?
+            .query_row((path, name), |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((first, bytes)) = found else { return Ok(None) };
+        let mut files = Vec::new();
+        records::decode(&bytes, &mut files).map_err(unreadable)?;
+        Ok(Some((first, files)))
+    }
+
+    fn put(
+        &mut self,
+        path: &[u8],
+        first: &[u8],
+        inode: Option<Inode>,
+        files: &[CachedFile],
+    ) -> rusqlite::Result<()> {
+        self.wrote();
+        let put = "INSERT OR REPLACE INTO directory(path, first, inode, files)
+                   VALUES (?1, ?2, ?3, ?4)";
+        let row = (path, first, inode.map(write_inode), records::encode(files));
+        self.db.prepare_cached(put)?.execute(row).map(drop)
+    }
+
+    /// A row was, or is about to be, written.
+    fn wrote(&mut self) {
+        self.written += 1;
+    }
+
+    fn commit(&mut self) -> rusqlite::Result<()> {
+        self.written = 0;
+        self.db.execute_batch("COMMIT; BEGIN")
+    }
 }
 
-fn read_file<'a>(from: &mut Reader<'a>) -> Result<CachedFile<'a>, DecodeError> {
-    Ok(CachedFile {
-        name: from.bytes("name length", MAX_NAME)?,
-        stat: FileStat {
-            dev: from.varint()?,
-            ino: from.varint()?,
-            size: from.varint()?,
-            mtime: i64::from_le_bytes(from.array()?),
-            ctime: i64::from_le_bytes(from.array()?),
-        },
-        hash: from.array()?,
-    })
+/// The paths below a directory: from the first, to before the second.
+fn range_below(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    if path.is_empty() {
+        return (Vec::new(), vec![0xff; baton_protocol::path::MAX_PATH + 1]);
+    }
+    let (mut from, mut to) = (path.to_vec(), path.to_vec());
+    from.push(b'/');
+    to.push(b'/' + 1);
+    (from, to)
+}
+
+fn write_inode(inode: Inode) -> Vec<u8> {
+    let mut to = Writer::new();
+    to.varint(inode.dev);
+    to.varint(inode.ino);
+    to.finish()
+}
+
+fn read_inode(bytes: &[u8]) -> Option<Inode> {
+    let mut from = Reader::new(bytes);
+    Some(Inode { dev: from.varint().ok()?, ino: from.varint().ok()? })
+}
+
+fn unreadable(error: baton_protocol::encode::DecodeError) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    let read = |name| db.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
+    let header = (read("application_id")?, read("user_version")?);
+    if header != (0, 0) && header != (APPLICATION, FORMAT) {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    db.pragma_update(None, "journal_mode", "wal")?;
+    // A power cut loses the last rows, never the order of what was written.
+    db.pragma_update(None, "synchronous", "normal")?;
+    db.pragma_update(None, "locking_mode", "exclusive")?;
+    prepare(&db)?;
+    Ok(db)
+}
+
+fn prepare(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS directory(
+             path BLOB NOT NULL, first BLOB NOT NULL, inode BLOB, files BLOB NOT NULL,
+             PRIMARY KEY(path, first)
+         ) STRICT, WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;",
+    )?;
+    db.pragma_update(None, "application_id", APPLICATION)?;
+    db.pragma_update(None, "user_version", FORMAT)?;
+    db.pragma_update(None, "cache_size", -2048)?;
+    db.execute_batch("BEGIN")
+}
+
+/// Takes the files of a cache away that cannot be used.
+fn remove(path: &Path) {
+    for end in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        if let Err(error) = fs::remove_file(Path::new(&name)) {
+            tracing::debug!(%error, "not removed");
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stat(size: u64) -> FileStat {
-        FileStat { dev: 7, ino: 1 << 40, size, mtime: -5, ctime: 1_700_000_000_123_456_789 }
-    }
-
-    fn blob(size: u64) -> Blob {
-        let content = if size <= MAX_CHUNK as u64 {
-            Content::Chunk(ChunkId::of(b"c"))
-        } else {
-            Content::Manifest(ManifestId::of(b"m"))
-        };
-        Blob { size, content }
-    }
-
-    fn sample() -> StatCache {
-        let mut builder = CacheBuilder::default();
-        for path in [&b"z"[..], b"", b"a/\xff\n"] {
-            let mut records = CacheRecords::default();
-            records.push(b"two", stat(300_000), blob(300_000));
-            records.push(b"one", stat(1), blob(1));
-            builder.push(path, records);
-        }
-        builder.push(b"empty", CacheRecords::default());
-        builder.finish()
-    }
-
-    fn check(cache: &StatCache) {
-        assert_eq!(cache.len(), 6);
-        for path in [&b"z"[..], b"", b"a/\xff\n"] {
-            let directory = cache.directory(path);
-            assert_eq!(directory.find(b"one", &stat(1)), Some(blob(1)));
-            assert_eq!(directory.find(b"two", &stat(300_000)), Some(blob(300_000)));
-            assert_eq!(directory.find(b"one", &stat(2)), None);
-            assert_eq!(directory.find(b"one", &FileStat { ctime: 5, ..stat(1) }), None);
-            assert!(directory.knows(b"two") && !directory.knows(b"three"));
-        }
-        assert!(!cache.directory(b"b").knows(b"one"));
-    }
-
-    #[test]
-    fn what_is_saved_is_what_is_loaded() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("cache");
-        check(&sample());
-        sample().save(&path).unwrap();
-        check(&StatCache::load(&path));
-        StatCache::default().save(&path).unwrap();
-        assert!(StatCache::load(&path).is_empty());
-    }
-
-    #[test]
-    fn damage_anywhere_makes_an_empty_cache() {
-        let bytes = sample().bytes;
-        check(&StatCache::open(bytes.clone()).unwrap());
-        for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x20;
-            assert!(StatCache::open(damaged).is_none(), "byte {at}");
-            assert!(StatCache::open(bytes[..at].to_vec()).is_none(), "cut at {at}");
-        }
-    }
-
-    #[test]
-    fn only_files_at_rest_are_trusted() {
-        let stat = FileStat { dev: 0, ino: 0, size: 0, mtime: 0, ctime: 1_000_000_000 };
-        assert!(stat.is_at_rest(1_050_000_000));
-        assert!(!stat.is_at_rest(1_049_999_999));
-        assert!(!stat.is_at_rest(0));
-        assert!(!FileStat { mtime: i64::MAX, ..stat }.is_at_rest(2_000_000_000));
-    }
-}
+mod tests;

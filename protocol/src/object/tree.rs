@@ -307,29 +307,39 @@ pub fn build_tree<E>(
     entries: Vec<Entry>,
     mut emit: impl FnMut(TreeId, &Tree, Vec<u8>) -> Result<(), E>,
 ) -> Result<(TreeId, TreeSums), E> {
-    let mut put = |tree: &Tree| {
-        let bytes = tree.encode();
-        let id = TreeId::of(&bytes);
-        let below = tree.sums();
-        let first = tree.first_name().unwrap_or_default().to_vec();
-        emit(id, tree, bytes).map(|()| TreeChild { first, id, below })
-    };
     if entries.len() <= TREE_SINGLE_MAX {
-        let root = put(&Tree::Leaf(entries))?;
+        let root = put(&Tree::Leaf(entries), &mut emit)?;
         return Ok((root.id, root.below));
     }
+    let leaves = build_leaves(entries, &mut emit)?;
+    build_above(leaves, emit)
+}
+
+/// Builds the leaves of a directory of more than [`TREE_SINGLE_MAX`] entries, or of a part of it that
+/// begins where a leaf does and ends before one that [begins by its name](begins_leaf), or at the end.
+pub fn build_leaves<E>(
+    entries: Vec<Entry>,
+    mut emit: impl FnMut(TreeId, &Tree, Vec<u8>) -> Result<(), E>,
+) -> Result<Vec<TreeChild>, E> {
+    let runs = split(entries, 0, |entry| &entry.name);
+    runs.into_iter().map(|run| put(&Tree::Leaf(run), &mut emit)).collect()
+}
+
+/// Builds what stands above all leaves of a directory of more than [`TREE_SINGLE_MAX`] entries; returns
+/// id and sums of its root. Where there is one leaf, that is the root.
+pub fn build_above<E>(
+    leaves: Vec<TreeChild>,
+    mut emit: impl FnMut(TreeId, &Tree, Vec<u8>) -> Result<(), E>,
+) -> Result<(TreeId, TreeSums), E> {
     let mut level = 0u8;
-    let mut below = Vec::new();
-    for run in split(entries, level, |entry| &entry.name) {
-        below.push(put(&Tree::Leaf(run))?);
-    }
+    let mut below = leaves;
     loop {
         if let [root] = below.as_slice() {
             return Ok((root.id, root.below));
         }
         level += 1;
         if below.len() <= TREE_SINGLE_MAX || level == MAX_LEVEL {
-            let root = put(&Tree::Node { level, children: below })?;
+            let root = put(&Tree::Node { level, children: below }, &mut emit)?;
             return Ok((root.id, root.below));
         }
         let mut above = Vec::new();
@@ -337,11 +347,28 @@ pub fn build_tree<E>(
             if let [single] = run.as_slice() {
                 above.push(single.clone());
             } else {
-                above.push(put(&Tree::Node { level, children: run })?);
+                above.push(put(&Tree::Node { level, children: run }, &mut emit)?);
             }
         }
         below = above;
     }
+}
+
+/// Whether a leaf begins with an entry of this name wherever it stands in a wide directory.
+pub fn begins_leaf(name: &[u8]) -> bool {
+    is_boundary(name, 0)
+}
+
+/// Encodes a node and hands it out.
+fn put<E>(
+    tree: &Tree,
+    emit: &mut impl FnMut(TreeId, &Tree, Vec<u8>) -> Result<(), E>,
+) -> Result<TreeChild, E> {
+    let bytes = tree.encode();
+    let id = TreeId::of(&bytes);
+    let below = tree.sums();
+    let first = tree.first_name().unwrap_or_default().to_vec();
+    emit(id, tree, bytes).map(|()| TreeChild { first, id, below })
 }
 
 /// Cuts a level into runs: before a name whose hash has seven zero bits at this level's place.

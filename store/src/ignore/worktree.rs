@@ -15,15 +15,22 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::GitUser;
 use super::patterns::{MAX_RULES, Patterns};
+use crate::stat_cache::FileStat;
 
 /// One worktree, from its root down to the next repository.
 pub(super) struct Worktree {
     /// Bytes of a path within the workspace that lead to the worktree's root, its slash included.
     base: usize,
+    /// Those bytes.
+    prefix: Vec<u8>,
     index: State,
     case: Case,
     /// Ascending by precedence.
     patterns: [Patterns; 2],
+    /// Of the bytes that the patterns were read from.
+    patterns_sum: blake3::Hash,
+    /// The user's file of patterns that the repository names, as it was.
+    excludes: Option<(PathBuf, Option<FileStat>)>,
 }
 
 impl std::fmt::Debug for Worktree {
@@ -81,9 +88,20 @@ impl Worktree {
             Some(value) => interpolate(value.as_bstr(), user, &at),
             None => user.excludes_file.clone(),
         };
+        let excludes = excludes_file.clone().map(|file| {
+            let state = state_of(&file);
+            (file, state)
+        });
+        let mut sum = blake3::Hasher::new();
         let mut patterns = |file: Option<PathBuf>| match file.as_deref().map(read_rules) {
-            None | Some(Ok(None)) => Patterns::default(),
-            Some(Ok(Some(bytes))) => Patterns::parse(&bytes, 0),
+            None | Some(Ok(None)) => {
+                sum.update(&0u64.to_le_bytes());
+                Patterns::default()
+            }
+            Some(Ok(Some(bytes))) => {
+                sum.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
+                Patterns::parse(&bytes, 0)
+            }
             Some(Err(error)) => {
                 let file = file.unwrap_or_default();
                 notes.push(format!("{} cannot be read ({error}): not used", file.display()));
@@ -93,7 +111,49 @@ impl Worktree {
         let patterns =
             [patterns(excludes_file), patterns(Some(repo.common_dir().join("info/exclude")))];
         let base = if path.is_empty() { 0 } else { path.len() + 1 };
-        Ok((Some(Self { base, index, case, patterns }), notes))
+        let patterns_sum = sum.finalize();
+        let mut prefix = path.to_vec();
+        prefix.extend(path.last().map(|_| b'/'));
+        Ok((Some(Self { base, prefix, index, case, patterns, patterns_sum, excludes }), notes))
+    }
+
+    /// Whether the file of patterns that the repository names is as it was.
+    pub(super) fn holds(&self) -> bool {
+        self.excludes.as_ref().is_none_or(|(file, state)| state_of(file) == *state)
+    }
+
+    /// Whether only the index can make a difference between the two.
+    pub(super) fn has_patterns_of(&self, other: &Self) -> bool {
+        self.patterns_sum == other.patterns_sum && self.case == other.case
+    }
+
+    /// The paths of the workspace that are tracked in one of the two and not in the other.
+    pub(super) fn tracked_otherwise(&self, other: &Self) -> Vec<Vec<u8>> {
+        let mut paths = Vec::new();
+        let at = |tree: &Self, entry: &gix::index::Entry| entry.path(&tree.index).to_vec();
+        let (old, new) = (self.index.entries(), other.index.entries());
+        let (mut a, mut b) = (0, 0);
+        while let (Some(left), Some(right)) = (old.get(a), new.get(b)) {
+            match left.path(&self.index).cmp(right.path(&other.index)) {
+                std::cmp::Ordering::Equal => (a, b) = (a + 1, b + 1),
+                std::cmp::Ordering::Less => {
+                    paths.push(at(self, left));
+                    a += 1;
+                }
+                std::cmp::Ordering::Greater => {
+                    paths.push(at(other, right));
+                    b += 1;
+                }
+            }
+        }
+        paths.extend(old.iter().skip(a).map(|entry| at(self, entry)));
+        paths.extend(new.iter().skip(b).map(|entry| at(other, entry)));
+        let prefix = |path: Vec<u8>| {
+            // A sparse directory ends with a slash.
+            let path = path.strip_suffix(b"/").map(<[u8]>::to_vec).unwrap_or(path);
+            self.prefix.iter().chain(&path).copied().collect()
+        };
+        paths.into_iter().map(prefix).collect()
     }
 
     /// A path of the workspace as the repository sees it.
@@ -140,9 +200,58 @@ impl Worktree {
     }
 }
 
+/// The state of the files that the rules of a repository are read from. A file of ignore patterns in the
+/// tree is none of them: whoever sees the tree sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<(PathBuf, Option<FileStat>)>);
+
+impl Stamp {
+    /// Looks at the files of the repository at `path` below `root`.
+    pub(super) fn take(root: &Path, path: &[u8], user: &GitUser) -> Self {
+        let at = root.join(as_path(path));
+        let mut files = vec![at.join(".git")];
+        for folder in folders_of(&at).unwrap_or_default() {
+            files.extend(READ_BY_OPEN.iter().map(|name| folder.join(name)));
+            files.push(folder.join("info/exclude"));
+        }
+        files.extend(user.config_files.iter().cloned());
+        let look = |file: PathBuf| {
+            let state = state_of(&file);
+            (file, state)
+        };
+        Self(files.into_iter().map(look).collect())
+    }
+
+    /// Whether all of them are as they were.
+    pub(super) fn holds(&self) -> bool {
+        self.0.iter().all(|(file, state)| state_of(file) == *state)
+    }
+}
+
+/// A folder has no state here: its times change with every file in it.
+fn state_of(file: &Path) -> Option<FileStat> {
+    let stat = rustix::fs::stat(file).ok()?;
+    let state = FileStat::new(&stat);
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Some(FileStat { size: 0, mtime: 0, ctime: 0, ..state }),
+        _ => Some(state),
+    }
+}
+
 /// Refuses a repository with a special file where git reads one, in its own folder or in the one
 /// that it shares with other worktrees.
 fn check_readable(worktree: &Path) -> std::io::Result<()> {
+    let folders = folders_of(worktree)?;
+    for path in folders.iter().flat_map(|folder| READ_BY_OPEN.map(|name| folder.join(name))) {
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(std::io::Error::other("it has special files"));
+        }
+    }
+    Ok(())
+}
+
+/// The folder of a worktree's repository, and the one that it shares with other worktrees.
+fn folders_of(worktree: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut folder = worktree.join(".git");
     if !std::fs::metadata(&folder)?.is_dir() {
         let link = read_rules(&folder)?.unwrap_or_default();
@@ -153,12 +262,7 @@ fn check_readable(worktree: &Path) -> std::io::Result<()> {
     if let Ok(Some(common)) = read_rules(&folder.join("commondir")) {
         folders.push(folder.join(as_path(common.trim_end())));
     }
-    for path in folders.iter().flat_map(|folder| READ_BY_OPEN.map(|name| folder.join(name))) {
-        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(std::io::Error::other("it has special files"));
-        }
-    }
-    Ok(())
+    Ok(folders)
 }
 
 fn is_absent(path: &Path) -> bool {

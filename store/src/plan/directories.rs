@@ -10,7 +10,7 @@ use super::Plan;
 use crate::diff::pair_entries;
 use crate::error::StoreError;
 use crate::objects::ObjectSource;
-use crate::snapshot::nodes::{Difference, Node, compare};
+use crate::trees::{Difference, Node, compare};
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     /// Plans a tree.

@@ -39,6 +39,18 @@ pub struct DirtyDirectory {
     pub names: BTreeMap<Vec<u8>, Depth>,
 }
 
+impl DirtyDirectory {
+    /// Adds other marks.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.list |= other.list;
+        self.walk |= other.walk;
+        for (name, depth) in &other.names {
+            let mark = self.names.entry(name.clone()).or_insert(*depth);
+            *mark = (*mark).max(*depth);
+        }
+    }
+}
+
 /// What may have changed in a tree. Paths are relative to its root, names joined by slashes, the root
 /// itself is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

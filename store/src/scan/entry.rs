@@ -13,7 +13,7 @@ use super::read::{FileReader, ReadError};
 use super::{Progress, ScanError};
 use crate::chunk::store_bytes;
 use crate::objects::{ObjectSink, ObjectSource};
-use crate::stat_cache::{CachedDirectory, FileStat};
+use crate::stat_cache::{CachedFile, FileStat, Inode};
 
 /// How often an entry that changes its kind under us is looked at again.
 const ATTEMPTS: u32 = 3;
@@ -27,8 +27,34 @@ pub(super) struct Taken {
     pub(super) omitted: Option<OmitReason>,
     /// The state of a regular file, where that may be believed later on.
     pub(super) stat: Option<FileStat>,
+    /// How many names the file has, where these are several.
+    pub(super) links: Option<Linked>,
     /// Whether the file had to be read.
     pub(super) read: bool,
+}
+
+/// A file of several names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Linked {
+    pub(super) inode: Inode,
+    /// How many, on the whole file system.
+    pub(super) names: u64,
+}
+
+impl Linked {
+    fn of(stat: &Stat) -> Option<Self> {
+        #[expect(clippy::unnecessary_cast, reason = "not on every platform")]
+        let names = stat.st_nlink as u64;
+        (names > 1).then(|| Self { inode: Inode::new(stat), names })
+    }
+}
+
+/// What is known of a file before it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) file: Option<&'a CachedFile>,
+    /// Whether the content that is known of is kept for sure.
+    pub(super) kept: bool,
 }
 
 impl Taken {
@@ -52,11 +78,11 @@ impl<S: ObjectSource + ObjectSink> Taker<'_, S> {
         directory: BorrowedFd<'_>,
         name: &[u8],
         mut kind: FileType,
-        cached: &CachedDirectory<'_>,
+        known: Known<'_>,
     ) -> Result<Taken, ScanError> {
         for _ in 0..ATTEMPTS {
             let result = match kind {
-                FileType::RegularFile => self.file(directory, name, cached),
+                FileType::RegularFile => self.file(directory, name, known),
                 FileType::Symlink => self.symlink(directory, name),
                 FileType::Unknown => match look(directory, name) {
                     Ok(stat) => {
@@ -87,24 +113,29 @@ impl<S: ObjectSource + ObjectSink> Taker<'_, S> {
         &mut self,
         directory: BorrowedFd<'_>,
         name: &[u8],
-        cached: &CachedDirectory<'_>,
+        known: Known<'_>,
     ) -> Result<Taken, ReadError> {
-        if cached.knows(name) {
+        if let Some(file) = known.file {
             let stat = look(directory, name).map_err(ReadError::File)?;
             let kind = FileType::from_raw_mode(stat.st_mode);
             if kind != FileType::RegularFile {
                 return Err(ReadError::NotRegular(kind));
             }
             let state = FileStat::new(&stat);
-            if let Some(blob) = cached.find(name, &state) {
-                let contains = self.sink.contains(&blob.content.id());
-                if contains.map_err(|error| ReadError::Scan(error.into()))? {
+            if let Some(blob) = file.blob(&state) {
+                let kept = known.kept
+                    || self
+                        .sink
+                        .contains(&blob.content.id())
+                        .map_err(|error| ReadError::Scan(error.into()))?;
+                if kept {
                     self.progress.add(1, blob.size);
                     let mode = permissions(&stat);
                     return Ok(Taken {
                         entry: Some(entry(name, EntryKind::File { mode, blob })),
                         omitted: dropped_bits(&stat),
                         stat: Some(state),
+                        links: Linked::of(&stat),
                         read: false,
                     });
                 }
@@ -118,6 +149,7 @@ impl<S: ObjectSource + ObjectSink> Taker<'_, S> {
             entry: Some(entry(name, EntryKind::File { mode, blob })),
             omitted: torn.or(dropped_bits(&found.stat)),
             stat: (!found.torn).then(|| FileStat::new(&found.stat)),
+            links: Linked::of(&found.stat),
             read: true,
         })
     }

@@ -6,8 +6,7 @@
 //!
 //! **Invariant:** a directory is encoded after everything below it is in the sink.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -15,57 +14,84 @@ use baton_protocol::id::{ObjectKind, TreeId};
 use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, TreeSums, build_tree};
 use baton_protocol::path::{MAX_PATH, RelPath, is_git_name};
 use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::directory::{self, Budget, Held};
-use super::entry::{Taker, dropped_bits, exhausted, look, permissions, reason};
+use super::entry::{Known, Linked, Taker, dropped_bits, exhausted, look, permissions, reason};
 use super::read::FileReader;
-use super::{Progress, ScanError, ScanOptions, Scanned};
-use crate::ignore::{BATON_IGNORE, MAX_RULES, Rules, Scope, Verdict, WORKTREE_INCLUDE};
+use super::{Progress, ScanError, ScanOptions};
+use crate::ignore::{MAX_RULES, Rules, Scope, Verdict};
 use crate::objects::{ObjectSink, ObjectSource};
-use crate::stat_cache::{CacheBuilder, CacheRecords, StatCache};
+use crate::stat_cache::{CachedDirectory, CachedFile, Inode, StatCache};
 
 /// Files that one thread takes at a time: a directory of 10,000 keeps every thread busy.
 const BATCH: usize = 512;
 
+/// Where a walk begins.
+pub(super) struct Start {
+    /// Below the root of the tree.
+    pub(super) path: Vec<u8>,
+    pub(super) verdict: Verdict,
+    /// The rules of the directory above.
+    pub(super) above: Scope,
+}
+
+/// What a walk works with.
+pub(super) struct Ground<'a, S> {
+    /// The root of the tree.
+    pub(super) fd: BorrowedFd<'a>,
+    pub(super) cache: &'a StatCache,
+    pub(super) sink: &'a S,
+    pub(super) progress: &'a Progress,
+    pub(super) options: &'a ScanOptions,
+    pub(super) rules: &'a Rules,
+    /// Whether the content that the cache names is kept for sure.
+    pub(super) trusted: bool,
+}
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub(super) struct Walked {
+    /// The directory; nothing where it could not be read, which is omitted.
+    pub(super) found: Option<Found>,
+    pub(super) omitted: Vec<Omission>,
+    /// Every directory that was listed, each after the one above it.
+    pub(super) directories: Vec<Vec<u8>>,
+    pub(super) links: Vec<(Linked, Vec<u8>, Vec<u8>)>,
+    pub(super) hashed_files: u64,
+    pub(super) hashed_bytes: u64,
+}
+
+/// A directory in the sink.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) tree: TreeId,
+    pub(super) sums: TreeSums,
+    pub(super) mode: u16,
+}
+
+/// Walks everything below a directory.
 pub(super) fn walk<S: ObjectSource + ObjectSink>(
-    root: &Path,
-    cache: &StatCache,
-    sink: &S,
-    options: &ScanOptions,
-    progress: &Progress,
-) -> Result<Scanned, ScanError> {
-    let failed = |error: Errno| ScanError::Root { path: root.to_owned(), source: error.into() };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
-    // A root that cannot be listed is an error; any other directory is an omission.
-    let first = rustix::fs::Dir::read_from(&fd).and_then(|mut entries| entries.next().transpose());
-    first.map_err(failed)?;
-    let removed = read_rules(&fd, BATON_IGNORE).unwrap_or_default();
-    let included = read_rules(&fd, WORKTREE_INCLUDE).unwrap_or_default();
-    let root_task = Task::Directory {
-        place: Place { above: None, name: Vec::new(), path: Vec::new(), verdict: Verdict::Keep },
+    ground: &Ground<'_, S>,
+    start: Start,
+) -> Result<Walked, ScanError> {
+    let name = start.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default().to_vec();
+    let first = Task::Directory {
+        place: Place { above: None, name, path: start.path, verdict: start.verdict },
         held: None,
-        scope: Scope::default(),
+        scope: start.above,
     };
     let walk = Walk {
-        fd,
-        cache,
-        sink,
-        progress,
-        started_at: options.started_at_ns,
-        rules: Rules::new(root, &options.git_user, &removed, &included),
+        ground,
         budget: Budget::default(),
-        work: Mutex::new(Work { tasks: vec![root_task], open: 1, failure: None }),
+        work: Mutex::new(Work { tasks: vec![first], open: 1, failure: None }),
         wake: Condvar::new(),
-        omitted: Mutex::default(),
-        next_cache: Mutex::default(),
+        noted: Mutex::default(),
         result: Mutex::new(None),
         hashed_files: AtomicU64::new(0),
         hashed_bytes: AtomicU64::new(0),
     };
     std::thread::scope(|threads| {
-        for _ in 1..options.threads.max(1) {
+        for _ in 1..ground.options.threads.max(1) {
             // Without a further thread this one does the work.
             let spawned = std::thread::Builder::new()
                 .name("scan".to_owned())
@@ -77,47 +103,39 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
         walk.run();
     });
     if let Some(error) = lock(&walk.work).failure.take() {
-        return Err(match error {
-            ScanError::Exhausted { source, .. } => {
-                ScanError::Exhausted { path: root.to_owned(), source }
-            }
-            error => error,
-        });
+        return Err(error);
     }
-    let Some((root_id, sums, root_mode)) = lock(&walk.result).take() else {
-        return Err(failed(Errno::NOENT));
-    };
-    let mut omitted = std::mem::take(&mut *lock(&walk.omitted));
-    omitted.sort_unstable();
-    omitted.dedup();
-    Ok(Scanned {
-        root: root_id,
-        root_mode,
-        sums,
+    let Noted { omitted, mut directories, links } = std::mem::take(&mut *lock(&walk.noted));
+    directories.sort_unstable();
+    let found = lock(&walk.result).take();
+    Ok(Walked {
+        found,
         omitted,
-        cache: std::mem::take(&mut *lock(&walk.next_cache)).finish(),
+        directories,
+        links,
         hashed_files: walk.hashed_files.into_inner(),
         hashed_bytes: walk.hashed_bytes.into_inner(),
-        notes: walk.rules.into_notes(),
     })
 }
 
 /// What the threads share.
 struct Walk<'a, S> {
-    fd: OwnedFd,
-    cache: &'a StatCache,
-    sink: &'a S,
-    progress: &'a Progress,
-    started_at: i64,
-    rules: Rules,
+    ground: &'a Ground<'a, S>,
     budget: Budget,
     work: Mutex<Work>,
     wake: Condvar,
-    omitted: Mutex<Vec<Omission>>,
-    next_cache: Mutex<CacheBuilder>,
-    result: Mutex<Option<(TreeId, TreeSums, u16)>>,
+    noted: Mutex<Noted>,
+    result: Mutex<Option<Found>>,
     hashed_files: AtomicU64,
     hashed_bytes: AtomicU64,
+}
+
+/// What is to be told beside the tree.
+#[derive(Default)]
+struct Noted {
+    omitted: Vec<Omission>,
+    directories: Vec<Vec<u8>>,
+    links: Vec<(Linked, Vec<u8>, Vec<u8>)>,
 }
 
 /// What is to be done.
@@ -149,6 +167,9 @@ struct Directory {
     name: Vec<u8>,
     path: Vec<u8>,
     mode: u16,
+    inode: Inode,
+    /// What the last scan knew of it.
+    cached: CachedDirectory,
     parts: Mutex<Parts>,
 }
 
@@ -156,7 +177,7 @@ struct Directory {
 #[derive(Default)]
 struct Parts {
     entries: Vec<Entry>,
-    records: CacheRecords,
+    records: Vec<CachedFile>,
     /// Directories and batches still to come.
     open: usize,
 }
@@ -179,12 +200,15 @@ impl<S> Drop for Under<'_, '_, S> {
 
 impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
     fn run(&self) {
-        let mut taker =
-            Taker { sink: self.sink, progress: self.progress, reader: FileReader::default() };
+        let mut taker = Taker {
+            sink: self.ground.sink,
+            progress: self.ground.progress,
+            reader: FileReader::default(),
+        };
         while let Some(task) = self.next() {
             let under = Under(self);
             let done = match task {
-                _ if self.progress.is_cancelled() => Err(ScanError::Cancelled),
+                _ if self.ground.progress.is_cancelled() => Err(ScanError::Cancelled),
                 Task::Directory { place, held, scope } => {
                     self.directory(&mut taker, place, held, &scope)
                 }
@@ -222,7 +246,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
     ) -> Result<(), ScanError> {
         let opened = match (&held, &place.above) {
             (Some(held), _) => directory::open_in(held.as_fd(), &place.name),
-            (None, _) => directory::open_below(self.fd.as_fd(), &place.path),
+            (None, _) => directory::open_below(self.ground.fd, &place.path),
         };
         drop(held);
         let listed = opened.and_then(|fd| {
@@ -240,20 +264,20 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         if let Some(reason) = dropped_bits(&stat) {
             self.omit(&place.path, reason);
         }
-        let is_repository = listed.iter().any(|(name, _)| name == b".git");
-        let mut scope = self.rules.enter(above, &place.path, place.verdict, is_repository);
-        if Rules::wants_git_ignore(&scope)
-            && listed.iter().any(|(name, _)| name == b".gitignore")
-            && let Some(bytes) = read_rules(&fd, b".gitignore")
-        {
-            Rules::add_git_ignore(&mut scope, &place.path, &bytes);
+        let has = |wanted: &[u8]| listed.iter().any(|(name, _)| name == wanted);
+        let mut scope = self.ground.rules.enter(above, &place.path, place.verdict, has(b".git"));
+        if has(b".gitignore") {
+            read_git_ignore(&mut scope, &fd, &place.path);
         }
+        lock(&self.noted).directories.push(place.path.clone());
         let (directories, mut files) = self.sort(&fd, &place, &scope, listed)?;
         let directory = Arc::new(Directory {
             above: place.above,
             name: place.name,
+            cached: self.ground.cache.directory(&place.path),
             path: place.path,
             mode: permissions(&stat),
+            inode: Inode::new(&stat),
             parts: Mutex::default(),
         });
         let first: Vec<_> = files.drain(..files.len().min(BATCH)).collect();
@@ -317,7 +341,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                 };
             }
             let is_directory = kind == FileType::Directory;
-            match self.rules.verdict(scope, &path, is_directory) {
+            match self.ground.rules.verdict(scope, &path, is_directory) {
                 Verdict::Skip => {}
                 verdict if is_directory => directories.push((name, path.clone(), verdict)),
                 _ => files.push((name, kind)),
@@ -340,7 +364,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                     .take(taker, directory, held, files)
                     .and_then(|()| self.finish_part(Arc::clone(directory)));
             }
-            None => directory::open_below(self.fd.as_fd(), &directory.path),
+            None => directory::open_below(self.ground.fd, &directory.path),
         };
         match opened {
             Ok(fd) => self.take(taker, directory, fd, files)?,
@@ -364,14 +388,14 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         if files.is_empty() {
             return Ok(());
         }
-        let cached = self.cache.directory(&directory.path);
         let mut entries = Vec::with_capacity(files.len());
-        let mut records = CacheRecords::default();
+        let (mut records, mut links) = (Vec::new(), Vec::new());
         for (name, kind) in files {
-            if self.progress.is_cancelled() {
+            if self.ground.progress.is_cancelled() {
                 return Err(ScanError::Cancelled);
             }
-            let taken = taker.take(fd.as_fd(), name, *kind, &cached)?;
+            let known = Known { file: directory.cached.file(name), kept: self.ground.trusted };
+            let taken = taker.take(fd.as_fd(), name, *kind, known)?;
             if let Some(reason) = taken.omitted {
                 self.omit(&join(&directory.path, name), reason);
             }
@@ -381,15 +405,21 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                     self.hashed_files.fetch_add(1, Ordering::Relaxed);
                     self.hashed_bytes.fetch_add(blob.size, Ordering::Relaxed);
                 }
-                if let Some(stat) = taken.stat.filter(|stat| stat.is_at_rest(self.started_at)) {
-                    records.push(name, stat, blob);
+                let started = self.ground.options.started_at_ns;
+                if let Some(stat) = taken.stat.filter(|stat| stat.is_at_rest(started)) {
+                    records.push(CachedFile::new(name, stat, &blob));
                 }
+                links
+                    .extend(taken.links.map(|links| (links, directory.path.clone(), name.clone())));
             }
             entries.push(entry);
         }
+        if !links.is_empty() {
+            lock(&self.noted).links.append(&mut links);
+        }
         let mut parts = lock(&directory.parts);
         parts.entries.append(&mut entries);
-        parts.records.append(records);
+        parts.records.append(&mut records);
         Ok(())
     }
 
@@ -408,11 +438,15 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             let mut entries = parts.entries;
             entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             let (tree, below) = build_tree(entries, |_, _, bytes| {
-                self.sink.put(ObjectKind::Tree, &bytes).map(|_| ())
+                self.ground.sink.put(ObjectKind::Tree, &bytes).map(|_| ())
             })?;
-            lock(&self.next_cache).push(&directory.path, parts.records);
+            let mut files = parts.records;
+            files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            let after = CachedDirectory { inode: Some(directory.inode), files };
+            self.ground.cache.replace(&directory.path, &directory.cached, &after);
             let Some(above) = directory.above.clone() else {
-                *lock(&self.result) = Some((tree, below, directory.mode));
+                let found = Found { tree, sums: below, mode: directory.mode };
+                *lock(&self.result) = Some(found);
                 return Ok(());
             };
             let kind = EntryKind::Directory { mode: directory.mode, tree, below };
@@ -438,7 +472,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
     /// Names an entry; one whose path is too long to be written down by what is above it.
     fn omit(&self, path: &[u8], reason: OmitReason) {
         if let Ok(path) = RelPath::new(path) {
-            lock(&self.omitted).push(Omission { path, reason });
+            lock(&self.noted).omitted.push(Omission { path, reason });
             return;
         }
         let above = path.iter().rposition(|&byte| byte == b'/').unwrap_or_default();
@@ -446,7 +480,16 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
     }
 }
 
-fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+/// Adds the `.gitignore` of a directory to its rules.
+pub(super) fn read_git_ignore(scope: &mut Scope, directory: &OwnedFd, path: &[u8]) {
+    if Rules::wants_git_ignore(scope)
+        && let Some(bytes) = read_rules(directory, b".gitignore")
+    {
+        Rules::add_git_ignore(scope, path, &bytes);
+    }
+}
+
+pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     let mut path = directory.to_vec();
     if !path.is_empty() {
         path.push(b'/');
@@ -456,7 +499,7 @@ fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// A file of ignore patterns in this directory; a link is none, as for git.
-fn read_rules(directory: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn read_rules(directory: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
     use std::io::Read;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;

@@ -1,7 +1,11 @@
 //! Directories of a tree, across the nodes of wide ones.
 //!
+//! - [`edit`]: some of its entries replaced
+//!
 //! **Invariant:** what a node says of the nodes below it (first name, sums, level) is checked against
 //! them before it is used; and where a whole directory is visited, names ascend strictly across it.
+
+mod edit;
 
 use std::collections::HashSet;
 
@@ -11,6 +15,8 @@ use baton_protocol::path::RelPath;
 
 use crate::error::StoreError;
 use crate::objects::ObjectSource;
+
+pub(crate) use edit::{Edits, OpenedDirectory};
 
 /// One node of a directory.
 #[derive(Debug)]
