@@ -89,6 +89,9 @@ pub trait Watch: Send + std::fmt::Debug {
     /// the one above it. Returns those that were not watched before: they have to be listed again.
     /// One that is gone, or no directory any more, is left out in silence: the one above tells of it.
     ///
+    /// Whatever directory of the tree somebody comes upon has to be added, however it was found: below
+    /// a swept one nothing tells of it later. What is added already costs a few look-ups.
+    ///
     /// After [everything](Dirty::everything) all that belong to the tree have to be added again: what
     /// is known of where they stand may be wrong.
     fn add(

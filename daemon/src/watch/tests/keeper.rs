@@ -64,6 +64,8 @@ pub(super) struct Keeper {
     top: TempDir,
     pub(super) watch: Box<dyn Watch>,
     pub(super) known: Known,
+    /// Directories that were come upon since the last time that some were added.
+    found: Vec<Vec<u8>>,
 }
 
 impl Keeper {
@@ -79,7 +81,7 @@ impl Keeper {
         std::fs::create_dir(top.path().join("outside")).unwrap();
         fill(&root);
         let watch = backend.open(&root, options);
-        let mut keeper = Self { backend, top, watch, known: Known::new() };
+        let mut keeper = Self { backend, top, watch, known: Known::new(), found: Vec::new() };
         let mut first = Dirty::everything();
         while keeper.enter(b"", &mut first) {}
         keeper.seal();
@@ -147,8 +149,16 @@ impl Keeper {
             for path in walks {
                 again |= self.enter(&path, &mut total);
             }
+            if again {
+                continue;
+            }
+            // Looking may come upon directories that are newer than the drain. All have to be added: in
+            // a swept one nothing would tell of them later.
+            self.learn(&total);
+            for path in std::mem::take(&mut self.found) {
+                again |= self.enter(&path, &mut total);
+            }
             if !again {
-                self.learn(&total);
                 return total;
             }
         }
@@ -272,8 +282,8 @@ impl Keeper {
         {
             return;
         }
-        let old = self.known.get(path);
-        let new = entry(&self.root(), path, if read { None } else { old });
+        let old = self.known.get(path).cloned();
+        let new = entry(&self.root(), path, if read { None } else { old.as_ref() });
         if !matches!(new, Some(Entry::Directory { .. })) {
             let first = [path, b"/"].concat();
             let below = self.known.range(first.clone()..);
@@ -281,6 +291,11 @@ impl Keeper {
             for path in below.take_while(|path| path.starts_with(&first)).collect::<Vec<_>>() {
                 self.known.remove(&path);
             }
+        }
+        if matches!(new, Some(Entry::Directory { .. }))
+            && !matches!(old, Some(Entry::Directory { .. }))
+        {
+            self.found.push(path.to_vec());
         }
         match new {
             Some(new) => self.known.insert(path.to_vec(), new),
