@@ -183,9 +183,10 @@ impl Watch for InotifyWatch {
         directories: &mut dyn Iterator<Item = &[u8]>,
     ) -> Result<Vec<Vec<u8>>, WatchError> {
         let mut added = Vec::new();
-        let mut chain = Chain::new(&self.root);
-        for directory in directories {
-            let result = self.watched.add(&mut chain, directory, &mut added);
+        let directory = self.root.directory()?;
+        let mut chain = Chain::new(&directory);
+        for path in directories {
+            let result = self.watched.add(&mut chain, path, &mut added);
             result.map_err(|errno| self.root.failed(errno))?;
         }
         Ok(added)
@@ -197,9 +198,10 @@ impl Watch for InotifyWatch {
         }
     }
 
-    fn prefer(&mut self, directory: &[u8]) -> Result<(), WatchError> {
-        let mut chain = Chain::new(&self.root);
-        let result = self.watched.prefer(&mut chain, directory);
+    fn prefer(&mut self, path: &[u8]) -> Result<(), WatchError> {
+        let directory = self.root.directory()?;
+        let mut chain = Chain::new(&directory);
+        let result = self.watched.prefer(&mut chain, path);
         result.map_err(|errno| self.root.failed(errno))
     }
 

@@ -92,8 +92,7 @@ impl NotifyWatch {
         });
         let handler = Arc::clone(&shared);
         let config = Config::default().with_follow_symlinks(false);
-        let watcher =
-            RecommendedWatcher::new(move |event| handler.take(event), config);
+        let watcher = RecommendedWatcher::new(move |event| handler.take(event), config);
         let mut watcher = watcher.map_err(|error| root.failed(system(error)))?;
         let mode = if RECURSIVE { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
         for path in [&full, &cookies] {

@@ -24,40 +24,60 @@ pub(super) const DIRECTORY: OFlags =
 /// them belongs to a tree.
 pub const COOKIE: &str = ".baton-cookie-";
 
-/// A folder, held open: it is the same one whatever its path leads to.
+/// A folder, by its path and by what the file system calls it.
+///
+/// It is not held open: of a directory that is open the system does not say that it was removed.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
-    directory: OwnedFd,
     identity: (u64, u64),
 }
 
 impl Root {
-    /// Opens the folder that the path leads to, links on the way followed.
+    /// The folder that the path leads to, links on the way followed.
     pub(super) fn open(path: &Path) -> Result<Self, WatchError> {
         let failed = |errno: Errno| WatchError::System { root: path.into(), source: errno.into() };
         let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
         let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let stat = rustix::fs::fstat(&directory).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), directory, identity: identity(&stat) })
+        Ok(Self { path: path.to_owned(), identity: identity(&stat) })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) const fn directory(&self) -> &OwnedFd {
-        &self.directory
+    /// Opens it, if it still is the same one.
+    pub(super) fn directory(&self) -> Result<OwnedFd, WatchError> {
+        let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
+        match rustix::fs::open(&self.path, flags, Mode::empty()) {
+            Ok(directory) => {
+                self.compare(rustix::fs::fstat(&directory))?;
+                Ok(directory)
+            }
+            Err(errno) => Err(self.lost(errno)),
+        }
     }
 
     /// Fails if the path leads to another folder by now, or to none.
     pub(super) fn check(&self) -> Result<(), WatchError> {
-        match rustix::fs::stat(&self.path) {
+        self.compare(rustix::fs::stat(&self.path))
+    }
+
+    fn compare(&self, stat: Result<rustix::fs::Stat, Errno>) -> Result<(), WatchError> {
+        match stat {
             Ok(stat) if identity(&stat) == self.identity => Ok(()),
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => {
-                Err(WatchError::RootChanged { root: self.path.clone() })
+            Ok(_) => Err(WatchError::RootChanged { root: self.path.clone() }),
+            Err(errno) => Err(self.lost(errno)),
+        }
+    }
+
+    fn lost(&self, errno: Errno) -> WatchError {
+        match errno {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS => {
+                WatchError::RootChanged { root: self.path.clone() }
             }
-            Err(errno) => Err(self.failed(errno)),
+            errno => self.failed(errno),
         }
     }
 

@@ -41,9 +41,7 @@ impl Backend {
     fn open(self, root: &Path, options: &WatchOptions) -> Box<dyn Watch> {
         match self {
             #[cfg(target_os = "linux")]
-            Self::Inotify => {
-                Box::new(super::inotify::InotifyWatch::open(root, options).unwrap())
-            }
+            Self::Inotify => Box::new(super::inotify::InotifyWatch::open(root, options).unwrap()),
             Self::Notify => Box::new(NotifyWatch::open(root, options).unwrap()),
             Self::Sweep => Box::new(SweepWatch::open(root, None).unwrap()),
         }

@@ -10,7 +10,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use super::super::root::{DIRECTORY, Root};
+use super::super::root::DIRECTORY;
 use super::tree::NodeId;
 
 /// Descriptors that are kept at most: a tree may be deeper than a process may have files open.
@@ -19,13 +19,13 @@ const OPEN: usize = 32;
 /// An open directory and those above it.
 #[derive(Debug)]
 pub(super) struct Chain<'a> {
-    root: &'a Root,
+    root: &'a OwnedFd,
     /// Below the root; those that are closed again came first.
     below: Vec<(NodeId, Option<OwnedFd>)>,
 }
 
 impl<'a> Chain<'a> {
-    pub(super) const fn new(root: &'a Root) -> Self {
+    pub(super) const fn new(root: &'a OwnedFd) -> Self {
         Self { root, below: Vec::new() }
     }
 
@@ -68,7 +68,7 @@ impl<'a> Chain<'a> {
     /// The directory that it leads to.
     pub(super) fn here(&self) -> &OwnedFd {
         let last = self.below.last().and_then(|(_, directory)| directory.as_ref());
-        last.unwrap_or(self.root.directory())
+        last.unwrap_or(self.root)
     }
 }
 

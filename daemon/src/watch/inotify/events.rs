@@ -158,7 +158,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The kernel let go of a directory.
+    /// The kernel let go of a directory. It says so before the one above says that it was deleted.
     fn unwatched(&mut self, id: NodeId, flags: ReadFlags) {
         if id == NodeId::ROOT {
             self.root_gone = true;

@@ -42,10 +42,8 @@ impl Waiter for EventWaiter {
         // Longer than the system can count is for ever.
         let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
         let readable = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let mut both = [
-            PollFd::new(&*self.closing, PollFlags::IN),
-            PollFd::new(&*self.events, PollFlags::IN),
-        ];
+        let mut both =
+            [PollFd::new(&*self.closing, PollFlags::IN), PollFd::new(&*self.events, PollFlags::IN)];
         loop {
             match poll(&mut both, patience.as_ref()) {
                 // A signal starts the patience anew: it is for being late, not for being exact.

@@ -272,12 +272,7 @@ impl Watched {
     }
 
     /// Watches the directory of this name, in the one that the chain leads to, and goes there.
-    fn arm(
-        &mut self,
-        chain: &mut Chain<'_>,
-        above: NodeId,
-        name: &[u8],
-    ) -> Result<Armed, Errno> {
+    fn arm(&mut self, chain: &mut Chain<'_>, above: NodeId, name: &[u8]) -> Result<Armed, Errno> {
         let Some(directory) = chain.open(name)? else { return Ok(Armed::Gone) };
         let wd = match inotify::add_watch(&*self.events, path_of(&directory), ALL) {
             Ok(wd) => wd,
@@ -485,7 +480,8 @@ impl Watched {
         if self.tree.path(id, &mut path).is_err() {
             return Ok(false);
         }
-        let mut chain = Chain::new(root);
+        let Ok(root) = root.directory() else { return Ok(false) };
+        let mut chain = Chain::new(&root);
         for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
             let Some(directory) = chain.open(name)? else { return Ok(false) };
             chain.down(id, directory);

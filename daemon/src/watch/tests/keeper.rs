@@ -70,11 +70,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// A folder with this in it.
-    pub(super) fn new(
-        backend: Backend,
-        options: &WatchOptions,
-        fill: impl FnOnce(&Path),
-    ) -> Self {
+    pub(super) fn new(backend: Backend, options: &WatchOptions, fill: impl FnOnce(&Path)) -> Self {
         let top = tempfile::tempdir().unwrap();
         let root = top.path().join("tree");
         std::fs::create_dir(&root).unwrap();
@@ -88,6 +84,11 @@ impl Keeper {
         keeper.learn(&Dirty::everything());
         keeper.compare("in the beginning");
         keeper
+    }
+
+    /// The watch, and the folder that it is on.
+    pub(super) fn apart(self) -> (TempDir, Box<dyn Watch>) {
+        (self.top, self.watch)
     }
 
     pub(super) fn root(&self) -> PathBuf {
@@ -107,7 +108,8 @@ impl Keeper {
         for (path, entry) in &after {
             // Names of a file that was written by another name are for the keeper to remember.
             let is_linked = matches!(entry, Entry::File { stat, .. } if stat.links > 1);
-            let is_new = !is_linked && !before.get(path).is_some_and(|before| before.is_same(entry));
+            let is_new =
+                !is_linked && !before.get(path).is_some_and(|before| before.is_same(entry));
             assert!(
                 !is_new || dirty.covers(path, Depth::Look),
                 "{:?}, {what}: not covered: {}\n{dirty:#?}",
@@ -183,9 +185,11 @@ impl Keeper {
             if marks.list {
                 let names = names(&self.root(), directory).into_iter();
                 let paths = names.map(|name| join(directory, &name));
-                walks.extend(paths.filter(|path| {
-                    !matches!(self.known.get(path), Some(Entry::Directory { .. }))
-                }));
+                walks.extend(
+                    paths.filter(|path| {
+                        !matches!(self.known.get(path), Some(Entry::Directory { .. }))
+                    }),
+                );
             }
         }
         walks
@@ -227,9 +231,10 @@ impl Keeper {
             _ => None,
         };
         let linked: BTreeSet<_> = self.known.values().filter_map(|it| inode(it, 2)).collect();
-        let names = self.known.iter().filter(|(_, entry)| {
-            inode(entry, 1).is_some_and(|inode| linked.contains(&inode))
-        });
+        let names = self
+            .known
+            .iter()
+            .filter(|(_, entry)| inode(entry, 1).is_some_and(|inode| linked.contains(&inode)));
         let names: Vec<_> = names.map(|(path, _)| path.clone()).collect();
         for path in names {
             self.look(&path, false);
