@@ -6,7 +6,7 @@
 //! - [`root`]: the folder that is watched, and whether it still is that one
 //! - [`bell`]: waiting for another thread
 //! - [`sweep`]: nothing is told, everything is looked at
-//! - [`inotify`]: Linux
+//! - [`inotify`]: on Linux
 //! - [`notify`]: everywhere else, and on Linux to compare with
 //! - [`choose`]: which of them
 //!

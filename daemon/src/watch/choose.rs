@@ -19,11 +19,11 @@ pub fn open(root: &Path, options: &WatchOptions) -> Result<Box<dyn Watch>, Watch
     #[cfg(not(target_os = "linux"))]
     match super::notify::NotifyWatch::open(root, options) {
         Ok(watch) => Ok(Box::new(watch)),
-        Err(error) => sweep(root, format!("the system does not watch it: {error}")),
+        Err(error) => sweep(root, &format!("the system does not watch it: {error}")),
     }
 }
 
-fn sweep(root: &Path, why: String) -> Result<Box<dyn Watch>, WatchError> {
+fn sweep(root: &Path, why: &str) -> Result<Box<dyn Watch>, WatchError> {
     let note = format!("{why}; each snapshot looks at every file");
     tracing::warn!(root = %root.display(), why, "a folder is not watched");
     Ok(Box::new(SweepWatch::open(root, Some(note))?))
@@ -62,12 +62,12 @@ mod linux {
         let kind = rustix::fs::statfs(root).map_err(failed)?.f_type;
         let silent = SILENT.iter().find(|(magic, _)| is_kind(kind, *magic));
         if let Some((_, name)) = silent {
-            return sweep(root, format!("it is on {name}, where others may write unnoticed"));
+            return sweep(root, &format!("it is on {name}, where others may write unnoticed"));
         }
         match inotify::is_told(root, options) {
             Ok(true) => {}
-            Ok(false) => return sweep(root, "its file system tells of no changes".to_owned()),
-            Err(error) => return sweep(root, format!("inotify is not to be had: {error}")),
+            Ok(false) => return sweep(root, "its file system tells of no changes"),
+            Err(error) => return sweep(root, &format!("inotify is not to be had: {error}")),
         }
         Ok(Box::new(InotifyWatch::open(root, options)?))
     }

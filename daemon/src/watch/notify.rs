@@ -320,16 +320,17 @@ enum News {
 fn news_of(kind: EventKind) -> Option<News> {
     Some(match kind {
         // Looking is no news.
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => News::Changed(Depth::Read),
-        EventKind::Access(_) => return None,
-        EventKind::Modify(ModifyKind::Data(_)) => News::Changed(Depth::Read),
-        EventKind::Modify(ModifyKind::Metadata(MetadataKind::AccessTime)) => return None,
-        EventKind::Modify(ModifyKind::Metadata(_)) if !RECURSIVE => News::Changed(Depth::Look),
-        EventKind::Create(CreateKind::File) if !RECURSIVE => News::Changed(Depth::Look),
-        EventKind::Remove(RemoveKind::File) if !RECURSIVE => News::Changed(Depth::Look),
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Data(_)) => News::Changed(Depth::Read),
+        EventKind::Access(_)
+        | EventKind::Modify(ModifyKind::Metadata(MetadataKind::AccessTime)) => return None,
+        // Where the order is lost, what is told of a file may be of what stood there before.
+        EventKind::Modify(ModifyKind::Metadata(_)) if RECURSIVE => News::Changed(Depth::Read),
+        EventKind::Modify(ModifyKind::Metadata(_)) => News::Changed(Depth::Look),
+        EventKind::Create(CreateKind::File) | EventKind::Remove(RemoveKind::File) if !RECURSIVE => {
+            News::Changed(Depth::Look)
+        }
         EventKind::Remove(_) => News::Replaced(Depth::Look),
-        // With its order lost among others, an event may be of what stood there before.
-        EventKind::Modify(ModifyKind::Metadata(_)) => News::Changed(Depth::Read),
         _ => News::Replaced(Depth::Walk),
     })
 }

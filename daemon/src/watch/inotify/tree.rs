@@ -26,6 +26,18 @@ impl NodeId {
     }
 }
 
+/// Whether each seal lists a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// What changes in it is told.
+    #[default]
+    No,
+    /// It is not watched, for want of watches.
+    Swept,
+    /// It is watched, but not for each write.
+    Hot,
+}
+
 /// What is known of a directory.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -43,10 +55,7 @@ pub(super) struct Node {
     pub(super) writes: u16,
     /// The kernel watches it. A descriptor alone may be one that is being given back.
     watched: bool,
-    /// Not watched for want of watches: looked at by each seal.
-    pub(super) swept: bool,
-    /// Watched, but not for each write.
-    pub(super) hot: bool,
+    pub(super) listed: Listed,
     /// That the descriptor is of the directory at this path is known: no event was lost since.
     pub(super) verified: bool,
 }
@@ -64,8 +73,7 @@ impl Node {
             tick: 0,
             writes: 0,
             watched: false,
-            swept: false,
-            hot: false,
+            listed: Listed::No,
             verified: false,
         }
     }

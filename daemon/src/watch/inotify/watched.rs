@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use super::super::root::Root;
 use super::chain::{Chain, path_of};
 use super::limits;
-use super::tree::{Node, NodeId, Tree};
+use super::tree::{Listed, Node, NodeId, Tree};
 
 /// What is watched of a directory. Not opening and reading: looking would be news. What moves or
 /// deletes the directory itself is told by the one above it.
@@ -332,14 +332,12 @@ impl Watched {
         let tick = self.tick;
         let Some(node) = self.tree.get_mut(id) else { return };
         node.verified = true;
-        node.swept = false;
         node.tick = tick;
-        let was_hot = std::mem::take(&mut node.hot);
-        self.swept.remove(&id);
-        if was_hot {
-            self.hot.remove(&id);
-            self.fresh.insert(id);
+        if node.listed == Listed::Swept {
+            node.listed = Listed::No;
+            self.swept.remove(&id);
         }
+        self.settle_mask(id);
     }
 
     fn bind(&mut self, id: NodeId, wd: i32) {
@@ -376,7 +374,7 @@ impl Watched {
     /// Keeps a directory without a watch; whether it was not known before.
     fn sweep(&mut self, id: NodeId) -> bool {
         if let Some(node) = self.tree.get_mut(id) {
-            node.swept = true;
+            node.listed = Listed::Swept;
             node.verified = true;
         }
         self.swept.insert(id)
@@ -411,7 +409,7 @@ impl Watched {
             let is_cold = self.tick.wrapping_sub(node.tick) >= COLD_DRAINS
                 && node.is_watched()
                 && !node.has_watched_children()
-                && !node.hot;
+                && node.listed != Listed::Hot;
             if !is_cold || id == above || id == NodeId::ROOT {
                 continue;
             }
@@ -461,13 +459,13 @@ impl Watched {
             self.written.push(id);
         }
         node.writes = node.writes.saturating_add(1);
-        if node.writes <= HOT_WRITES || node.hot {
+        if node.writes <= HOT_WRITES || node.listed == Listed::Hot {
             return Ok(());
         }
         node.writes = 1;
         if self.rearm(root, id, ALL.difference(WatchFlags::MODIFY))? {
             if let Some(node) = self.tree.get_mut(id) {
-                node.hot = true;
+                node.listed = Listed::Hot;
             }
             self.hot.insert(id);
         }
@@ -510,8 +508,9 @@ impl Watched {
     /// A directory is watched for everything again, wherever it stands.
     fn settle_mask(&mut self, id: NodeId) {
         if let Some(node) = self.tree.get_mut(id)
-            && std::mem::take(&mut node.hot)
+            && node.listed == Listed::Hot
         {
+            node.listed = Listed::No;
             self.hot.remove(&id);
             self.fresh.insert(id);
         }
@@ -572,5 +571,5 @@ impl Drop for Watched {
 
 /// Whether nothing has to be done to watch a directory.
 fn is_settled(node: &Node) -> bool {
-    node.verified && (node.is_watched() || node.swept)
+    node.verified && (node.is_watched() || node.listed == Listed::Swept)
 }

@@ -343,8 +343,10 @@ fn many_names_and_deep_places() {
                 remove_file(root.join("d").join(format!("file {i}"))).unwrap();
             }
         });
-        let deep: String = (0..100).map(|i| format!("level-{i}/")).collect();
-        let middle: String = (0..50).map(|i| format!("level-{i}/")).collect();
+        let levels = |some: std::ops::Range<u32>| {
+            some.map(|i| format!("level-{i}")).collect::<Vec<_>>().join("/")
+        };
+        let (deep, middle) = (levels(0..100), levels(0..50));
         keeper.check("deep", |root| {
             create_dir_all(root.join("a").join(&deep)).unwrap();
             write(root.join("a").join(&deep).join("bottom"), b"x");
@@ -356,8 +358,7 @@ fn many_names_and_deep_places() {
             rename(root.join("a").join(&middle), root.join("d/half")).unwrap();
         });
         keeper.check("at the bottom", |root| {
-            let rest: String = (50..100).map(|i| format!("level-{i}/")).collect();
-            append(root.join("d/half").join(rest).join("bottom"), b"more");
+            append(root.join("d/half").join(levels(50..100)).join("bottom"), b"more");
         });
     });
 }
