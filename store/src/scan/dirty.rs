@@ -60,6 +60,8 @@ pub struct Dirty {
     directories: BTreeMap<Vec<u8>, DirtyDirectory>,
     /// Directories that went from one path to another, in the order in which it happened.
     moves: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Directories whose marks went along with moves, so that going to and fro has a bound.
+    carried: usize,
 }
 
 impl Dirty {
@@ -118,10 +120,46 @@ impl Dirty {
     }
 
     /// A directory went to another path: what is known of the files below it is found there. Both paths
-    /// have to be marked as well.
+    /// have to be marked as well. What was marked below the old path is marked below the new one, too:
+    /// a file that has to be read has to be read wherever it stands.
     pub fn moved(&mut self, from: &[u8], to: &[u8]) {
-        if self.moves.len() < MAX_MOVES {
+        if self.moves.len() < MAX_MOVES && self.carried < MAX_DIRECTORIES {
+            self.carry(from, to);
             self.moves.push((from.to_vec(), to.to_vec()));
+        }
+    }
+
+    /// Marks below `to` what is marked below `from`. The marks stay where they were, too: something
+    /// else may stand there by now.
+    fn carry(&mut self, from: &[u8], to: &[u8]) {
+        if self.everything || from.is_empty() {
+            return;
+        }
+        let below = self.directories.range(from.to_vec()..).take_while(|(path, _)| {
+            path.starts_with(from) && path.get(from.len()).is_none_or(|&byte| byte <= b'/')
+        });
+        let is_below = |path: &[u8]| path.get(from.len()).is_none_or(|&byte| byte == b'/');
+        let below: Vec<_> = below
+            .filter(|(path, _)| is_below(path))
+            .map(|(path, marks)| {
+                ([to, path.get(from.len()..).unwrap_or_default()].concat(), marks.clone())
+            })
+            .collect();
+        self.carried += below.len();
+        for (path, marks) in below {
+            self.add_marks(&path, marks);
+        }
+    }
+
+    fn add_marks(&mut self, directory: &[u8], marks: DirtyDirectory) {
+        if marks.walk {
+            self.walk(directory);
+        }
+        if marks.list {
+            self.list(directory);
+        }
+        for (name, depth) in marks.names {
+            self.name(directory, &name, depth);
         }
     }
 
@@ -130,19 +168,12 @@ impl Dirty {
         if later.everything {
             self.set_everything();
         }
-        for (directory, marks) in later.directories {
-            if marks.walk {
-                self.walk(&directory);
-            }
-            if marks.list {
-                self.list(&directory);
-            }
-            for (name, depth) in marks.names {
-                self.name(&directory, &name, depth);
-            }
+        for (from, to) in later.moves {
+            self.moved(&from, &to);
         }
-        let room = MAX_MOVES.saturating_sub(self.moves.len());
-        self.moves.extend(later.moves.into_iter().take(room));
+        for (directory, marks) in later.directories {
+            self.add_marks(&directory, marks);
+        }
     }
 
     /// What is dirty, by directory.
@@ -256,5 +287,21 @@ mod tests {
         assert_eq!(dirty.moves().len(), 2);
         dirty.merge(Dirty::everything());
         assert!(dirty.is_everything());
+    }
+
+    #[test]
+    fn what_has_to_be_read_has_to_be_read_where_its_directory_went() {
+        let mut dirty = Dirty::default();
+        dirty.name(b"a/deep", b"mapped", Depth::Read);
+        dirty.name(b"a-b", b"other", Depth::Read);
+        let mut later = Dirty::default();
+        later.moved(b"a", b"b");
+        later.moved(b"b/deep", b"c");
+        dirty.merge(later);
+        assert!(dirty.covers(b"a/deep/mapped", Depth::Read));
+        assert!(dirty.covers(b"b/deep/mapped", Depth::Read));
+        assert!(dirty.covers(b"c/mapped", Depth::Read));
+        assert!(!dirty.covers(b"b-b/other", Depth::Look));
+        assert_eq!(dirty.moves().len(), 2);
     }
 }
