@@ -194,6 +194,11 @@ impl Daemon {
             };
             // Nothing is watched in this version: a tree is as synced as its latest snapshot.
             let state = if head.is_some() && head == acked { "synced" } else { "paused" };
+            let synced_at = match acked {
+                // A damaged snapshot is no reason not to say how the others are.
+                Some(id) => load_snapshot(&self.workspaces.vault, id).ok(),
+                None => None,
+            };
             workspaces.push(WorkspaceEntry {
                 workspace: workspace.id.to_string(),
                 root: String::from_utf8_lossy(&workspace.root).into_owned(),
@@ -204,9 +209,14 @@ impl Daemon {
                 queued: 0,
                 remote: default.map(|remote| remote.name.clone()),
                 last_error: None,
+                synced_at: synced_at.map(|snapshot| rfc3339(snapshot.created_at)),
+                held: self.held_entries(workspace.id)?,
+                watch: None,
+                progress: None,
             });
         }
-        Ok(StatusAnswer { workspaces, remotes, daemon: self.answer() })
+        let as_of = rfc3339(self.clock.now_ms());
+        Ok(StatusAnswer { workspaces, remotes, daemon: self.answer(), as_of })
     }
 }
 

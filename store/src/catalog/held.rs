@@ -75,8 +75,7 @@ impl HeldFinding {
 
     /// By which people name it: 16 digits.
     pub fn id(&self) -> String {
-        let [a, b, c, d, e, f, g, h, ..] = self.fingerprint;
-        format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        id_of(&self.fingerprint)
     }
 }
 
@@ -204,11 +203,34 @@ impl Catalog {
         })
     }
 
+    /// Holds files back again for the allowed findings whose ids begin with `id`; gives their ids.
+    pub fn disallow_finding(
+        &self,
+        workspace: WorkspaceId,
+        id: &str,
+    ) -> Result<Vec<String>, StoreError> {
+        if !is_id(id) {
+            return Ok(Vec::new());
+        }
+        let allowed = self.allowed(workspace)?.fingerprints;
+        let named = allowed.into_iter().filter(|fingerprint| id_of(fingerprint).starts_with(id));
+        let named: Vec<_> = named.collect();
+        if named.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write("holding a finding again", |db| {
+            let forget = "DELETE FROM allowed_findings WHERE workspace = ?1 AND fingerprint = ?2";
+            for fingerprint in &named {
+                db.execute(forget, (workspace.as_bytes(), fingerprint))?;
+            }
+            Ok(named.iter().map(id_of).collect())
+        })
+    }
+
     /// The workspaces and the findings that a user can mean by `id`, the first digits of a finding's
     /// id; none where those are fewer than 8, or are none.
     pub fn held_by_id(&self, id: &str) -> Result<Vec<(WorkspaceId, HeldFinding)>, StoreError> {
-        let digits = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if id.len() < LEAST_DIGITS || id.len() > DIGITS || !id.bytes().all(digits) {
+        if !is_id(id) {
             return Ok(Vec::new());
         }
         // Few are held: SQLite cannot search by half a byte.
@@ -239,6 +261,17 @@ impl Catalog {
             db.prepare_cached(&find)?.query_row((workspace.as_bytes(), path), from_row).optional()
         })
     }
+}
+
+/// Whether this can be the beginning of a finding's id.
+pub fn is_id(text: &str) -> bool {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (LEAST_DIGITS..=DIGITS).contains(&text.len()) && text.bytes().all(digit)
+}
+
+fn id_of(fingerprint: &[u8; 32]) -> String {
+    let [a, b, c, d, e, f, g, h, ..] = *fingerprint;
+    format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 const SELECT: &str = "SELECT path, rule, line, fingerprint, seen_at FROM held WHERE workspace = ?1";
@@ -311,6 +344,9 @@ mod tests {
         assert!(!catalog.allowed(other).unwrap().permits(b"a", &finding(2)));
         assert!(catalog.disallow_path(one, b"a").unwrap());
         assert!(!catalog.allowed(one).unwrap().permits(b"a", &finding(1)));
+        assert_eq!(catalog.disallow_finding(one, "03030303").unwrap(), [""; 0]);
+        assert_eq!(catalog.disallow_finding(one, "02020202").unwrap(), ["0202020202020202"]);
+        assert_eq!(catalog.allowed(one).unwrap(), Allowed::default());
     }
 
     #[test]
