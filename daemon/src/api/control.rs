@@ -463,6 +463,9 @@ pub struct PushFields {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogAnswer {
     pub snapshots: Vec<LogSnapshot>,
+    /// Snapshots that are there and cannot be read.
+    #[serde(default)]
+    pub damaged: Vec<Problem>,
 }
 
 /// One snapshot of a log.
