@@ -11,7 +11,7 @@ use std::sync::Arc;
 use baton_protocol::id::WorkspaceId;
 use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
-use baton_store::secrets::{SecretOptions, SecretRules};
+use baton_store::secrets::SecretRules;
 
 use super::Daemon;
 use super::failure::Fail;
@@ -155,10 +155,11 @@ impl Daemon {
     /// configuration says so.
     #[expect(dead_code, reason = "the scan asks for them once it holds files back")]
     pub(super) fn secret_rules(&self) -> Result<Option<SecretRules>, Fail> {
-        let options = SecretOptions {
-            key: self.catalog.finding_key(crate::workspace::random()?)?,
-            ..SecretOptions::default()
-        };
+        if !self.config.sync.secrets {
+            return Ok(None);
+        }
+        let key = self.catalog.finding_key(crate::workspace::random()?)?;
+        let options = self.config.sync.secret_options(key);
         let rules = SecretRules::new(&options);
         rules.map(Some).map_err(|error| Fail::new("config", super::failure::chain(&error)))
     }

@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use crate::config::sync::SyncConfig;
+
 /// A gap beyond this is no time that has passed in the history.
 const STRANGE_GAP: Duration = Duration::from_hours(30 * 24);
 
@@ -28,11 +30,14 @@ pub struct Retention {
 impl Default for Retention {
     /// An hour, a day, a month.
     fn default() -> Self {
-        Self {
-            all: Duration::from_hours(1),
-            hourly: Duration::from_hours(24),
-            daily: Duration::from_hours(30 * 24),
-        }
+        Self::from(&SyncConfig::default())
+    }
+}
+
+impl From<&SyncConfig> for Retention {
+    fn from(config: &SyncConfig) -> Self {
+        let SyncConfig { keep_all: all, keep_hourly: hourly, keep_daily: daily, .. } = *config;
+        Self { all, hourly, daily }
     }
 }
 
