@@ -23,7 +23,7 @@ Examples:
   baton pull RUN --into ../result       fetch what it left
 
 Not in this version:
-  watch, unwatch, forget, run diff, run say, run answer, run delete, follow-up, undo, queue, allow,
+  watch, unwatch, forget, run diff, run say, run answer, run delete, follow-up, undo, queue,
   secret, agent, gc, repair, service, uninstall
 
 Exit codes:

@@ -14,6 +14,7 @@ pub(crate) mod ticket;
 pub(crate) mod join;
 pub(crate) mod remote;
 pub(crate) mod device;
+pub(crate) mod allow;
 pub(crate) mod status;
 pub(crate) mod snapshot;
 pub(crate) mod push;
@@ -35,6 +36,7 @@ pub(crate) enum Verb {
     Remote(remote::Args),
     Leave(remote::RemoveArgs),
     Device(device::Args),
+    Allow(allow::Args),
     Status(status::Args),
     Snapshot(snapshot::Args),
     Push(push::Args),
@@ -65,6 +67,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Remote(args) => remote::run(session, args),
         Verb::Leave(args) => remote::remove(session, args),
         Verb::Device(args) => device::run(session, args),
+        Verb::Allow(args) => allow::run(session, &args),
         Verb::Status(args) => status::run(session, &args),
         Verb::Snapshot(args) => snapshot::run(session, args),
         Verb::Push(args) => push::run(session, &args),

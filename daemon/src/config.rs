@@ -6,6 +6,8 @@
 //! setting that does nothing.
 
 pub mod keys;
+mod duration;
+pub mod sync;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -14,6 +16,8 @@ use std::time::Duration;
 
 use baton_store::fs::{self, FsError};
 use serde::{Deserialize, Serialize};
+
+use sync::{Contradiction, SyncConfig};
 
 /// The UDP port of a node unless another is said.
 pub const PORT: u16 = 4319;
@@ -59,6 +63,14 @@ pub enum ConfigError {
         /// Which, where and why.
         source: Box<toml::de::Error>,
     },
+    /// Keys contradict each other, or have a value that does nothing.
+    #[error("{} has a value that cannot be meant", path.display())]
+    Meaning {
+        /// The file.
+        path: PathBuf,
+        /// Which, and why.
+        source: Contradiction,
+    },
 }
 
 fn near_text(near: Option<&str>) -> String {
@@ -69,7 +81,7 @@ fn near_text(near: Option<&str>) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How trees are kept. No key of it is used in this version.
+    /// How trees are kept in step, and what does not travel.
     pub sync: SyncConfig,
     /// How `serve` behaves.
     pub serve: ServeConfig,
@@ -79,11 +91,6 @@ pub struct Config {
     #[serde(skip)]
     set: BTreeSet<String>,
 }
-
-/// `[sync]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SyncConfig {}
 
 /// `[serve]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,7 +144,7 @@ pub struct AgentConfig {
     /// Most runs of this agent at once. 4.
     pub max_parallel: usize,
     /// When a run of it is ended. Nothing: never.
-    #[serde(skip_serializing_if = "Option::is_none", with = "duration")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "duration::optional")]
     pub timeout: Option<Duration>,
     /// Whether it may use the network. True.
     pub network: bool,
@@ -216,6 +223,10 @@ impl Config {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
+        config
+            .sync
+            .validate()
+            .map_err(|source| ConfigError::Meaning { path: path.to_owned(), source })?;
         config.set = keys::flatten(&table).into_iter().map(|(key, _)| key).collect();
         Ok(config)
     }
@@ -239,31 +250,6 @@ impl Config {
     }
 }
 
-/// `2h 30m` and the like.
-mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde's `with` hands over a reference to the field")]
-    pub(super) fn serialize<S: Serializer>(
-        value: &Option<Duration>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(duration) => to.collect_str(&humantime::format_duration(*duration)),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        let text = String::deserialize(from)?;
-        humantime::parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,6 +263,10 @@ mod tests {
         let config = parse(
             r#"
             [sync]
+            settle = "250ms"
+            keep_daily = "60d"
+            exclude = ["*.iso"]
+            max_watches = 1000
             [serve]
             listen = "0.0.0.0:9"
             advertise = ["box.example:9"]
@@ -292,6 +282,8 @@ mod tests {
             "#,
         )
         .unwrap();
+        assert_eq!(config.sync.settle, Duration::from_millis(250));
+        assert_eq!((config.sync.exclude.len(), config.sync.max_watches), (1, Some(1000)));
         assert_eq!(config.serve.listen.port(), 9);
         assert_eq!(config.serve.max_runs, 4);
         let claude = config.agent("claude");
@@ -318,6 +310,7 @@ mod tests {
             ("[serve]\nlisen = 1", "unknown key serve.lisen; did you mean serve.listen?"),
             ("[server]", "unknown key server; did you mean serve?"),
             ("[agents.x]\nprogramm = 'x'", "agents.x.programm; did you mean agents.x.program?"),
+            ("[sync]\nsetle = '1s'", "unknown key sync.setle; did you mean sync.settle?"),
             ("[sync]\nfrobnicate = 1", "unknown key sync.frobnicate"),
         ];
         for (text, expected) in cases {
@@ -335,6 +328,8 @@ mod tests {
         assert!(source.to_string().contains("max_runs"), "{source}");
         assert!(matches!(parse("[serve"), Err(ConfigError::Syntax { .. })));
         assert!(matches!(parse("serve = 1"), Err(ConfigError::Value { .. })));
+        let backwards = parse("[sync]\nkeep_daily = '1h'").unwrap_err();
+        assert!(matches!(backwards, ConfigError::Meaning { .. }), "{backwards}");
         let timeout = "[agents.x]\ntimeout = 'soon'";
         assert!(matches!(parse(timeout), Err(ConfigError::Value { .. })));
     }
@@ -347,6 +342,7 @@ mod tests {
         assert_eq!(find("serve.max_runs").origin, Origin::File);
         assert_eq!(find("serve.listen").origin, Origin::Default);
         assert_eq!(find("serve.listen").value.as_str(), Some("[::]:4319"));
+        assert_eq!(find("sync.keep_daily").value.as_str(), Some("30days"));
         assert_eq!(find("agents.x.timeout").value.as_str(), Some("1m 30s"));
         assert_eq!(find("agents.x.network").origin, Origin::Default);
     }

@@ -8,6 +8,7 @@
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
 //! - [`transfer`]: between this home and a node
 //! - [`patch`]: a unified diff
+//! - [`guard`]: what the secret scan holds back, and `allow`
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
@@ -21,6 +22,7 @@ pub mod checkouts;
 mod remotes;
 mod transfer;
 mod patch;
+mod guard;
 mod trees;
 mod handoffs;
 mod remote_runs;
@@ -376,6 +378,7 @@ impl Daemon {
             Command::RemoteRemove { name } => self.remote_remove(name).await,
             Command::DeviceList => self.device_list().await,
             Command::DeviceRevoke { device } => self.device_revoke(device).await,
+            Command::Allow(call) => self.allow(call).await,
             Command::Status { path } => self.status(path).await,
             Command::Snapshot { path, message } => self.snapshot(path, message, events).await,
             Command::Push { path, remote } => self.push(path, remote, events).await,

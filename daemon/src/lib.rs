@@ -13,6 +13,7 @@ pub mod transport;
 pub mod sync;
 pub mod client;
 pub mod watch;
+pub mod thinning;
 pub mod workspace;
 pub mod api;
 pub mod rooms;

@@ -7,6 +7,7 @@
 //! - [`objects`]: where objects come from and go to
 //! - [`segment`], [`journal`], [`index`]: the bytes on the disk
 //! - [`vault`], [`store`]: objects and refs of one user; all of them on one node
+//! - [`secrets`]: what must not leave by itself
 //! - [`catalog`]: what is not content
 //! - [`chunk`], [`trees`], [`stat_cache`], [`ignore`], [`scan`], [`snapshot`]: from a tree to a snapshot
 //! - [`diff`], [`plan`]: what differs, and what has to travel
@@ -22,6 +23,7 @@ pub mod journal;
 pub mod index;
 pub mod vault;
 pub mod store;
+pub mod secrets;
 pub mod catalog;
 pub mod chunk;
 pub mod trees;

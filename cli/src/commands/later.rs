@@ -38,9 +38,6 @@ pub(crate) enum Verb {
     /// What waits for the network (not in this version).
     #[command(hide = true)]
     Queue(Rest),
-    /// Lets a file through that the secret scan holds back (not in this version).
-    #[command(hide = true)]
-    Allow(Rest),
     /// Secrets of runs (not in this version).
     #[command(hide = true)]
     Secret(Rest),
@@ -73,7 +70,6 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
         }
         Verb::Undo(_) => ("undo", "baton restore SNAPSHOT --into DIR; baton log lists snapshots"),
         Verb::Queue(_) => ("queue", "nothing is queued: what cannot be sent fails at once"),
-        Verb::Allow(_) => ("allow", "nothing is held back; .batonignore leaves files out"),
         Verb::Secret(_) => {
             ("secret", "baton handoff --attach FILE takes a file along; it stays in the vault")
         }

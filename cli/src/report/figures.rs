@@ -66,6 +66,22 @@ pub(crate) fn time(rfc3339: &str) -> String {
     rfc3339.get(..19).unwrap_or(rfc3339).replace('T', " ")
 }
 
+/// How long before `now` something was, both RFC 3339: `2 s ago`, `3 min ago`, `5 h ago`, `2 d ago`. A time
+/// that is none, or lies ahead because a clock was set, is shown as it is.
+pub(crate) fn age(then: &str, now: &str) -> String {
+    let parse = |text| humantime::parse_rfc3339(text).ok();
+    let (Some(at), Some(until)) = (parse(then), parse(now)) else { return one_line(then) };
+    let Ok(passed) = until.duration_since(at) else { return one_line(&time(then)) };
+    let seconds = passed.as_secs();
+    match seconds {
+        0 => "just now".to_owned(),
+        1..60 => format!("{seconds} s ago"),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} d ago", count(seconds / 86_400)),
+    }
+}
+
 /// Text without anything that a terminal would obey: control characters are escaped, and so is what
 /// turns the direction of text, behind which a name can look like another one. Line ends stay, so that
 /// a message may have more than one line.
@@ -156,6 +172,22 @@ mod tests {
             assert_eq!(span(ms), text);
         }
         assert_eq!(span(185_000.0), "3 min 5 s");
+    }
+
+    #[test]
+    fn ages_are_rounded_down_and_a_clock_that_was_set_is_seen() {
+        let now = "2026-01-02T03:04:05.678Z";
+        for (then, text) in [
+            ("2026-01-02T03:04:05.000Z", "just now"),
+            ("2026-01-02T03:04:03.000Z", "2 s ago"),
+            ("2026-01-02T03:03:05.678Z", "1 min ago"),
+            ("2026-01-01T03:04:05.000Z", "24 h ago"),
+            ("2025-12-31T03:04:05.000Z", "2 d ago"),
+            ("2026-01-02T03:05:00.000Z", "2026-01-02 03:05:00"),
+            ("never\n", "never\\n"),
+        ] {
+            assert_eq!(age(then, now), text);
+        }
     }
 
     #[test]

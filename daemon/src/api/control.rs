@@ -87,6 +87,8 @@ pub enum Command {
     DeviceList,
     /// `device revoke ID`; `device` is an id or a unique prefix.
     DeviceRevoke { device: String },
+    /// `allow PATH|FINDING`.
+    Allow(AllowCall),
     /// `status [PATH]`.
     Status { path: Option<Bytes> },
     /// `snapshot`.
@@ -117,6 +119,19 @@ pub enum Command {
     Check { data: bool },
     /// `doctor`.
     Doctor,
+}
+
+/// `allow PATH|FINDING`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AllowCall {
+    /// What was typed, as an absolute path; its folder is resolved.
+    pub path: Bytes,
+    /// What was typed, where that may be the beginning of a finding's id and no such file is there.
+    pub finding: Option<String>,
+    /// The current folder: of findings in several workspaces, the one in its own is meant.
+    pub folder: Bytes,
+    /// Take it back.
+    pub revoke: bool,
 }
 
 /// `handoff`.
@@ -202,6 +217,7 @@ pub enum Answer {
     Join(JoinAnswer),
     Remotes(RemotesAnswer),
     Devices(DevicesAnswer),
+    Allowed(AllowedAnswer),
     Status(StatusAnswer),
     Snapshot(SnapshotAnswer),
     Log(LogAnswer),
@@ -293,19 +309,49 @@ pub struct DeviceEntry {
     pub revoked: bool,
 }
 
+/// `allow`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AllowedAnswer {
+    /// What travels from now on.
+    pub allowed: Vec<AllowedEntry>,
+    /// What is held back again, after `--revoke`.
+    pub revoked: Vec<AllowedEntry>,
+}
+
+/// A file, or a secret in whatever file of a workspace, that the secret scan lets through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowedEntry {
+    pub workspace: String,
+    /// Its root.
+    pub root: String,
+    /// The file, relative to the root; null where a finding was allowed.
+    pub path: Option<String>,
+    /// The exact bytes, only where `path` is lossy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_b64: Option<Bytes>,
+    /// The finding; null where a file was allowed.
+    pub finding: Option<String>,
+    /// What was found, where it is known; never its content.
+    pub rule: Option<String>,
+}
+
 /// `status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StatusAnswer {
     pub workspaces: Vec<WorkspaceEntry>,
     pub remotes: Vec<RemoteEntry>,
     pub daemon: DaemonAnswer,
+    /// When this was so, by the clock of the daemon.
+    #[serde(default)]
+    pub as_of: String,
 }
 
 /// One tree that is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WorkspaceEntry {
     pub workspace: String,
     pub root: String,
+    /// `synced`, `syncing`, `offline`, `paused` or `error`.
     pub state: String,
     pub pending_files: u64,
     pub head: Option<String>,
@@ -313,6 +359,58 @@ pub struct WorkspaceEntry {
     pub queued: u64,
     pub remote: Option<String>,
     pub last_error: Option<String>,
+    /// When the snapshot was taken that the remote has.
+    #[serde(default)]
+    pub synced_at: Option<String>,
+    /// Files that the secret scan holds back.
+    #[serde(default)]
+    pub held: Vec<HeldEntry>,
+    /// How changes are noticed; null where the tree is not watched.
+    #[serde(default)]
+    pub watch: Option<WatchEntry>,
+    /// How far a transfer is; null where nothing is on its way.
+    #[serde(default)]
+    pub progress: Option<SyncProgress>,
+}
+
+/// A file that is held back, and why. Never what was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldEntry {
+    #[serde(flatten)]
+    pub path: ReportPath,
+    pub rule: String,
+    /// Counted from 1.
+    pub line: u64,
+    /// The id by which `allow` takes it.
+    pub finding: String,
+}
+
+/// How changes of a tree are noticed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchEntry {
+    /// `inotify`, `notify`, `sweep`.
+    pub backend: String,
+    /// Directories whose changes the system tells.
+    pub watched: u64,
+    /// Directories that are looked through at every snapshot instead.
+    pub swept: u64,
+    /// Why, and what to do about it.
+    pub note: Option<String>,
+}
+
+/// How far the transfer of a snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncProgress {
+    /// Files sent.
+    pub files: u64,
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Of how many, where known.
+    pub total_bytes: Option<u64>,
+    /// Bytes a second.
+    pub rate: Option<u64>,
+    /// Milliseconds, at this rate.
+    pub left_ms: Option<u64>,
 }
 
 /// A path that a snapshot left out.
@@ -365,6 +463,9 @@ pub struct PushFields {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogAnswer {
     pub snapshots: Vec<LogSnapshot>,
+    /// Snapshots that are there and cannot be read.
+    #[serde(default)]
+    pub damaged: Vec<Problem>,
 }
 
 /// One snapshot of a log.

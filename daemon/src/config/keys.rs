@@ -3,7 +3,19 @@
 use toml::{Table, Value};
 
 const TOP: &[&str] = &["sync", "serve", "agents"];
-const SYNC: &[&str] = &[];
+const SYNC: &[&str] = &[
+    "background",
+    "settle",
+    "settle_max",
+    "keep_all",
+    "keep_hourly",
+    "keep_daily",
+    "exclude",
+    "secrets",
+    "secret_prefixes",
+    "secret_allow",
+    "max_watches",
+];
 const SERVE: &[&str] = &[
     "listen",
     "advertise",
@@ -103,6 +115,7 @@ mod tests {
     fn the_lists_of_keys_are_those_of_the_structs() {
         let mut config = Config::default();
         config.serve.quota_bytes = Some(1);
+        config.sync.max_watches = Some(1);
         let agent = AgentConfig {
             program: Some("x".to_owned()),
             permissions: Some(Permissions::All),

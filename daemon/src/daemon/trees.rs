@@ -1,5 +1,6 @@
 //! Snapshots and what is done with them: push, log, diff, restore, status.
 
+use std::cmp::Reverse;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,19 +9,21 @@ use baton_protocol::id::{SnapshotId, TreeId};
 use baton_protocol::object::Snapshot;
 use baton_store::checkout::Restored;
 use baton_store::diff::{ChangeKind, diff};
+use baton_store::error::StoreError;
 use baton_store::objects::ObjectSource;
 use baton_store::scan;
 use baton_store::snapshot::load_snapshot;
 
-use super::failure::Fail;
+use super::failure::{Fail, chain};
 use super::transfer::with_progress;
 use super::{Daemon, patch, report};
 use crate::api::control::{
-    Answer, Bytes, ChangeEntry, DiffAnswer, LogAnswer, LogSnapshot, PushFields, ReportPath,
-    RestoreAnswer, StatusAnswer, TimingMs, WorkspaceEntry,
+    Answer, Bytes, ChangeEntry, DiffAnswer, LogAnswer, LogSnapshot, Problem, PushFields,
+    ReportPath, RestoreAnswer, StatusAnswer, TimingMs, WorkspaceEntry,
 };
 use crate::api::socket::EventSender;
 use crate::clock::{decimal_ms, rfc3339};
+use crate::thinning::{Walked, walk};
 use crate::workspace::{TakeOptions, Taken};
 
 impl Daemon {
@@ -106,7 +109,6 @@ impl Daemon {
     }
 
     fn log_answer(&self, root: &Path) -> Result<LogAnswer, Fail> {
-        let mut snapshots = Vec::new();
         let Some(workspace) = self.workspaces.find(root)? else {
             return Err(Fail::new(
                 "no-workspace",
@@ -120,23 +122,31 @@ impl Daemon {
         }
         acked.extend(self.catalog.acked(workspace.id, self.identity.node())?);
         let vault = &self.workspaces.vault;
-        let mut open: Vec<SnapshotId> =
-            self.workspaces.head(workspace.id).map(|head| head.snapshot).into_iter().collect();
-        let mut seen = std::collections::HashSet::new();
+        let history = self.catalog.history(workspace.id)?;
+        let known = history.iter().map(|row| row.snapshot).collect();
+        let head = self.workspaces.head(workspace.id).map(|head| head.snapshot);
+        // What came since the last thinning, and then what stayed at it.
+        let Walked { mut snapshots, mut damaged } = walk(vault, head, &known)?;
+        snapshots.sort_by_key(|(id, snapshot)| Reverse((snapshot.sequence, *id)));
         // What a node acknowledged, it has with everything that came before.
-        let mut durable = acked.clone();
-        while let Some(id) = open.pop() {
-            if !seen.insert(id) || !vault.contains(&id.into())? {
-                continue;
-            }
-            let snapshot = load_snapshot(vault, id)?;
-            if durable.contains(&id) {
+        let mut durable = acked;
+        for (id, snapshot) in &snapshots {
+            if durable.contains(id) {
                 durable.extend(&snapshot.parents);
             }
-            open.extend(&snapshot.parents);
-            snapshots.push((id, snapshot));
         }
-        snapshots.sort_by_key(|(id, snapshot)| std::cmp::Reverse((snapshot.sequence, *id)));
+        let acked_to = history.iter().filter(|row| durable.contains(&row.snapshot));
+        let acked_to = acked_to.map(|row| row.sequence).max().unwrap_or(0);
+        for row in &history {
+            match load_snapshot(vault, row.snapshot) {
+                Ok(snapshot) => snapshots.push((row.snapshot, snapshot)),
+                Err(error) if error.is_corruption() => damaged.push((row.snapshot, error)),
+                Err(error) => return Err(error.into()),
+            }
+            if row.sequence <= acked_to {
+                durable.insert(row.snapshot);
+            }
+        }
         let entry = |(id, snapshot): (SnapshotId, Snapshot)| LogSnapshot {
             snapshot: id.to_string(),
             sequence: snapshot.sequence,
@@ -146,7 +156,14 @@ impl Daemon {
             acked: durable.contains(&id),
             message: snapshot.message,
         };
-        Ok(LogAnswer { snapshots: snapshots.into_iter().map(entry).collect() })
+        let problem = |(id, error): (SnapshotId, StoreError)| Problem {
+            what: id.to_string(),
+            detail: chain(&error),
+        };
+        Ok(LogAnswer {
+            snapshots: snapshots.into_iter().map(entry).collect(),
+            damaged: damaged.into_iter().map(problem).collect(),
+        })
     }
 
     pub(super) async fn diff(
@@ -194,6 +211,11 @@ impl Daemon {
             };
             // Nothing is watched in this version: a tree is as synced as its latest snapshot.
             let state = if head.is_some() && head == acked { "synced" } else { "paused" };
+            let synced_at = match acked {
+                // A damaged snapshot is no reason not to say how the others are.
+                Some(id) => load_snapshot(&self.workspaces.vault, id).ok(),
+                None => None,
+            };
             workspaces.push(WorkspaceEntry {
                 workspace: workspace.id.to_string(),
                 root: String::from_utf8_lossy(&workspace.root).into_owned(),
@@ -204,9 +226,14 @@ impl Daemon {
                 queued: 0,
                 remote: default.map(|remote| remote.name.clone()),
                 last_error: None,
+                synced_at: synced_at.map(|snapshot| rfc3339(snapshot.created_at)),
+                held: self.held_entries(workspace.id)?,
+                watch: None,
+                progress: None,
             });
         }
-        Ok(StatusAnswer { workspaces, remotes, daemon: self.answer() })
+        let as_of = rfc3339(self.clock.now_ms());
+        Ok(StatusAnswer { workspaces, remotes, daemon: self.answer(), as_of })
     }
 }
 
