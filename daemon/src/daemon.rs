@@ -8,6 +8,7 @@
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
 //! - [`transfer`]: between this home and a node
 //! - [`patch`]: a unified diff
+//! - [`outbox`]: sends at once, or puts into the queue; the queue's commands
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
@@ -21,6 +22,7 @@ pub mod checkouts;
 mod remotes;
 mod transfer;
 mod patch;
+mod outbox;
 mod trees;
 mod handoffs;
 mod remote_runs;
@@ -45,8 +47,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::home::Home;
 use crate::identity::Identity;
+use crate::inhibit::Inhibitor;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
+use crate::queue::{Queue, QueueParts};
 use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
@@ -93,6 +97,8 @@ pub struct Daemon {
     store: Store,
     workspaces: Workspaces,
     pool: Pool,
+    queue: Queue,
+    inhibitor: Inhibitor,
     runs: Runs,
     isolation: Result<(), String>,
     /// The node of this home: from the start where it serves, else when `local` is first used.
@@ -222,6 +228,14 @@ impl Daemon {
         let workspaces = workspaces(&options, &store, &catalog, &identity, clock.clone())?;
         let pool = Pool::new(identity.clone(), tasks.clone(), Patience::default())?;
 
+        let queue = Queue::new(QueueParts {
+            catalog: catalog.clone(),
+            pool: pool.clone(),
+            tasks: tasks.clone(),
+            clock: clock.clone(),
+        });
+        let inhibitor = Inhibitor::new(tasks.clone());
+
         let mut hide = options.private.clone();
         hide.push(home.state_dir.clone());
         let settings =
@@ -255,12 +269,15 @@ impl Daemon {
             store,
             workspaces,
             pool,
+            queue,
+            inhibitor,
             runs,
             isolation,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),
             stop,
         });
+        daemon.queue.start(&daemon)?;
         Ok((daemon, stopping))
     }
 
@@ -317,6 +334,8 @@ impl Daemon {
         if let Some(node) = self.node.get() {
             node.shut_down(STOP_PATIENCE).await;
         }
+        // First of all told, so that no worker takes a connection that is closed for one that was lost.
+        self.tasks.cancel();
         self.pool.close().await;
         self.tasks.shut_down(STOP_PATIENCE).await;
     }
@@ -376,9 +395,9 @@ impl Daemon {
             Command::RemoteRemove { name } => self.remote_remove(name).await,
             Command::DeviceList => self.device_list().await,
             Command::DeviceRevoke { device } => self.device_revoke(device).await,
-            Command::Status { path } => self.status(path).await,
+            Command::Status { path } => self.status(path, events).await,
             Command::Snapshot { path, message } => self.snapshot(path, message, events).await,
-            Command::Push { path, remote } => self.push(path, remote, events).await,
+            Command::Push { path, remote, wait } => self.push(path, remote, wait, events).await,
             Command::Log { path } => self.log(path).await,
             Command::Diff { a, b, path, patch } => self.diff(a, b, path, patch, events).await,
             Command::Restore { snapshot, into, remote } => {
@@ -391,6 +410,8 @@ impl Daemon {
             Command::RunWait { run } => self.run_wait(&run).await,
             Command::RunCancel { run } => self.run_cancel(&run).await,
             Command::Pull { run, into } => self.pull(&run, into, events).await,
+            Command::Queue => self.queue_list().await,
+            Command::QueueCancel { id } => self.queue_cancel(&id).await,
             Command::Check { data } => self.check(data, events).await,
             Command::Doctor => self.doctor().await,
         }
