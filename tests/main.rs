@@ -10,5 +10,6 @@ mod docs;
 mod enrolment;
 mod full_disk;
 mod handoff;
+mod offline;
 mod roundtrip;
 mod tidy;

@@ -23,12 +23,12 @@ Examples:
   baton pull RUN --into ../result       fetch what it left
 
 Not in this version:
-  watch, unwatch, forget, run diff, run say, run answer, run delete, follow-up, undo, queue,
+  watch, unwatch, forget, run diff, run say, run answer, run delete, follow-up, undo,
   secret, agent, gc, repair, service, uninstall
 
 Exit codes:
-  0 done · 1 failed · 2 wrong usage, or not in this version · 3 accepted and queued (not in this
-  version) · 4 conflict, nothing was changed · 5 `check` found damage";
+  0 done · 1 failed · 2 wrong usage, or not in this version · 3 accepted and queued: it goes out by
+  itself · 4 conflict, nothing was changed · 5 `check` found damage";
 
 /// Hands half-done work from one machine to another: the tree, attachments, and a run on them.
 #[derive(Debug, Parser)]

@@ -24,6 +24,7 @@ pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod handoff;
 pub(crate) mod pull;
+pub(crate) mod queue;
 pub(crate) mod check;
 pub(crate) mod doctor;
 
@@ -48,6 +49,7 @@ pub(crate) enum Verb {
     Runs(run::ListArgs),
     Logs(run::LogsArgs),
     Pull(pull::Args),
+    Queue(queue::Args),
     Check(check::Args),
     Doctor(doctor::Args),
     Daemon(daemon::Args),
@@ -79,6 +81,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Runs(args) => run::list(session, args),
         Verb::Logs(args) => run::logs(session, &args),
         Verb::Pull(args) => pull::run(session, &args),
+        Verb::Queue(args) => queue::run(session, args),
         Verb::Check(args) => check::run(session, args),
         Verb::Doctor(args) => doctor::run(session, args),
         Verb::Daemon(args) => daemon::run(session, &args),

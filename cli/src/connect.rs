@@ -111,7 +111,7 @@ fn last(client: ControlClient, command: &Command) -> Result<Answer, CliError> {
         match event? {
             Event::Done(answer) => return Ok(*answer),
             Event::Failed(failure) => return Err(failure.into()),
-            Event::Progress(_) | Event::Note { .. } | Event::Line(_) => {}
+            Event::Progress(_) | Event::Accepted { .. } | Event::Note { .. } | Event::Line(_) => {}
         }
     }
     Err(CallError::Ended.into())

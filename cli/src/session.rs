@@ -30,21 +30,36 @@ impl Session {
     /// Asks the daemon, which is started where it does not run, and passes on what it says
     /// meanwhile.
     pub(crate) fn call(&self, command: &Command) -> Result<Answer, CliError> {
-        match self.ask(connect::open(&self.env)?, command) {
+        self.call_for(command, |_| {})
+    }
+
+    /// The same; `accepted` hears the id by which what was asked for can be cancelled.
+    pub(crate) fn call_for(
+        &self,
+        command: &Command,
+        accepted: impl Fn(&str),
+    ) -> Result<Answer, CliError> {
+        match self.ask(connect::open(&self.env)?, command, &accepted) {
             Err(error) if error.is(OTHER_VERSION) => {
                 connect::replace(&self.env)?;
-                self.ask(connect::open(&self.env)?, command)
+                self.ask(connect::open(&self.env)?, command, &accepted)
             }
             answer => answer,
         }
     }
 
-    fn ask(&self, client: ControlClient, command: &Command) -> Result<Answer, CliError> {
+    fn ask(
+        &self,
+        client: ControlClient,
+        command: &Command,
+        accepted: &impl Fn(&str),
+    ) -> Result<Answer, CliError> {
         let meter = Meter::new(self.env.terminal_err);
         let mut events = client.call(command)?;
         while let Some(event) = events.next() {
             match event? {
                 Event::Progress(progress) => meter.update(&progress),
+                Event::Accepted { queue } => accepted(&queue),
                 Event::Note { message } => {
                     meter.clear();
                     self.report.note(&message);

@@ -9,6 +9,7 @@
 //! - [`transfer`]: between this home and a node
 //! - [`patch`]: a unified diff
 //! - [`guard`]: what the secret scan holds back, and `allow`
+//! - [`outbox`]: sends at once, or puts into the queue; the queue's commands
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
@@ -23,6 +24,7 @@ mod remotes;
 mod transfer;
 mod patch;
 mod guard;
+mod outbox;
 mod trees;
 mod handoffs;
 mod remote_runs;
@@ -47,8 +49,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::home::Home;
 use crate::identity::Identity;
+use crate::inhibit::Inhibitor;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
+use crate::queue::{Queue, QueueParts};
 use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
@@ -95,6 +99,8 @@ pub struct Daemon {
     store: Store,
     workspaces: Workspaces,
     pool: Pool,
+    queue: Queue,
+    inhibitor: Inhibitor,
     runs: Runs,
     isolation: Result<(), String>,
     /// The node of this home: from the start where it serves, else when `local` is first used.
@@ -224,6 +230,14 @@ impl Daemon {
         let workspaces = workspaces(&options, &store, &catalog, &identity, clock.clone())?;
         let pool = Pool::new(identity.clone(), tasks.clone(), Patience::default())?;
 
+        let queue = Queue::new(QueueParts {
+            catalog: catalog.clone(),
+            pool: pool.clone(),
+            tasks: tasks.clone(),
+            clock: clock.clone(),
+        });
+        let inhibitor = Inhibitor::new(tasks.clone());
+
         let mut hide = options.private.clone();
         hide.push(home.state_dir.clone());
         let settings =
@@ -257,12 +271,15 @@ impl Daemon {
             store,
             workspaces,
             pool,
+            queue,
+            inhibitor,
             runs,
             isolation,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),
             stop,
         });
+        daemon.queue.start(&daemon)?;
         Ok((daemon, stopping))
     }
 
@@ -319,6 +336,8 @@ impl Daemon {
         if let Some(node) = self.node.get() {
             node.shut_down(STOP_PATIENCE).await;
         }
+        // First of all told, so that no worker takes a connection that is closed for one that was lost.
+        self.tasks.cancel();
         self.pool.close().await;
         self.tasks.shut_down(STOP_PATIENCE).await;
     }
@@ -379,9 +398,9 @@ impl Daemon {
             Command::DeviceList => self.device_list().await,
             Command::DeviceRevoke { device } => self.device_revoke(device).await,
             Command::Allow(call) => self.allow(call).await,
-            Command::Status { path } => self.status(path).await,
+            Command::Status { path } => self.status(path, events).await,
             Command::Snapshot { path, message } => self.snapshot(path, message, events).await,
-            Command::Push { path, remote } => self.push(path, remote, events).await,
+            Command::Push { path, remote, wait } => self.push(path, remote, wait, events).await,
             Command::Log { path } => self.log(path).await,
             Command::Diff { a, b, path, patch } => self.diff(a, b, path, patch, events).await,
             Command::Restore { snapshot, into, remote } => {
@@ -394,6 +413,8 @@ impl Daemon {
             Command::RunWait { run } => self.run_wait(&run).await,
             Command::RunCancel { run } => self.run_cancel(&run).await,
             Command::Pull { run, into } => self.pull(&run, into, events).await,
+            Command::Queue => self.queue_list().await,
+            Command::QueueCancel { id } => self.queue_cancel(&id).await,
             Command::Check { data } => self.check(data, events).await,
             Command::Doctor => self.doctor().await,
         }

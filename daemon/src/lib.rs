@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod task;
+pub mod inhibit;
 pub mod config;
 pub mod home;
 pub mod identity;
@@ -16,6 +17,7 @@ pub mod watch;
 pub mod thinning;
 pub mod workspace;
 pub mod api;
+pub mod queue;
 pub mod rooms;
 pub mod runs;
 pub mod node;

@@ -11,6 +11,9 @@
 pub mod fetch;
 pub mod push;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use baton_protocol::frame::FrameError;
 use baton_protocol::id::ObjectId;
 use baton_protocol::message::{Refusal, RefusalCode, Reply};
@@ -51,6 +54,9 @@ pub enum SyncError {
         /// How many may be fetched.
         limit: u64,
     },
+    /// It was called off before all of it was sent.
+    #[error("it was cancelled before all of it was sent")]
+    Cancelled,
     /// What came is whole by its hashes and yet not what was asked for.
     #[error("the node sent something else than it was asked for")]
     OutOfTurn,
@@ -93,12 +99,23 @@ impl SyncError {
 pub struct Wire {
     runtime: tokio::runtime::Handle,
     stream: FrameStream,
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl Wire {
     /// Takes a stream along to a blocking thread; to be called on the runtime.
     pub fn new(stream: FrameStream) -> Self {
-        Self { runtime: tokio::runtime::Handle::current(), stream }
+        Self { runtime: tokio::runtime::Handle::current(), stream, stop: None }
+    }
+
+    /// Ends a push with [`SyncError::Cancelled`] once this is set, unless all of it is sent already.
+    #[must_use]
+    pub fn stopped_by(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop: Some(stop), ..self }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst))
     }
 
     /// Gives the stream back.

@@ -147,6 +147,9 @@ id_type!(
 id_type!(
     /// One request that must take effect once however often it is delivered. Random.
     IdempotencyKey, 16);
+id_type!(
+    /// A push or handoff that waits for the network. Random, made by the asking side; never sent.
+    QueueId, 16);
 
 /// The kinds of hashed objects; the number is part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

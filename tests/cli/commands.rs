@@ -61,6 +61,7 @@ fn handoff() -> HandoffAnswer {
         snapshot: "3f2a91c0".repeat(8),
         state: "acked".into(),
         remote: "local".into(),
+        queue: None,
         runs: vec![HandoffRun {
             run: RUN.into(),
             thread: RUN.into(),

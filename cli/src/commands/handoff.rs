@@ -6,12 +6,13 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use baton_daemon::api::control::{Answer, Command, HandoffAnswer, HandoffCall};
 use baton_protocol::message::{MAX_COMMAND, MAX_PROMPT};
 use baton_store::fs;
 
-use super::{later, restore, run};
+use super::{later, push, restore, run};
 use crate::detach::Detach;
 use crate::error::{CliError, QUEUED};
 use crate::report::{Report, Style, figures};
@@ -49,9 +50,9 @@ pub(crate) struct Args {
     /// Which conversation travels: in this version none does, with `auto` as with `none`.
     #[arg(long, value_name = "auto|none|ID")]
     conversation: Option<String>,
-    /// When the run is taken away (not in this version).
-    #[arg(long, value_name = "D", hide = true)]
-    expires: Option<OsString>,
+    /// How long it may wait for the network; later it is not started, but reported [default: 7days].
+    #[arg(long, value_name = "D", value_parser = duration)]
+    expires: Option<Duration>,
     /// Say what would travel; a snapshot is kept here, and nothing changes on the node.
     #[arg(long)]
     dry_run: bool,
@@ -76,10 +77,15 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     let prompt = prompt(args)?;
     let call = call(session, args, prompt)?;
     let detach = Detach::new("the handoff goes on in the daemon; see it with: baton runs");
-    let answer = session.call(&Command::Handoff(Box::new(call)))?;
+    let command = Command::Handoff(Box::new(call));
+    let answer = session.call_for(&command, |queue| detach.say(push::goes_on("handoff", queue)))?;
     let handoff = expect_answer!(answer, Handoff);
     session.report.answer(&handoff, |text| show(&session.report, text, &handoff))?;
-    if let Some(started) = handoff.runs.first().filter(|_| args.follow && !args.dry_run) {
+    if handoff.state == "acked" {
+        push::closable(session, handoff.timing_ms.total);
+    }
+    let started = handoff.runs.first().filter(|_| args.follow && handoff.state == "acked");
+    if let Some(started) = started {
         detach.say(run::goes_on(&started.run));
         let command = Command::RunLogs { run: started.run.clone(), follow: true };
         session.call(&command)?;
@@ -96,9 +102,6 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
 fn refuse_what_comes_later(args: &Args) -> Result<(), CliError> {
     if args.variants.is_some_and(|count| count > 1) {
         return Err(later::not_yet("`--variants` above 1", "baton handoff more than once"));
-    }
-    if args.expires.is_some() {
-        return Err(later::not_yet("`--expires`", "baton run cancel RUN ends a run"));
     }
     if !matches!(args.conversation.as_deref(), None | Some("auto" | "none")) {
         return Err(later::not_yet("`--conversation ID`", "leave it out, or --conversation none"));
@@ -194,13 +197,22 @@ fn call(session: &Session, args: &Args, prompt: Option<String>) -> Result<Handof
         prompt,
         command: args.command.iter().map(workspace::bytes).collect(),
         attachments,
+        expires_ms: args.expires.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         dry_run: args.dry_run,
     })
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; expected such as 30m, 12h or 3days"))
+}
+
 fn show(report: &Report, to: &mut String, handoff: &HandoffAnswer) {
-    let dry = handoff.state == "dry-run";
-    let word = if dry { "would hand off" } else { "handed off" };
+    let word = match handoff.state.as_str() {
+        "dry-run" => "would hand off",
+        "queued" => "queued",
+        _ => "handed off",
+    };
     let _ = write!(
         to,
         "{} {}  {}, {} to {}",
@@ -210,19 +222,20 @@ fn show(report: &Report, to: &mut String, handoff: &HandoffAnswer) {
         figures::size(handoff.bytes),
         figures::one_line(&handoff.remote)
     );
-    if !dry {
+    let queued = handoff.state == "queued";
+    if handoff.state == "acked" {
         let trips = figures::plural(handoff.round_trips, "round trip");
         let _ = write!(to, " ({} in {trips})", figures::size(handoff.bytes_sent));
     }
     let _ = writeln!(to, " in {}", figures::span(handoff.timing_ms.total));
     for started in &handoff.runs {
         let short = figures::short(&started.run);
-        let _ = writeln!(
-            to,
-            "run {}  {}, follow it with: baton logs {short} -f",
-            report.paint(Style::Name, short),
-            run::state(report, &started.state)
-        );
+        let run = report.paint(Style::Name, short);
+        let state = run::state(report, &started.state);
+        let _ = match queued {
+            true => writeln!(to, "run {run}  {state}, starts when the handoff arrives"),
+            false => writeln!(to, "run {run}  {state}, follow it with: baton logs {short} -f"),
+        };
     }
     restore::receipt(report, to, &handoff.receipt);
 }

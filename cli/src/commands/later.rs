@@ -35,9 +35,6 @@ pub(crate) enum Verb {
     /// Puts back what an apply changed (not in this version).
     #[command(hide = true)]
     Undo(Rest),
-    /// What waits for the network (not in this version).
-    #[command(hide = true)]
-    Queue(Rest),
     /// Secrets of runs (not in this version).
     #[command(hide = true)]
     Secret(Rest),
@@ -69,7 +66,6 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
             ("follow-up", "baton pull RUN --into DIR, then baton handoff DIR -- COMMAND")
         }
         Verb::Undo(_) => ("undo", "baton restore SNAPSHOT --into DIR; baton log lists snapshots"),
-        Verb::Queue(_) => ("queue", "nothing is queued: what cannot be sent fails at once"),
         Verb::Secret(_) => {
             ("secret", "baton handoff --attach FILE takes a file along; it stays in the vault")
         }

@@ -1,55 +1,53 @@
 //! `baton push`: snapshot, and durable on the remote when it returns.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use baton_daemon::api::control::{Answer, Command};
+use baton_daemon::api::control::Command;
 
 use super::snapshot;
 use crate::detach::Detach;
 use crate::error::{CliError, QUEUED};
+use crate::report::figures;
 use crate::session::{Session, expect_answer};
 
-/// Between two tries of `--wait`.
-const RETRY: Duration = Duration::from_secs(5);
-
-/// A snapshot that is durable on the remote when this returns.
+/// A snapshot that is durable on the remote when this returns; offline it is queued (exit 3).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  baton push\n  baton push ~/src/app --remote box")]
 pub(crate) struct Args {
     /// The workspace [default: the current folder, inside a git worktree its root].
     path: Option<PathBuf>,
-    /// Where the remote cannot be reached, try until it can.
+    /// Where the remote cannot be reached, wait until it can, instead of leaving it to the queue.
     #[arg(long)]
     wait: bool,
 }
 
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     let path = session.workspace(args.path.as_deref())?;
-    let command = Command::Push { path, remote: session.remote.clone() };
-    let _detach = Detach::new("the push goes on in the daemon; see it with: baton status");
-    let answer = ask(session, &command, args.wait)?;
+    let command = Command::Push { path, remote: session.remote.clone(), wait: args.wait };
+    let detach = Detach::new("the push goes on in the daemon; see it with: baton status");
+    let answer = session.call_for(&command, |queue| detach.say(goes_on("push", queue)))?;
     let pushed = expect_answer!(answer, Snapshot);
     session.report.answer(&pushed, |text| snapshot::show(&session.report, text, &pushed))?;
-    let queued = pushed.push.is_some_and(|push| push.state == "queued");
-    Ok(if queued { QUEUED } else { 0 })
+    let state = pushed.push.as_ref().map(|push| push.state.as_str());
+    if state == Some("acked") {
+        closable(session, pushed.timing_ms.total);
+    }
+    Ok(if state == Some("queued") { QUEUED } else { 0 })
 }
 
-/// Asks once, or with `--wait` as often as it takes. Each try snapshots again, so that what arrives is
-/// the tree of that moment; an unchanged tree is the same snapshot.
-fn ask(session: &Session, command: &Command, wait: bool) -> Result<Answer, CliError> {
-    let mut said = false;
-    loop {
-        match session.call(command) {
-            Err(error) if wait && (error.is("remote-unreachable") || error.code() == QUEUED) => {
-                if !said && let CliError::Failed(report) = &error {
-                    let seconds = RETRY.as_secs();
-                    session.report.note(&format!("{}; trying every {seconds} s", report.message));
-                }
-                said = true;
-                std::thread::sleep(RETRY);
-            }
-            answer => return answer,
-        }
+/// What who stops waiting for it is told.
+pub(crate) fn goes_on(what: &str, queue: &str) -> String {
+    let id = figures::short(queue);
+    format!(
+        "the {what} goes on in the daemon; see it with: baton queue, stop it with: baton queue cancel {id}"
+    )
+}
+
+/// Says on a terminal that nothing of it is left on this machine alone, where that took so long that
+/// somebody may have waited to leave.
+pub(crate) fn closable(session: &Session, took_ms: f64) {
+    const NOTICED_MS: f64 = 1000.0;
+    if session.env.terminal_err && took_ms >= NOTICED_MS {
+        session.report.note("all of it is there; the lid may be closed now");
     }
 }

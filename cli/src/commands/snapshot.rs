@@ -59,7 +59,9 @@ pub(crate) fn show(report: &Report, to: &mut String, answer: &SnapshotAnswer) {
         figures::plural(answer.files, "file"),
         figures::size(answer.bytes),
     );
-    if let Some(push) = &answer.push {
+    if let Some(push) = answer.push.as_ref().filter(|push| push.state == "queued") {
+        let _ = write!(to, ", for {},", figures::one_line(&push.remote));
+    } else if let Some(push) = &answer.push {
         let trips = figures::plural(push.round_trips, "round trip");
         let sent = figures::size(push.bytes_sent);
         let _ = write!(to, ", {sent} to {} in {trips},", figures::one_line(&push.remote));
@@ -101,6 +103,7 @@ mod tests {
             bytes_sent: 1234,
             objects_sent: 3,
             round_trips: 1,
+            queue: None,
         });
         let expected = "pushed 3f2a91c0  78,579 files, 1.30 GB (nothing changed), \
                         1.23 kB to box in 1 round trip, in 0.41 s\n";

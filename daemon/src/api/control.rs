@@ -93,8 +93,8 @@ pub enum Command {
     Status { path: Option<Bytes> },
     /// `snapshot`.
     Snapshot { path: Bytes, message: Option<String> },
-    /// `push`.
-    Push { path: Bytes, remote: Option<String> },
+    /// `push`; with `wait` it is answered once the node has it.
+    Push { path: Bytes, remote: Option<String>, wait: bool },
     /// `log`.
     Log { path: Bytes },
     /// `diff A [B]`; without `b` against the tree at `path`.
@@ -115,6 +115,10 @@ pub enum Command {
     RunCancel { run: String },
     /// `pull RUN --into DIR`.
     Pull { run: String, into: Bytes },
+    /// `queue`.
+    Queue,
+    /// `queue cancel ID`; `id` is an id or a unique prefix.
+    QueueCancel { id: String },
     /// `check [--data]`.
     Check { data: bool },
     /// `doctor`.
@@ -147,6 +151,8 @@ pub struct HandoffCall {
     pub command: Vec<Bytes>,
     /// Absolute paths of files to attach.
     pub attachments: Vec<Bytes>,
+    /// How long after it was asked for it may still start.
+    pub expires_ms: Option<u64>,
     /// Say what would travel and change nothing on the node.
     pub dry_run: bool,
 }
@@ -157,6 +163,8 @@ pub struct HandoffCall {
 pub enum Event {
     /// How far it is.
     Progress(Progress),
+    /// A push or handoff has this id, by which it can be cancelled.
+    Accepted { queue: String },
     /// Something the user should read on stderr, and that is no failure.
     Note { message: String },
     /// A line of output of a run.
@@ -228,6 +236,8 @@ pub enum Answer {
     /// `run show` and `run wait`.
     Run(Box<RunEntry>),
     Cancel(CancelAnswer),
+    Queue(QueueAnswer),
+    QueueCancelled(QueueCancelAnswer),
     /// `logs` has no object of its own: its lines were the output.
     LogsEnd,
     Pull(Box<PullAnswer>),
@@ -451,12 +461,14 @@ pub struct SnapshotAnswer {
 /// What `push` adds to a snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PushFields {
-    /// `acked`.
+    /// `acked`, `queued`.
     pub state: String,
     pub remote: String,
     pub bytes_sent: u64,
     pub objects_sent: u64,
     pub round_trips: u64,
+    /// Its id in the queue, where it is or was there.
+    pub queue: Option<String>,
 }
 
 /// `log`.
@@ -528,9 +540,11 @@ pub struct Receipt {
 pub struct HandoffAnswer {
     pub handoff: String,
     pub snapshot: String,
-    /// `acked`; `dry-run`.
+    /// `acked`; `queued`; `dry-run`.
     pub state: String,
     pub remote: String,
+    /// Its id in the queue, where it is or was there.
+    pub queue: Option<String>,
     pub runs: Vec<HandoffRun>,
     pub receipt: Receipt,
     pub files: u64,
@@ -587,6 +601,37 @@ pub struct RunEntry {
 pub struct CancelAnswer {
     pub run: String,
     pub state: String,
+}
+
+/// `queue`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QueueAnswer {
+    pub queue: Vec<QueueEntry>,
+}
+
+/// A push or handoff that waits, is being sent, or was not sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QueueEntry {
+    pub id: String,
+    /// `push`, `handoff`.
+    pub kind: String,
+    /// `waiting`, `sending`; `failed`, `expired`: these are not sent any more.
+    pub state: String,
+    pub remote: String,
+    pub workspace: String,
+    pub snapshot: String,
+    /// The run that a handoff starts.
+    pub run: Option<String>,
+    pub created_at: String,
+    pub expires_at: Option<String>,
+    pub attempts: u64,
+    pub last_error: Option<String>,
+}
+
+/// `queue cancel`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QueueCancelAnswer {
+    pub cancelled: Vec<String>,
 }
 
 /// `pull --into`.

@@ -11,6 +11,7 @@ use baton_protocol::id::NodeId;
 use baton_protocol::message::{Opening, Reply, Request, Welcome};
 use baton_protocol::ticket::Ticket;
 use baton_store::catalog::remotes::Remote;
+use tokio::sync::watch;
 
 use super::ClientError;
 use super::connection::{Dialer, Dialled};
@@ -65,6 +66,8 @@ struct Inner {
     patience: Patience,
     tasks: Tasks,
     slots: Mutex<HashMap<NodeId, Slot>>,
+    /// Connections made so far.
+    connected: watch::Sender<u64>,
 }
 
 /// Held while dialling.
@@ -94,7 +97,8 @@ impl Pool {
         patience: Patience,
     ) -> Result<Self, TransportError> {
         let dialer = Dialer::new(identity)?;
-        Ok(Self(Arc::new(Inner { dialer, patience, tasks, slots: Mutex::default() })))
+        let (slots, connected) = (Mutex::default(), watch::Sender::new(0));
+        Ok(Self(Arc::new(Inner { dialer, patience, tasks, slots, connected })))
     }
 
     /// A new stream to a node.
@@ -103,6 +107,16 @@ impl Pool {
     /// [is retryable](TransportError::is_retryable) open another one and say the same again.
     pub async fn open(&self, remote: &Remote) -> Result<FrameStream, TransportError> {
         Ok(self.open_one(remote.node, &remote.addresses).await?.stream)
+    }
+
+    /// Makes sure of a connection to a node, without saying anything on it.
+    pub async fn connect(&self, remote: &Remote) -> Result<(), TransportError> {
+        self.open(remote).await.map(drop)
+    }
+
+    /// Changes whenever a connection is made, to whichever node and for whomever.
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.0.connected.subscribe()
     }
 
     /// Asks something that has one answer. A refusal is an error.
@@ -156,6 +170,12 @@ impl Pool {
         held.as_ref().is_some_and(Held::is_alive)
     }
 
+    /// The same at once: where it is being found out, it is not known to be so.
+    pub fn has_connection(&self, node: NodeId) -> bool {
+        let slot = self.slot(node);
+        slot.try_lock().is_ok_and(|held| held.as_ref().is_some_and(Held::is_alive))
+    }
+
     /// Closes the connection to a node, with what is under way on it.
     pub async fn forget(&self, node: NodeId) {
         let slot = self.slot(node);
@@ -191,6 +211,7 @@ impl Pool {
         let stream = held.stream(patience).await?;
         self.close_when_idle(&held);
         *slot = Some(held);
+        self.0.connected.send_modify(|count| *count += 1);
         Ok(Opened { stream, reused: false })
     }
 

@@ -47,6 +47,11 @@ impl Fail {
         self
     }
 
+    /// What was asked for was called off, by whoever asked or beside them.
+    pub fn cancelled() -> Self {
+        Self::new("cancelled", "it was cancelled before it was sent").hint("baton queue")
+    }
+
     fn of(code: &str, error: &dyn Error) -> Self {
         Self::new(code, chain(error))
     }
@@ -211,6 +216,7 @@ impl From<SyncError> for Fail {
             SyncError::Store(error) => error.into(),
             SyncError::Refused(refusal) => refusal.into(),
             SyncError::Keep(error) => error.into(),
+            SyncError::Cancelled => Self::cancelled(),
             error => Self::of("sync", &error),
         }
     }

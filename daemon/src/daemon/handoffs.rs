@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use baton_protocol::id::{RunId, ThreadId};
-use baton_protocol::message::{Reply, Request, RunInfo, RunSpec};
+use baton_protocol::message::{RunSpec, RunState};
 
 use super::failure::Fail;
+use super::outbox::Parcel;
 use super::remotes::Target;
 use super::trees::to_path;
 use super::{Daemon, report};
@@ -18,6 +19,10 @@ use crate::workspace::{TakeOptions, Taken, random};
 
 /// The agent that runs a command itself.
 const COMMAND: &str = "command";
+
+/// How long after it was asked for a handoff may still start, unless said: whoever comes back after a
+/// longer time has other plans.
+const EXPIRES_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 impl Daemon {
     pub(super) async fn handoff(
@@ -32,15 +37,15 @@ impl Daemon {
                 .exit(2));
         }
         let target = self.target(call.remote).await?;
-        let run = RunId::from_bytes(random()?);
-        let thread = ThreadId::from_bytes(random()?);
         let handoff = RunId::from_bytes(random()?).to_string();
         let options = TakeOptions {
             message: None,
             attachments: call.attachments.into_iter().map(to_path).collect(),
             session: handoff.clone(),
         };
-        let taken = self.take(to_path(call.path), options, events).await?;
+        let root = to_path(call.path);
+        let order = self.order(&root, &target).await?;
+        let taken = self.take(root, options, events).await?;
         if call.dry_run {
             let answer = self.handoff_answer(handoff, "dry-run", &target, &taken, taken.id).await?;
             return Ok(Answer::Handoff(Box::new(answer)));
@@ -53,32 +58,36 @@ impl Daemon {
                 )
                 .await;
         }
-        let pushed = self.push_taken(&target, &taken, events).await?;
-        let mut answer = self.handoff_answer(handoff, "acked", &target, &taken, pushed.id).await?;
-        answer.bytes_sent = pushed.stats.bytes_sent;
-        answer.objects_sent = pushed.stats.objects_sent;
-        answer.round_trips = pushed.stats.round_trips;
-        if !call.command.is_empty() {
-            let spec = RunSpec {
-                run,
-                thread,
+        let command: Vec<_> = call.command.into_iter().map(|Bytes(bytes)| bytes).collect();
+        let run = match command.is_empty() {
+            true => None,
+            false => Some(RunSpec {
+                run: RunId::from_bytes(random()?),
+                thread: ThreadId::from_bytes(random()?),
                 workspace: taken.workspace,
-                snapshot: pushed.id,
+                snapshot: taken.id,
                 agent: COMMAND.to_owned(),
-                command: call.command.into_iter().map(|Bytes(bytes)| bytes).collect(),
+                command,
                 prompt: call.prompt,
-            };
-            let info = self.run_request(&target, Request::CreateRun(spec)).await?;
-            answer.round_trips += 1;
-            answer.receipt.isolated = Some(info.isolated);
-            answer.runs.push(HandoffRun {
-                run: info.spec.run.to_string(),
-                thread: info.spec.thread.to_string(),
-                state: info.state.name().to_owned(),
-                checkout: info.checkout,
-            });
-        }
-        answer.timing_ms.send = Some(pushed.send_ms);
+            }),
+        };
+        let expires_ms = call.expires_ms.unwrap_or(EXPIRES_MS);
+        let parcel =
+            Parcel::handoff(target.clone(), &taken, run.clone(), self.clock.now_ms(), expires_ms)?;
+        let sent = self.send(parcel, order, false, events).await?;
+        let mut answer = self.handoff_answer(handoff, sent.state, &target, &taken, sent.id).await?;
+        answer.queue = sent.queue.map(|id| id.to_string());
+        answer.bytes_sent = sent.cost.bytes_sent;
+        answer.objects_sent = sent.cost.objects_sent;
+        answer.round_trips = sent.cost.round_trips;
+        answer.receipt.isolated = sent.run.as_ref().map(|info| info.isolated);
+        answer.runs.extend(run.map(|spec| HandoffRun {
+            run: spec.run.to_string(),
+            thread: spec.thread.to_string(),
+            state: sent.run.as_ref().map_or(RunState::Queued, |info| info.state).name().to_owned(),
+            checkout: sent.run.and_then(|info| info.checkout),
+        }));
+        answer.timing_ms.send = sent.send_ms;
         answer.timing_ms.total = decimal_ms(self.clock.since(started));
         Ok(Answer::Handoff(Box::new(answer)))
     }
@@ -102,6 +111,7 @@ impl Daemon {
             snapshot: id.to_string(),
             state: state.to_owned(),
             remote: target.remote.name.clone(),
+            queue: None,
             runs: Vec::new(),
             receipt,
             files: taken.sums.files,
@@ -111,18 +121,6 @@ impl Daemon {
             round_trips: 0,
             timing_ms: TimingMs { ..report::timing(taken) },
         })
-    }
-
-    /// Asks a node something about a run.
-    pub(super) async fn run_request(
-        &self,
-        target: &Target,
-        request: Request,
-    ) -> Result<RunInfo, Fail> {
-        match self.pool.request(&target.remote, request).await? {
-            Reply::Run(info) => Ok(*info),
-            _ => Err(Fail::new("transport", "the node answered something else than was asked")),
-        }
     }
 
     pub(super) async fn pull(

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use baton_protocol::id::RunId;
-use baton_protocol::message::{LogEntry, LogReply, LogStream, Opening, Reply, Request, RunInfo};
+use baton_protocol::message::{
+    LogEntry, LogReply, LogStream, Opening, Reply, Request, RunInfo, RunSpec, RunState,
+};
+use baton_store::catalog::queue::{Entry, EntryState};
 use baton_store::error::StoreError;
 
 use super::failure::Fail;
@@ -58,16 +61,76 @@ impl Daemon {
             let name = target.remote.name;
             all.extend(runs.into_iter().map(|info| (info.created_at, report::run(&name, &info))));
         }
+        for (entry, info) in self.runs_in_queue().await? {
+            // One that has just been sent is in both.
+            if !all.iter().any(|(_, run)| run.run == info.spec.run.to_string()) {
+                all.push((info.created_at, report::run(&entry.wanted.remote, &info)));
+            }
+        }
         all.sort_by_key(|(created_at, _)| std::cmp::Reverse(*created_at));
         let runs = all.into_iter().map(|(_, run)| run).collect();
         Ok(Answer::Runs(RunsAnswer { runs, as_of: as_of.map(rfc3339) }))
     }
 
-    /// The run that an id, a prefix, or a thread means, and the node it is on.
+    /// Runs of handoffs that are in the queue, as they will be; one that is not sent any more has ended.
+    async fn runs_in_queue(self: &Arc<Self>) -> Result<Vec<(Entry, RunInfo)>, Fail> {
+        let queue = self.blocking("queue", |daemon| Ok(daemon.catalog.queue()?)).await?;
+        let run = |entry: Entry| {
+            let spec = entry.wanted.run.clone()?;
+            let state = match entry.state {
+                EntryState::Failed => RunState::Failed,
+                EntryState::Expired | EntryState::Cancelled => RunState::Cancelled,
+                EntryState::Waiting | EntryState::Done => RunState::Queued,
+            };
+            let info = RunInfo {
+                spec,
+                state,
+                reason: entry.last_error.clone(),
+                result: None,
+                exit_code: None,
+                isolated: false,
+                checkout: None,
+                created_at: entry.wanted.created_at,
+                started_at: None,
+                ended_at: entry.ended_at,
+            };
+            Some((entry, info))
+        };
+        Ok(queue.into_iter().filter_map(run).collect())
+    }
+
+    /// The run in the queue that these digits mean, where there is one.
+    async fn run_in_queue(
+        self: &Arc<Self>,
+        digits: &str,
+    ) -> Result<Option<(Entry, RunInfo)>, Fail> {
+        if digits.len() < baton_protocol::id::MIN_PREFIX {
+            return Ok(None);
+        }
+        let is_meant = |info: &RunInfo| {
+            let RunSpec { run, thread, .. } = &info.spec;
+            run.to_string().starts_with(digits) || thread.to_string().starts_with(digits)
+        };
+        let runs = self.runs_in_queue().await?;
+        Ok(runs.into_iter().find(|(_, info)| is_meant(info)))
+    }
+
+    /// The run that an id, a prefix, or a thread means, and the node it is on. One that is still in the
+    /// queue is on none.
     pub(super) async fn find_run(
         self: &Arc<Self>,
         digits: &str,
     ) -> Result<(Target, RunInfo), Fail> {
+        if let Some((entry, info)) = self.run_in_queue(digits).await? {
+            let (run, remote) = (info.spec.run.short(), &entry.wanted.remote);
+            let message = match entry.state {
+                EntryState::Waiting => {
+                    format!("run {run} has not started: it waits in the queue for {remote}")
+                }
+                _ => format!("run {run} was not sent to {remote} and will not start"),
+            };
+            return Err(Fail::new("run-queued", message).hint("baton queue"));
+        }
         let mut found: Vec<(Target, RunInfo)> = Vec::new();
         for target in self.targets(None).await? {
             let (runs, _) = self.runs_of(&target).await?;
@@ -87,6 +150,9 @@ impl Daemon {
     }
 
     pub(super) async fn run_show(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
+        if let Some((entry, info)) = self.run_in_queue(run).await? {
+            return Ok(Answer::Run(Box::new(report::run(&entry.wanted.remote, &info))));
+        }
         let (target, info) = self.find_run(run).await?;
         Ok(Answer::Run(Box::new(report::run(&target.remote.name, &info))))
     }
@@ -109,6 +175,17 @@ impl Daemon {
     }
 
     pub(super) async fn run_cancel(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
+        if let Some((entry, info)) = self.run_in_queue(run).await? {
+            match self.cancel_entry(entry.wanted.id).await {
+                Ok(()) => {
+                    let (run, state) = (info.spec.run.to_string(), RunState::Cancelled.name());
+                    return Ok(Answer::Cancel(CancelAnswer { run, state: state.to_owned() }));
+                }
+                // It has just left the queue: then it is on the node.
+                Err(fail) if fail.0.code == "already-sent" => {}
+                Err(fail) => return Err(fail),
+            }
+        }
         let (target, info) = self.find_run(run).await?;
         let id = info.spec.run;
         if info.state.is_final() {
@@ -123,7 +200,12 @@ impl Daemon {
         Ok(Answer::Cancel(CancelAnswer { run: id.to_string(), state }))
     }
 
-    async fn remember(self: &Arc<Self>, target: &Target, info: &RunInfo) -> Result<(), Fail> {
+    /// Keeps what a node said about a run.
+    pub(super) async fn remember(
+        self: &Arc<Self>,
+        target: &Target,
+        info: &RunInfo,
+    ) -> Result<(), Fail> {
         let (node, info, now) = (target.remote.node, info.clone(), self.clock.now_ms());
         self.blocking("remember", move |daemon| {
             Ok::<_, StoreError>(daemon.catalog.remember_run(node, &info, now)?).map_err(Fail::from)

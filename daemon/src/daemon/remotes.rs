@@ -200,6 +200,7 @@ impl Daemon {
         };
         let name = self.blocking("join", move |daemon| daemon.keep_remote(remote)).await?;
         tracing::info!(remote = %name, node = %node.short(), "joined");
+        self.queue.nudge(node);
         Ok(Answer::Join(JoinAnswer {
             remote: name,
             node_id: node.to_string(),
@@ -276,6 +277,8 @@ impl Daemon {
             })
             .await?;
         self.pool.forget(node).await;
+        // What waits for it is not waited for any more.
+        self.queue.nudge(node);
         Ok(Answer::Remotes(answer))
     }
 

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use baton_protocol::id::{IdempotencyKey, ObjectKind, SnapshotId};
+use baton_protocol::id::{IdempotencyKey, NodeId, ObjectKind, SnapshotId, WorkspaceId};
 use baton_protocol::message::{Opening, PushHello, Request};
 use baton_protocol::object::Snapshot;
 use baton_protocol::session::push::{PushOutcome, PushStats};
@@ -21,7 +22,6 @@ use crate::api::socket::EventSender;
 use crate::clock::decimal_ms;
 use crate::sync::{SyncError, Wire, fetch, push};
 use crate::transport::TransportError;
-use crate::workspace::Taken;
 
 /// How often progress is told while a tree is walked or written.
 const PROGRESS: std::time::Duration = std::time::Duration::from_millis(100);
@@ -42,25 +42,28 @@ pub(super) struct Pushed {
 }
 
 impl Daemon {
-    /// Makes a node have a snapshot; adopts what it has where this home was put back.
-    pub(super) async fn push_taken(
+    /// Makes a node have a snapshot that is whole here; adopts what the node has where this home was
+    /// put back. Ends with the code `cancelled` where `stop` is set before all of it is sent.
+    ///
+    /// The caller holds the [order](crate::queue::Queue::order) of the workspace and the node, or is the
+    /// worker of the node's queue.
+    pub(super) async fn push_snapshot(
         self: &Arc<Self>,
         target: &Target,
-        taken: &Taken,
+        (mut id, mut snapshot): (SnapshotId, Snapshot),
+        stop: &Arc<AtomicBool>,
         events: &EventSender,
     ) -> Result<Pushed, Fail> {
         let started = self.clock.instant();
-        let (workspace, node) = (taken.workspace, target.remote.node);
-        let mut base = self
-            .blocking("acked", move |daemon| Ok(daemon.catalog.acked(workspace, node)?))
-            .await?;
-        let (mut id, mut snapshot) = (taken.id, taken.snapshot.clone());
+        let (workspace, node) = (snapshot.workspace, target.remote.node);
+        let (mut base, overtaken) = self.known_base(node, id, &snapshot).await?;
+        if let Some(head) = overtaken {
+            (id, snapshot) = self.adopt((id, snapshot), head).await?;
+        }
         let mut stats = PushStats::default();
         for _ in 0..=MAX_ADOPTED {
-            let (outcome, cost) = self
-                .push_once(target, base, id, &snapshot, events)
-                .await
-                .map_err(|fail| keep_hint(fail, id))?;
+            let (outcome, cost) =
+                self.push_once(target, base, id, &snapshot, (stop, events)).await?;
             stats.bytes_sent += cost.bytes_sent;
             stats.objects_sent += cost.objects_sent;
             stats.round_trips += cost.round_trips;
@@ -78,17 +81,17 @@ impl Daemon {
                 // The node has never heard of this workspace, or has lost it: all of it travels.
                 PushOutcome::HeadMoved { head: None } => base = None,
                 PushOutcome::HeadMoved { head: Some((head, sequence)) } => {
-                    let known = self.continues(&snapshot, head).await?;
-                    if !known {
-                        events
-                            .note(format!(
-                                "the node has snapshot {} of this workspace, which this home does not \
-                                 know (was it restored from a backup?); it is kept as a parent",
-                                head.short()
-                            ))
-                            .await;
-                        let adopted = self.adopt(taken, (head, sequence)).await?;
-                        (id, snapshot) = adopted;
+                    if !self.continues(&snapshot, head).await? {
+                        if !self.is_ours(workspace, head).await? {
+                            events
+                                .note(format!(
+                                    "the node has snapshot {} of this workspace, which this home does \
+                                     not know (was it restored from a backup?); it is kept as a parent",
+                                    head.short()
+                                ))
+                                .await;
+                        }
+                        (id, snapshot) = self.adopt((id, snapshot), (head, sequence)).await?;
                     }
                     base = Some(head);
                 }
@@ -99,6 +102,41 @@ impl Daemon {
             "another machine keeps moving this workspace's ref on the node",
         )
         .hint("is this home a copy that is used in two places? give one of them a home of its own"))
+    }
+
+    /// What a node has acknowledged of a workspace; and the same with its number where that is a later
+    /// snapshot than `id`: a ref never goes back, so that the older content goes there as a new one.
+    async fn known_base(
+        self: &Arc<Self>,
+        node: NodeId,
+        id: SnapshotId,
+        snapshot: &Snapshot,
+    ) -> Result<(Option<SnapshotId>, Option<(SnapshotId, u64)>), Fail> {
+        let (workspace, sequence) = (snapshot.workspace, snapshot.sequence);
+        self.blocking("acked", move |daemon| {
+            let base = daemon.catalog.acked(workspace, node)?;
+            let other = base.filter(|base| *base != id);
+            let overtaken = other.and_then(|base| {
+                // Where it cannot be read, the node says where it is.
+                let before = load_snapshot(&daemon.workspaces.vault, base).ok()?;
+                (before.sequence >= sequence).then_some((base, before.sequence))
+            });
+            Ok((base, overtaken))
+        })
+        .await
+    }
+
+    /// Whether a head of a node was made here, or adopted.
+    async fn is_ours(
+        self: &Arc<Self>,
+        workspace: WorkspaceId,
+        head: SnapshotId,
+    ) -> Result<bool, Fail> {
+        self.blocking("head", move |daemon| {
+            let own = daemon.workspaces.head(workspace).map(|own| own.snapshot);
+            Ok(own == Some(head) || daemon.workspaces.vault.contains(&head.into())?)
+        })
+        .await
     }
 
     /// Whether a head of the node is in the history of a snapshot of ours.
@@ -130,13 +168,11 @@ impl Daemon {
 
     async fn adopt(
         self: &Arc<Self>,
-        taken: &Taken,
+        (own, snapshot): (SnapshotId, Snapshot),
         head: (SnapshotId, u64),
     ) -> Result<(SnapshotId, Snapshot), Fail> {
-        let (workspace, snapshot) = (taken.workspace, taken.snapshot.clone());
-        let own = taken.id;
         self.blocking("adopt", move |daemon| {
-            Ok(daemon.workspaces.adopt(workspace, own, &snapshot, head)?)
+            Ok(daemon.workspaces.adopt(snapshot.workspace, own, &snapshot, head)?)
         })
         .await
     }
@@ -148,7 +184,7 @@ impl Daemon {
         base: Option<SnapshotId>,
         new: SnapshotId,
         snapshot: &Snapshot,
-        events: &EventSender,
+        (stop, events): (&Arc<AtomicBool>, &EventSender),
     ) -> Result<(PushOutcome, PushStats), Fail> {
         let hello = PushHello {
             workspace: snapshot.workspace,
@@ -160,25 +196,24 @@ impl Daemon {
         loop {
             tries += 1;
             let stream = self.pool.open(&target.remote).await?;
-            let mut wire = Wire::new(stream);
+            let mut wire = Wire::new(stream).stopped_by(Arc::clone(stop));
             let events = events.clone();
-            let outcome = self
-                .blocking("push", move |daemon| {
-                    let vault = &daemon.workspaces.vault;
-                    let plan = plan_push(vault, hello.base, hello.new)?;
-                    let total = plan.len() as u64;
-                    let outcome = push::send(&mut wire, vault, hello, plan, |stats, queued| {
-                        events.progress(Progress {
-                            stage: "send".to_owned(),
-                            done: stats.objects_sent,
-                            total: Some(total.max(stats.objects_sent + queued as u64)),
-                            bytes: stats.bytes_sent,
-                        });
+            let work = self.blocking("push", move |daemon| {
+                let vault = &daemon.workspaces.vault;
+                let plan = plan_push(vault, hello.base, hello.new)?;
+                let total = plan.len() as u64;
+                let outcome = push::send(&mut wire, vault, hello, plan, |stats, queued| {
+                    events.progress(Progress {
+                        stage: "send".to_owned(),
+                        done: stats.objects_sent,
+                        total: Some(total.max(stats.objects_sent + queued as u64)),
+                        bytes: stats.bytes_sent,
                     });
-                    wire.into_stream().finish();
-                    Ok(outcome)
-                })
-                .await?;
+                });
+                wire.into_stream().finish();
+                Ok(outcome)
+            });
+            let outcome = self.inhibitor.during(work).await?;
             match outcome {
                 Err(error) if error.is_retryable() && tries < TRIES => {
                     tracing::debug!(%error, "pushing again");
@@ -352,16 +387,6 @@ impl Daemon {
 fn is_absent(error: &baton_protocol::session::fetch::FetchError, snapshot: SnapshotId) -> bool {
     use baton_protocol::session::fetch::FetchError;
     matches!(error, FetchError::Absent(id) if id.kind == ObjectKind::Snapshot && id.hash == *snapshot.as_bytes())
-}
-
-/// A push that failed for the network has lost nothing: says so.
-fn keep_hint(fail: Fail, id: SnapshotId) -> Fail {
-    if fail.0.code != "remote-unreachable" {
-        return fail;
-    }
-    let message = format!("{} (snapshot {} is kept here)", fail.0.message, id.short());
-    Fail::new("remote-unreachable", message)
-        .hint("see whether `baton serve` runs there and baton push again, or baton push --wait")
 }
 
 /// Tells how far a walk is until it is done.

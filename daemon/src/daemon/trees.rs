@@ -15,6 +15,7 @@ use baton_store::scan;
 use baton_store::snapshot::load_snapshot;
 
 use super::failure::{Fail, chain};
+use super::outbox::Parcel;
 use super::transfer::with_progress;
 use super::{Daemon, patch, report};
 use crate::api::control::{
@@ -67,26 +68,32 @@ impl Daemon {
         self: &Arc<Self>,
         path: Bytes,
         remote: Option<String>,
+        wait: bool,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
         let started = self.clock.instant();
         let target = self.target(remote).await?;
-        let taken = self.take(to_path(path), TakeOptions::default(), events).await?;
-        let pushed = self.push_taken(&target, &taken, events).await?;
+        let root = to_path(path);
+        let order = self.order(&root, &target).await?;
+        let taken = self.take(root, TakeOptions::default(), events).await?;
+        let parcel = Parcel::push(target, &taken, self.clock.now_ms())?;
+        let remote = parcel.target.remote.name.clone();
+        let sent = self.send(parcel, order, wait, events).await?;
         let timing = TimingMs {
-            send: Some(pushed.send_ms),
+            send: sent.send_ms,
             total: decimal_ms(self.clock.since(started)),
             ..report::timing(&taken)
         };
         let fields = PushFields {
-            state: "acked".to_owned(),
-            remote: target.remote.name,
-            bytes_sent: pushed.stats.bytes_sent,
-            objects_sent: pushed.stats.objects_sent,
-            round_trips: pushed.stats.round_trips,
+            state: sent.state.to_owned(),
+            remote,
+            bytes_sent: sent.cost.bytes_sent,
+            objects_sent: sent.cost.objects_sent,
+            round_trips: sent.cost.round_trips,
+            queue: sent.queue.map(|id| id.to_string()),
         };
-        let sequence = pushed.snapshot.sequence;
-        Ok(Answer::Snapshot(report::snapshot(&taken, pushed.id, sequence, timing, Some(fields))))
+        let sequence = sent.sequence.unwrap_or(taken.snapshot.sequence);
+        Ok(Answer::Snapshot(report::snapshot(&taken, sent.id, sequence, timing, Some(fields))))
     }
 
     pub(super) async fn restore(
@@ -188,7 +195,12 @@ impl Daemon {
         answer.await.map(Answer::Diff)
     }
 
-    pub(super) async fn status(self: &Arc<Self>, path: Option<Bytes>) -> Result<Answer, Fail> {
+    pub(super) async fn status(
+        self: &Arc<Self>,
+        path: Option<Bytes>,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
+        self.tell_untold(events).await;
         self.blocking("status", move |daemon| daemon.status_answer(path.map(to_path)))
             .await
             .map(Answer::Status)
@@ -203,14 +215,21 @@ impl Daemon {
             None => self.catalog.workspaces()?,
         };
         let mut workspaces = Vec::new();
+        let queue = self.catalog.queue()?;
         for workspace in listed {
             let head = self.workspaces.head(workspace.id).map(|head| head.snapshot);
             let acked = match node {
                 Some(node) => self.catalog.acked(workspace.id, node)?,
                 None => None,
             };
+            let waiting = self.queue_state(&queue, workspace.id, head == acked);
             // Nothing is watched in this version: a tree is as synced as its latest snapshot.
-            let state = if head.is_some() && head == acked { "synced" } else { "paused" };
+            let state = match (waiting.queued, waiting.away) {
+                (1.., true) => "offline",
+                (1.., false) => "syncing",
+                (0, _) if head.is_some() && head == acked => "synced",
+                (0, _) => "paused",
+            };
             let synced_at = match acked {
                 // A damaged snapshot is no reason not to say how the others are.
                 Some(id) => load_snapshot(&self.workspaces.vault, id).ok(),
@@ -223,9 +242,9 @@ impl Daemon {
                 pending_files: 0,
                 head: head.map(|id| id.to_string()),
                 acked: acked.map(|id| id.to_string()),
-                queued: 0,
+                queued: waiting.queued,
                 remote: default.map(|remote| remote.name.clone()),
-                last_error: None,
+                last_error: waiting.last_error,
                 synced_at: synced_at.map(|snapshot| rfc3339(snapshot.created_at)),
                 held: self.held_entries(workspace.id)?,
                 watch: None,

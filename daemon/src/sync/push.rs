@@ -58,6 +58,8 @@ pub fn send(
                 };
                 sender.supply(&object, base.as_deref())?;
             }
+            // Without what is still to be sent, the commit last, the node moves nothing.
+            PushAction::Send(_) if wire.is_stopped() => return Err(SyncError::Cancelled),
             PushAction::Send(bytes) => {
                 match wire.write(&bytes) {
                     // The node has said why, or will not say anything.

@@ -154,7 +154,7 @@ impl Iterator for Events {
             return None;
         }
         let event = self.read();
-        self.ended = !matches!(event, Ok(Event::Progress(_) | Event::Note { .. } | Event::Line(_)));
+        self.ended = matches!(event, Err(_) | Ok(Event::Done(_) | Event::Failed(_)));
         Some(event)
     }
 }

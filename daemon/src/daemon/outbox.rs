@@ -1,0 +1,588 @@
+//! Sending: at once where that is possible, else into the queue; and what the queue sends.
+//!
+//! A push or handoff that is asked for is a *parcel*. It goes out at once where nothing waits for its node
+//! and the node answers: that writes no row. In every other case it becomes an entry of the
+//! [queue](crate::queue), durable before the command is answered.
+//!
+//! **Invariant:** parcels of a workspace reach a node in the order in which their snapshots were taken:
+//! the order is held from before the snapshot until it is sent or in the queue.
+//!
+//! **Invariant:** what takes effect on the node takes effect once: a snapshot is moved to by its id, and a
+//! run has the id that was made here, however often either is asked for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton_protocol::id::{NodeId, QueueId, SnapshotId, WorkspaceId};
+use baton_protocol::message::{Reply, Request, RunInfo, RunSpec};
+use baton_protocol::object::Snapshot;
+use baton_store::catalog::queue::{Cost, Entry, EntryKind, EntryState, NewEntry};
+use baton_store::snapshot::load_snapshot;
+use tokio::sync::OwnedMutexGuard;
+
+use super::Daemon;
+use super::failure::{Fail, chain};
+use super::remotes::{Target, only};
+use crate::api::control::{Answer, Event, QueueAnswer, QueueCancelAnswer, QueueEntry};
+use crate::api::socket::{BoxFuture, EventSender};
+use crate::clock::rfc3339;
+use crate::queue::flight::{Cancelled, Flight, Landed};
+use crate::queue::{Deliver, QueueError, Undelivered};
+use crate::workspace::{Taken, random};
+
+/// How long a command waits for what is before it in the queue, where the node answers.
+const MOMENT: Duration = Duration::from_secs(5);
+
+/// What is to be sent.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) target: Target,
+    wanted: NewEntry,
+    snapshot: Snapshot,
+}
+
+/// What became of a parcel.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// `acked` or `queued`.
+    pub(super) state: &'static str,
+    /// The snapshot that the node has, or will get.
+    pub(super) id: SnapshotId,
+    /// Its number, where it is another one than was taken.
+    pub(super) sequence: Option<u64>,
+    pub(super) cost: Cost,
+    pub(super) send_ms: Option<f64>,
+    /// Its run, as the node has it.
+    pub(super) run: Option<RunInfo>,
+    /// Its id, where it is or was in the queue.
+    pub(super) queue: Option<QueueId>,
+}
+
+/// What `status` says of a workspace's entries.
+#[derive(Debug, Default)]
+pub(super) struct QueueState {
+    pub(super) queued: u64,
+    /// Whether one of them waits for a node that cannot be reached.
+    pub(super) away: bool,
+    pub(super) last_error: Option<String>,
+}
+
+impl From<QueueError> for Fail {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Store(error) => error.into(),
+            QueueError::Task(error) => Self::new("internal", chain(&error)),
+        }
+    }
+}
+
+impl Parcel {
+    pub(super) fn push(target: Target, taken: &Taken, now: u64) -> Result<Self, Fail> {
+        Self::new(target, taken, EntryKind::Push, now)
+    }
+
+    pub(super) fn handoff(
+        target: Target,
+        taken: &Taken,
+        run: Option<RunSpec>,
+        now: u64,
+        expires_ms: u64,
+    ) -> Result<Self, Fail> {
+        let mut parcel = Self::new(target, taken, EntryKind::Handoff, now)?;
+        parcel.wanted.run = run;
+        parcel.wanted.expires_at = Some(now.saturating_add(expires_ms));
+        Ok(parcel)
+    }
+
+    fn new(target: Target, taken: &Taken, kind: EntryKind, now: u64) -> Result<Self, Fail> {
+        let wanted = NewEntry {
+            id: QueueId::from_bytes(random()?),
+            kind,
+            workspace: taken.workspace,
+            node: target.remote.node,
+            remote: target.remote.name.clone(),
+            snapshot: taken.id,
+            run: None,
+            created_at: now,
+            expires_at: None,
+        };
+        Ok(Self { target, wanted, snapshot: taken.snapshot.clone() })
+    }
+}
+
+impl Daemon {
+    /// To be held while a snapshot of the tree is taken for a node and sent.
+    pub(super) async fn order(
+        self: &Arc<Self>,
+        root: &std::path::Path,
+        target: &Target,
+    ) -> Result<OwnedMutexGuard<()>, Fail> {
+        let root: PathBuf = root.to_owned();
+        let find =
+            self.blocking("workspace", move |daemon| Ok(daemon.workspaces.find_or_add(&root)?));
+        let workspace = find.await?.id;
+        Ok(self.queue.order(workspace, target.remote.node).await)
+    }
+
+    /// Sends a parcel, or puts it into the queue; with `wait` the answer comes once the node has it.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        mut parcel: Parcel,
+        order: OwnedMutexGuard<()>,
+        wait: bool,
+        events: &EventSender,
+    ) -> Result<Sent, Fail> {
+        self.tell_untold(events).await;
+        let (id, node) = (parcel.wanted.id, parcel.wanted.node);
+        events.send(Event::Accepted { queue: id.to_string() }).await;
+        if !self.queue.is_busy(node) {
+            match self.send_now(&mut parcel, events).await {
+                Err(fail) if is_away(&fail) => {
+                    self.queue.note_away(node);
+                    tracing::debug!(reason = fail.0.message, "queued");
+                }
+                sent => return sent,
+            }
+        }
+        let wanted = parcel.wanted.clone();
+        let queued = self.blocking("queue", move |daemon| Ok(daemon.catalog.enqueue(&wanted)?));
+        queued.await?.map_err(|full| {
+            Fail::new("queue-full", chain(&full)).hint("baton queue, and baton queue cancel ID")
+        })?;
+        drop(order);
+        tracing::info!(entry = %id.short(), snapshot = %parcel.wanted.snapshot, "queued");
+        let failures = self.queue.failures(node);
+        let away = self.queue.is_away(node);
+        self.queue.wake(node, self);
+        if !away {
+            self.queue.nudge(node);
+        }
+        if (wait || !away)
+            && let Some(sent) = self.wait_for(&parcel, wait, failures, events).await?
+        {
+            return Ok(sent);
+        }
+        events.note(queued_note(&parcel, self.queue.is_away(node))).await;
+        Ok(Sent {
+            state: "queued",
+            id: parcel.wanted.snapshot,
+            sequence: None,
+            cost: Cost::default(),
+            send_ms: None,
+            run: None,
+            queue: Some(id),
+        })
+    }
+
+    /// Sends without a row of the queue.
+    async fn send_now(
+        self: &Arc<Self>,
+        parcel: &mut Parcel,
+        events: &EventSender,
+    ) -> Result<Sent, Fail> {
+        let airborne = self.queue.take_off(parcel.wanted.clone());
+        let Parcel { target, wanted, snapshot } = parcel;
+        let flight = Arc::clone(airborne.flight());
+        let shipped = self.ship(wanted, snapshot, target, &flight, events).await;
+        match shipped {
+            Ok(sent) => {
+                airborne.land(Landed::Sent);
+                Ok(sent)
+            }
+            Err(fail) if flight.is_stopped() => {
+                airborne.land(Landed::NotSent);
+                Err(if is_away(&fail) { Fail::cancelled() } else { fail })
+            }
+            Err(fail) => {
+                // Where it is put into the queue next, a cancel finds it there.
+                airborne.land(if is_away(&fail) { Landed::Waiting } else { Landed::NotSent });
+                Err(fail)
+            }
+        }
+    }
+
+    /// Makes the node have the snapshot and the run. What stands for the snapshot there is noted in
+    /// `wanted`, so that the same is asked for again.
+    async fn ship(
+        self: &Arc<Self>,
+        wanted: &mut NewEntry,
+        snapshot: &mut Snapshot,
+        target: &Target,
+        flight: &Arc<Flight>,
+        events: &EventSender,
+    ) -> Result<Sent, Fail> {
+        let stop = flight.stop_flag();
+        let what = (wanted.snapshot, snapshot.clone());
+        let pushed = self.push_snapshot(target, what, &stop, events).await?;
+        let mut cost = Cost {
+            bytes_sent: pushed.stats.bytes_sent,
+            objects_sent: pushed.stats.objects_sent,
+            round_trips: pushed.stats.round_trips,
+        };
+        if pushed.id != wanted.snapshot {
+            (wanted.snapshot, *snapshot) = (pushed.id, pushed.snapshot.clone());
+            // Does nothing where it is not in the queue.
+            let (id, sent) = (wanted.id, pushed.id);
+            self.blocking("queue", move |daemon| Ok(daemon.catalog.set_sent(id, sent)?)).await?;
+        }
+        let mut run = None;
+        if let Some(spec) = &wanted.run {
+            if flight.is_stopped() {
+                return Err(Fail::cancelled());
+            }
+            let spec = RunSpec { snapshot: pushed.id, ..spec.clone() };
+            run = Some(self.run_request(target, Request::CreateRun(spec)).await?);
+            cost.round_trips += 1;
+        }
+        Ok(Sent {
+            state: "acked",
+            id: pushed.id,
+            sequence: Some(pushed.snapshot.sequence),
+            cost,
+            send_ms: Some(pushed.send_ms),
+            run,
+            queue: None,
+        })
+    }
+
+    /// Asks a node something about a run.
+    pub(super) async fn run_request(
+        &self,
+        target: &Target,
+        request: Request,
+    ) -> Result<RunInfo, Fail> {
+        match self.pool.request(&target.remote, request).await? {
+            Reply::Run(info) => Ok(*info),
+            _ => Err(Fail::new("transport", "the node answered something else than was asked")),
+        }
+    }
+
+    /// Waits until the worker has sent an entry; nothing where it goes on waiting. With `wait` that is
+    /// only where nobody listens any more.
+    async fn wait_for(
+        self: &Arc<Self>,
+        parcel: &Parcel,
+        wait: bool,
+        failures: u64,
+        events: &EventSender,
+    ) -> Result<Option<Sent>, Fail> {
+        let (id, node) = (parcel.wanted.id, parcel.wanted.node);
+        let mut changes = self.queue.changes();
+        let moment = tokio::time::sleep(MOMENT);
+        tokio::pin!(moment);
+        let mut said = false;
+        loop {
+            changes.mark_unchanged();
+            let entry =
+                self.blocking("queue", move |daemon| Ok(daemon.catalog.queue_entry(id)?)).await?;
+            match entry {
+                None => return Ok(None),
+                Some(entry) if entry.state == EntryState::Waiting => {}
+                Some(entry) => return self.ended(&entry).await.map(Some),
+            }
+            let failed = self.queue.failures(node) > failures || self.queue.is_away(node);
+            if failed && !wait {
+                return Ok(None);
+            }
+            if failed && !said {
+                said = true;
+                let remote = &parcel.target.remote.name;
+                let note = format!(
+                    "{remote} cannot be reached; this goes out when it can. Ctrl-C leaves it in the \
+                     queue, baton queue cancel {} takes it back",
+                    id.short()
+                );
+                events.note(note).await;
+            }
+            let progress = self.queue.flight(id).map(|flight| flight.progress());
+            let passes_on = async {
+                let Some(mut progress) = progress else { return std::future::pending().await };
+                while progress.changed().await.is_ok() {
+                    if let Some(now) = progress.borrow_and_update().clone() {
+                        events.progress(now);
+                    }
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                // The queue holds the other end.
+                _ = changes.changed() => {}
+                () = passes_on => {}
+                () = &mut moment, if !wait => return Ok(None),
+                () = events.gone() => return Ok(None),
+                () = self.tasks.cancelled() => return Ok(None),
+            }
+        }
+    }
+
+    /// The answer for an entry that has left the queue.
+    async fn ended(self: &Arc<Self>, entry: &Entry) -> Result<Sent, Fail> {
+        let reason = entry.last_error.clone().unwrap_or_default();
+        match entry.state {
+            EntryState::Waiting | EntryState::Done => {}
+            EntryState::Cancelled => return Err(Fail::cancelled()),
+            EntryState::Failed | EntryState::Expired => {
+                return Err(Fail::new("not-sent", reason).hint("baton queue"));
+            }
+        }
+        let (node, wanted) = (entry.wanted.node, entry.wanted.run.clone());
+        let id = entry.sent.unwrap_or(entry.wanted.snapshot);
+        let find = self.blocking("sent", move |daemon| {
+            let sequence = load_snapshot(&daemon.workspaces.vault, id)?.sequence;
+            let Some(wanted) = wanted else { return Ok((sequence, None)) };
+            let known = daemon.catalog.remembered_runs()?;
+            let run =
+                known.into_iter().find(|(at, info, _)| *at == node && info.spec.run == wanted.run);
+            Ok((sequence, run.map(|(_, info, _)| info)))
+        });
+        let (sequence, run) = find.await?;
+        Ok(Sent {
+            state: "acked",
+            id,
+            sequence: Some(sequence),
+            cost: entry.cost,
+            send_ms: None,
+            run,
+            queue: Some(entry.wanted.id),
+        })
+    }
+
+    /// The node of an entry, as it is known now.
+    async fn target_of(self: &Arc<Self>, node: NodeId) -> Result<Target, Fail> {
+        if node == self.identity.node() {
+            return self.local().await;
+        }
+        let found =
+            self.blocking("remote", move |daemon| Ok(daemon.catalog.remote_of_node(node)?)).await?;
+        found.map(|remote| Target { remote, embedded: false }).ok_or_else(|| {
+            let message = format!("this home has left the node {}", node.short());
+            Fail::new("no-remote", message).hint("baton remote list")
+        })
+    }
+
+    async fn deliver_entry(
+        self: &Arc<Self>,
+        entry: Entry,
+        flight: &Arc<Flight>,
+        events: &EventSender,
+    ) -> Result<Cost, Fail> {
+        let target = self.target_of(entry.wanted.node).await?;
+        let mut wanted = entry.wanted;
+        wanted.snapshot = entry.sent.unwrap_or(wanted.snapshot);
+        let id = wanted.snapshot;
+        let mut snapshot = self
+            .blocking("load", move |daemon| Ok(load_snapshot(&daemon.workspaces.vault, id)?))
+            .await?;
+        let sent = self.ship(&mut wanted, &mut snapshot, &target, flight, events).await?;
+        if let Some(info) = &sent.run {
+            self.remember(&target, info).await?;
+        }
+        Ok(sent.cost)
+    }
+
+    /// Says, once for each, what was not sent after all.
+    pub(super) async fn tell_untold(self: &Arc<Self>, events: &EventSender) {
+        if !self.queue.take_untold() {
+            return;
+        }
+        match self.blocking("queue", |daemon| Ok(daemon.catalog.tell_queued()?)).await {
+            Ok(untold) => {
+                for entry in untold {
+                    events.note(untold_note(&entry)).await;
+                }
+            }
+            Err(fail) => tracing::warn!(reason = fail.0.message, "reading the queue"),
+        }
+    }
+
+    /// What `status` says of a workspace, given all entries.
+    pub(super) fn queue_state(
+        &self,
+        entries: &[Entry],
+        workspace: WorkspaceId,
+        is_synced: bool,
+    ) -> QueueState {
+        let mut state = QueueState::default();
+        for entry in entries.iter().filter(|entry| entry.wanted.workspace == workspace) {
+            let waits = entry.state == EntryState::Waiting;
+            if waits {
+                state.queued += 1;
+                state.away |= entry.attempts > 0 || self.queue.is_away(entry.wanted.node);
+            }
+            // A push that failed is of no interest once a later one has arrived.
+            let stale = !waits && is_synced && entry.wanted.kind == EntryKind::Push;
+            if entry.last_error.is_some() && !stale {
+                state.last_error.clone_from(&entry.last_error);
+            }
+        }
+        state
+    }
+
+    pub(super) async fn queue_list(self: &Arc<Self>) -> Result<Answer, Fail> {
+        let mut entries = self.blocking("queue", |daemon| Ok(daemon.catalog.queue()?)).await?;
+        let now = self.clock.now_ms();
+        let under_way = self.queue.under_way();
+        for entry in &mut entries {
+            // Its worker finds out at its next try.
+            if entry.state == EntryState::Waiting && entry.is_expired(now) {
+                entry.state = EntryState::Expired;
+            }
+        }
+        let mut queue: Vec<_> =
+            entries.iter().map(|entry| queue_entry(entry, &under_way)).collect();
+        // What is sent at once is no entry.
+        let direct = under_way
+            .iter()
+            .filter(|flight| !entries.iter().any(|entry| entry.wanted.id == flight.wanted.id));
+        queue.extend(direct.map(|flight| shown(&flight.wanted, "sending")));
+        Ok(Answer::Queue(QueueAnswer { queue }))
+    }
+
+    pub(super) async fn queue_cancel(self: &Arc<Self>, digits: &str) -> Result<Answer, Fail> {
+        let known = self.blocking("queue", |daemon| Ok(daemon.catalog.queue()?)).await?;
+        let mut ids: Vec<_> = known.iter().map(|entry| entry.wanted.id).collect();
+        ids.extend(self.queue.under_way().iter().map(|flight| flight.wanted.id));
+        ids.retain(|id| id.to_string().starts_with(digits));
+        ids.sort_unstable();
+        ids.dedup();
+        let id = only(&ids, "entry of the queue", digits, "baton queue")?;
+        self.cancel_entry(id).await?;
+        Ok(Answer::QueueCancelled(QueueCancelAnswer { cancelled: vec![id.to_string()] }))
+    }
+
+    /// Takes an entry back, or off the list where it was not sent.
+    pub(super) async fn cancel_entry(self: &Arc<Self>, id: QueueId) -> Result<(), Fail> {
+        let dismiss =
+            self.blocking("queue", move |daemon| Ok(daemon.catalog.dismiss_queued(id)?));
+        if dismiss.await? {
+            return Ok(());
+        }
+        match self.queue.cancel(id).await? {
+            Cancelled::Yes => {
+                tracing::info!(entry = %id.short(), "cancelled");
+                Ok(())
+            }
+            Cancelled::Sent => {
+                Err(Fail::new("already-sent", format!("{} was sent already", id.short()))
+                    .hint("baton runs; baton run cancel RUN ends a run")
+                    .exit(4))
+            }
+            Cancelled::Pending => {
+                let message = format!("{} is being sent; it is stopped if it can be", id.short());
+                Err(Fail::new("being-sent", message).hint("baton queue"))
+            }
+        }
+    }
+}
+
+impl Deliver for Daemon {
+    fn connect(self: Arc<Self>, node: NodeId) -> BoxFuture<'static, Result<(), Undelivered>> {
+        Box::pin(async move {
+            let target = self.target_of(node).await.map_err(undelivered)?;
+            let connected = self.pool.connect(&target.remote).await;
+            connected.map_err(|error| undelivered(error.into()))
+        })
+    }
+
+    fn deliver(
+        self: Arc<Self>,
+        entry: Entry,
+        flight: Arc<Flight>,
+    ) -> BoxFuture<'static, Result<Cost, Undelivered>> {
+        Box::pin(async move {
+            let (events, mut received) = EventSender::channel();
+            let passes_on = async {
+                while let Some(event) = received.recv().await {
+                    match event {
+                        Event::Progress(progress) => flight.set_progress(progress),
+                        Event::Note { message } => {
+                            tracing::warn!(message, "sending from the queue")
+                        }
+                        _ => {}
+                    }
+                }
+            };
+            let work = async {
+                let events = events;
+                self.deliver_entry(entry, &flight, &events).await
+            };
+            let (sent, ()) = tokio::join!(work, passes_on);
+            sent.map_err(undelivered)
+        })
+    }
+}
+
+/// Whether a node could not be reached: nothing else is wrong with what was asked.
+fn is_away(fail: &Fail) -> bool {
+    fail.0.code == "remote-unreachable"
+}
+
+/// What a failure means for an entry.
+fn undelivered(fail: Fail) -> Undelivered {
+    let reason = match &fail.0.hint {
+        Some(hint) => format!("{}; {hint}", fail.0.message),
+        None => fail.0.message,
+    };
+    match fail.0.code.as_str() {
+        // Another machine has the node's address in this network: the next one is another network.
+        "remote-unreachable" | "wrong-identity" => Undelivered::Away(reason),
+        "cancelled" => Undelivered::Cancelled,
+        "remote-failed" | "transport" | "internal" | "store" | "store-poisoned" | "disk-full" => {
+            Undelivered::Later(reason)
+        }
+        _ => Undelivered::Refused(reason),
+    }
+}
+
+fn queued_note(parcel: &Parcel, away: bool) -> String {
+    let remote = &parcel.target.remote.name;
+    let why = if away {
+        format!(
+            "{remote} cannot be reached: this is on this disk and goes out by itself when it can be"
+        )
+    } else {
+        format!(
+            "others wait for {remote} before this one: it is on this disk and goes out by itself"
+        )
+    };
+    let id = parcel.wanted.id.short();
+    format!("{why}; the lid may be closed. To take it back: baton queue cancel {id}")
+}
+
+fn untold_note(entry: &Entry) -> String {
+    let NewEntry { id, kind, remote, created_at, .. } = &entry.wanted;
+    format!(
+        "the {} of {} to {remote} was not sent: {} (baton queue cancel {} takes it off the list)",
+        kind.name(),
+        rfc3339(*created_at),
+        entry.last_error.as_deref().unwrap_or(entry.state.name()),
+        id.short()
+    )
+}
+
+fn queue_entry(entry: &Entry, under_way: &[Arc<Flight>]) -> QueueEntry {
+    let flies = under_way.iter().any(|flight| flight.wanted.id == entry.wanted.id);
+    let state = if flies { "sending" } else { entry.state.name() };
+    QueueEntry {
+        attempts: entry.attempts + u64::from(flies),
+        last_error: entry.last_error.clone(),
+        ..shown(&entry.wanted, state)
+    }
+}
+
+fn shown(wanted: &NewEntry, state: &str) -> QueueEntry {
+    QueueEntry {
+        id: wanted.id.to_string(),
+        kind: wanted.kind.name().to_owned(),
+        state: state.to_owned(),
+        remote: wanted.remote.clone(),
+        workspace: wanted.workspace.to_string(),
+        snapshot: wanted.snapshot.to_string(),
+        run: wanted.run.as_ref().map(|spec| spec.run.to_string()),
+        created_at: rfc3339(wanted.created_at),
+        expires_at: wanted.expires_at.map(rfc3339),
+        attempts: 1,
+        last_error: None,
+    }
+}
