@@ -175,7 +175,9 @@ fn workspaces(
         caches: options.home.caches_dir(),
         git_user: options.git_user.clone(),
         clock,
-        taking: Mutex::default(),
+        secrets: None,
+        watching: None,
+        kept: Mutex::default(),
     })
 }
 

@@ -14,6 +14,7 @@ pub mod transport;
 pub mod sync;
 pub mod client;
 pub mod watch;
+pub mod keeper;
 pub mod thinning;
 pub mod workspace;
 pub mod api;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::id::{
@@ -16,6 +16,7 @@ use baton_protocol::message::Head;
 use baton_protocol::object::{Conversation, Omission, OmitReason, Part, Snapshot, TreeSums};
 use baton_protocol::path::RelPath;
 use baton_store::catalog::Catalog;
+use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
 use baton_store::chunk::{ChunkError, Chunker};
 use baton_store::diff::count_changes;
@@ -23,18 +24,22 @@ use baton_store::error::StoreError;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
 use baton_store::objects::ObjectSink;
-use baton_store::scan::{Progress, ScanError, ScanOptions, Scanned, scan};
+use baton_store::scan::{Guard, Progress, ScanError, ScanOptions, Scanned};
+use baton_store::secrets::SecretRules;
 use baton_store::snapshot::{
     SnapshotError, SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
 };
-use baton_store::stat_cache::StatCache;
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use crate::clock::Clock;
+use crate::keeper::{Keeper, Look, Watched, Watching};
 
 /// How far a node may be ahead of a home that was put back to an older state: numbers would run out if
 /// any were believed.
 const MAX_AHEAD: u64 = 1 << 32;
+
+/// Trees that are known at once at most: each has a descriptor of inotify, of which a user has 128.
+const MAX_KEPT: usize = 64;
 
 /// A snapshot could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +108,10 @@ pub struct Taken {
     pub omitted: Vec<Omission>,
     /// What people should know.
     pub notes: Vec<String>,
+    /// Whether it was made now; otherwise nothing had changed.
+    pub is_new: bool,
+    /// How long the barrier took.
+    pub barrier: Duration,
     /// How long the scan took.
     pub scan: Duration,
     /// How long storing took.
@@ -124,8 +133,21 @@ pub struct Workspaces {
     pub git_user: GitUser,
     /// The time.
     pub clock: Clock,
-    /// One lock a workspace.
-    pub taking: Mutex<HashMap<WorkspaceId, Arc<Mutex<()>>>>,
+    /// What is searched for in files before they leave; nothing is held back without.
+    pub secrets: Option<Arc<SecretRules>>,
+    /// How trees are watched; without, each snapshot looks at everything.
+    pub watching: Option<Watching>,
+    /// The trees that are known.
+    pub kept: Mutex<HashMap<WorkspaceId, Kept>>,
+}
+
+/// A tree that is known.
+#[derive(Debug)]
+pub struct Kept {
+    keeper: Arc<Mutex<Keeper>>,
+    watched: Arc<Watched>,
+    /// Grows with each use.
+    used: u64,
 }
 
 /// Draws random bytes for an id.
@@ -170,22 +192,17 @@ impl Workspaces {
         progress: &Progress,
     ) -> Result<Taken, TakeError> {
         let workspace = self.find_or_add(root)?.id;
-        let lock = {
-            let mut taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
-            taking.entry(workspace).or_default().clone()
-        };
-        let _one_at_a_time = lock.lock().unwrap_or_else(PoisonError::into_inner);
-
-        let cache_file = self.caches.join(format!("stat-{workspace}"));
-        let from =
-            |cache: &_| self.take_from(workspace, root, options, progress, cache, &cache_file);
-        match from(&StatCache::load(&cache_file)) {
+        let keeper = self.keeper(workspace, root);
+        // One look at a time.
+        let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.take_from(workspace, &mut keeper, options, progress) {
             Err(TakeError::Commit(CommitError::Missing(ids))) => {
                 tracing::warn!(
                     missing = ids.len(),
                     "the store has lost a part of what it had; every file is read again"
                 );
-                from(&StatCache::default())
+                keeper.forget();
+                self.take_from(workspace, &mut keeper, options, progress)
             }
             taken => taken,
         }
@@ -194,11 +211,9 @@ impl Workspaces {
     fn take_from(
         &self,
         workspace: WorkspaceId,
-        root: &Path,
+        keeper: &mut Keeper,
         options: &TakeOptions,
         progress: &Progress,
-        cache: &StatCache,
-        cache_file: &Path,
     ) -> Result<Taken, TakeError> {
         let started = self.clock.instant();
         let intake = self.vault.intake();
@@ -206,10 +221,12 @@ impl Workspaces {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX / 1_000_000)
                 * 1_000_000,
             git_user: self.git_user.clone(),
+            guard: self.guard(workspace)?,
             ..ScanOptions::default()
         };
-        let scanned = scan(root, cache, &intake, &scan_options, progress)?;
-        let scan_time = self.clock.since(started);
+        let Look { scanned, barrier } =
+            keeper.look(&intake, &scan_options, progress, &self.clock)?;
+        let scan = self.clock.since(started).saturating_sub(barrier);
 
         let storing = self.clock.instant();
         let conversations = attach(&intake, options)?;
@@ -234,6 +251,7 @@ impl Workspaces {
         };
         let files_changed = counted.unwrap_or(scanned.sums.files);
         let unchanged = before.filter(|before| has_same_content(before, &snapshot));
+        let is_new = unchanged.is_none() || options.message.is_some();
         let (id, snapshot) = match (head, unchanged) {
             (Some(head), Some(before)) if options.message.is_none() => {
                 // Nothing to write, unless a part of it had been lost.
@@ -242,17 +260,94 @@ impl Workspaces {
             }
             _ => (self.commit(intake, &snapshot, head)?, snapshot),
         };
-        if let Err(error) = scanned.cache.save(cache_file) {
-            // The next scan reads more than it needs; nothing else is lost.
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the stat cache was not saved"
-            );
-        }
-        let Scanned { sums, omitted, notes, .. } = scanned;
+        self.note_held(workspace, &scanned)?;
+        let (sums, omitted, notes) =
+            (scanned.sums, scanned.omitted.clone(), scanned.notes.clone());
+        keeper.keep(scanned);
         let store = self.clock.since(storing);
-        let scan = scan_time;
-        Ok(Taken { workspace, id, snapshot, sums, files_changed, omitted, notes, scan, store })
+        Ok(Taken {
+            workspace,
+            id,
+            snapshot,
+            is_new,
+            sums,
+            files_changed,
+            omitted,
+            notes,
+            barrier,
+            scan,
+            store,
+        })
+    }
+
+    /// What is watched of a workspace, where anything was asked of it since the daemon started.
+    pub fn watched(&self, workspace: WorkspaceId) -> Option<Arc<Watched>> {
+        self.keepers().get(&workspace).map(|kept| Arc::clone(&kept.watched))
+    }
+
+    /// What is held back and let through was changed: those files are looked at again; with `all` every
+    /// file is.
+    pub fn reconsider(&self, workspace: WorkspaceId, all: bool) {
+        let kept = self.keepers().get(&workspace).map(|kept| Arc::clone(&kept.keeper));
+        let Some(keeper) = kept else { return };
+        let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if all {
+            keeper.forget();
+        } else {
+            let held = keeper.held();
+            keeper.doubt(held.into_iter());
+        }
+    }
+
+    /// Lets go of a workspace: nothing of it is watched any more.
+    pub fn let_go(&self, workspace: WorkspaceId) {
+        drop(self.keepers().remove(&workspace));
+    }
+
+    /// Lets go of all of them.
+    pub fn close(&self) {
+        let all = std::mem::take(&mut *self.keepers());
+        for kept in all.into_values() {
+            kept.watched.close();
+        }
+    }
+
+    fn keeper(&self, workspace: WorkspaceId, root: &Path) -> Arc<Mutex<Keeper>> {
+        let mut keepers = self.keepers();
+        if !keepers.contains_key(&workspace) && keepers.len() >= MAX_KEPT {
+            // A workspace that is in use is taken up again with its next snapshot.
+            let oldest = keepers.iter().min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id);
+            oldest.map(|id| keepers.remove(&id));
+        }
+        let used = keepers.values().map(|kept| kept.used).max().unwrap_or_default() + 1;
+        let kept = keepers.entry(workspace).or_insert_with(|| {
+            let cache = self.caches.join(format!("tree-{workspace}.db"));
+            let keeper = Keeper::open(workspace, root, &cache, self.watching.clone());
+            Kept { watched: keeper.watched(), keeper: Arc::new(Mutex::new(keeper)), used }
+        });
+        kept.used = used;
+        Arc::clone(&kept.keeper)
+    }
+
+    fn keepers(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn guard(&self, workspace: WorkspaceId) -> Result<Option<Guard>, StoreError> {
+        let Some(rules) = &self.secrets else { return Ok(None) };
+        let allowed = self.catalog.allowed(workspace)?;
+        Ok(Some(Guard { rules: Arc::clone(rules), allowed }))
+    }
+
+    /// Tells `status` what is held back.
+    fn note_held(&self, workspace: WorkspaceId, scanned: &Scanned) -> Result<(), StoreError> {
+        if self.secrets.is_none() {
+            return Ok(());
+        }
+        let now = self.clock.now_ms();
+        let held: Vec<_> =
+            scanned.held.iter().map(|(path, found)| HeldFinding::new(path, found, now)).collect();
+        self.catalog.set_held(workspace, &held).map(drop)
     }
 
     /// Continues both this device's own history and a head that a node has of it: this home was put
@@ -374,7 +469,9 @@ mod tests {
             caches: folder.to_owned(),
             git_user: GitUser::default(),
             clock: Clock::manual(1_000_000),
-            taking: Mutex::default(),
+            secrets: None,
+            watching: None,
+            kept: Mutex::default(),
         }
     }
 

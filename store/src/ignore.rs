@@ -256,6 +256,11 @@ impl Rules {
 }
 
 impl Scope {
+    /// Whether git tracks this file.
+    pub(crate) fn tracks(&self, path: &[u8]) -> bool {
+        self.worktree.as_ref().is_some_and(|worktree| worktree.tracks(worktree.relative(path)))
+    }
+
     fn ignores(&self, worktree: &Worktree, path: &[u8], is_directory: bool) -> bool {
         let mut level = self.level.as_deref();
         while let Some(Level { above, patterns }) = level {

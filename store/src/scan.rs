@@ -24,8 +24,10 @@ mod links;
 mod walk;
 mod seal;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use baton_protocol::id::TreeId;
@@ -33,9 +35,11 @@ use baton_protocol::object::{Omission, TreeSums};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::catalog::held::Allowed;
 use crate::error::StoreError;
 use crate::ignore::{BATON_IGNORE, GitUser, Rules, Scope, Verdict, WORKTREE_INCLUDE};
 use crate::objects::{ObjectSink, ObjectSource};
+use crate::secrets::{Finding, SecretRules};
 use crate::stat_cache::StatCache;
 
 use dirty::Dirty;
@@ -53,11 +57,33 @@ pub struct ScanOptions {
     pub started_at_ns: i64,
     /// What git knows about the user from outside the repository.
     pub git_user: GitUser,
+    /// What files that git does not track are searched for before they are taken; nothing is held back
+    /// without.
+    pub guard: Option<Guard>,
+}
+
+/// What holds files back.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// What is looked for.
+    pub rules: Arc<SecretRules>,
+    /// What is let through all the same.
+    pub allowed: Allowed,
+}
+
+impl Guard {
+    /// Why a file is held back, if it is.
+    pub(crate) fn find(&self, path: &[u8], bytes: &[u8]) -> Option<Finding> {
+        if self.allowed.permits_path(path) {
+            return None;
+        }
+        self.rules.scan_unless(path, bytes, |finding| self.allowed.permits(path, finding))
+    }
 }
 
 impl Default for ScanOptions {
     fn default() -> Self {
-        Self { threads: 2, started_at_ns: 0, git_user: GitUser::default() }
+        Self { threads: 2, started_at_ns: 0, git_user: GitUser::default(), guard: None }
     }
 }
 
@@ -106,6 +132,8 @@ pub struct Scanned {
     pub sums: TreeSums,
     /// What was left out, or not carried whole; ascending, no two alike.
     pub omitted: Vec<Omission>,
+    /// Files that are held back, by path; each is among those left out.
+    pub held: BTreeMap<Vec<u8>, Finding>,
     /// Directories of the tree that were listed whole, each after the one above it: who watches the tree
     /// has to watch them.
     pub directories: Vec<Vec<u8>>,
@@ -176,6 +204,7 @@ pub fn scan<S: ObjectSource + ObjectSink>(
         root_mode: found.mode,
         sums: found.sums,
         omitted,
+        held: walked.held.into_iter().collect(),
         directories: walked.directories,
         hashed_files: walked.hashed_files,
         hashed_bytes: walked.hashed_bytes,
@@ -250,6 +279,7 @@ impl Scanned {
             root_mode: 0o755,
             sums: TreeSums::default(),
             omitted,
+            held: BTreeMap::new(),
             directories: Vec::new(),
             hashed_files: 0,
             hashed_bytes: 0,

@@ -9,10 +9,11 @@ use baton_protocol::object::{Entry, EntryKind, OmitReason};
 use rustix::fs::{AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
-use super::read::{FileReader, ReadError};
+use super::read::{FileReader, Inspect, ReadError};
 use super::{Progress, ScanError};
 use crate::chunk::store_bytes;
 use crate::objects::{ObjectSink, ObjectSource};
+use crate::secrets::Finding;
 use crate::stat_cache::{CachedFile, FileStat, Inode};
 
 /// How often an entry that changes its kind under us is looked at again.
@@ -29,6 +30,8 @@ pub(super) struct Taken {
     pub(super) stat: Option<FileStat>,
     /// How many names the file has, where these are several.
     pub(super) links: Option<Linked>,
+    /// Why it is held back, where it is.
+    pub(super) held: Option<Finding>,
     /// Whether the file had to be read.
     pub(super) read: bool,
 }
@@ -50,11 +53,13 @@ impl Linked {
 }
 
 /// What is known of a file before it is looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Known<'a> {
     pub(super) file: Option<&'a CachedFile>,
     /// Whether the content that is known of is kept for sure.
     pub(super) kept: bool,
+    /// What its content is searched for before it is taken.
+    pub(super) inspect: Option<Inspect<'a>>,
 }
 
 impl Taken {
@@ -136,12 +141,16 @@ impl<S: ObjectSource + ObjectSink> Taker<'_, S> {
                         omitted: dropped_bits(&stat),
                         stat: Some(state),
                         links: Linked::of(&stat),
-                        read: false,
+                        ..Taken::default()
                     });
                 }
             }
         }
-        let found = self.reader.read(directory, name, self.sink, self.progress)?;
+        let found =
+            self.reader.read(directory, name, self.sink, self.progress, known.inspect)?;
+        if let Some(finding) = found.held {
+            return Ok(Taken { held: Some(finding), ..Taken::left_out(OmitReason::Secret) });
+        }
         self.progress.add(1, found.blob.size);
         let (mode, blob) = (permissions(&found.stat), found.blob);
         let torn = found.torn.then_some(OmitReason::Torn);
@@ -150,6 +159,7 @@ impl<S: ObjectSource + ObjectSink> Taker<'_, S> {
             omitted: torn.or(dropped_bits(&found.stat)),
             stat: (!found.torn).then(|| FileStat::new(&found.stat)),
             links: Linked::of(&found.stat),
+            held: None,
             read: true,
         })
     }

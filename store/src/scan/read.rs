@@ -5,16 +5,18 @@
 //!
 //! **Invariant:** reading ends. No more is read than the size that the file had when it was opened.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use baton_protocol::object::{Blob, MAX_CHUNK};
+use baton_protocol::id::ChunkId;
+use baton_protocol::object::{Blob, Content, MAX_CHUNK};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::{Progress, ScanError};
 use crate::chunk::{ChunkError, Chunker, store_bytes};
 use crate::objects::ObjectSink;
+use crate::secrets::{Finding, LOOKED_AT};
 use crate::stat_cache::FileStat;
 
 /// Attempts at a whole read.
@@ -30,13 +32,18 @@ const FILE: OFlags = OFlags::RDONLY
 /// What a file held.
 #[derive(Debug)]
 pub(super) struct FileRead {
-    /// Its bytes, in the sink.
+    /// Its bytes, in the sink; unless it is held back.
     pub(super) blob: Blob,
+    /// Why it is held back.
+    pub(super) held: Option<Finding>,
     /// The state they belong to.
     pub(super) stat: Stat,
     /// Whether the file changed during every attempt.
     pub(super) torn: bool,
 }
+
+/// Says why a file with these bytes, or with these first ones, is held back.
+pub(super) type Inspect<'a> = &'a dyn Fn(&[u8]) -> Option<Finding>;
 
 /// A file could not be read.
 #[derive(Debug)]
@@ -64,6 +71,7 @@ impl FileReader {
         name: &[u8],
         sink: &S,
         progress: &Progress,
+        inspect: Option<Inspect<'_>>,
     ) -> Result<FileRead, ReadError> {
         let mut attempt = 1;
         loop {
@@ -71,16 +79,40 @@ impl FileReader {
                 .map_err(ReadError::File)?;
             let before = regular(rustix::fs::fstat(&file).map_err(ReadError::File)?)?;
             let last = attempt == ATTEMPTS;
-            let (blob, after) = self.read_once(&file.into(), &before, last, sink, progress)?;
+            let file = file.into();
+            if let Some(inspect) = inspect
+                && let Some(finding) = self.inspect(&file, inspect)?
+            {
+                let content = Content::Chunk(ChunkId::of(b""));
+                let blob = Blob { size: 0, content };
+                return Ok(FileRead { blob, held: Some(finding), stat: before, torn: false });
+            }
+            let (blob, after) = self.read_once(&file, &before, last, sink, progress)?;
             let whole = FileStat::new(&before) == FileStat::new(&after);
             match blob {
                 Some(blob) if whole && blob.size == FileStat::new(&after).size => {
-                    return Ok(FileRead { blob, stat: after, torn: false });
+                    return Ok(FileRead { blob, held: None, stat: after, torn: false });
                 }
-                Some(blob) if last => return Ok(FileRead { blob, stat: after, torn: true }),
+                Some(blob) if last => {
+                    return Ok(FileRead { blob, held: None, stat: after, torn: true });
+                }
                 _ => attempt += 1,
             }
         }
+    }
+
+    /// Looks at the beginning of a file before anything of it is put.
+    fn inspect(
+        &mut self,
+        file: &std::fs::File,
+        inspect: Inspect<'_>,
+    ) -> Result<Option<Finding>, ReadError> {
+        self.small.clear();
+        file.take(LOOKED_AT as u64)
+            .read_to_end(&mut self.small)
+            .and_then(|_| (&*file).rewind())
+            .map_err(|error| read_error(&error))?;
+        Ok(inspect(&self.small))
     }
 
     /// One attempt: what was read, where it is worth keeping, and the state after.

@@ -26,6 +26,7 @@ use super::walk::{Found, Ground, Start, join, read_git_ignore, walk};
 use super::{Progress, ScanError, ScanOptions, Scanned};
 use crate::ignore::{BATON_IGNORE, RuleChange, Scope, Verdict, WORKTREE_INCLUDE};
 use crate::objects::{ObjectSink, ObjectSource};
+use crate::secrets::Finding;
 use crate::stat_cache::{CachedDirectory, CachedFile, FileStat, Inode, StatCache};
 use crate::trees::{Edits, OpenedDirectory};
 
@@ -51,7 +52,7 @@ pub(super) fn seal<S: ObjectSource + ObjectSink>(
     before: Scanned,
     dirty: &Dirty,
 ) -> Result<Option<Scanned>, ScanError> {
-    let Scanned { root, root_mode, sums, omitted, rules, links, .. } = before;
+    let Scanned { root, root_mode, sums, omitted, held, rules, links, .. } = before;
     for (from, to) in dirty.moves() {
         ground.cache.rename(from, to);
     }
@@ -86,6 +87,7 @@ pub(super) fn seal<S: ObjectSource + ObjectSink>(
         },
         ground: &ground,
         omitted: omitted.into_iter().collect(),
+        held,
         links,
         linked: Vec::new(),
         directories: Vec::new(),
@@ -111,7 +113,7 @@ pub(super) fn seal<S: ObjectSource + ObjectSink>(
             seal.plan_other_names(&mut plan);
         }
     }
-    let Seal { omitted, links, mut directories, hashed_files, hashed_bytes, .. } = seal;
+    let Seal { omitted, held, links, mut directories, hashed_files, hashed_bytes, .. } = seal;
     directories.sort_unstable();
     directories.dedup();
     Ok(Some(Scanned {
@@ -119,6 +121,7 @@ pub(super) fn seal<S: ObjectSource + ObjectSink>(
         root_mode: found.mode,
         sums: found.sums,
         omitted: omitted.into_iter().collect(),
+        held,
         directories,
         hashed_files,
         hashed_bytes,
@@ -201,6 +204,7 @@ struct Seal<'a, 'g, S> {
     taker: Taker<'a, S>,
     ground: &'g Ground<'a, S>,
     omitted: BTreeSet<Omission>,
+    held: BTreeMap<Vec<u8>, Finding>,
     links: Links,
     /// Names that were looked at, of files that have others.
     linked: Vec<(Vec<u8>, Vec<u8>)>,
@@ -353,6 +357,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
         let walked = walk(self.ground, Start { path: one.path.clone(), verdict, above })?;
         self.ground.cache.retain_below(&one.path, &walked.directories);
         self.omitted.extend(walked.omitted);
+        self.held.extend(walked.held);
         for (linked, directory, name) in walked.links {
             self.links.met(&directory, &name, Some(linked));
             self.linked.push((directory, name));
@@ -370,9 +375,15 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
         };
         // Where a directory was expected another file may have come, but with another inode.
         let file = known.as_ref().filter(|_| one.depth != Depth::Read);
-        let known_of = Known { file, kept: self.ground.trusted };
+        let inspect = |bytes: &[u8]| self.ground.inspect(one.scope, &one.path, bytes);
+        let known_of = Known {
+            file,
+            kept: self.ground.trusted,
+            inspect: self.ground.options.guard.is_some().then_some(&inspect),
+        };
         let taken = self.taker.take(one.fd.as_fd(), one.name, kind, known_of)?;
         self.unsay_below(&one.path);
+        self.held.extend(taken.held.map(|finding| (one.path.clone(), finding)));
         if let Some(reason) = taken.omitted {
             self.say(&one.path, reason);
         }
@@ -488,6 +499,10 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
         if self.omitted.is_empty() {
             return;
         }
+        let is_below = |at: &[u8]| {
+            at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        self.held.retain(|at, _| !is_below(at));
         let Ok(path) = RelPath::new(path) else { return };
         self.omitted.retain(|omission| {
             let rest = omission.path.as_bytes().strip_prefix(path.as_bytes());

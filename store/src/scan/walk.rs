@@ -21,6 +21,7 @@ use super::read::FileReader;
 use super::{Progress, ScanError, ScanOptions};
 use crate::ignore::{MAX_RULES, Rules, Scope, Verdict};
 use crate::objects::{ObjectSink, ObjectSource};
+use crate::secrets::Finding;
 use crate::stat_cache::{CachedDirectory, CachedFile, Inode, StatCache};
 
 /// Files that one thread takes at a time: a directory of 10,000 keeps every thread busy.
@@ -48,6 +49,15 @@ pub(super) struct Ground<'a, S> {
     pub(super) trusted: bool,
 }
 
+impl<S> Ground<'_, S> {
+    /// Why a file is held back, if it is: what git tracks never is.
+    pub(super) fn inspect(&self, scope: &Scope, path: &[u8], bytes: &[u8]) -> Option<Finding> {
+        let guard = self.options.guard.as_ref()?;
+        // Most files hold nothing, so that the index is asked of the others only.
+        guard.find(path, bytes).filter(|_| !scope.tracks(path))
+    }
+}
+
 /// What a walk found.
 #[derive(Debug, Default)]
 pub(super) struct Walked {
@@ -57,6 +67,7 @@ pub(super) struct Walked {
     /// Every directory that was listed, each after the one above it.
     pub(super) directories: Vec<Vec<u8>>,
     pub(super) links: Vec<(Linked, Vec<u8>, Vec<u8>)>,
+    pub(super) held: Vec<(Vec<u8>, Finding)>,
     pub(super) hashed_files: u64,
     pub(super) hashed_bytes: u64,
 }
@@ -105,7 +116,7 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
     if let Some(error) = lock(&walk.work).failure.take() {
         return Err(error);
     }
-    let Noted { omitted, mut directories, links } = std::mem::take(&mut *lock(&walk.noted));
+    let Noted { omitted, mut directories, links, held } = std::mem::take(&mut *lock(&walk.noted));
     directories.sort_unstable();
     let found = lock(&walk.result).take();
     Ok(Walked {
@@ -113,6 +124,7 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
         omitted,
         directories,
         links,
+        held,
         hashed_files: walk.hashed_files.into_inner(),
         hashed_bytes: walk.hashed_bytes.into_inner(),
     })
@@ -136,6 +148,7 @@ struct Noted {
     omitted: Vec<Omission>,
     directories: Vec<Vec<u8>>,
     links: Vec<(Linked, Vec<u8>, Vec<u8>)>,
+    held: Vec<(Vec<u8>, Finding)>,
 }
 
 /// What is to be done.
@@ -168,6 +181,8 @@ struct Directory {
     path: Vec<u8>,
     mode: u16,
     inode: Inode,
+    /// The rules in it.
+    scope: Scope,
     /// What the last scan knew of it.
     cached: CachedDirectory,
     parts: Mutex<Parts>,
@@ -278,6 +293,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             path: place.path,
             mode: permissions(&stat),
             inode: Inode::new(&stat),
+            scope: scope.clone(),
             parts: Mutex::default(),
         });
         let first: Vec<_> = files.drain(..files.len().min(BATCH)).collect();
@@ -394,10 +410,20 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             if self.ground.progress.is_cancelled() {
                 return Err(ScanError::Cancelled);
             }
-            let known = Known { file: directory.cached.file(name), kept: self.ground.trusted };
+            let inspect = |bytes: &[u8]| {
+                self.ground.inspect(&directory.scope, &join(&directory.path, name), bytes)
+            };
+            let known = Known {
+                file: directory.cached.file(name),
+                kept: self.ground.trusted,
+                inspect: self.ground.options.guard.is_some().then_some(&inspect),
+            };
             let taken = taker.take(fd.as_fd(), name, *kind, known)?;
             if let Some(reason) = taken.omitted {
                 self.omit(&join(&directory.path, name), reason);
+            }
+            if let Some(finding) = taken.held {
+                lock(&self.noted).held.push((join(&directory.path, name), finding));
             }
             let Some(entry) = taken.entry else { continue };
             if let EntryKind::File { blob, .. } = entry.kind {

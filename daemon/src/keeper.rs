@@ -1,0 +1,313 @@
+//! One workspace whose tree is known: how it was at the last seal, and what may have changed since.
+//!
+//! Not here: when to seal, and what becomes of it.
+//!
+//! Without a watch every look is at everything; what the stat cache knows is then believed, and nothing
+//! is kept in memory that grows with the tree.
+//!
+//! **Invariant:** what was written before [`Keeper::look`] is in what it finds.
+//!
+//! **Invariant:** after anything that failed, nothing is believed to be known: the next look is at
+//! everything.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use baton_protocol::id::WorkspaceId;
+use baton_store::objects::{ObjectSink, ObjectSource};
+use baton_store::scan::dirty::Dirty;
+use baton_store::scan::{Progress, ScanError, ScanOptions, Scanned, seal};
+use baton_store::stat_cache::StatCache;
+
+use crate::clock::Clock;
+use crate::task::Tasks;
+use crate::watch::{Coverage, Watch, WatchError, WatchOptions, Woken, choose};
+
+/// How long what becomes dirty is gathered before it is read again, so that many small changes do not
+/// wake the daemon each. Far below what fills the queue of the system: 5,461 new files.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// How the trees of a home are watched.
+#[derive(Clone, Debug)]
+pub struct Watching {
+    /// Where the threads that wait are counted.
+    pub tasks: Tasks,
+    /// What is told that a workspace has changed.
+    pub changed: tokio::sync::broadcast::Sender<WorkspaceId>,
+    /// Directories that are watched at most, of one workspace.
+    pub max_watches: Option<u64>,
+}
+
+/// One workspace whose tree is known.
+#[derive(Debug)]
+pub struct Keeper {
+    workspace: WorkspaceId,
+    root: PathBuf,
+    cache: StatCache,
+    sealed: Option<Scanned>,
+    watched: Arc<Watched>,
+    watching: Option<Watching>,
+}
+
+/// What the thread that waits for changes shares with who looks.
+#[derive(Debug, Default)]
+pub struct Watched(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    watch: Option<Box<dyn Watch>>,
+    dirty: Dirty,
+    /// Why there is no watch.
+    error: Option<String>,
+}
+
+/// What `status` says of a watch.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// What is covered; nothing where nothing is watched.
+    pub coverage: Option<Coverage>,
+    /// Names and directories to be looked at; nothing where everything is.
+    pub pending: Option<u64>,
+    /// Why nothing is watched that should be.
+    pub error: Option<String>,
+}
+
+/// What a look found, and how long it waited for what was written before.
+#[derive(Debug)]
+pub struct Look {
+    /// The tree.
+    pub scanned: Scanned,
+    /// How long the barrier took.
+    pub barrier: Duration,
+}
+
+impl Keeper {
+    /// Opens a workspace of which nothing is known but what its stat cache says.
+    pub fn open(
+        workspace: WorkspaceId,
+        root: &Path,
+        cache: &Path,
+        watching: Option<Watching>,
+    ) -> Self {
+        Self {
+            workspace,
+            root: root.to_owned(),
+            cache: StatCache::open(cache),
+            sealed: None,
+            watched: Arc::default(),
+            watching,
+        }
+    }
+
+    /// What the thread that waits shares with this.
+    pub fn watched(&self) -> Arc<Watched> {
+        Arc::clone(&self.watched)
+    }
+
+    /// Looks at what may have changed, and puts it into `sink`. What is found has to be
+    /// [kept](Keeper::keep) once it is durable; otherwise the next look is at everything.
+    pub fn look<S: ObjectSource + ObjectSink>(
+        &mut self,
+        sink: &S,
+        options: &ScanOptions,
+        progress: &Progress,
+        clock: &Clock,
+    ) -> Result<Look, ScanError> {
+        let started = clock.instant();
+        let mut dirty = self.barrier();
+        let barrier = clock.since(started);
+        let scanned = match self.sealed.take() {
+            Some(before) => {
+                seal(&self.root, before, &dirty, &self.cache, sink, options, progress)
+            }
+            None => {
+                dirty.set_everything();
+                baton_store::scan::scan(&self.root, &self.cache, sink, options, progress)
+            }
+        };
+        if scanned.is_err() {
+            self.watched.lock().dirty.set_everything();
+        }
+        Ok(Look { scanned: scanned?, barrier })
+    }
+
+    /// What a look found is durable: the next one goes on from there.
+    pub fn keep(&mut self, mut scanned: Scanned) {
+        self.cache.end_scan();
+        let directories = std::mem::take(&mut scanned.directories);
+        self.sealed = Some(scanned);
+        let mut state = self.watched.lock();
+        let State { watch: Some(watch), dirty, .. } = &mut *state else { return };
+        match watch.add(&mut directories.iter().map(Vec::as_slice)) {
+            // What was made in them before they were watched, nobody has told of.
+            Ok(new) => new.iter().for_each(|directory| dirty.list(directory)),
+            Err(error) => state.fail(&error),
+        }
+        if !state.dirty.is_empty() {
+            drop(state);
+            self.tell();
+        }
+    }
+
+    /// Forgets everything that is known of files: every one is read again.
+    pub fn forget(&mut self) {
+        self.cache.clear();
+        self.sealed = None;
+        self.watched.lock().dirty.set_everything();
+    }
+
+    /// Looks at these files again, whatever is known of them.
+    pub fn doubt(&self, paths: impl Iterator<Item = Vec<u8>>) {
+        let mut state = self.watched.lock();
+        for path in paths {
+            let at = path.iter().rposition(|&byte| byte == b'/');
+            let directory = at.and_then(|at| path.get(..at)).unwrap_or_default();
+            let name = path.get(at.map_or(0, |at| at + 1)..).unwrap_or_default();
+            state.dirty.name(directory, name, baton_store::scan::dirty::Depth::Read);
+        }
+        drop(state);
+        self.tell();
+    }
+
+    /// What was found and not kept.
+    pub fn held(&self) -> Vec<Vec<u8>> {
+        self.sealed.iter().flat_map(|sealed| sealed.held.keys().cloned()).collect()
+    }
+
+    /// Everything that became dirty up to now.
+    fn barrier(&mut self) -> Dirty {
+        let mut state = self.watched.lock();
+        if let Some(watch) = &state.watch
+            && let Err(error) = watch.check_root()
+        {
+            state.fail(&error);
+        }
+        if state.watch.is_none() {
+            self.sealed = None;
+            if let Some(watching) = &self.watching {
+                self.arm(&mut state, watching);
+            }
+            return Dirty::everything();
+        }
+        state.drain();
+        if state.watch.is_none() {
+            self.sealed = None;
+            return Dirty::everything();
+        }
+        std::mem::take(&mut state.dirty)
+    }
+
+    /// Begins to watch: first the directories that were there last time, so that a look at everything
+    /// that comes after misses nothing in them.
+    fn arm(&self, state: &mut State, watching: &Watching) {
+        let options = WatchOptions { max_watches: watching.max_watches, ..WatchOptions::default() };
+        let known = self.cache.directories();
+        let opened = choose::open(&self.root, &options).and_then(|mut watch| {
+            watch.add(&mut known.iter().map(Vec::as_slice))?;
+            Ok(watch)
+        });
+        match opened {
+            Ok(watch) => {
+                self.wait(watch.as_ref(), watching);
+                *state = State { watch: Some(watch), ..State::default() };
+            }
+            Err(error) => state.fail(&error),
+        }
+    }
+
+    /// Gathers what becomes dirty, so that the system's queue stays short, and tells of it.
+    fn wait(&self, watch: &dyn Watch, watching: &Watching) {
+        let (mut waiter, workspace) = (watch.waiter(), self.workspace);
+        let shared = Arc::downgrade(&self.watched);
+        let Watching { changed, tasks, .. } = watching.clone();
+        let gather = move || {
+            while waiter.wait(None) == Woken::Changed {
+                let Some(watched) = shared.upgrade() else { return };
+                let mut state = watched.lock();
+                let was_empty = state.dirty.is_empty();
+                state.drain();
+                let tell = was_empty && !state.dirty.is_empty();
+                let is_over = state.watch.is_none();
+                drop(state);
+                if tell || is_over {
+                    // Nobody may be listening.
+                    drop(changed.send(workspace));
+                }
+                if is_over {
+                    return;
+                }
+                drop(watched);
+                std::thread::sleep(GATHER);
+            }
+        };
+        tasks.spawn_blocking("watch", gather).detach();
+    }
+
+    fn tell(&self) {
+        if let Some(watching) = &self.watching {
+            drop(watching.changed.send(self.workspace));
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // The thread that waits ends with the watch.
+        self.watched.close();
+    }
+}
+
+impl Watched {
+    /// What is watched, and what is to be looked at.
+    pub fn seen(&self) -> Seen {
+        let mut state = self.lock();
+        state.drain();
+        let names = |dirty: &Dirty| {
+            dirty.directories().values().map(|marks| marks.names.len().max(1) as u64).sum()
+        };
+        Seen {
+            coverage: state.watch.as_ref().map(|watch| watch.coverage()),
+            pending: (!state.dirty.is_everything()).then(|| names(&state.dirty)),
+            error: state.error.clone(),
+        }
+    }
+
+    /// Whether there is something to look at.
+    pub fn is_dirty(&self) -> bool {
+        let mut state = self.lock();
+        state.drain();
+        state.watch.is_none() || !state.dirty.is_empty()
+    }
+
+    /// Ends the watch, and with it the thread that waits.
+    pub fn close(&self) {
+        self.lock().watch = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drain(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        match watch.drain() {
+            Ok(more) => self.dirty.merge(more),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn fail(&mut self, error: &WatchError) {
+        tracing::warn!(error = error as &dyn std::error::Error, "a workspace is not watched any more");
+        let source = std::error::Error::source(error);
+        let why = source.map(|source| format!("{error}: {source}"));
+        self.error = Some(why.unwrap_or_else(|| error.to_string()));
+        self.watch = None;
+        self.dirty.set_everything();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! A keeper beside a tree that changes.
