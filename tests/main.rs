@@ -9,6 +9,8 @@ mod damage;
 mod docs;
 mod enrolment;
 mod full_disk;
+mod guard;
 mod handoff;
 mod roundtrip;
+mod service;
 mod tidy;

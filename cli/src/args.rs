@@ -24,7 +24,7 @@ Examples:
 
 Not in this version:
   watch, unwatch, forget, run diff, run say, run answer, run delete, follow-up, undo, queue,
-  secret, agent, gc, repair, service, uninstall
+  secret, agent, gc, repair, uninstall
 
 Exit codes:
   0 done · 1 failed · 2 wrong usage, or not in this version · 3 accepted and queued (not in this

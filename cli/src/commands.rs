@@ -9,6 +9,7 @@ pub(crate) mod later;
 pub(crate) mod manual;
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod service;
 pub(crate) mod serve;
 pub(crate) mod ticket;
 pub(crate) mod join;
@@ -51,6 +52,7 @@ pub(crate) enum Verb {
     Check(check::Args),
     Doctor(doctor::Args),
     Daemon(daemon::Args),
+    Service(service::Args),
     Config(config::Args),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
@@ -82,6 +84,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Check(args) => check::run(session, args),
         Verb::Doctor(args) => doctor::run(session, args),
         Verb::Daemon(args) => daemon::run(session, &args),
+        Verb::Service(args) => service::run(session, &args),
         Verb::Config(args) => config::run(session, &args),
         Verb::Completions(args) => manual::completions(session, &args),
         Verb::Man(args) => manual::man(session, &args),

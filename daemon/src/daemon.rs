@@ -49,6 +49,7 @@ use crate::home::Home;
 use crate::identity::Identity;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
+use crate::notify_socket::{NotifySocket, State};
 use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
@@ -82,6 +83,8 @@ pub struct Options {
     pub git_user: GitUser,
     /// The user's own folders, which a room hides from runs.
     pub private: Vec<PathBuf>,
+    /// Who wants to know when it is ready, and when it ends.
+    pub notify: Option<NotifySocket>,
 }
 
 /// The daemon of a home.
@@ -181,6 +184,8 @@ pub async fn run<E: From<Fail>>(
     ready: impl FnOnce(Option<ServeAnswer>) -> Result<(), E>,
 ) -> Result<(), E> {
     let socket_path = options.home.socket.clone();
+    let notify = options.notify.clone();
+    let tell = |state| notify.iter().for_each(|notify| notify.tell(state));
     let (daemon, mut stopping) = Daemon::start(options).await?;
     let socket = match ControlSocket::bind(&socket_path) {
         Ok(socket) => socket,
@@ -196,6 +201,7 @@ pub async fn run<E: From<Fail>>(
         Err(fail) => Err(fail.into()),
     };
     if announced.is_ok() {
+        tell(State::Ready);
         let stop = async {
             tokio::select! {
                 () = ended => {}
@@ -205,6 +211,7 @@ pub async fn run<E: From<Fail>>(
         };
         socket.serve(Arc::clone(&daemon), stop).await;
     }
+    tell(State::Stopping);
     daemon.shut_down().await;
     announced
 }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod task;
 pub mod config;
 pub mod home;
+pub mod notify_socket;
 pub mod identity;
 pub mod transport;
 pub mod sync;

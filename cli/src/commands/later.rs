@@ -50,9 +50,6 @@ pub(crate) enum Verb {
     /// Heals the stores of this home (not in this version).
     #[command(hide = true)]
     Repair(Rest),
-    /// Starts the daemon with the machine (not in this version).
-    #[command(hide = true)]
-    Service(Rest),
     /// Takes Baton off this machine (not in this version).
     #[command(hide = true)]
     Uninstall(Rest),
@@ -76,9 +73,6 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
         Verb::Agent(_) => ("agent", "baton handoff -- COMMAND runs any program"),
         Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
         Verb::Repair(_) => ("repair", "baton check says what is damaged"),
-        Verb::Service(_) => {
-            ("service", "baton serve, or baton daemon run, from a unit of your own")
-        }
         Verb::Uninstall(_) => {
             ("uninstall", "baton daemon stop, then remove the binary and the home")
         }
