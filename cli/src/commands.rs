@@ -9,12 +9,14 @@ pub(crate) mod later;
 pub(crate) mod manual;
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod service;
 pub(crate) mod serve;
 pub(crate) mod ticket;
 pub(crate) mod join;
 pub(crate) mod remote;
 pub(crate) mod device;
 pub(crate) mod allow;
+pub(crate) mod watch;
 pub(crate) mod status;
 pub(crate) mod snapshot;
 pub(crate) mod push;
@@ -38,6 +40,8 @@ pub(crate) enum Verb {
     Leave(remote::RemoveArgs),
     Device(device::Args),
     Allow(allow::Args),
+    Watch(watch::Args),
+    Unwatch(watch::UnwatchArgs),
     Status(status::Args),
     Snapshot(snapshot::Args),
     Push(push::Args),
@@ -53,6 +57,7 @@ pub(crate) enum Verb {
     Check(check::Args),
     Doctor(doctor::Args),
     Daemon(daemon::Args),
+    Service(service::Args),
     Config(config::Args),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
@@ -70,6 +75,8 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Leave(args) => remote::remove(session, args),
         Verb::Device(args) => device::run(session, args),
         Verb::Allow(args) => allow::run(session, &args),
+        Verb::Watch(args) => watch::run(session, &args),
+        Verb::Unwatch(args) => watch::unwatch(session, &args),
         Verb::Status(args) => status::run(session, &args),
         Verb::Snapshot(args) => snapshot::run(session, args),
         Verb::Push(args) => push::run(session, &args),
@@ -85,6 +92,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Check(args) => check::run(session, args),
         Verb::Doctor(args) => doctor::run(session, args),
         Verb::Daemon(args) => daemon::run(session, &args),
+        Verb::Service(args) => service::run(session, &args),
         Verb::Config(args) => config::run(session, &args),
         Verb::Completions(args) => manual::completions(session, &args),
         Verb::Man(args) => manual::man(session, &args),

@@ -179,6 +179,7 @@ fn spawn(env: &Env, log: &Path) -> Result<Child, CliError> {
         // What is true for the command that happens to come first is not for the daemon.
         .env_remove("BATON_HOME")
         .env_remove("BATON_RUN")
+        .env_remove("NOTIFY_SOCKET")
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

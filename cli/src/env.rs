@@ -10,6 +10,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use baton_daemon::home::Home;
+use baton_daemon::notify_socket::NotifySocket;
 use baton_daemon::runs::environment::NodeEnvironment;
 use baton_store::ignore::GitUser;
 
@@ -43,6 +44,10 @@ pub(crate) struct Env {
     pub git_user: GitUser,
     /// Folders of the user that runs must not see.
     pub private: Vec<PathBuf>,
+    /// The folder of all programs' configurations; units of systemd are there, too.
+    pub config_dir: Option<PathBuf>,
+    /// The service manager that started this process.
+    pub notify: Option<NotifySocket>,
 }
 
 impl Env {
@@ -112,6 +117,8 @@ impl Env {
             inherited: NodeEnvironment::default(),
             git_user: git_user(folder),
             private: folder("HOME").into_iter().collect(),
+            config_dir: below_home("XDG_CONFIG_HOME", ".config").ok(),
+            notify: variable("NOTIFY_SOCKET").and_then(|value| NotifySocket::new(&value)),
         })
     }
 }

@@ -51,5 +51,6 @@ fn options(session: &Session) -> Options {
         environment: env.inherited.clone(),
         git_user: env.git_user.clone(),
         private: env.private.clone(),
+        notify: env.notify.clone(),
     }
 }

@@ -83,6 +83,16 @@ impl Session {
         workspace::root(path, &self.env.cwd).map(|root| workspace::bytes(&root))
     }
 
+    /// The same for a command that also makes sense of a folder that is gone.
+    pub(crate) fn workspace_or_gone(&self, path: Option<&Path>) -> Result<Bytes, CliError> {
+        match (self.workspace(path), path) {
+            (Err(error), Some(path)) if error.is("no-such-folder") => {
+                Ok(workspace::bytes(self.absolute(path)))
+            }
+            (found, _) => found,
+        }
+    }
+
     /// An absolute path.
     pub(crate) fn absolute(&self, path: &Path) -> PathBuf {
         workspace::absolute(path, &self.env.cwd)

@@ -10,6 +10,7 @@
 //! - [`patch`]: a unified diff
 //! - [`guard`]: what the secret scan holds back, and `allow`
 //! - [`outbox`]: sends at once, or puts into the queue; the queue's commands
+//! - [`background`]: always-on sync of what is watched
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
@@ -25,6 +26,7 @@ mod transfer;
 mod patch;
 mod guard;
 mod outbox;
+mod background;
 mod trees;
 mod handoffs;
 mod remote_runs;
@@ -35,10 +37,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use baton_protocol::id::VaultId;
+use baton_protocol::id::{VaultId, WorkspaceId};
 use baton_store::catalog::Catalog;
 use baton_store::error::StoreError;
 use baton_store::ignore::GitUser;
+use baton_store::secrets::SecretRules;
 use baton_store::store::Store;
 use tokio::sync::watch;
 
@@ -50,8 +53,10 @@ use crate::config::Config;
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::inhibit::Inhibitor;
+use crate::keeper::Watching;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
+use crate::notify_socket::{NotifySocket, State};
 use crate::queue::{Queue, QueueParts};
 use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
@@ -65,6 +70,9 @@ use failure::{Fail, chain};
 
 /// How long a stop waits for what is under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Workspaces that changed and of which not every task has heard: one that misses some looks anyway.
+const CHANGES: usize = 64;
 
 /// Threads that serve sockets; disks and hashing have threads of their own.
 const WORKERS: usize = 2;
@@ -86,6 +94,8 @@ pub struct Options {
     pub git_user: GitUser,
     /// The user's own folders, which a room hides from runs.
     pub private: Vec<PathBuf>,
+    /// Who wants to know when it is ready, and when it ends.
+    pub notify: Option<NotifySocket>,
 }
 
 /// The daemon of a home.
@@ -98,6 +108,9 @@ pub struct Daemon {
     catalog: Catalog,
     store: Store,
     workspaces: Workspaces,
+    background: background::Background,
+    /// Told of each workspace that changes.
+    changed: tokio::sync::broadcast::Sender<WorkspaceId>,
     pool: Pool,
     queue: Queue,
     inhibitor: Inhibitor,
@@ -150,7 +163,9 @@ pub fn local_snapshot(
     let store = Store::open(&options.home.store_dir())?;
     let catalog = Catalog::open(&options.home.catalog())?;
     let identity = identity(&options.home)?;
-    let workspaces = workspaces(options, &store, &catalog, &identity, Clock::system())?;
+    let config = load_config(&options.home)?;
+    let clock = Clock::system();
+    let workspaces = workspaces(options, &config, &store, &catalog, &identity, clock, None)?;
     let take = TakeOptions { message, ..TakeOptions::default() };
     let taken = workspaces.take(root, &take, &baton_store::scan::Progress::default())?;
     let sequence = taken.snapshot.sequence;
@@ -161,13 +176,28 @@ fn identity(home: &Home) -> Result<Identity, Fail> {
     Identity::load_or_create(&home.keys_dir()).map_err(|error| Fail::new("identity", chain(&error)))
 }
 
+fn load_config(home: &Home) -> Result<Config, Fail> {
+    Config::load(&home.config_file)
+        .map_err(|error| Fail::new("config", chain(&error)).hint("baton config show"))
+}
+
 fn workspaces(
     options: &Options,
+    config: &Config,
     store: &Store,
     catalog: &Catalog,
     identity: &Identity,
     clock: Clock,
+    watching: Option<Watching>,
 ) -> Result<Workspaces, Fail> {
+    let secrets = match config.sync.secrets {
+        false => None,
+        true => {
+            let key = catalog.finding_key(random()?)?;
+            let rules = SecretRules::new(&config.sync.secret_options(key));
+            Some(Arc::new(rules.map_err(|error| Fail::new("config", chain(&error)))?))
+        }
+    };
     Ok(Workspaces {
         catalog: catalog.clone(),
         vault: store.vault(local_vault(catalog)?)?,
@@ -175,8 +205,9 @@ fn workspaces(
         caches: options.home.caches_dir(),
         git_user: options.git_user.clone(),
         clock,
-        secrets: None,
-        watching: None,
+        exclude: config.sync.exclude.join("\n").into_bytes(),
+        secrets,
+        watching,
         kept: Mutex::default(),
     })
 }
@@ -189,6 +220,8 @@ pub async fn run<E: From<Fail>>(
     ready: impl FnOnce(Option<ServeAnswer>) -> Result<(), E>,
 ) -> Result<(), E> {
     let socket_path = options.home.socket.clone();
+    let notify = options.notify.clone();
+    let tell = |state| notify.iter().for_each(|notify| notify.tell(state));
     let (daemon, mut stopping) = Daemon::start(options).await?;
     let socket = match ControlSocket::bind(&socket_path) {
         Ok(socket) => socket,
@@ -204,6 +237,7 @@ pub async fn run<E: From<Fail>>(
         Err(fail) => Err(fail.into()),
     };
     if announced.is_ok() {
+        tell(State::Ready);
         let stop = async {
             tokio::select! {
                 () = ended => {}
@@ -213,14 +247,14 @@ pub async fn run<E: From<Fail>>(
         };
         socket.serve(Arc::clone(&daemon), stop).await;
     }
+    tell(State::Stopping);
     daemon.shut_down().await;
     announced
 }
 
 impl Daemon {
     async fn start(options: Options) -> Result<(Arc<Self>, watch::Receiver<bool>), Fail> {
-        let config = Config::load(&options.home.config_file)
-            .map_err(|error| Fail::new("config", chain(&error)).hint("baton config show"))?;
+        let config = load_config(&options.home)?;
         options.home.create()?;
         let (home, clock, tasks) = (&options.home, Clock::system(), Tasks::new());
         let store = Store::open(&home.store_dir())?;
@@ -229,7 +263,21 @@ impl Daemon {
         }
         let catalog = Catalog::open(&home.catalog())?;
         let identity = identity(home)?;
-        let workspaces = workspaces(&options, &store, &catalog, &identity, clock.clone())?;
+        let changed = tokio::sync::broadcast::Sender::new(CHANGES);
+        let watching = Watching {
+            tasks: tasks.clone(),
+            changed: changed.clone(),
+            max_watches: config.sync.max_watches,
+        };
+        let workspaces = workspaces(
+            &options,
+            &config,
+            &store,
+            &catalog,
+            &identity,
+            clock.clone(),
+            Some(watching),
+        )?;
         let pool = Pool::new(identity.clone(), tasks.clone(), Patience::default())?;
 
         let queue = Queue::new(QueueParts {
@@ -272,6 +320,8 @@ impl Daemon {
             catalog,
             store,
             workspaces,
+            background: background::Background::new(),
+            changed,
             pool,
             queue,
             inhibitor,
@@ -282,6 +332,7 @@ impl Daemon {
             stop,
         });
         daemon.queue.start(&daemon)?;
+        daemon.start_background()?;
         Ok((daemon, stopping))
     }
 
@@ -335,6 +386,9 @@ impl Daemon {
         if left > 0 {
             tracing::warn!(left, "runs did not end in time");
         }
+        // Told before the trees are let go of, so that none is taken up again.
+        self.tasks.cancel();
+        self.workspaces.close();
         if let Some(node) = self.node.get() {
             node.shut_down(STOP_PATIENCE).await;
         }
@@ -399,6 +453,8 @@ impl Daemon {
             Command::RemoteRemove { name } => self.remote_remove(name).await,
             Command::DeviceList => self.device_list().await,
             Command::DeviceRevoke { device } => self.device_revoke(device).await,
+            Command::Watch { path, remote } => self.watch(path, remote).await,
+            Command::Unwatch { path } => self.unwatch(path).await,
             Command::Allow(call) => self.allow(call).await,
             Command::Status { path } => self.status(path, events).await,
             Command::Snapshot { path, message } => self.snapshot(path, message, events).await,

@@ -118,9 +118,7 @@ impl Keeper {
         let mut dirty = self.barrier();
         let barrier = clock.since(started);
         let scanned = match self.sealed.take() {
-            Some(before) => {
-                seal(&self.root, before, &dirty, &self.cache, sink, options, progress)
-            }
+            Some(before) => seal(&self.root, before, &dirty, &self.cache, sink, options, progress),
             None => {
                 dirty.set_everything();
                 baton_store::scan::scan(&self.root, &self.cache, sink, options, progress)
@@ -300,7 +298,10 @@ impl State {
     }
 
     fn fail(&mut self, error: &WatchError) {
-        tracing::warn!(error = error as &dyn std::error::Error, "a workspace is not watched any more");
+        tracing::warn!(
+            error = error as &dyn std::error::Error,
+            "a workspace is not watched any more"
+        );
         let source = std::error::Error::source(error);
         let why = source.map(|source| format!("{error}: {source}"));
         self.error = Some(why.unwrap_or_else(|| error.to_string()));

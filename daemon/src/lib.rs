@@ -9,6 +9,7 @@ pub mod task;
 pub mod inhibit;
 pub mod config;
 pub mod home;
+pub mod notify_socket;
 pub mod identity;
 pub mod transport;
 pub mod sync;

@@ -14,6 +14,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
+/// The niceness of tasks that give way.
+const LOW: i32 = 10;
+
 /// A task ended without its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the task {name} {}", if *panicked { "panicked" } else { "was cancelled" })]
@@ -100,6 +103,39 @@ impl Tasks {
             work()
         });
         Task { name, handle }
+    }
+
+    /// Runs what blocks on a thread of its own that gives way to all others, where the system lets it.
+    /// Must be called within a runtime.
+    pub fn spawn_low<T, F>(&self, name: &'static str, work: F) -> Task<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let (done, outcome) = tokio::sync::oneshot::channel();
+        let entry = self.enter(name);
+        let low = move || {
+            let _entry = entry;
+            // On Linux that is the thread and those that it starts, and not the process.
+            if cfg!(target_os = "linux")
+                && let Err(error) = rustix::process::setpriority_process(None, LOW)
+            {
+                tracing::debug!(%error, "a task does not give way");
+            }
+            // Who waits may be gone.
+            drop(done.send(work()));
+        };
+        let started = std::thread::Builder::new().name(name.to_owned()).spawn(low);
+        self.spawn(name, async move {
+            match (started, outcome.await) {
+                (Ok(_), Ok(outcome)) => outcome,
+                (Ok(thread), Err(_)) => match thread.join() {
+                    Err(panic) => std::panic::resume_unwind(panic),
+                    Ok(()) => std::future::pending().await,
+                },
+                (Err(error), _) => std::panic::panic_any(error.to_string()),
+            }
+        })
     }
 
     /// Tells every task to end.

@@ -80,6 +80,33 @@ pub enum TakeError {
     },
 }
 
+/// A workspace cannot be sealed by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Its folder is gone.
+    #[error("{} is gone", root.display())]
+    Gone {
+        /// Where it was.
+        root: PathBuf,
+    },
+    /// Another file system is where it was.
+    #[error("{} is on another file system than before: is a disk not mounted?", root.display())]
+    OtherFileSystem {
+        /// Where it was.
+        root: PathBuf,
+    },
+    /// The catalog failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Device and inode of a folder; nothing where there is none.
+fn place_of(root: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(root).ok().filter(std::fs::Metadata::is_dir)?;
+    Some((found.dev(), found.ino()))
+}
+
 /// What a snapshot is taken with, beside the tree.
 #[derive(Clone, Debug, Default)]
 pub struct TakeOptions {
@@ -133,6 +160,8 @@ pub struct Workspaces {
     pub git_user: GitUser,
     /// The time.
     pub clock: Clock,
+    /// What every tree leaves out, in the syntax of `.gitignore`.
+    pub exclude: Vec<u8>,
     /// What is searched for in files before they leave; nothing is held back without.
     pub secrets: Option<Arc<SecretRules>>,
     /// How trees are watched; without, each snapshot looks at everything.
@@ -168,6 +197,12 @@ impl Workspaces {
         if let Some(workspace) = self.find(root)? {
             return Ok(workspace);
         }
+        let place = place_of(root);
+        if let Some(place) = place
+            && let Some(moved) = self.moved_to(root, place)?
+        {
+            return Ok(moved);
+        }
         let workspace = Workspace {
             id: WorkspaceId::from_bytes(random()?),
             root: root.as_os_str().as_bytes().to_vec(),
@@ -175,7 +210,42 @@ impl Workspaces {
         };
         self.catalog.add_workspace(&workspace)?;
         // Another command may have been quicker.
-        Ok(self.find(root)?.unwrap_or(workspace))
+        let workspace = self.find(root)?.unwrap_or(workspace);
+        if let Some(place) = place {
+            self.catalog.set_place(workspace.id, &workspace.root, place)?;
+        }
+        Ok(workspace)
+    }
+
+    /// The workspace whose folder this is, where that was somewhere else before.
+    fn moved_to(&self, root: &Path, place: (u64, u64)) -> Result<Option<Workspace>, StoreError> {
+        for mut workspace in self.catalog.workspaces_at(place.0, place.1)? {
+            let before = Path::new(std::ffi::OsStr::from_bytes(&workspace.root));
+            // Seen at two places at once it is mounted twice, or was copied with its numbers.
+            if place_of(before).is_none() {
+                tracing::info!(workspace = %workspace.id, root = %root.display(), "moved");
+                workspace.root = root.as_os_str().as_bytes().to_vec();
+                self.catalog.set_place(workspace.id, &workspace.root, place)?;
+                self.let_go(workspace.id);
+                return Ok(Some(workspace));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the folder of a workspace may be sealed by itself: it is there, and on the file system
+    /// that it was on. A disk that is not mounted is not an empty tree.
+    pub fn check_place(&self, id: WorkspaceId, root: &Path) -> Result<(), PlaceError> {
+        let Some(now) = place_of(root) else {
+            return Err(PlaceError::Gone { root: root.to_owned() });
+        };
+        match self.catalog.place(id)? {
+            Some(before) if before.0 != now.0 => {
+                Err(PlaceError::OtherFileSystem { root: root.to_owned() })
+            }
+            Some(before) if before == now => Ok(()),
+            _ => Ok(self.catalog.set_place(id, root.as_os_str().as_bytes(), now)?),
+        }
     }
 
     /// This device's latest snapshot of a workspace.
@@ -221,6 +291,7 @@ impl Workspaces {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX / 1_000_000)
                 * 1_000_000,
             git_user: self.git_user.clone(),
+            exclude: self.exclude.clone(),
             guard: self.guard(workspace)?,
             ..ScanOptions::default()
         };
@@ -261,8 +332,7 @@ impl Workspaces {
             _ => (self.commit(intake, &snapshot, head)?, snapshot),
         };
         self.note_held(workspace, &scanned)?;
-        let (sums, omitted, notes) =
-            (scanned.sums, scanned.omitted.clone(), scanned.notes.clone());
+        let (sums, omitted, notes) = (scanned.sums, scanned.omitted.clone(), scanned.notes.clone());
         keeper.keep(scanned);
         let store = self.clock.since(storing);
         Ok(Taken {
@@ -469,6 +539,7 @@ mod tests {
             caches: folder.to_owned(),
             git_user: GitUser::default(),
             clock: Clock::manual(1_000_000),
+            exclude: Vec::new(),
             secrets: None,
             watching: None,
             kept: Mutex::default(),

@@ -57,6 +57,8 @@ pub struct ScanOptions {
     pub started_at_ns: i64,
     /// What git knows about the user from outside the repository.
     pub git_user: GitUser,
+    /// What is left out, in the syntax of `.gitignore`: as if it stood at the top of `.batonignore`.
+    pub exclude: Vec<u8>,
     /// What files that git does not track are searched for before they are taken; nothing is held back
     /// without.
     pub guard: Option<Guard>,
@@ -83,7 +85,13 @@ impl Guard {
 
 impl Default for ScanOptions {
     fn default() -> Self {
-        Self { threads: 2, started_at_ns: 0, git_user: GitUser::default(), guard: None }
+        Self {
+            threads: 2,
+            started_at_ns: 0,
+            git_user: GitUser::default(),
+            exclude: Vec::new(),
+            guard: None,
+        }
     }
 }
 
@@ -265,7 +273,9 @@ fn at_root(root: &Path, error: ScanError) -> ScanError {
 }
 
 fn read_root_rules(root: &Path, fd: &OwnedFd, options: &ScanOptions) -> Rules {
-    let removed = read_rules(fd, BATON_IGNORE).unwrap_or_default();
+    let mut removed = options.exclude.clone();
+    removed.push(b'\n');
+    removed.extend(read_rules(fd, BATON_IGNORE).unwrap_or_default());
     let included = read_rules(fd, WORKTREE_INCLUDE).unwrap_or_default();
     Rules::new(root, &options.git_user, &removed, &included)
 }

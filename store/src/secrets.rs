@@ -31,6 +31,8 @@ mod table;
 mod assigned;
 mod container;
 
+use std::ops::Range;
+
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use gix::bstr::BStr;
 use gix::glob::Pattern;
@@ -58,8 +60,8 @@ pub struct Finding {
     pub rule: &'static str,
     /// Where, counted from 1; 1 in a file that is no text.
     pub line: u64,
-    /// A keyed hash of the rule and of what was found: the same secret has the same one in every file
-    /// of a home, and another one in another home.
+    /// A keyed hash of what was found: the same secret has the same one in every file of a home, and
+    /// another one in another home.
     pub fingerprint: [u8; 32],
 }
 
@@ -184,7 +186,7 @@ impl SecretRules {
         }
         let bytes = bytes.get(..LOOKED_AT).unwrap_or(bytes);
         if let Some(rule) = container::recognise(bytes) {
-            let finding = Finding { rule, line: 1, fingerprint: self.fingerprint(rule, bytes) };
+            let finding = Finding { rule, line: 1, fingerprint: self.fingerprint(bytes) };
             return (!is_allowed(&finding)).then_some(finding);
         }
         if bytes.iter().take(BINARY_WITHIN).any(|&byte| byte == 0) {
@@ -196,19 +198,33 @@ impl SecretRules {
             let Some(meaning) = self.meanings.get(word.pattern().as_usize()) else { continue };
             let found = match meaning {
                 Meaning::Row(row) => row.find(text, word.start()).map(|at| (row.rule, at)),
-                Meaning::Key(kind) => assigned::value(text, word.range(), *kind),
+                Meaning::Key(kind) => assigned::value(text, word.range(), *kind)
+                    .map(|found| self.known_in(text, &found.1).unwrap_or(found)),
                 Meaning::Url => assigned::password_of_url(text, word.end()),
                 Meaning::Own => shape::own(text, word.range()).map(|at| (OWN, at)),
             };
             let Some((rule, at)) = found else { continue };
             let line = 1 + newlines(bytes.get(..at.start).unwrap_or_default());
             let secret = bytes.get(at).unwrap_or_default();
-            let finding = Finding { rule, line, fingerprint: self.fingerprint(rule, secret) };
+            let finding = Finding { rule, line, fingerprint: self.fingerprint(secret) };
             if !is_allowed(&finding) {
                 return Some(finding);
             }
         }
         None
+    }
+
+    /// A token of a known form in a value: it is called by its name, wherever it stands.
+    fn known_in(
+        &self,
+        text: Text<'_>,
+        value: &Range<usize>,
+    ) -> Option<(&'static str, Range<usize>)> {
+        let words = self.words.find_overlapping_iter(text.bytes.get(value.clone())?);
+        words.into_iter().find_map(|word| match self.meanings.get(word.pattern().as_usize())? {
+            Meaning::Row(row) => Some((row.rule, row.find(text, value.start + word.start())?)),
+            _ => None,
+        })
     }
 
     /// Whether the user's patterns allow whatever stands in this file.
@@ -226,10 +242,8 @@ impl SecretRules {
         self.allow.iter().rfind(matches).is_some_and(|pattern| !pattern.is_negative())
     }
 
-    fn fingerprint(&self, rule: &str, secret: &[u8]) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(rule.as_bytes()).update(&[0]).update(secret);
-        *hasher.finalize().as_bytes()
+    fn fingerprint(&self, secret: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.key, secret).as_bytes()
     }
 }
 

@@ -33,6 +33,8 @@ fn every_command_of_this_version_has_help_with_its_flags() {
         ("check", "--data"),
         ("doctor", "--home"),
         ("daemon", "run status stop"),
+        ("service", "install remove"),
+        ("service install", "--serve"),
         ("config", "show"),
         ("config show", "--origin"),
         ("completions", "SHELL"),
@@ -66,9 +68,6 @@ fn help_is_a_command_too() {
 fn what_this_version_lacks_says_so_and_starts_nothing() {
     let place = Place::new();
     let lines = [
-        "watch",
-        "watch /tmp",
-        "unwatch",
         "forget 0123456789abcdef",
         "forget --run 0123456789abcdef",
         "run diff 0123456789abcdef --patch",
@@ -84,7 +83,6 @@ fn what_this_version_lacks_says_so_and_starts_nothing() {
         "agent setup claude",
         "gc --dry-run",
         "repair",
-        "service install --serve",
         "uninstall --purge",
         "pull 0123456789abcdef",
         "pull 0123456789abcdef --apply",
@@ -98,7 +96,7 @@ fn what_this_version_lacks_says_so_and_starts_nothing() {
         "handoff --agent claude -- make",
         "handoff -p hello",
         "handoff -p -",
-        "--json watch",
+        "--json undo",
     ];
     for line in lines {
         let ran = place.line(line);

@@ -56,8 +56,11 @@ fn start(session: &Session, detached: bool) -> Result<u8, CliError> {
     }
     let options = NodeOptions { serving: false, listen: None, advertise: Vec::new() };
     match node::run(session, options, &mut |_| Ok(())) {
-        // Whoever started this one looks for the exit code, and waits for the other daemon.
-        Err(error) if detached && error.is("home-in-use") => Err(error.exit(CONFLICT)),
+        // Whoever started this one looks for the exit code: a command waits for the other daemon, a
+        // service manager does not try again.
+        Err(error) if error.is("home-in-use") && (detached || session.env.notify.is_some()) => {
+            Err(error.exit(CONFLICT))
+        }
         ended => ended.map(|()| 0),
     }
 }

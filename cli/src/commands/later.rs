@@ -17,12 +17,6 @@ pub(crate) struct Rest {
 /// Commands that this version does not have.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Always-on sync of a workspace (not in this version).
-    #[command(hide = true)]
-    Watch(Rest),
-    /// Ends `watch` (not in this version).
-    #[command(hide = true)]
-    Unwatch(Rest),
     /// Takes a snapshot away everywhere (not in this version).
     #[command(hide = true)]
     Forget(Rest),
@@ -47,9 +41,6 @@ pub(crate) enum Verb {
     /// Heals the stores of this home (not in this version).
     #[command(hide = true)]
     Repair(Rest),
-    /// Starts the daemon with the machine (not in this version).
-    #[command(hide = true)]
-    Service(Rest),
     /// Takes Baton off this machine (not in this version).
     #[command(hide = true)]
     Uninstall(Rest),
@@ -58,8 +49,6 @@ pub(crate) enum Verb {
 /// Says so, and what can be done instead.
 pub(crate) fn refuse(verb: &Verb) -> CliError {
     let (name, instead) = match verb {
-        Verb::Watch(_) => ("watch", "baton push sends the tree as it is when you type it"),
-        Verb::Unwatch(_) => ("unwatch", "nothing is watched; baton status shows what is kept"),
         Verb::Forget(_) => ("forget", "snapshots stay; baton log lists them"),
         Verb::Say(_) => ("say", "baton run cancel RUN, then baton handoff again"),
         Verb::FollowUp(_) => {
@@ -72,9 +61,6 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
         Verb::Agent(_) => ("agent", "baton handoff -- COMMAND runs any program"),
         Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
         Verb::Repair(_) => ("repair", "baton check says what is damaged"),
-        Verb::Service(_) => {
-            ("service", "baton serve, or baton daemon run, from a unit of your own")
-        }
         Verb::Uninstall(_) => {
             ("uninstall", "baton daemon stop, then remove the binary and the home")
         }

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use baton_daemon::config::PORT;
 
 use crate::connect;
-use crate::error::CliError;
+use crate::error::{CONFLICT, CliError};
 use crate::node::{self, NodeOptions};
 use crate::report::Style;
 use crate::session::Session;
@@ -27,7 +27,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
     session.refuse_remote("serve")?;
-    make_room(session)?;
+    // A service manager does not try again where the home has a node.
+    let managed = |error: CliError| {
+        let in_use = session.env.notify.is_some() && error.is("home-in-use");
+        if in_use { error.exit(CONFLICT) } else { error }
+    };
+    make_room(session).map_err(managed)?;
     let options = NodeOptions { serving: true, listen: args.listen, advertise: args.advertise };
     node::run(session, options, &mut |ready| {
         let Some(ready) = ready else { return Ok(()) };
@@ -42,6 +47,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
         })
     })
     .map(|()| 0)
+    .map_err(managed)
 }
 
 /// A `serve` is the daemon of its home: one that only runs in the background gives way.

@@ -87,6 +87,10 @@ pub enum Command {
     DeviceList,
     /// `device revoke ID`; `device` is an id or a unique prefix.
     DeviceRevoke { device: String },
+    /// `watch`.
+    Watch { path: Bytes, remote: Option<String> },
+    /// `unwatch`.
+    Unwatch { path: Bytes },
     /// `allow PATH|FINDING`.
     Allow(AllowCall),
     /// `status [PATH]`.
@@ -225,6 +229,7 @@ pub enum Answer {
     Join(JoinAnswer),
     Remotes(RemotesAnswer),
     Devices(DevicesAnswer),
+    Watch(WatchAnswer),
     Allowed(AllowedAnswer),
     Status(StatusAnswer),
     Snapshot(SnapshotAnswer),
@@ -354,6 +359,13 @@ pub struct StatusAnswer {
     /// When this was so, by the clock of the daemon.
     #[serde(default)]
     pub as_of: String,
+}
+
+/// `watch` and `unwatch`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WatchAnswer {
+    pub workspace: String,
+    pub root: String,
 }
 
 /// One tree that is kept.

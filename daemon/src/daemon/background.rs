@@ -29,7 +29,9 @@ use super::{Daemon, remotes::Target};
 use crate::api::control::{Answer, Bytes, Progress, WatchAnswer};
 use crate::api::socket::EventSender;
 use crate::queue::network;
-use crate::workspace::{TakeOptions, Taken};
+use crate::thinning::plan::Retention;
+use crate::thinning::thin;
+use crate::workspace::{PlaceError, TakeOptions, Taken, Workspaces};
 
 /// After a failure it is tried again after this time, then twice as long each time, up to the second.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -166,7 +168,8 @@ impl Daemon {
             .blocking("unwatch", move |daemon| {
                 let found = daemon.workspaces.find(&root)?;
                 let watched = daemon.catalog.watched()?;
-                let is_watched = |workspace: &Workspace| watched.iter().any(|(w, _)| w.id == workspace.id);
+                let is_watched =
+                    |workspace: &Workspace| watched.iter().any(|(w, _)| w.id == workspace.id);
                 let Some(workspace) = found.filter(is_watched) else {
                     let what = format!("{} is not watched", root.display());
                     return Err(Fail::new("not-watched", what).hint("baton status"));
@@ -377,8 +380,9 @@ impl Daemon {
         taken: Taken,
     ) -> Result<Outcome, Fail> {
         let (id, workspace) = (taken.id, taken.workspace);
-        let acked =
-            self.blocking("acked", move |daemon| Ok(daemon.catalog.acked(workspace, node)?)).await?;
+        let acked = self
+            .blocking("acked", move |daemon| Ok(daemon.catalog.acked(workspace, node)?))
+            .await?;
         if acked != Some(id) {
             step.set(Doing::Sending(None, self.clock.instant()));
             let (events, mut told) = EventSender::channel();
@@ -391,12 +395,10 @@ impl Daemon {
                     }
                 }
             };
-            let push =
-                self.push_snapshot(target, (id, taken.snapshot), &step.give_way, &events);
-            let pushed = async {
-                let pushed = push.await;
-                drop(events);
-                pushed
+            let pushed = async move {
+                // Its end is that of what follows it.
+                let what = (id, taken.snapshot);
+                self.push_snapshot(target, what, &step.give_way, &events).await
             };
             let (pushed, ()) = tokio::join!(pushed, follow);
             match pushed {
@@ -411,11 +413,10 @@ impl Daemon {
             }
         }
         self.blocking("thin", move |daemon| {
-            let retention = daemon.config.sync.retention();
+            let retention = Retention::from(&daemon.config.sync);
             let now = daemon.clock.now_ms();
-            let Some(head) = daemon.workspaces.head(workspace) else { return Ok(()) };
-            let vault = &daemon.workspaces.vault;
-            crate::thinning::thin(&daemon.catalog, vault, workspace, head.device, now, &retention)?;
+            let Workspaces { vault, device, .. } = &daemon.workspaces;
+            thin(&daemon.catalog, vault, workspace, *device, now, &retention)?;
             Ok(())
         })
         .await?;
@@ -451,11 +452,18 @@ impl Daemon {
     }
 }
 
+impl From<PlaceError> for Fail {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Store(error) => error.into(),
+            gone => Self::new("workspace-gone", gone.to_string())
+                .hint("put the folder back, or baton unwatch it"),
+        }
+    }
+}
+
 /// Resolves when the workspace has changed.
-async fn changes_of(
-    changed: &mut tokio::sync::broadcast::Receiver<WorkspaceId>,
-    id: WorkspaceId,
-) {
+async fn changes_of(changed: &mut tokio::sync::broadcast::Receiver<WorkspaceId>, id: WorkspaceId) {
     use tokio::sync::broadcast::error::RecvError;
     loop {
         match changed.recv().await {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use baton_protocol::id::WorkspaceId;
 use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
-use baton_store::secrets::SecretRules;
 
 use super::Daemon;
 use super::failure::Fail;
@@ -63,7 +62,7 @@ impl Daemon {
             }
         };
         self.catalog.allow_finding(workspace, &finding.fingerprint, self.clock.now_ms())?;
-        self.rules_changed(workspace);
+        self.rules_changed(workspace, false);
         let root = self.catalog.workspace(workspace)?.map(|workspace| workspace.root);
         Ok(AllowedEntry {
             workspace: workspace.to_string(),
@@ -81,7 +80,7 @@ impl Daemon {
         for workspace in self.catalog.workspaces()? {
             let revoked = self.catalog.disallow_finding(workspace.id, id)?;
             if !revoked.is_empty() {
-                self.rules_changed(workspace.id);
+                self.rules_changed(workspace.id, true);
             }
             entries.extend(revoked.into_iter().map(|finding| AllowedEntry {
                 workspace: workspace.id.to_string(),
@@ -123,7 +122,7 @@ impl Daemon {
             }
             self.catalog.allow_path(workspace.id, &inside, self.clock.now_ms())?;
         }
-        self.rules_changed(workspace.id);
+        self.rules_changed(workspace.id, revoke);
         let ReportPath { path, path_b64 } = ReportPath::new(&inside);
         Ok(AllowedEntry {
             workspace: workspace.id.to_string(),
@@ -151,23 +150,10 @@ impl Daemon {
         Ok(workspaces.filter_map(inside).max_by_key(|(workspace, _)| workspace.root.len()))
     }
 
-    /// What is to be looked for in the files of this home's workspaces; nothing where the
-    /// configuration says so.
-    #[expect(dead_code, reason = "the scan asks for them once it holds files back")]
-    pub(super) fn secret_rules(&self) -> Result<Option<SecretRules>, Fail> {
-        if !self.config.sync.secrets {
-            return Ok(None);
-        }
-        let key = self.catalog.finding_key(crate::workspace::random()?)?;
-        let options = self.config.sync.secret_options(key);
-        let rules = SecretRules::new(&options);
-        rules.map(Some).map_err(|error| Fail::new("config", super::failure::chain(&error)))
-    }
-
     /// Called when what a workspace may send has changed: what was held back can go now.
-    #[expect(clippy::unused_self, reason = "the hook of the background sync")]
-    pub(super) fn rules_changed(&self, workspace: WorkspaceId) {
-        tracing::debug!(%workspace, "what may travel has changed");
+    pub(super) fn rules_changed(&self, workspace: WorkspaceId, revoked: bool) {
+        self.workspaces.reconsider(workspace, revoked);
+        self.look_again(workspace);
     }
 
     /// What is held back in a workspace, for `status`.

@@ -44,7 +44,7 @@ impl Daemon {
             session: handoff.clone(),
         };
         let root = to_path(call.path);
-        let order = self.order(&root, &target).await?;
+        let order = self.order(&root, &target, events).await?;
         let taken = self.take(root, options, events).await?;
         if call.dry_run {
             let answer = self.handoff_answer(handoff, "dry-run", &target, &taken, taken.id).await?;

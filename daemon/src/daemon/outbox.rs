@@ -117,12 +117,14 @@ impl Daemon {
         self: &Arc<Self>,
         root: &std::path::Path,
         target: &Target,
+        events: &EventSender,
     ) -> Result<OwnedMutexGuard<()>, Fail> {
         let root: PathBuf = root.to_owned();
         let find =
             self.blocking("workspace", move |daemon| Ok(daemon.workspaces.find_or_add(&root)?));
         let workspace = find.await?.id;
-        Ok(self.queue.order(workspace, target.remote.node).await)
+        let order = self.queue.order(workspace, target.remote.node);
+        Ok(self.while_telling(workspace, events, order).await)
     }
 
     /// Sends a parcel, or puts it into the queue; with `wait` the answer comes once the node has it.
@@ -134,6 +136,7 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Sent, Fail> {
         self.tell_untold(events).await;
+        let _urgent = self.urgent(parcel.wanted.workspace);
         let (id, node) = (parcel.wanted.id, parcel.wanted.node);
         events.send(Event::Accepted { queue: id.to_string() }).await;
         if !self.queue.is_busy(node) {
@@ -514,7 +517,7 @@ impl Deliver for Daemon {
 }
 
 /// Whether a node could not be reached: nothing else is wrong with what was asked.
-fn is_away(fail: &Fail) -> bool {
+pub(super) fn is_away(fail: &Fail) -> bool {
     fail.0.code == "remote-unreachable"
 }
 

@@ -65,6 +65,16 @@ impl Daemon {
         }
     }
 
+    /// The default node among those that were joined.
+    pub(super) async fn joined_target(self: &Arc<Self>) -> Result<Option<Target>, Fail> {
+        self.blocking("remote", move |daemon| {
+            let name = daemon.catalog.default_remote()?.filter(|name| name != LOCAL);
+            let remote = name.map(|name| daemon.catalog.remote(&name)).transpose()?.flatten();
+            Ok(remote.map(|remote| Target { remote, embedded: false }))
+        })
+        .await
+    }
+
     /// The node embedded in this daemon, with this home enrolled.
     pub(super) async fn local(self: &Arc<Self>) -> Result<Target, Fail> {
         let node = self.node().await?;

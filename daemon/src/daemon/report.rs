@@ -78,11 +78,11 @@ pub fn snapshot(
 /// How long taking a snapshot took; the caller adds the rest.
 pub fn timing(taken: &Taken) -> TimingMs {
     TimingMs {
-        barrier: None,
+        barrier: Some(decimal_ms(taken.barrier)),
         scan: Some(decimal_ms(taken.scan)),
         store: Some(decimal_ms(taken.store)),
         send: None,
-        total: decimal_ms(taken.scan + taken.store),
+        total: decimal_ms(taken.barrier + taken.scan + taken.store),
     }
 }
 

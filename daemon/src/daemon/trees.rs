@@ -14,6 +14,7 @@ use baton_store::objects::ObjectSource;
 use baton_store::scan;
 use baton_store::snapshot::load_snapshot;
 
+use super::background::Doing;
 use super::failure::{Fail, chain};
 use super::outbox::Parcel;
 use super::transfer::with_progress;
@@ -22,8 +23,10 @@ use crate::api::control::{
     Answer, Bytes, ChangeEntry, DiffAnswer, LogAnswer, LogSnapshot, Problem, PushFields,
     ReportPath, RestoreAnswer, StatusAnswer, TimingMs, WorkspaceEntry,
 };
+use crate::api::control::{SyncProgress, WatchEntry};
 use crate::api::socket::EventSender;
 use crate::clock::{decimal_ms, rfc3339};
+use crate::keeper::Seen;
 use crate::thinning::{Walked, walk};
 use crate::workspace::{TakeOptions, Taken};
 
@@ -74,7 +77,7 @@ impl Daemon {
         let started = self.clock.instant();
         let target = self.target(remote).await?;
         let root = to_path(path);
-        let order = self.order(&root, &target).await?;
+        let order = self.order(&root, &target, events).await?;
         let taken = self.take(root, TakeOptions::default(), events).await?;
         let parcel = Parcel::push(target, &taken, self.clock.now_ms())?;
         let remote = parcel.target.remote.name.clone();
@@ -223,12 +226,21 @@ impl Daemon {
                 None => None,
             };
             let waiting = self.queue_state(&queue, workspace.id, head == acked);
-            // Nothing is watched in this version: a tree is as synced as its latest snapshot.
-            let state = match (waiting.queued, waiting.away) {
-                (1.., true) => "offline",
-                (1.., false) => "syncing",
-                (0, _) if head.is_some() && head == acked => "synced",
-                (0, _) => "paused",
+            let step = self.background.step(workspace.id).map(|step| step.report());
+            let seen = self.workspaces.watched(workspace.id).map(|watched| watched.seen());
+            let pending = seen.as_ref().and_then(|seen| seen.pending);
+            let is_still = pending == Some(0) || (step.is_none() && pending.is_none());
+            let (doing, error, away) = step.unwrap_or_default();
+            let last_error = error.or(waiting.last_error);
+            let away = away || waiting.away;
+            let is_busy = waiting.queued > 0 || !matches!(doing, Doing::Resting);
+            let state = match &last_error {
+                _ if away => "offline",
+                Some(_) => "error",
+                None if is_busy => "syncing",
+                None if head.is_none() || head != acked => "paused",
+                None if is_still => "synced",
+                None => "syncing",
             };
             let synced_at = match acked {
                 // A damaged snapshot is no reason not to say how the others are.
@@ -239,20 +251,66 @@ impl Daemon {
                 workspace: workspace.id.to_string(),
                 root: String::from_utf8_lossy(&workspace.root).into_owned(),
                 state: state.to_owned(),
-                pending_files: 0,
+                pending_files: pending.unwrap_or_default(),
                 head: head.map(|id| id.to_string()),
                 acked: acked.map(|id| id.to_string()),
                 queued: waiting.queued,
                 remote: default.map(|remote| remote.name.clone()),
-                last_error: waiting.last_error,
+                last_error,
                 synced_at: synced_at.map(|snapshot| rfc3339(snapshot.created_at)),
                 held: self.held_entries(workspace.id)?,
-                watch: None,
-                progress: None,
+                watch: seen.and_then(watch_entry),
+                progress: self.sync_progress(&doing),
             });
         }
         let as_of = rfc3339(self.clock.now_ms());
         Ok(StatusAnswer { workspaces, remotes, daemon: self.answer(), as_of })
+    }
+}
+
+impl Daemon {
+    fn sync_progress(&self, doing: &Doing) -> Option<SyncProgress> {
+        let (files, bytes, started) = match doing {
+            Doing::Resting | Doing::Sending(None, _) => return None,
+            Doing::Sealing(progress, started) => (progress.files(), progress.bytes(), started),
+            Doing::Sending(Some(progress), started) => (progress.done, progress.bytes, started),
+        };
+        let total = match doing {
+            Doing::Sending(Some(progress), _) => progress.total,
+            _ => None,
+        };
+        let passed =
+            u64::try_from(self.clock.since(*started).as_millis()).unwrap_or(u64::MAX).max(1);
+        // By what is done of what is known to be there: bytes on the wire are not known before.
+        let left = total.filter(|_| files > 0).map(|total| {
+            let left = u128::from(total.saturating_sub(files)) * u128::from(passed);
+            u64::try_from(left / u128::from(files)).unwrap_or(u64::MAX)
+        });
+        Some(SyncProgress {
+            files,
+            bytes,
+            total_bytes: None,
+            rate: Some(bytes.saturating_mul(1000) / passed),
+            left_ms: left,
+        })
+    }
+}
+
+fn watch_entry(seen: Seen) -> Option<WatchEntry> {
+    let note = seen.error;
+    match seen.coverage {
+        Some(coverage) => Some(WatchEntry {
+            backend: coverage.backend.to_owned(),
+            watched: coverage.watched,
+            swept: coverage.swept,
+            note: coverage.note.or(note),
+        }),
+        None => note.map(|note| WatchEntry {
+            backend: "sweep".to_owned(),
+            watched: 0,
+            swept: 0,
+            note: Some(note),
+        }),
     }
 }
 

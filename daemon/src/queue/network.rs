@@ -35,6 +35,11 @@ impl NetworkChanges {
     }
 }
 
+/// Returns at the next change of the network; never where that cannot be known.
+pub async fn changed() {
+    NetworkChanges::listen().changed().await;
+}
+
 #[cfg(target_os = "linux")]
 mod system {
     use std::io;

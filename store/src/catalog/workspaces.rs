@@ -13,6 +13,8 @@ use crate::error::StoreError;
 pub(super) const STEP_2: &str = "
 ALTER TABLE workspaces ADD COLUMN watched INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE workspaces ADD COLUMN remote TEXT;
+ALTER TABLE workspaces ADD COLUMN dev INTEGER;
+ALTER TABLE workspaces ADD COLUMN ino INTEGER;
 ";
 
 /// A tree that is kept.
@@ -60,6 +62,61 @@ impl Catalog {
                        ON CONFLICT(root) DO NOTHING";
             db.execute(add, (id.as_bytes(), root, sql(*created_at)))?;
             db.query_row(&format!("{SELECT} WHERE root = ?1"), [root], from_row)
+        })
+    }
+
+    /// Whether a workspace is watched, and for which remote; the default one where none is named.
+    pub fn set_watched(
+        &self,
+        id: WorkspaceId,
+        watched: bool,
+        remote: Option<&str>,
+    ) -> Result<(), StoreError> {
+        self.write("noting what is watched", |db| {
+            let set = "UPDATE workspaces SET watched = ?2, remote = ?3 WHERE id = ?1";
+            db.execute(set, (id.as_bytes(), watched, remote)).map(drop)
+        })
+    }
+
+    /// Every workspace that is watched, and for which remote.
+    pub fn watched(&self) -> Result<Vec<(Workspace, Option<String>)>, StoreError> {
+        self.read("listing what is watched", |db| {
+            let list = "SELECT id, root, created_at, remote FROM workspaces
+                        WHERE watched ORDER BY root";
+            let mut list = db.prepare_cached(list)?;
+            list.query_map([], |row| Ok((from_row(row)?, row.get(3)?)))?.collect()
+        })
+    }
+
+    /// Which directory the root of a workspace was last: device and inode.
+    pub fn place(&self, id: WorkspaceId) -> Result<Option<(u64, u64)>, StoreError> {
+        self.read("reading where a workspace is", |db| {
+            let find = "SELECT dev, ino FROM workspaces WHERE id = ?1 AND dev IS NOT NULL";
+            let place =
+                |row: &rusqlite::Row<'_>| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)));
+            db.prepare_cached(find)?.query_row([id.as_bytes()], place).optional()
+        })
+    }
+
+    /// The workspaces whose root was this directory.
+    pub fn workspaces_at(&self, dev: u64, ino: u64) -> Result<Vec<Workspace>, StoreError> {
+        self.read("looking for a workspace", |db| {
+            let mut list =
+                db.prepare_cached(&format!("{SELECT} WHERE dev = ?1 AND ino = ?2 ORDER BY root"))?;
+            list.query_map((sql(dev), sql(ino)), from_row)?.collect()
+        })
+    }
+
+    /// Notes where a workspace is. A root that another one has is not taken.
+    pub fn set_place(
+        &self,
+        id: WorkspaceId,
+        root: &[u8],
+        (dev, ino): (u64, u64),
+    ) -> Result<(), StoreError> {
+        self.write("noting where a workspace is", |db| {
+            let set = "UPDATE OR IGNORE workspaces SET root = ?2, dev = ?3, ino = ?4 WHERE id = ?1";
+            db.execute(set, (id.as_bytes(), root, sql(dev), sql(ino))).map(drop)
         })
     }
 

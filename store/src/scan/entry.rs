@@ -146,8 +146,7 @@ impl<S: ObjectSource + ObjectSink> Taker<'_, S> {
                 }
             }
         }
-        let found =
-            self.reader.read(directory, name, self.sink, self.progress, known.inspect)?;
+        let found = self.reader.read(directory, name, self.sink, self.progress, known.inspect)?;
         if let Some(finding) = found.held {
             return Ok(Taken { held: Some(finding), ..Taken::left_out(OmitReason::Secret) });
         }

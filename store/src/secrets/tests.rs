@@ -195,6 +195,9 @@ fn to_allow_one_secret_is_not_to_allow_the_next() {
     assert_eq!((one.line, two.line), (1, 2));
     assert_ne!(one.fingerprint, two.fingerprint);
     assert_eq!(rules.scan_unless(b"x", text.as_bytes(), |_| true), None);
+    // A form that is known is called by its name, and is the same secret in whatever setting.
+    let set = rules.scan(b".env", format!("API_TOKEN='{first}'").as_bytes()).unwrap();
+    assert_eq!((set.rule, set.fingerprint), (one.rule, one.fingerprint));
     // The same secret elsewhere has the same fingerprint, and another one in another home.
     let elsewhere = rules.scan(b"y", format!("\n\n{first}").as_bytes()).unwrap();
     assert_eq!(elsewhere.fingerprint, one.fingerprint);
