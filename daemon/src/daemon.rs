@@ -64,6 +64,7 @@ use crate::runs::{RunOptions, RunParts, Runs};
 use crate::sync::push::Quota;
 use crate::task::Tasks;
 use crate::transport::limits::Limits;
+use crate::watch::{WatchOptions, choose};
 use crate::workspace::{TakeOptions, Workspaces, random};
 
 use failure::{Fail, chain};
@@ -267,7 +268,8 @@ impl Daemon {
         let watching = Watching {
             tasks: tasks.clone(),
             changed: changed.clone(),
-            max_watches: config.sync.max_watches,
+            options: WatchOptions { max_watches: config.sync.max_watches, ..WatchOptions::default() },
+            open: choose::open,
         };
         let workspaces = workspaces(
             &options,

@@ -22,7 +22,7 @@ use baton_store::stat_cache::StatCache;
 
 use crate::clock::Clock;
 use crate::task::Tasks;
-use crate::watch::{Coverage, Watch, WatchError, WatchOptions, Woken, choose};
+use crate::watch::{Coverage, Watch, WatchError, WatchOptions, Woken};
 
 /// How long what becomes dirty is gathered before it is read again, so that many small changes do not
 /// wake the daemon each. Far below what fills the queue of the system: 5,461 new files.
@@ -35,8 +35,10 @@ pub struct Watching {
     pub tasks: Tasks,
     /// What is told that a workspace has changed.
     pub changed: tokio::sync::broadcast::Sender<WorkspaceId>,
-    /// Directories that are watched at most, of one workspace.
-    pub max_watches: Option<u64>,
+    /// How each is watched.
+    pub options: WatchOptions,
+    /// What opens a watch: [`crate::watch::choose::open`], or for a test a backend of its own.
+    pub open: fn(&Path, &WatchOptions) -> Result<Box<dyn Watch>, WatchError>,
 }
 
 /// One workspace whose tree is known.
@@ -199,9 +201,8 @@ impl Keeper {
     /// Begins to watch: first the directories that were there last time, so that a look at everything
     /// that comes after misses nothing in them.
     fn arm(&self, state: &mut State, watching: &Watching) {
-        let options = WatchOptions { max_watches: watching.max_watches, ..WatchOptions::default() };
         let known = self.cache.directories();
-        let opened = choose::open(&self.root, &options).and_then(|mut watch| {
+        let opened = (watching.open)(&self.root, &watching.options).and_then(|mut watch| {
             watch.add(&mut known.iter().map(Vec::as_slice))?;
             Ok(watch)
         });
@@ -239,7 +240,9 @@ impl Keeper {
                 std::thread::sleep(GATHER);
             }
         };
-        tasks.spawn_blocking("watch", gather).detach();
+        if let Err(error) = tasks.spawn_thread("watch", gather) {
+            tracing::warn!(%error, "changes are noticed only when something is asked for");
+        }
     }
 
     fn tell(&self) {

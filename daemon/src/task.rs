@@ -105,17 +105,30 @@ impl Tasks {
         Task { name, handle }
     }
 
-    /// Runs what blocks on a thread of its own that gives way to all others, where the system lets it.
-    /// Must be called within a runtime.
-    pub fn spawn_low<T, F>(&self, name: &'static str, work: F) -> Task<T>
-    where
-        T: Send + 'static,
-        F: FnOnce() -> T + Send + 'static,
-    {
-        let (done, outcome) = tokio::sync::oneshot::channel();
+    /// Runs what blocks for long, or for as long as something lives, on a thread of its own. Needs no
+    /// runtime.
+    pub fn spawn_thread(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
         let entry = self.enter(name);
-        let low = move || {
+        let counted = move || {
             let _entry = entry;
+            work();
+        };
+        std::thread::Builder::new().name(name.to_owned()).spawn(counted).map(drop)
+    }
+
+    /// Runs what blocks on a thread that gives way to all others, where the system lets it. Nothing
+    /// comes back where it panicked, or the system has no more threads.
+    pub async fn run_low<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, TaskFailed> {
+        let (done, outcome) = tokio::sync::oneshot::channel();
+        let low = move || {
             // On Linux that is the thread and those that it starts, and not the process.
             if cfg!(target_os = "linux")
                 && let Err(error) = rustix::process::setpriority_process(None, LOW)
@@ -125,17 +138,10 @@ impl Tasks {
             // Who waits may be gone.
             drop(done.send(work()));
         };
-        let started = std::thread::Builder::new().name(name.to_owned()).spawn(low);
-        self.spawn(name, async move {
-            match (started, outcome.await) {
-                (Ok(_), Ok(outcome)) => outcome,
-                (Ok(thread), Err(_)) => match thread.join() {
-                    Err(panic) => std::panic::resume_unwind(panic),
-                    Ok(()) => std::future::pending().await,
-                },
-                (Err(error), _) => std::panic::panic_any(error.to_string()),
-            }
-        })
+        if let Err(error) = self.spawn_thread(name, low) {
+            tracing::warn!(%error, task = name, "a thread was not started");
+        }
+        outcome.await.map_err(|_| TaskFailed { name, panicked: true })
     }
 
     /// Tells every task to end.

@@ -364,7 +364,7 @@ impl Daemon {
             daemon.workspaces.check_place(id, &root)?;
             Ok::<_, Fail>(daemon.workspaces.take(&root, &TakeOptions::default(), &progress)?)
         };
-        let sealed = self.tasks.spawn_low("seal", work).await;
+        let sealed = self.tasks.run_low("seal", work).await;
         let taken = sealed.map_err(|error| Fail::new("internal", chain(&error)))??;
         if taken.is_new {
             tracing::info!(snapshot = %taken.id, workspace = %id, changed = taken.files_changed, "sealed");

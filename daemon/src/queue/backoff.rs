@@ -76,7 +76,9 @@ mod tests {
         assert_eq!(waits(7, 5), waits(7, 5));
         assert_ne!(waits(7, 5), waits(8, 5));
         let mut backoff = Backoff::new(1);
-        (0..20).for_each(|_| drop(backoff.next()));
+        for _ in 0..20 {
+            backoff.next();
+        }
         backoff.reset();
         assert!(backoff.next() <= FIRST);
     }

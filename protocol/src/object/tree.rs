@@ -28,7 +28,7 @@ const MAX_LEVEL: u8 = 8;
 const MODE_MASK: u64 = 0o777;
 
 /// Files, directories and bytes below a directory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TreeSums {
     /// Entries that are not directories.
     pub files: u64,

@@ -22,6 +22,10 @@ use crate::layout::Class;
 /// Linux source against 5.1 for each file alone, and one file is still read in under a millisecond.
 pub const RECORD_TARGET: usize = 256 * 1024;
 
+/// The same for directories and what else is no file data: hashes hardly compress, so that grouping them
+/// gains little, and a seal reads a few at scattered places.
+const METADATA_TARGET: usize = 32 * 1024;
+
 /// Most objects of a record.
 const MAX_COUNT: usize = 4096;
 
@@ -94,8 +98,12 @@ impl RecordBuilder {
     }
 
     /// Whether it is time to close it.
-    pub const fn is_full(&self) -> bool {
-        self.raw.len() >= RECORD_TARGET || self.entries.len() >= MAX_COUNT
+    pub const fn is_full(&self, class: Class) -> bool {
+        let target = match class {
+            Class::Data => RECORD_TARGET,
+            Class::Metadata => METADATA_TARGET,
+        };
+        self.raw.len() >= target || self.entries.len() >= MAX_COUNT
     }
 
     /// Whether nothing was added.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::segment::{Record, RecordEntry};
 
 /// Bytes of memory that the records of a vault may take.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Records that were read lately, oldest out first.
 #[derive(Debug, Default)]

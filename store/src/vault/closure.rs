@@ -5,6 +5,10 @@
 //! directory. Whoever plans a checkout or shows progress believes them, so that they are compared
 //! before a ref may lead there.
 //!
+//! Given an older form of the root that is proved, the walk compares the two on its way down: what both
+//! name alike was proved with the older one, and is not even looked up. So one edit in a directory of a
+//! thousand files costs that one file.
+//!
 //! The walk goes on where it stopped, so that a push which brings what was missing pays for that and
 //! not for the whole again.
 //!
@@ -21,21 +25,31 @@ use baton_protocol::object::{
 use super::Vault;
 use super::staging::Staging;
 use crate::error::StoreError;
+use crate::objects::ObjectSource;
 
 /// A walk from one root.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     root: Option<ObjectId>,
     /// Still to be looked at; what was missing last time is among them.
-    open: Vec<(ObjectId, Said)>,
+    open: Vec<Open>,
     /// Metadata that was read, so that it is read once however often it is named.
     known: HashMap<ObjectId, Facts>,
     /// What of that was walked through: it is closed once nothing is open.
     walked: HashSet<ObjectId>,
 }
 
-/// What an object says of one that it names.
+/// An object to be looked at.
 #[derive(Clone, Debug)]
+struct Open {
+    id: ObjectId,
+    said: Said,
+    /// An older form of it, of which everything is here.
+    before: Option<ObjectId>,
+}
+
+/// What an object says of one that it names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Said {
     Nothing,
     /// Length of a chunk or of what a manifest lists.
@@ -68,26 +82,31 @@ impl Walk {
         &mut self,
         vault: &Vault,
         staging: &Staging,
-        root: ObjectId,
+        (root, before): (ObjectId, Option<ObjectId>),
         limit: usize,
     ) -> Result<Vec<ObjectId>, StoreError> {
         if self.root != Some(root) {
-            *self = Self { root: Some(root), open: vec![(root, Said::Nothing)], ..Self::default() };
+            let before = match before {
+                Some(before) if vault.closed(&before)? == Some(true) => Some(before),
+                _ => None,
+            };
+            let open = vec![Open { id: root, said: Said::Nothing, before }];
+            *self = Self { root: Some(root), open, ..Self::default() };
         }
         let mut missing = Vec::new();
         let mut asked = HashSet::new();
         let mut absent = Vec::new();
         while missing.len() < limit
-            && let Some((id, said)) = self.open.pop()
+            && let Some(open) = self.open.pop()
         {
-            let looked = self.look(vault, staging, id, &said);
+            let looked = self.look(vault, staging, &open);
             match looked {
                 Ok(true) => {}
                 Ok(false) => {
-                    if asked.insert(id) {
-                        missing.push(id);
+                    if asked.insert(open.id) {
+                        missing.push(open.id);
                     }
-                    absent.push((id, said));
+                    absent.push(open);
                 }
                 Err(error) => {
                     // Whoever asks again meets it again.
@@ -110,9 +129,9 @@ impl Walk {
         &mut self,
         vault: &Vault,
         staging: &Staging,
-        id: ObjectId,
-        said: &Said,
+        open: &Open,
     ) -> Result<bool, StoreError> {
+        let Open { id, ref said, before } = *open;
         if id.kind == ObjectKind::Chunk {
             return match (staging.length(vault, &id)?, said) {
                 (None, _) => Ok(false),
@@ -136,7 +155,16 @@ impl Walk {
         self.known.insert(id, facts);
         if !closed {
             self.walked.insert(id);
-            name_children(&object, &mut self.open);
+            let children = children(&object);
+            // What cannot be read of the older form is as good as not there.
+            let older = before
+                .filter(|before| before.kind == id.kind)
+                .and_then(|before| vault.read(&before).ok().flatten())
+                .and_then(|bytes| Object::decode(id.kind, &bytes).ok());
+            match older {
+                Some(older) => against(children, self::children(&older), &mut self.open),
+                None => self.open.extend(children.into_iter().map(Child::open)),
+            }
         }
         Ok(true)
     }
@@ -173,41 +201,85 @@ impl Facts {
     }
 }
 
-/// Names what an object needs to be whole, with what it says of it: all that [`Object::children`] has.
-fn name_children(object: &Object, to: &mut Vec<(ObjectId, Said)>) {
+/// What an object names, by what it is called there.
+struct Child {
+    name: Vec<u8>,
+    id: ObjectId,
+    said: Said,
+}
+
+impl Child {
+    fn new(name: &[u8], id: impl Into<ObjectId>, said: Said) -> Self {
+        Self { name: name.to_vec(), id: id.into(), said }
+    }
+
+    fn of_blob(name: &[u8], blob: Blob) -> Self {
+        let (id, said) = of_blob(blob);
+        Self { name: name.to_vec(), id, said }
+    }
+
+    fn open(self) -> Open {
+        Open { id: self.id, said: self.said, before: None }
+    }
+}
+
+/// Names what is not named alike by the older form of the same object, which is whole.
+fn against(children: Vec<Child>, older: Vec<Child>, to: &mut Vec<Open>) {
+    let proved: HashSet<(ObjectId, &Said)> =
+        older.iter().map(|child| (child.id, &child.said)).collect();
+    for child in children {
+        if proved.contains(&(child.id, &child.said)) {
+            continue;
+        }
+        // Of the same name, or for a part of something wide the one that covers where it begins.
+        let after = older.partition_point(|older| older.name <= child.name);
+        let before = after.checked_sub(1).and_then(|at| older.get(at)).map(|older| older.id);
+        to.push(Open { id: child.id, said: child.said, before });
+    }
+}
+
+/// What an object needs to be whole, with what it says of it: all that [`Object::children`] has.
+/// Those of a directory ascend by name.
+fn children(object: &Object) -> Vec<Child> {
     match object {
-        Object::Chunk => {}
-        Object::Manifest(Manifest::Leaf(extents)) => {
-            to.extend(
-                extents.iter().map(|extent| {
-                    (ObjectId::from(extent.chunk), Said::Bytes(u64::from(extent.len)))
-                }),
-            );
-        }
-        Object::Manifest(Manifest::Node { level, children }) => {
-            to.extend(children.iter().map(|child| {
-                (ObjectId::from(child.id), Said::Run { len: child.len, above: *level })
-            }));
-        }
-        Object::Tree(Tree::Leaf(entries)) => {
-            to.extend(entries.iter().map(|entry| match entry.kind {
-                EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob } => of_blob(blob),
-                EntryKind::Directory { tree, below, .. } => (tree.into(), Said::Directory(below)),
-            }));
-        }
-        Object::Tree(Tree::Node { level, children }) => {
-            to.extend(children.iter().map(|child| {
+        Object::Chunk => Vec::new(),
+        Object::Manifest(Manifest::Leaf(extents)) => extents
+            .iter()
+            .map(|extent| Child::new(b"", extent.chunk, Said::Bytes(u64::from(extent.len))))
+            .collect(),
+        Object::Manifest(Manifest::Node { level, children }) => children
+            .iter()
+            .map(|child| Child::new(b"", child.id, Said::Run { len: child.len, above: *level }))
+            .collect(),
+        Object::Tree(Tree::Leaf(entries)) => entries
+            .iter()
+            .map(|entry| match entry.kind {
+                EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob } => {
+                    Child::of_blob(&entry.name, blob)
+                }
+                EntryKind::Directory { tree, below, .. } => {
+                    Child::new(&entry.name, tree, Said::Directory(below))
+                }
+            })
+            .collect(),
+        Object::Tree(Tree::Node { level, children }) => children
+            .iter()
+            .map(|child| {
                 let first = child.first.clone();
-                (child.id.into(), Said::Node { first, below: child.below, above: *level })
-            }));
-        }
+                let said = Said::Node { first, below: child.below, above: *level };
+                Child::new(&child.first, child.id, said)
+            })
+            .collect(),
         Object::Conversation(Conversation { transcript, attachments, .. }) => {
-            to.extend(transcript.iter().chain(attachments).map(|part| of_blob(part.blob)));
+            let parts = transcript.iter().chain(attachments);
+            parts.map(|part| Child::of_blob(b"", part.blob)).collect()
         }
         Object::Snapshot(Snapshot { root, omitted, conversations, .. }) => {
-            to.push(((*root).into(), Said::Nothing));
-            to.extend(omitted.map(of_blob));
-            to.extend(conversations.iter().map(|&id| (id.into(), Said::Nothing)));
+            let root = Child::new(b"root", *root, Said::Nothing);
+            let omitted = omitted.map(|blob| Child::of_blob(b"", blob));
+            let conversations = conversations.iter().map(|&id| Child::new(b"", id, Said::Nothing));
+            // In the order of their names here.
+            omitted.into_iter().chain(conversations).chain([root]).collect()
         }
     }
 }

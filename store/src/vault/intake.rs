@@ -134,7 +134,7 @@ impl Intake {
 
     /// Objects that are missing below `root`, at most `limit`; none where all of it is here.
     pub fn missing(&self, root: ObjectId, limit: usize) -> Result<Vec<ObjectId>, StoreError> {
-        lock(&self.walk).advance(&self.vault, &self.staging, root, limit)
+        lock(&self.walk).advance(&self.vault, &self.staging, (root, None), limit)
     }
 
     /// Makes what was put durable and moves a ref to it, as one step.
@@ -147,7 +147,7 @@ impl Intake {
         let _alone = self.settling.write().unwrap_or_else(PoisonError::into_inner);
         self.staging.check()?;
         let root = ObjectId::from(update.new);
-        let proved = self.prove(root)?;
+        let proved = self.prove(root, update.expected.map(Into::into))?;
         let snapshot =
             Snapshot::decode(&self.require(&root)?).map_err(|_| StoreError::DamagedObject(root))?;
         if snapshot.workspace != update.workspace
@@ -182,7 +182,7 @@ impl Intake {
         self.staging.check()?;
         let mut proved = HashSet::new();
         for &root in roots {
-            proved.extend(self.prove(root)?);
+            proved.extend(self.prove(root, None)?);
         }
         let records = self.settle()?;
         {
@@ -212,9 +212,14 @@ impl Intake {
     }
 
     /// Walks what is below `root`; returns the metadata that the walk has proved whole.
-    fn prove(&self, root: ObjectId) -> Result<HashSet<ObjectId>, CommitError> {
+    /// `before` is an older form of the root, or nothing.
+    fn prove(
+        &self,
+        root: ObjectId,
+        before: Option<ObjectId>,
+    ) -> Result<HashSet<ObjectId>, CommitError> {
         let mut walk = lock(&self.walk);
-        let missing = walk.advance(&self.vault, &self.staging, root, MAX_IDS)?;
+        let missing = walk.advance(&self.vault, &self.staging, (root, before), MAX_IDS)?;
         if !missing.is_empty() {
             return Err(CommitError::Missing(missing));
         }
@@ -243,7 +248,7 @@ impl Intake {
                     continue;
                 }
                 builder.push(*id, bytes);
-                if builder.is_full() {
+                if builder.is_full(class) {
                     records.push(builder.encode(class).map_err(StoreError::Compress)?);
                     builder = RecordBuilder::default();
                 }

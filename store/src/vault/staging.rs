@@ -98,7 +98,7 @@ impl Staging {
             };
             builder.push(id, bytes);
             self.place(id, Place::Building(class, at));
-            if !builder.is_full() {
+            if !builder.is_full(class) {
                 return Ok(());
             }
             std::mem::take(&mut *builder)
