@@ -129,7 +129,13 @@ fn files_that_are_written_all_the_time_cost_a_listing() {
 fn a_queue_that_is_cut_makes_everything_dirty_and_nothing_wrong() {
     let options = WatchOptions { cut_queue: Some(16), ..WatchOptions::default() };
     for backend in ALL.iter().filter(|backend| **backend != Backend::Sweep) {
-        let mut keeper = Keeper::new(*backend, &options, fill);
+        let mut keeper = Keeper::new(*backend, &options, |root| {
+            fill(root);
+            for name in ["e", "f", "g"] {
+                create_dir(root.join(name)).unwrap();
+                write(root.join(name).join("one"), b"x");
+            }
+        });
         let dirty = keeper.check("renames that nobody tells", |root| {
             for i in 0..20 {
                 write(root.join(format!("file-{i}")), b"x");
@@ -137,9 +143,12 @@ fn a_queue_that_is_cut_makes_everything_dirty_and_nothing_wrong() {
             rename(root.join("a"), root.join("z")).unwrap();
             rename(root.join("d"), root.join("a")).unwrap();
             rename(root.join("z/b"), root.join("d")).unwrap();
+            for (from, to) in [("e", "w"), ("f", "e"), ("g", "f"), ("w", "g")] {
+                rename(root.join(from), root.join(to)).unwrap();
+            }
         });
         assert!(dirty.is_everything(), "{backend:?}");
-        for path in ["a/one", "d/one", "d/c/one", "z/one"] {
+        for path in ["a/one", "d/one", "d/c/one", "z/one", "e/one", "f/one", "g/one"] {
             let dirty = keeper.check("after it", |root| append(root.join(path), b"more"));
             assert!(!dirty.is_everything() && dirty.covers(path.as_bytes(), Depth::Read));
         }

@@ -114,7 +114,7 @@ fn rounds(backend: Backend, options: &WatchOptions, rounds: u64) {
 #[test]
 fn what_is_known_is_what_is_there() {
     for backend in ALL {
-        rounds(*backend, &WatchOptions::default(), 40);
+        rounds(*backend, &WatchOptions::default(), 15);
     }
 }
 
@@ -122,7 +122,7 @@ fn what_is_known_is_what_is_there() {
 fn also_when_the_queue_is_short() {
     let options = WatchOptions { cut_queue: Some(16), ..WatchOptions::default() };
     for backend in ALL.iter().filter(|backend| **backend != Backend::Sweep) {
-        rounds(*backend, &options, 25);
+        rounds(*backend, &options, 10);
     }
 }
 
@@ -130,8 +130,8 @@ fn also_when_the_queue_is_short() {
 fn also_when_there_are_few_watches() {
     let options = WatchOptions { max_watches: Some(4), ..WatchOptions::default() };
     for backend in ALL.iter().filter(|backend| **backend != Backend::Sweep) {
-        rounds(*backend, &options, 25);
+        rounds(*backend, &options, 10);
     }
     let options = WatchOptions { cut_queue: Some(16), ..options };
-    rounds(ALL[0], &options, 25);
+    rounds(ALL[0], &options, 10);
 }
