@@ -45,6 +45,7 @@ use baton_store::secrets::SecretRules;
 use baton_store::store::Store;
 use tokio::sync::watch;
 
+use crate::acks::Acks;
 use crate::api::control::{Answer, Command, DaemonAnswer, ServeAnswer};
 use crate::api::socket::{Activity, BoxFuture, Commands, ControlSocket, EventSender, VERSION};
 use crate::client::pool::{Patience, Pool};
@@ -107,6 +108,7 @@ pub struct Daemon {
     tasks: Tasks,
     identity: Identity,
     catalog: Catalog,
+    acks: Acks,
     store: Store,
     workspaces: Workspaces,
     background: background::Background,
@@ -268,7 +270,10 @@ impl Daemon {
         let watching = Watching {
             tasks: tasks.clone(),
             changed: changed.clone(),
-            options: WatchOptions { max_watches: config.sync.max_watches, ..WatchOptions::default() },
+            options: WatchOptions {
+                max_watches: config.sync.max_watches,
+                ..WatchOptions::default()
+            },
             open: choose::open,
         };
         let workspaces = workspaces(
@@ -317,6 +322,7 @@ impl Daemon {
             options,
             config,
             clock,
+            acks: Acks::new(catalog.clone(), tasks.clone()),
             tasks,
             identity,
             catalog,

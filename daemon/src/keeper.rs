@@ -28,6 +28,9 @@ use crate::watch::{Coverage, Watch, WatchError, WatchOptions, Woken};
 /// wake the daemon each. Far below what fills the queue of the system: 5,461 new files.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// How often directories are looked at in which so much happens that not every change is told.
+const HOT: Duration = Duration::from_secs(1);
+
 /// How the trees of a home are watched.
 #[derive(Clone, Debug)]
 pub struct Watching {
@@ -221,9 +224,13 @@ impl Keeper {
         let shared = Arc::downgrade(&self.watched);
         let Watching { changed, tasks, .. } = watching.clone();
         let gather = move || {
-            while waiter.wait(None) == Woken::Changed {
+            let mut patience = None;
+            while waiter.wait(patience) != Woken::Closed {
                 let Some(watched) = shared.upgrade() else { return };
                 let mut state = watched.lock();
+                // A write to a file that stays open tells of nothing where very much happens.
+                let hot = state.watch.as_ref().map_or(0, |watch| watch.coverage().hot);
+                patience = (hot > 0).then_some(HOT);
                 let was_empty = state.dirty.is_empty();
                 state.drain();
                 let tell = was_empty && !state.dirty.is_empty();

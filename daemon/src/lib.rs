@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod task;
 pub mod inhibit;
+pub mod acks;
 pub mod config;
 pub mod home;
 pub mod notify_socket;

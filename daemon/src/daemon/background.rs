@@ -380,9 +380,8 @@ impl Daemon {
         taken: Taken,
     ) -> Result<Outcome, Fail> {
         let (id, workspace) = (taken.id, taken.workspace);
-        let acked = self
-            .blocking("acked", move |daemon| Ok(daemon.catalog.acked(workspace, node)?))
-            .await?;
+        let acked =
+            self.blocking("acked", move |daemon| Ok(daemon.acks.get(workspace, node)?)).await?;
         if acked != Some(id) {
             step.set(Doing::Sending(None, self.clock.instant()));
             let (events, mut told) = EventSender::channel();

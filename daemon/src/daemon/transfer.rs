@@ -69,10 +69,7 @@ impl Daemon {
             stats.round_trips += cost.round_trips;
             match outcome {
                 PushOutcome::Acked { snapshot: acked, .. } => {
-                    self.blocking("acked", move |daemon| {
-                        Ok(daemon.catalog.set_acked(workspace, node, acked)?)
-                    })
-                    .await?;
+                    self.acks.note(workspace, node, acked);
                     let send_ms = decimal_ms(self.clock.since(started));
                     tracing::info!(snapshot = %id, remote = %target.remote.name,
                         bytes = stats.bytes_sent, trips = stats.round_trips, "pushed");
@@ -114,7 +111,7 @@ impl Daemon {
     ) -> Result<(Option<SnapshotId>, Option<(SnapshotId, u64)>), Fail> {
         let (workspace, sequence) = (snapshot.workspace, snapshot.sequence);
         self.blocking("acked", move |daemon| {
-            let base = daemon.catalog.acked(workspace, node)?;
+            let base = daemon.acks.get(workspace, node)?;
             let other = base.filter(|base| *base != id);
             let overtaken = other.and_then(|base| {
                 // Where it cannot be read, the node says where it is.

@@ -128,9 +128,9 @@ impl Daemon {
         };
         let mut acked = std::collections::HashSet::new();
         for remote in self.catalog.remotes()?.iter().map(|remote| remote.node) {
-            acked.extend(self.catalog.acked(workspace.id, remote)?);
+            acked.extend(self.acks.get(workspace.id, remote)?);
         }
-        acked.extend(self.catalog.acked(workspace.id, self.identity.node())?);
+        acked.extend(self.acks.get(workspace.id, self.identity.node())?);
         let vault = &self.workspaces.vault;
         let history = self.catalog.history(workspace.id)?;
         let known = history.iter().map(|row| row.snapshot).collect();
@@ -222,7 +222,7 @@ impl Daemon {
         for workspace in listed {
             let head = self.workspaces.head(workspace.id).map(|head| head.snapshot);
             let acked = match node {
-                Some(node) => self.catalog.acked(workspace.id, node)?,
+                Some(node) => self.acks.get(workspace.id, node)?,
                 None => None,
             };
             let waiting = self.queue_state(&queue, workspace.id, head == acked);

@@ -155,7 +155,8 @@ fn what_was_written_before_a_snapshot_is_in_it() {
         place.check("new folders");
         std::fs::write(deep.join("later"), "x").unwrap();
         place.check("in new folders");
-        std::fs::rename(tree.join(format!("deep{round}")), tree.join(format!("a/moved{round}"))).unwrap();
+        std::fs::rename(tree.join(format!("deep{round}")), tree.join(format!("a/moved{round}")))
+            .unwrap();
         std::fs::write(tree.join(format!("a/moved{round}/er/still/after")), "x").unwrap();
         place.check("moved folders");
     }
@@ -229,9 +230,12 @@ fn disturb(tree: &Path, numbers: &mut Numbers) {
     match numbers.below(16) {
         0 => drop(std::fs::create_dir_all(&at)),
         1..=4 => drop(std::fs::write(&file, &bytes)),
-        5 => drop(std::fs::OpenOptions::new().append(true).open(&file).and_then(|mut file| {
-            std::io::Write::write_all(&mut file, &bytes)
-        })),
+        5 => drop(
+            std::fs::OpenOptions::new()
+                .append(true)
+                .open(&file)
+                .and_then(|mut file| std::io::Write::write_all(&mut file, &bytes)),
+        ),
         6 => drop(open(&file).and_then(|file| file.set_len(length as u64 / 2))),
         7 => {
             let mode = 0o600 | numbers.below(0o200) as u32;
@@ -274,7 +278,11 @@ while time.monotonic() < end:
 fn git(tree: &Path, args: &[&str]) -> bool {
     let mut command = std::process::Command::new("git");
     command.args(["-c", "user.name=b", "-c", "user.email=b@b", "-c", "core.fsync=none", "-C"]);
-    command.arg(tree).args(args).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
+    command
+        .arg(tree)
+        .args(args)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null");
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

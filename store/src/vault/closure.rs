@@ -125,12 +125,7 @@ impl Walk {
     }
 
     /// Looks at one object; says whether it is here.
-    fn look(
-        &mut self,
-        vault: &Vault,
-        staging: &Staging,
-        open: &Open,
-    ) -> Result<bool, StoreError> {
+    fn look(&mut self, vault: &Vault, staging: &Staging, open: &Open) -> Result<bool, StoreError> {
         let Open { id, ref said, before } = *open;
         if id.kind == ObjectKind::Chunk {
             return match (staging.length(vault, &id)?, said) {
