@@ -5,9 +5,9 @@
 //! file that git does not track, and holds back what is found unless the user allowed it
 //! ([`crate::catalog::held`]).
 //!
+//! - [`judge`]: what is a placeholder, and what was drawn at random
 //! - [`shape`]: how the rules say what a token looks like, and how that is matched
 //! - [`table`]: the tokens whose form their makers publish
-//! - [`judge`]: what is a placeholder, and what was drawn at random
 //! - [`assigned`]: values without a form, known by what they are assigned to
 //! - [`container`]: key files that are no text
 //!
@@ -25,8 +25,8 @@
 //! **Invariant:** nothing that leaves this module contains a byte of what was found: a finding is the
 //! name of a rule, a line, and a keyed hash.
 
-pub(crate) mod shape;
-pub(crate) mod judge;
+mod judge;
+mod shape;
 mod table;
 mod assigned;
 mod container;
