@@ -20,6 +20,7 @@ use baton_protocol::object::Snapshot;
 use baton_store::catalog::Catalog;
 use baton_store::catalog::history::{HistoryRow, Kind, Thinning};
 use baton_store::error::StoreError;
+use baton_store::objects::ObjectSource;
 use baton_store::snapshot::load_snapshot;
 use baton_store::vault::Vault;
 
@@ -48,8 +49,8 @@ pub struct Walked {
 
 /// Every snapshot from `heads` back, up to those that `stop` has and what is not here. A snapshot that
 /// is damaged ends its branch, not the walk.
-pub fn walk(
-    vault: &Vault,
+pub fn walk<S: ObjectSource + ?Sized>(
+    source: &S,
     heads: impl IntoIterator<Item = SnapshotId>,
     stop: &BTreeSet<SnapshotId>,
 ) -> Result<Walked, StoreError> {
@@ -60,7 +61,7 @@ pub fn walk(
         if stop.contains(&id) || !seen.insert(id) {
             continue;
         }
-        match load_snapshot(vault, id) {
+        match load_snapshot(source, id) {
             Ok(snapshot) => {
                 open.extend(&snapshot.parents);
                 walked.snapshots.push((id, snapshot));

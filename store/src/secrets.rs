@@ -5,9 +5,9 @@
 //! file that git does not track, and holds back what is found unless the user allowed it
 //! ([`crate::catalog::held`]).
 //!
+//! - [`judge`]: what is a placeholder, and what was drawn at random
 //! - [`shape`]: how the rules say what a token looks like, and how that is matched
 //! - [`table`]: the tokens whose form their makers publish
-//! - [`judge`]: what is a placeholder, and what was drawn at random
 //! - [`assigned`]: values without a form, known by what they are assigned to
 //! - [`container`]: key files that are no text
 //!
@@ -25,8 +25,8 @@
 //! **Invariant:** nothing that leaves this module contains a byte of what was found: a finding is the
 //! name of a rule, a line, and a keyed hash.
 
-pub(crate) mod shape;
-pub(crate) mod judge;
+mod judge;
+mod shape;
 mod table;
 mod assigned;
 mod container;
@@ -193,6 +193,7 @@ impl SecretRules {
             return None;
         }
         let text = Text { bytes, is_settings: assigned::is_settings(path) };
+        let mut lines = Lines { bytes, at: 0, line: 1 };
         // Words may stand inside of others, so that every one is looked at.
         for word in self.words.find_overlapping_iter(bytes) {
             let Some(meaning) = self.meanings.get(word.pattern().as_usize()) else { continue };
@@ -204,7 +205,7 @@ impl SecretRules {
                 Meaning::Own => shape::own(text, word.range()).map(|at| (OWN, at)),
             };
             let Some((rule, at)) = found else { continue };
-            let line = 1 + newlines(bytes.get(..at.start).unwrap_or_default());
+            let line = lines.of(at.start);
             let secret = bytes.get(at).unwrap_or_default();
             let finding = Finding { rule, line, fingerprint: self.fingerprint(secret) };
             if !is_allowed(&finding) {
@@ -247,8 +248,24 @@ impl SecretRules {
     }
 }
 
-fn newlines(bytes: &[u8]) -> u64 {
-    bytes.split(|&byte| byte == b'\n').count().saturating_sub(1) as u64
+/// Counts lines from one finding to the next: a file may hold one allowed secret thousands of times.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line of this byte, counted from 1.
+    fn of(&mut self, index: usize) -> u64 {
+        if index < self.at {
+            (self.at, self.line) = (0, 1);
+        }
+        let passed = self.bytes.get(self.at..index).unwrap_or_default();
+        self.line += passed.split(|&byte| byte == b'\n').count().saturating_sub(1) as u64;
+        self.at = index;
+        self.line
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //!
 //! **Invariant:** an answer names files, rules and findings, and never what was found.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use baton_store::catalog::workspaces::Workspace;
 
 use super::Daemon;
 use super::failure::Fail;
-use super::trees::to_path;
-use crate::api::control::{AllowCall, AllowedAnswer, AllowedEntry, Answer, HeldEntry, ReportPath};
+use crate::api::control::{
+    AllowCall, AllowedAnswer, AllowedEntry, Answer, Bytes, HeldEntry, ReportPath,
+};
 
 /// What to type where it is not known what was meant.
 const LIST: &str = "baton status lists what is held back";
@@ -27,10 +29,11 @@ impl Daemon {
     }
 
     fn allow_answer(&self, call: &AllowCall) -> Result<AllowedAnswer, Fail> {
+        let path = |bytes: &Bytes| Path::new(OsStr::from_bytes(&bytes.0)).to_owned();
         let entries = match &call.finding {
             Some(id) if call.revoke => self.revoke_finding(id)?,
-            Some(id) => vec![self.allow_finding(id, &to_path(call.folder.clone()))?],
-            None => vec![self.allow_path(&to_path(call.path.clone()), call.revoke)?],
+            Some(id) => vec![self.allow_finding(id, &path(&call.folder))?],
+            None => vec![self.allow_path(&path(&call.path), call.revoke)?],
         };
         let (allowed, revoked) =
             if call.revoke { (Vec::new(), entries) } else { (entries, Vec::new()) };

@@ -1,5 +1,10 @@
 //! Whether what is kept is whole, and whether this machine is fit.
+//!
+//! - [`machine`]: clock, disk, limits, permissions
 
+mod machine;
+
+use std::path::Path;
 use std::sync::Arc;
 
 use baton_store::check::{Checked, check};
@@ -9,13 +14,8 @@ use super::failure::Fail;
 use super::remotes::Target;
 use crate::api::control::{Answer, CheckAnswer, DoctorAnswer, DoctorCheck, Problem, Progress};
 use crate::api::socket::{EventSender, VERSION};
-use crate::clock::rfc3339;
 
-/// Free space below which `doctor` warns.
-const LEAST_FREE: u64 = 1 << 30;
-
-/// A clock before this was never set: 2026-01-01.
-const EARLIEST_MS: u64 = 1_767_225_600_000;
+use machine::verdict;
 
 impl Daemon {
     pub(super) async fn check(
@@ -49,18 +49,12 @@ impl Daemon {
 
     fn local_checks(&self) -> Vec<DoctorCheck> {
         let now = self.clock.now_ms();
-        let mut checks = vec![
-            verdict(
-                "clock",
-                now > EARLIEST_MS,
-                format!("it is {}", rfc3339(now)),
-                "set the time of this machine; nothing Baton keeps depends on it",
-            ),
-            self.disk(),
-            watches(),
-            verdict("keys", true, format!("node {}", self.identity.node().short()), ""),
-            verdict("version", true, format!("baton {VERSION}"), ""),
-        ];
+        let home = &self.options.home;
+        let mut checks = vec![machine::clock(now), machine::file_clock(&home.caches_dir(), now)];
+        checks.extend(machine::space(&home.state_dir));
+        checks.extend(machine::watches(Path::new("/proc/sys/fs/inotify")));
+        checks.push(machine::keys(&home.keys_dir(), &self.identity.node().short()));
+        checks.push(verdict("version", true, format!("daemon and command line {VERSION}"), ""));
         checks.push(match &self.isolation {
             Ok(()) => verdict("isolation", true, "runs are in bubblewrap rooms".to_owned(), ""),
             Err(why) => verdict(
@@ -70,6 +64,9 @@ impl Daemon {
                 "install bubblewrap (apt install bubblewrap) and allow user namespaces",
             ),
         });
+        let path = self.options.environment.path();
+        checks.push(machine::sleep(Path::new("/sys/class/power_supply"), path));
+        checks.push(self.catalog_check());
         if let Err(error) = self.store.check_poison() {
             let detail = super::failure::chain(&error);
             checks.push(verdict("store", false, detail, "baton daemon stop, then try again"));
@@ -77,16 +74,16 @@ impl Daemon {
         checks
     }
 
-    fn disk(&self) -> DoctorCheck {
-        let fix = "free some space on the file system of the home";
-        match rustix::fs::statvfs(&self.options.home.state_dir) {
-            Ok(found) => {
-                let free = found.f_bavail.saturating_mul(found.f_frsize);
-                let detail = format!("{} MB free in the home", free / 1_000_000);
-                verdict("disk", free >= LEAST_FREE, detail, fix)
-            }
-            Err(error) => verdict("disk", false, format!("cannot tell: {error}"), fix),
-        }
+    /// Whether the catalog can be read: it is what cannot be computed again.
+    fn catalog_check(&self) -> DoctorCheck {
+        let problem = match self.catalog.check() {
+            Ok(problems) => problems.into_iter().next(),
+            Err(error) => Some(super::failure::chain(&error)),
+        };
+        let path = self.options.home.catalog();
+        let fix = format!("baton daemon stop, then put {} back from a backup", path.display());
+        let whole = || "users, remotes, workspaces and runs can be read".to_owned();
+        verdict("catalog", problem.is_none(), problem.unwrap_or_else(whole), &fix)
     }
 
     /// Whether a node answers over UDP.
@@ -100,30 +97,17 @@ impl Daemon {
             }
             Err(error) => {
                 let Fail(failure) = Fail::from(error);
-                let fix = failure.hint.unwrap_or_else(|| "baton remote list".to_owned());
+                let fix = if failure.code == "remote-unreachable" {
+                    let addresses = target.remote.addresses.join(", ");
+                    format!(
+                        "see whether `baton serve` runs there; most often a firewall drops UDP: let \
+                         {addresses} through, there (ufw allow 4319/udp) and on the way"
+                    )
+                } else {
+                    failure.hint.unwrap_or_else(|| "baton remote list".to_owned())
+                };
                 verdict(&name, false, failure.message, &fix)
             }
         }
     }
-}
-
-/// How many directories of this user may be watched: what later versions need for big trees.
-fn watches() -> DoctorCheck {
-    let path = std::path::Path::new("/proc/sys/fs/inotify/max_user_watches");
-    let limit = baton_store::fs::read_if_exists(path, 64)
-        .ok()
-        .flatten()
-        .and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse::<u64>().ok());
-    let fix = "sysctl fs.inotify.max_user_watches=524288";
-    match limit {
-        Some(limit) => {
-            verdict("watches", limit >= 65_536, format!("{limit} directories can be watched"), fix)
-        }
-        None => verdict("watches", true, "no inotify limit on this system".to_owned(), ""),
-    }
-}
-
-fn verdict(name: &str, ok: bool, detail: String, fix: &str) -> DoctorCheck {
-    let fix = (!ok && !fix.is_empty()).then(|| fix.to_owned());
-    DoctorCheck { name: name.to_owned(), ok, detail, fix }
 }

@@ -157,6 +157,7 @@ impl Daemon {
                 durable.insert(row.snapshot);
             }
         }
+        snapshots.sort_by_key(|(id, snapshot)| Reverse((snapshot.sequence, *id)));
         let entry = |(id, snapshot): (SnapshotId, Snapshot)| LogSnapshot {
             snapshot: id.to_string(),
             sequence: snapshot.sequence,

@@ -206,6 +206,17 @@ fn to_allow_one_secret_is_not_to_allow_the_next() {
 }
 
 #[test]
+fn lines_are_counted_on_past_what_is_allowed() {
+    let token = format!("gh{}{}", "p_", drawn(Set::ALNUM, 36));
+    let other = format!("gl{}{}", "pat-", drawn(Set::WORD, 24));
+    let text = format!("{}\n{other}\n", vec![token.as_str(); 5000].join("\n"));
+    let rules = rules();
+    let allowed = rules.scan(b"x", token.as_bytes()).unwrap().fingerprint;
+    let found = rules.scan_unless(b"x", text.as_bytes(), |found| found.fingerprint == allowed);
+    assert_eq!(found.map(|found| (found.rule, found.line)), Some(("gitlab-token", 5001)));
+}
+
+#[test]
 fn prefixes_and_patterns_of_the_user_are_kept() {
     let options = SecretOptions {
         prefixes: vec!["acme_".to_owned()],
