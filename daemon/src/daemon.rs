@@ -8,7 +8,8 @@
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
 //! - [`transfer`]: between this home and a node
 //! - [`patch`]: a unified diff
-//! - [`outbox`]: sends at once, or puts into the queue; the queue's commands
+//! - [`waiting`]: the queue as people see it
+//! - [`outbox`]: sends at once, or puts into the queue
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
@@ -22,6 +23,7 @@ pub mod checkouts;
 mod remotes;
 mod transfer;
 mod patch;
+mod waiting;
 mod outbox;
 mod trees;
 mod handoffs;
@@ -206,6 +208,8 @@ pub async fn run<E: From<Fail>>(
                 // The daemon itself holds the sender.
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
+            // Whoever waits for the network gives up.
+            daemon.stop.send_replace(true);
         };
         socket.serve(Arc::clone(&daemon), stop).await;
     }

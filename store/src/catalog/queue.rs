@@ -436,14 +436,16 @@ mod tests {
         assert_eq!((ended.attempts, ended.last_error), (3, None));
         assert_eq!((ended.sent, ended.cost, ended.ended_at), (Some(sent), cost, Some(7)));
         assert_eq!(catalog.queued_snapshots().unwrap(), []);
-        assert!(!ended.wanted.expires_at.is_none_or(|at| at != 2_000));
+        assert_eq!(ended.wanted.expires_at, Some(2_000));
     }
 
     #[test]
     fn what_was_not_sent_stays_listed_and_is_told_once() {
         let (_folder, catalog) = catalog();
         let all = [entry(1, 1), handoff(2, 1), entry(3, 1), entry(4, 1)];
-        all.iter().for_each(|wanted| drop(put(&catalog, wanted)));
+        for wanted in &all {
+            put(&catalog, wanted);
+        }
         let states =
             [EntryState::Failed, EntryState::Expired, EntryState::Cancelled, EntryState::Done];
         for (wanted, state) in all.iter().zip(states) {
