@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::support::cloud::{Background, Cloud, arg, list, refused, text};
 use crate::support::home::{TestHome, eventually};
+use crate::support::rng::Rng;
 use crate::support::udp_proxy::{UdpProxy, Weather};
 use crate::support::walker::{Listing, differences, walk};
 
@@ -460,6 +461,47 @@ fn a_network_that_comes_back_is_noticed_at_once() {
         back.elapsed().as_secs_f64()
     );
     all_arrived(&mut cloud, &home, &tree, &accepted);
+}
+
+#[test]
+fn a_connection_that_is_lost_in_the_middle_starts_no_run_twice_and_loses_none() {
+    let rounds = if std::env::var_os("BATON_NIGHTLY").is_some() { 20 } else { 5 };
+    let cloud = Cloud::new();
+    let proxy = UdpProxy::new(cloud.address(), 1, Weather::default());
+    let mut ticket = Ticket::decode(&cloud.ticket(&[])).unwrap();
+    ticket.addresses = vec![proxy.address().to_string()];
+    let home = TestHome::new();
+    home.json(&["join", &ticket.encode()]);
+    let tree = workspace(&home);
+    home.json(&["push", arg(&tree)]);
+    let mut rng = Rng::new(7);
+    let (mut runs, mut queued) = (Vec::new(), 0);
+    for at in 0..rounds {
+        edit(&tree, at);
+        let mut command = home.command();
+        command.args(["handoff", arg(&tree), "--json", "--", "sh", "-c", "echo ran"]);
+        let mut handoff = Background::start(command);
+        std::thread::sleep(Duration::from_millis(rng.below(80)));
+        proxy.blackhole(true);
+        let code = handoff.end().code();
+        assert!(matches!(code, Some(0 | 3)), "{}{}", handoff.stdout(), handoff.stderr());
+        queued += usize::from(code == Some(3));
+        let answer: Value = serde_json::from_str(&handoff.stdout()).unwrap();
+        runs.push(text(&list(&answer, "runs")[0], "run").to_owned());
+        proxy.blackhole(false);
+        // On the connection that was lost, or on a new one.
+        queue_empties(&home);
+    }
+    for run in &runs {
+        home.json_exit(&["run", "wait", run], 0);
+        let lines = home.json_lines(&["logs", run], 0);
+        assert_eq!(lines.iter().filter(|line| line["text"] == "ran\n").count(), 1, "{lines:?}");
+    }
+    let listed = home.json(&["runs"]);
+    let mut ids: Vec<_> = list(&listed, "runs").iter().map(|run| text(run, "run")).collect();
+    ids.reverse();
+    assert_eq!(ids, runs, "each is there once");
+    eprintln!("offline: {rounds} handoffs cut off in the middle, {queued} of them queued");
 }
 
 #[test]

@@ -412,10 +412,10 @@ impl Daemon {
             Command::RunShow { run } => self.run_show(&run).await,
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
             Command::RunWait { run } => self.run_wait(&run).await,
-            Command::RunCancel { run } => self.run_cancel(&run).await,
+            Command::RunCancel { run } => self.run_cancel(&run, events).await,
             Command::Pull { run, into } => self.pull(&run, into, events).await,
             Command::Queue => self.queue_list().await,
-            Command::QueueCancel { id } => self.queue_cancel(&id).await,
+            Command::QueueCancel { id } => self.queue_cancel(&id, events).await,
             Command::Check { data } => self.check(data, events).await,
             Command::Doctor => self.doctor().await,
         }

@@ -87,6 +87,7 @@ impl Parcel {
             run: None,
             created_at: now,
             expires_at: None,
+            begun: false,
         };
         Ok(Self { target, wanted, snapshot: taken.snapshot.clone() })
     }
@@ -166,7 +167,7 @@ impl Daemon {
         let airborne = self.queue.take_off(parcel.wanted.clone());
         let Parcel { target, wanted, snapshot } = parcel;
         let flight = Arc::clone(airborne.flight());
-        let shipped = self.ship(wanted, snapshot, target, &flight, events).await;
+        let shipped = self.ship(wanted, snapshot, target, (&flight, false), events).await;
         match shipped {
             Ok(sent) => {
                 airborne.land(Landed::Sent);
@@ -184,14 +185,14 @@ impl Daemon {
         }
     }
 
-    /// Makes the node have the snapshot and the run. What stands for the snapshot there is noted in
-    /// `wanted`, so that the same is asked for again.
+    /// Makes the node have the snapshot and the run. How far that came is noted in `wanted`, and with
+    /// `queued` in its row, so that the same is asked for again.
     async fn ship(
         self: &Arc<Self>,
         wanted: &mut NewEntry,
         snapshot: &mut Snapshot,
         target: &Target,
-        flight: &Arc<Flight>,
+        (flight, queued): (&Arc<Flight>, bool),
         events: &EventSender,
     ) -> Result<Sent, Fail> {
         let stop = flight.stop_flag();
@@ -202,11 +203,14 @@ impl Daemon {
             objects_sent: pushed.stats.objects_sent,
             round_trips: pushed.stats.round_trips,
         };
+        let id = wanted.id;
         if pushed.id != wanted.snapshot {
             (wanted.snapshot, *snapshot) = (pushed.id, pushed.snapshot.clone());
-            // Does nothing where it is not in the queue.
-            let (id, sent) = (wanted.id, pushed.id);
-            self.blocking("queue", move |daemon| Ok(daemon.catalog.set_sent(id, sent)?)).await?;
+            if queued {
+                let sent = pushed.id;
+                let note = move |daemon: &Self| Ok(daemon.catalog.set_sent(id, sent)?);
+                self.blocking("queue", note).await?;
+            }
         }
         let mut run = None;
         if let Some(spec) = &wanted.run {
@@ -214,6 +218,10 @@ impl Daemon {
                 return Err(Fail::cancelled());
             }
             let spec = RunSpec { snapshot: pushed.id, ..spec.clone() };
+            if queued && !wanted.begun {
+                self.blocking("queue", move |daemon| Ok(daemon.catalog.set_begun(id)?)).await?;
+            }
+            wanted.begun = true;
             run = Some(self.run_request(target, Request::CreateRun(spec)).await?);
             cost.round_trips += 1;
         }
@@ -356,7 +364,7 @@ impl Daemon {
         let mut snapshot = self
             .blocking("load", move |daemon| Ok(load_snapshot(&daemon.workspaces.vault, id)?))
             .await?;
-        let sent = self.ship(&mut wanted, &mut snapshot, &target, flight, events).await?;
+        let sent = self.ship(&mut wanted, &mut snapshot, &target, (flight, true), events).await?;
         if let Some(info) = &sent.run {
             self.remember(&target, info).await?;
         }

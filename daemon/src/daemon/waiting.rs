@@ -92,7 +92,11 @@ impl Daemon {
         Ok(Answer::Queue(QueueAnswer { queue }))
     }
 
-    pub(super) async fn queue_cancel(self: &Arc<Self>, digits: &str) -> Result<Answer, Fail> {
+    pub(super) async fn queue_cancel(
+        self: &Arc<Self>,
+        digits: &str,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
         let known = self.blocking("queue", |daemon| Ok(daemon.catalog.queue()?)).await?;
         let mut ids: Vec<_> = known.iter().map(|entry| entry.wanted.id).collect();
         ids.extend(self.queue.under_way().iter().map(|flight| flight.wanted.id));
@@ -100,12 +104,36 @@ impl Daemon {
         ids.sort_unstable();
         ids.dedup();
         let id = only(&ids, "entry of the queue", digits, "baton queue")?;
-        self.cancel_entry(id).await?;
+        self.cancel_entry(id, events).await?;
         Ok(Answer::QueueCancelled(QueueCancelAnswer { cancelled: vec![id.to_string()] }))
     }
 
+    /// A run whose answer was lost on the way may be there all the same.
+    async fn warn_of_begun(
+        self: &Arc<Self>,
+        id: QueueId,
+        events: &EventSender,
+    ) -> Result<(), Fail> {
+        let entry =
+            self.blocking("queue", move |daemon| Ok(daemon.catalog.queue_entry(id)?)).await?;
+        let run = entry.filter(|entry| entry.wanted.begun).and_then(|entry| entry.wanted.run);
+        if let Some(spec) = run {
+            let run = spec.run.short();
+            let note = format!(
+                "the connection was lost while the node was asked for run {run}: it may have started. \
+                 See baton runs when the node can be reached, and baton run cancel {run}"
+            );
+            events.note(note).await;
+        }
+        Ok(())
+    }
+
     /// Takes an entry back, or off the list where it was not sent.
-    pub(super) async fn cancel_entry(self: &Arc<Self>, id: QueueId) -> Result<(), Fail> {
+    pub(super) async fn cancel_entry(
+        self: &Arc<Self>,
+        id: QueueId,
+        events: &EventSender,
+    ) -> Result<(), Fail> {
         let dismiss =
             self.blocking("queue", move |daemon| Ok(daemon.catalog.dismiss_queued(id)?));
         if dismiss.await? {
@@ -114,7 +142,7 @@ impl Daemon {
         match self.queue.cancel(id).await? {
             Cancelled::Yes => {
                 tracing::info!(entry = %id.short(), "cancelled");
-                Ok(())
+                self.warn_of_begun(id, events).await
             }
             Cancelled::Sent => {
                 Err(Fail::new("already-sent", format!("{} was sent already", id.short()))

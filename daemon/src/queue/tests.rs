@@ -130,6 +130,7 @@ fn entry(byte: u8, node: NodeId) -> NewEntry {
         run: None,
         created_at: 1_000_000,
         expires_at: None,
+        begun: false,
     }
 }
 
