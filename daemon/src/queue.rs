@@ -195,6 +195,14 @@ impl Queue {
         }
     }
 
+    /// Has the worker of a node try again at once, without believing that the node is there.
+    pub fn hurry(&self, node: NodeId) {
+        let lane = self.lane(node);
+        if lane.lock().running {
+            lane.nudge.notify_one();
+        }
+    }
+
     /// A node could not be reached just now, which took this long to find out.
     pub fn note_away(&self, node: NodeId, took: Duration) {
         self.0.note_failure(&self.lane(node), Some(took));

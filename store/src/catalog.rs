@@ -382,7 +382,7 @@ mod tests {
         drop(catalog);
         let before = fs::read_if_exists(&path, 1 << 20).unwrap();
         let refused = Catalog::open(&path).unwrap_err();
-        assert!(matches!(refused, StoreError::Newer { found: 2, supported: 1, .. }), "{refused}");
+        assert!(matches!(refused, StoreError::Newer { found: 3, supported: 2, .. }), "{refused}");
         assert_eq!(fs::read_if_exists(&path, 1 << 20).unwrap(), before);
     }
 

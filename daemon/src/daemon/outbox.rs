@@ -118,7 +118,8 @@ impl Daemon {
         self.tell_untold(events).await;
         let (id, node) = (parcel.wanted.id, parcel.wanted.node);
         events.send(Event::Accepted { queue: id.to_string() }).await;
-        if !self.queue.is_busy(node) {
+        let was_busy = self.queue.is_busy(node);
+        if !was_busy {
             let begun = self.clock.instant();
             match self.send_now(&mut parcel, events).await {
                 Err(fail) if is_away(&fail) => {
@@ -138,7 +139,10 @@ impl Daemon {
         let failures = self.queue.failures(node);
         let away = self.queue.is_away(node);
         self.queue.wake(node, self);
-        if !away {
+        if was_busy && away {
+            // Whoever types something may know better; but they are not kept waiting for it.
+            self.queue.hurry(node);
+        } else if was_busy {
             self.queue.nudge(node);
         }
         if (wait || !away)
