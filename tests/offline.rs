@@ -5,14 +5,17 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "a test has the environment, the file system and the clock itself"
+    clippy::print_stderr,
+    reason = "a test has the environment, the file system and the clock itself, and prints what it measured"
 )]
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use baton_protocol::id::{DeviceId, SnapshotId, WorkspaceId};
+use baton_protocol::ticket::Ticket;
 use baton_store::catalog::Catalog;
 use baton_store::snapshot::load_snapshot;
 use baton_store::store::Store;
@@ -21,6 +24,8 @@ use serde_json::Value;
 
 use crate::support::cloud::{Background, Cloud, arg, list, refused, text};
 use crate::support::home::{TestHome, eventually};
+use crate::support::rng::Rng;
+use crate::support::udp_proxy::{UdpProxy, Weather};
 use crate::support::walker::{Listing, differences, walk};
 
 /// Pushes and handoffs in the default run, and in the nightly one.
@@ -72,7 +77,7 @@ struct Accepted {
 }
 
 /// Pushes and hands off over edits in mixed order, killing the daemon twice in between.
-fn work_offline(home: &TestHome, tree: &Path, marks: &Path) -> Accepted {
+fn work_offline(home: &TestHome, tree: &Path) -> Accepted {
     let (pushes, handoffs) = amount();
     let total = pushes + handoffs;
     let mut accepted = Accepted::default();
@@ -84,8 +89,7 @@ fn work_offline(home: &TestHome, tree: &Path, marks: &Path) -> Accepted {
         // Spread evenly among the pushes.
         let hands_off = (at + 1) * handoffs / total > at * handoffs / total;
         let answer = if hands_off {
-            let script = format!("tail -n 1 log >> {}; echo ran", arg(marks));
-            home.json_exit(&["handoff", arg(tree), "--", "sh", "-c", &script], 3)
+            home.json_exit(&["handoff", arg(tree), "--", "sh", "-c", "tail -n 1 log; echo ran"], 3)
         } else {
             home.json_exit(&["push", arg(tree)], 3)
         };
@@ -152,13 +156,19 @@ fn chain(cloud: &mut Cloud, home: &TestHome, tree: &Path) -> Vec<String> {
     found
 }
 
+fn started_from(home: &TestHome, run: &str) -> String {
+    text(&home.json(&["run", "show", run]), "snapshot").to_owned()
+}
+
 /// All of it is there: in order, once, and as it was.
-fn all_arrived(cloud: &mut Cloud, home: &TestHome, tree: &Path, accepted: &Accepted, marks: &Path) {
+fn all_arrived(cloud: &mut Cloud, home: &TestHome, tree: &Path, accepted: &Accepted) {
     for run in &accepted.runs {
         home.json_exit(&["run", "wait", run], 0);
         let lines = home.json_lines(&["logs", run], 0);
-        let said = lines.iter().filter(|line| line["text"] == "ran\n").count();
-        assert_eq!(said, 1, "{lines:?}");
+        let out = lines.iter().filter(|line| line["stream"] == "stdout");
+        let said: String = out.map(|line| text(line, "text")).collect();
+        let at = accepted.snapshots.iter().position(|one| *one == started_from(home, run)).unwrap();
+        assert_eq!(said, format!("edit {at}\nran\n"), "it ran once, on the tree of its moment");
     }
     let listed = home.json(&["runs"]);
     let mut ids: Vec<_> =
@@ -167,8 +177,6 @@ fn all_arrived(cloud: &mut Cloud, home: &TestHome, tree: &Path, accepted: &Accep
     ids.sort();
     expected.sort();
     assert_eq!(ids, expected, "each run is there once");
-    let ran = std::fs::read_to_string(marks).unwrap();
-    assert_eq!(ran.lines().count(), accepted.runs.len(), "each ran once: {ran}");
 
     let found = chain(cloud, home, tree);
     let from = found.len() - accepted.snapshots.len();
@@ -189,12 +197,10 @@ fn what_was_accepted_offline_arrives_once_and_in_order() {
     let mut cloud = Cloud::new();
     let home = cloud.device();
     let tree = workspace(&home);
-    // A place that runs may write to, wherever their room is.
-    let marks = cloud.home.root().join("tmp/marks");
     home.json(&["push", arg(&tree)]);
     let address = cloud.stop();
 
-    let accepted = work_offline(&home, &tree, &marks);
+    let accepted = work_offline(&home, &tree);
     let runs = home.json(&["runs"]);
     assert!(list(&runs, "runs").iter().all(|run| run["state"] == "queued"), "{runs}");
     assert_eq!(list(&runs, "runs").len(), accepted.runs.len());
@@ -212,7 +218,7 @@ fn what_was_accepted_offline_arrives_once_and_in_order() {
         accepted.snapshots.len(),
         all.as_secs_f64()
     );
-    all_arrived(&mut cloud, &home, &tree, &accepted, &marks);
+    all_arrived(&mut cloud, &home, &tree, &accepted);
 
     // A node that was killed, and comes back.
     let address = cloud.kill();
@@ -367,4 +373,166 @@ fn a_push_that_waits_hears_of_its_ack_or_that_it_was_cancelled() {
     assert_eq!(text(&said, "state"), "acked");
     assert_eq!(said["snapshot"], entries[0]["snapshot"]);
     assert!(said["bytes_sent"].as_u64().unwrap() > 0, "{said}");
+}
+
+/// A network namespace with a link to this one, as far as the machine lets us make one.
+struct Link {
+    namespace: String,
+    here: String,
+    address: String,
+}
+
+impl Link {
+    /// Nothing, and loudly, where that is not allowed.
+    fn new() -> Option<Self> {
+        let number = std::process::id() % 60_000;
+        let (high, low) = (number / 250, number % 250);
+        let link = Self {
+            namespace: format!("baton-{number}"),
+            here: format!("btn{number}"),
+            address: format!("10.{}.{low}", 200 + high % 50),
+        };
+        let Self { namespace, here, address } = &link;
+        let steps = [
+            format!("netns add {namespace}"),
+            format!("link add {here} type veth peer name away netns {namespace}"),
+            format!("addr add {address}.1/30 dev {here}"),
+            format!("link set {here} up"),
+            format!("-n {namespace} link set lo up"),
+        ];
+        for step in steps {
+            if !Self::ip(&step) {
+                eprintln!("SKIPPED: no network namespace here: `ip {step}` failed");
+                return None;
+            }
+        }
+        link.connect();
+        Some(link)
+    }
+
+    fn ip(arguments: &str) -> bool {
+        let run = std::process::Command::new("ip").args(arguments.split(' ')).output();
+        run.is_ok_and(|output| output.status.success())
+    }
+
+    fn connect(&self) {
+        let Self { namespace, address, .. } = self;
+        assert!(Self::ip(&format!("-n {namespace} addr add {address}.2/30 dev away")));
+        assert!(Self::ip(&format!("-n {namespace} link set away up")));
+    }
+
+    fn cut(&self) {
+        let Self { namespace, .. } = self;
+        assert!(Self::ip(&format!("-n {namespace} link set away down")));
+        assert!(Self::ip(&format!("-n {namespace} addr flush dev away")));
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        Self::ip(&format!("link del {}", self.here));
+        Self::ip(&format!("netns del {}", self.namespace));
+    }
+}
+
+#[test]
+fn a_network_that_comes_back_is_noticed_at_once() {
+    let Some(link) = Link::new() else { return };
+    let mut cloud = Cloud::listening(&format!("{}.1:0", link.address));
+    let home = TestHome::in_network(&link.namespace);
+    home.json(&["join", &cloud.ticket(&[])]);
+    let tree = workspace(&home);
+    home.json(&["push", arg(&tree)]);
+
+    link.cut();
+    let accepted = work_offline(&home, &tree);
+    // Long enough for waits between tries that nobody would want to sit out.
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(queue(&home).len(), accepted.snapshots.len());
+    link.connect();
+    let back = Instant::now();
+    first_ack(&home, accepted.snapshots.len());
+    let first = back.elapsed();
+    queue_empties(&home);
+    eprintln!(
+        "offline: the network is back, first ack after {:.2} s, all {} after {:.2} s",
+        first.as_secs_f64(),
+        accepted.snapshots.len(),
+        back.elapsed().as_secs_f64()
+    );
+    all_arrived(&mut cloud, &home, &tree, &accepted);
+}
+
+#[test]
+fn a_connection_that_is_lost_in_the_middle_starts_no_run_twice_and_loses_none() {
+    let rounds = if std::env::var_os("BATON_NIGHTLY").is_some() { 20 } else { 3 };
+    let cloud = Cloud::new();
+    let proxy = UdpProxy::new(cloud.address(), 1, Weather::default());
+    let mut ticket = Ticket::decode(&cloud.ticket(&[])).unwrap();
+    ticket.addresses = vec![proxy.address().to_string()];
+    let home = TestHome::new();
+    home.json(&["join", &ticket.encode()]);
+    let tree = workspace(&home);
+    home.json(&["push", arg(&tree)]);
+    let mut rng = Rng::new(7);
+    let (mut runs, mut queued) = (Vec::new(), 0);
+    for at in 0..rounds {
+        edit(&tree, at);
+        let mut command = home.command();
+        command.args(["handoff", arg(&tree), "--json", "--", "sh", "-c", "echo ran"]);
+        let mut handoff = Background::start(command);
+        std::thread::sleep(Duration::from_millis(rng.below(80)));
+        proxy.blackhole(true);
+        let code = handoff.end().code();
+        assert!(matches!(code, Some(0 | 3)), "{}{}", handoff.stdout(), handoff.stderr());
+        queued += usize::from(code == Some(3));
+        let answer: Value = serde_json::from_str(&handoff.stdout()).unwrap();
+        runs.push(text(&list(&answer, "runs")[0], "run").to_owned());
+        proxy.blackhole(false);
+        // On the connection that was lost, or on a new one.
+        queue_empties(&home);
+    }
+    for run in &runs {
+        home.json_exit(&["run", "wait", run], 0);
+        let lines = home.json_lines(&["logs", run], 0);
+        assert_eq!(lines.iter().filter(|line| line["text"] == "ran\n").count(), 1, "{lines:?}");
+    }
+    let listed = home.json(&["runs"]);
+    let mut ids: Vec<_> = list(&listed, "runs").iter().map(|run| text(run, "run")).collect();
+    ids.reverse();
+    assert_eq!(ids, runs, "each is there once");
+    eprintln!("offline: {rounds} handoffs cut off in the middle, {queued} of them queued");
+}
+
+#[test]
+fn the_machine_is_held_awake_while_bytes_move_and_no_longer() {
+    let cloud = Cloud::new();
+    let proxy = UdpProxy::new(cloud.address(), 1, Weather::default());
+    let mut ticket = Ticket::decode(&cloud.ticket(&[])).unwrap();
+    ticket.addresses = vec![proxy.address().to_string()];
+    let mut home = TestHome::new();
+    let (programs, log) = (home.root().join("tmp/programs"), home.root().join("tmp/held"));
+    std::fs::create_dir(&programs).unwrap();
+    let name = if cfg!(target_os = "macos") { "caffeinate" } else { "systemd-inhibit" };
+    let script = "#!/bin/sh\necho \"held $*\" >> \"$HELD\"\ncat\necho released >> \"$HELD\"\n";
+    std::fs::write(programs.join(name), script).unwrap();
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(programs.join(name), executable).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    home.set("PATH", &format!("{}:{path}", arg(&programs)));
+    home.set("HELD", arg(&log));
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+
+    home.json(&["join", &ticket.encode()]);
+    let tree = workspace(&home);
+    home.json(&["push", arg(&tree)]);
+    assert_eq!(said(), "", "what is quick asks nobody");
+    // Sent into a hole, until the connection is given up: then it waits, and the machine may sleep.
+    proxy.blackhole(true);
+    edit(&tree, 1);
+    home.json_exit(&["push", arg(&tree)], 3);
+    eventually("the end of it", || said().contains("released"));
+    assert!(said().starts_with("held ") && said().lines().count() == 2, "{}", said());
+    proxy.blackhole(false);
+    queue_empties(&home);
 }

@@ -9,7 +9,8 @@
 //! - [`transfer`]: between this home and a node
 //! - [`patch`]: a unified diff
 //! - [`guard`]: what the secret scan holds back, and `allow`
-//! - [`outbox`]: sends at once, or puts into the queue; the queue's commands
+//! - [`waiting`]: the queue as people see it
+//! - [`outbox`]: sends at once, or puts into the queue
 //! - [`background`]: always-on sync of what is watched
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
@@ -25,6 +26,7 @@ mod remotes;
 mod transfer;
 mod patch;
 mod guard;
+mod waiting;
 mod outbox;
 mod background;
 mod trees;
@@ -247,6 +249,8 @@ pub async fn run<E: From<Fail>>(
                 // The daemon itself holds the sender.
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
+            // Whoever waits for the network gives up.
+            daemon.stop.send_replace(true);
         };
         socket.serve(Arc::clone(&daemon), stop).await;
     }
@@ -477,10 +481,10 @@ impl Daemon {
             Command::RunShow { run } => self.run_show(&run).await,
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
             Command::RunWait { run } => self.run_wait(&run).await,
-            Command::RunCancel { run } => self.run_cancel(&run).await,
+            Command::RunCancel { run } => self.run_cancel(&run, events).await,
             Command::Pull { run, into } => self.pull(&run, into, events).await,
             Command::Queue => self.queue_list().await,
-            Command::QueueCancel { id } => self.queue_cancel(&id).await,
+            Command::QueueCancel { id } => self.queue_cancel(&id, events).await,
             Command::Check { data } => self.check(data, events).await,
             Command::Doctor => self.doctor().await,
         }

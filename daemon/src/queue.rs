@@ -36,9 +36,13 @@ use crate::clock::Clock;
 use crate::task::{TaskFailed, Tasks};
 use flight::Flight;
 
-/// How long a node that could not be reached is believed to be away, without asking it again for a
-/// person who waits.
-const BELIEVED: Duration = Duration::from_secs(5);
+/// A node that could not be reached is believed to be away for this many times as long as it took to
+/// find that out, without asking it again for a person who waits: who is told at once that nobody is
+/// there can ask again, and who waited two seconds for silence should not wait at each command.
+const BELIEVED: u32 = 4;
+
+/// Longest time of that.
+const LONGEST_BELIEF: Duration = Duration::from_secs(5);
 
 /// Why an entry was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,12 +107,15 @@ struct Inner {
     parts: QueueParts,
     lanes: Mutex<HashMap<NodeId, Arc<Lane>>>,
     flights: Mutex<HashMap<QueueId, Arc<Flight>>>,
-    orders: Mutex<HashMap<(WorkspaceId, NodeId), Arc<tokio::sync::Mutex<()>>>>,
+    orders: Mutex<HashMap<(WorkspaceId, NodeId), Order>>,
     /// Grows with every end and every failure.
     changed: watch::Sender<u64>,
     /// An entry failed or expired, and nobody was told.
     untold: AtomicBool,
 }
+
+/// See [`Queue::order`].
+type Order = Arc<tokio::sync::Mutex<()>>;
 
 /// What is known of a node that entries may wait for.
 #[derive(Debug, Default)]
@@ -123,8 +130,9 @@ struct LaneState {
     running: bool,
     /// Entries put in so far.
     enqueued: u64,
-    /// When it could not be reached; nothing once that is not known any more.
-    away_since: Option<Instant>,
+    /// When it could not be reached, and how long that is believed; nothing once that is not known any
+    /// more.
+    away_since: Option<(Instant, Duration)>,
     /// Tries that failed so far.
     failures: u64,
 }
@@ -187,16 +195,24 @@ impl Queue {
         }
     }
 
-    /// A node could not be reached just now.
-    pub fn note_away(&self, node: NodeId) {
-        self.0.note_failure(&self.lane(node), true);
+    /// Has the worker of a node try again at once, without believing that the node is there.
+    pub fn hurry(&self, node: NodeId) {
+        let lane = self.lane(node);
+        if lane.lock().running {
+            lane.nudge.notify_one();
+        }
+    }
+
+    /// A node could not be reached just now, which took this long to find out.
+    pub fn note_away(&self, node: NodeId, took: Duration) {
+        self.0.note_failure(&self.lane(node), Some(took));
     }
 
     /// Whether a node is believed to be away, so that nobody needs to wait to hear it.
     pub fn is_away(&self, node: NodeId) -> bool {
         let since = self.lane(node).lock().away_since;
         let clock = &self.0.parts.clock;
-        since.is_some_and(|since| clock.since(since) < BELIEVED)
+        since.is_some_and(|(since, believed)| clock.since(since) < believed)
             && !self.0.parts.pool.has_connection(node)
     }
 
@@ -245,12 +261,14 @@ impl Queue {
 }
 
 impl Inner {
-    fn note_failure(&self, lane: &Lane, away: bool) {
+    /// With `away` it could not be reached, which took this long to find out.
+    fn note_failure(&self, lane: &Lane, away: Option<Duration>) {
         {
             let mut state = lane.lock();
             state.failures += 1;
-            if away {
-                state.away_since = Some(self.parts.clock.instant());
+            if let Some(took) = away {
+                let believed = (took * BELIEVED).min(LONGEST_BELIEF);
+                state.away_since = Some((self.parts.clock.instant(), believed));
             }
         }
         self.tell_change();

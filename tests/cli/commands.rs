@@ -7,8 +7,8 @@ use std::process::Stdio;
 
 use baton_daemon::api::control::{
     Answer, Bytes, CheckAnswer, Command, Event, HandoffAnswer, HandoffRun, JoinAnswer,
-    OmittedEntry, Problem, Receipt, RemoteEntry, RemotesAnswer, ReportPath, RunEntry,
-    SnapshotAnswer, TimingMs,
+    OmittedEntry, Problem, PushFields, QueueCancelAnswer, Receipt, RemoteEntry, RemotesAnswer,
+    ReportPath, RunEntry, SnapshotAnswer, TimingMs,
 };
 use baton_protocol::id::NodeId;
 use baton_protocol::ticket::{SECRET, Ticket};
@@ -190,6 +190,58 @@ fn a_handoff_carries_every_byte_of_what_was_typed() {
     let notes = place.path("work/notes.md");
     assert_eq!(call.attachments, [Bytes(notes.as_os_str().as_bytes().to_vec())]);
     assert_eq!(place.line("handoff --json").json()["runs"][0]["run"], RUN);
+}
+
+#[test]
+fn what_was_queued_exits_3_and_says_so() {
+    let place = Place::new();
+    let id = "9c1d2e3f".repeat(4);
+    let queued = id.clone();
+    let fake = Fake::start(&place, move |command| match command {
+        Command::Push { .. } => {
+            let push = PushFields {
+                state: "queued".into(),
+                remote: "box".into(),
+                bytes_sent: 0,
+                objects_sent: 0,
+                round_trips: 0,
+                queue: Some(queued.clone()),
+            };
+            vec![done(Answer::Snapshot(SnapshotAnswer { push: Some(push), ..snapshot() }))]
+        }
+        Command::Handoff(_) => {
+            let (state, queue) = ("queued".into(), Some(queued.clone()));
+            vec![done(Answer::Handoff(Box::new(HandoffAnswer { state, queue, ..handoff() })))]
+        }
+        _ => {
+            let cancelled = vec![queued.clone()];
+            vec![done(Answer::QueueCancelled(QueueCancelAnswer { cancelled }))]
+        }
+    });
+    let ran = place.line("push --wait");
+    let out = "queued 3f2a91c0  78,579 files, 1.30 GB (2 changed), for box, in 0.41 s\n";
+    assert_eq!(ran, Ran { code: 3, out: out.into(), err: String::new() });
+    let json = place.line("push --json");
+    assert_eq!((json.code, &json.json()["queue"]), (3, &id.clone().into()));
+    // What did not start cannot be followed.
+    let ran = place.line("handoff -f --expires 2h -- make");
+    let out = "queued 3f2a91c0  3 files, 12 B to local in 41 ms\n\
+               run 9c1d2e3f  queued, starts when the handoff arrives\n";
+    assert_eq!(ran, Ran { code: 3, out: out.into(), err: String::new() });
+    let ran = place.line("queue cancel 9C1D2E3F");
+    assert_eq!((ran.code, ran.out.as_str()), (0, "cancelled 9c1d2e3f\n"));
+    match &fake.seen()[..] {
+        [
+            Command::Push { wait: true, .. },
+            Command::Push { wait: false, .. },
+            Command::Handoff(call),
+            Command::QueueCancel { id },
+        ] => {
+            assert_eq!(call.expires_ms, Some(2 * 60 * 60 * 1000));
+            assert_eq!(id, "9c1d2e3f");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

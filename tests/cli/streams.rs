@@ -45,6 +45,33 @@ fn logs_are_bytes_for_people_and_objects_for_programs() {
 }
 
 #[test]
+fn ctrl_c_leaves_a_push_to_the_daemon_and_says_how_to_stop_it() {
+    let place = Place::new();
+    let id = "9c1d2e3f".repeat(4);
+    let accepted = Event::Accepted { queue: id };
+    let note = Event::Note { message: "under way".into() };
+    let fake = Fake::start(&place, move |_| vec![accepted.clone(), note.clone()]);
+    for arguments in [&["push"][..], &["handoff", "--", "make"]] {
+        let mut command = place.baton(arguments);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut err = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        err.read_line(&mut said).unwrap();
+        assert_eq!(said, "note: under way\n");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        err.read_to_string(&mut said).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert!(
+            said.contains("detached; the ") && said.contains("goes on in the daemon"),
+            "{said}"
+        );
+        assert!(said.contains("baton queue cancel 9c1d2e3f"), "{said}");
+    }
+    fake.wait_until_gone();
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_a_success() {
     let place = Place::new();
     let _fake =

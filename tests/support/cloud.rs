@@ -26,6 +26,12 @@ impl Cloud {
         Self { serve: Some(home.serve()), home }
     }
 
+    /// The same on an address of another network.
+    pub(crate) fn listening(address: &str) -> Self {
+        let home = TestHome::new();
+        Self { serve: Some(home.serve_on(address, &[])), home }
+    }
+
     pub(crate) fn serve(&self) -> &Serve {
         self.serve.as_ref().unwrap()
     }

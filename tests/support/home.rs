@@ -45,6 +45,17 @@ impl TestHome {
         Self::with_program(Path::new(env!("CARGO_BIN_EXE_baton")), None)
     }
 
+    /// The same, in which every program lives in a network namespace of its own.
+    pub(crate) fn in_network(namespace: &str) -> Self {
+        let mut home = Self::with_program(Path::new("/bin/sh"), None);
+        let script = home.root().join("tmp/in-network");
+        let program = env!("CARGO_BIN_EXE_baton");
+        std::fs::write(&script, format!("exec ip netns exec {namespace} {program} \"$@\"\n"))
+            .unwrap();
+        home.script = Some(script);
+        home
+    }
+
     fn with_program(program: &Path, script: Option<PathBuf>) -> Self {
         // Short: the paths of sockets are bounded to 107 bytes.
         let dir = tempfile::Builder::new().prefix("b").tempdir().unwrap();

@@ -232,10 +232,12 @@ fn show(report: &Report, to: &mut String, handoff: &HandoffAnswer) {
         let short = figures::short(&started.run);
         let run = report.paint(Style::Name, short);
         let state = run::state(report, &started.state);
-        let _ = match queued {
-            true => writeln!(to, "run {run}  {state}, starts when the handoff arrives"),
-            false => writeln!(to, "run {run}  {state}, follow it with: baton logs {short} -f"),
+        let next = if queued {
+            "starts when the handoff arrives".to_owned()
+        } else {
+            format!("follow it with: baton logs {short} -f")
         };
+        let _ = writeln!(to, "run {run}  {state}, {next}");
     }
     restore::receipt(report, to, &handoff.receipt);
 }

@@ -111,7 +111,12 @@ impl Pool {
 
     /// Makes sure of a connection to a node, without saying anything on it.
     pub async fn connect(&self, remote: &Remote) -> Result<(), TransportError> {
-        self.open(remote).await.map(drop)
+        let slot = self.slot(remote.node);
+        let mut slot = slot.lock().await;
+        if slot.as_ref().is_some_and(Held::is_alive) {
+            return Ok(());
+        }
+        self.dial(&mut slot, remote.node, &remote.addresses).await.map(drop)
     }
 
     /// Changes whenever a connection is made, to whichever node and for whomever.
@@ -193,7 +198,7 @@ impl Pool {
     }
 
     async fn open_one(&self, node: NodeId, addresses: &[String]) -> Result<Opened, TransportError> {
-        let Inner { dialer, patience, .. } = &*self.0;
+        let patience = &self.0.patience;
         let slot = self.slot(node);
         let mut slot = slot.lock().await;
         if let Some(held) = slot.as_ref().filter(|held| held.is_alive()) {
@@ -203,16 +208,27 @@ impl Pool {
                 Err(error) => tracing::debug!(node = %node.short(), %error, "connecting anew"),
             }
         }
+        let held = self.dial(&mut slot, node, addresses).await?;
+        Ok(Opened { stream: held.stream(patience).await?, reused: false })
+    }
+
+    /// A new connection, in its slot.
+    async fn dial(
+        &self,
+        slot: &mut Option<Held>,
+        node: NodeId,
+        addresses: &[String],
+    ) -> Result<Held, TransportError> {
+        let Inner { dialer, patience, .. } = &*self.0;
         *slot = None;
         let Dialled { connection, address } =
             dialer.dial(node, addresses, patience.connect).await?;
         tracing::debug!(node = %node.short(), %address, "connected");
         let held = Held::new(connection);
-        let stream = held.stream(patience).await?;
         self.close_when_idle(&held);
-        *slot = Some(held);
+        *slot = Some(held.clone());
         self.0.connected.send_modify(|count| *count += 1);
-        Ok(Opened { stream, reused: false })
+        Ok(held)
     }
 
     /// Without this the pings of a connection that nobody needs would go on for ever.

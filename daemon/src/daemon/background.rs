@@ -383,14 +383,14 @@ impl Daemon {
         let acked =
             self.blocking("acked", move |daemon| Ok(daemon.acks.get(workspace, node)?)).await?;
         if acked != Some(id) {
-            step.set(Doing::Sending(None, self.clock.instant()));
+            let begun = self.clock.instant();
+            step.set(Doing::Sending(None, begun));
             let (events, mut told) = EventSender::channel();
             let watcher = Arc::clone(step);
-            let started = self.clock.instant();
             let follow = async move {
                 while let Some(event) = told.recv().await {
                     if let crate::api::control::Event::Progress(progress) = event {
-                        watcher.set(Doing::Sending(Some(progress), started));
+                        watcher.set(Doing::Sending(Some(progress), begun));
                     }
                 }
             };
@@ -405,7 +405,7 @@ impl Daemon {
                 Err(fail) if fail.0.code == "cancelled" => return Ok(Outcome::GaveWay),
                 Err(fail) => {
                     if is_away(&fail) {
-                        self.queue.note_away(node);
+                        self.queue.note_away(node, self.clock.since(begun));
                     }
                     return Err(fail);
                 }

@@ -59,9 +59,10 @@ impl Daemon {
                 .await;
         }
         let command: Vec<_> = call.command.into_iter().map(|Bytes(bytes)| bytes).collect();
-        let run = match command.is_empty() {
-            true => None,
-            false => Some(RunSpec {
+        let run = if command.is_empty() {
+            None
+        } else {
+            Some(RunSpec {
                 run: RunId::from_bytes(random()?),
                 thread: ThreadId::from_bytes(random()?),
                 workspace: taken.workspace,
@@ -69,7 +70,7 @@ impl Daemon {
                 agent: COMMAND.to_owned(),
                 command,
                 prompt: call.prompt,
-            }),
+            })
         };
         let expires_ms = call.expires_ms.unwrap_or(EXPIRES_MS);
         let parcel =

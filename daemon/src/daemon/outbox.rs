@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_protocol::id::{NodeId, QueueId, SnapshotId, WorkspaceId};
+use baton_protocol::id::{NodeId, QueueId, SnapshotId};
 use baton_protocol::message::{Reply, Request, RunInfo, RunSpec};
 use baton_protocol::object::Snapshot;
 use baton_store::catalog::queue::{Cost, Entry, EntryKind, EntryState, NewEntry};
@@ -23,12 +23,11 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
 use super::failure::{Fail, chain};
-use super::remotes::{Target, only};
-use crate::api::control::{Answer, Event, QueueAnswer, QueueCancelAnswer, QueueEntry};
+use super::remotes::Target;
+use crate::api::control::Event;
 use crate::api::socket::{BoxFuture, EventSender};
-use crate::clock::rfc3339;
-use crate::queue::flight::{Cancelled, Flight, Landed};
-use crate::queue::{Deliver, QueueError, Undelivered};
+use crate::queue::flight::{Flight, Landed};
+use crate::queue::{Deliver, Undelivered};
 use crate::workspace::{Taken, random};
 
 /// How long a command waits for what is before it in the queue, where the node answers.
@@ -57,24 +56,6 @@ pub(super) struct Sent {
     pub(super) run: Option<RunInfo>,
     /// Its id, where it is or was in the queue.
     pub(super) queue: Option<QueueId>,
-}
-
-/// What `status` says of a workspace's entries.
-#[derive(Debug, Default)]
-pub(super) struct QueueState {
-    pub(super) queued: u64,
-    /// Whether one of them waits for a node that cannot be reached.
-    pub(super) away: bool,
-    pub(super) last_error: Option<String>,
-}
-
-impl From<QueueError> for Fail {
-    fn from(error: QueueError) -> Self {
-        match error {
-            QueueError::Store(error) => error.into(),
-            QueueError::Task(error) => Self::new("internal", chain(&error)),
-        }
-    }
 }
 
 impl Parcel {
@@ -106,6 +87,7 @@ impl Parcel {
             run: None,
             created_at: now,
             expires_at: None,
+            begun: false,
         };
         Ok(Self { target, wanted, snapshot: taken.snapshot.clone() })
     }
@@ -139,10 +121,12 @@ impl Daemon {
         let _urgent = self.urgent(parcel.wanted.workspace);
         let (id, node) = (parcel.wanted.id, parcel.wanted.node);
         events.send(Event::Accepted { queue: id.to_string() }).await;
-        if !self.queue.is_busy(node) {
+        let was_busy = self.queue.is_busy(node);
+        if !was_busy {
+            let begun = self.clock.instant();
             match self.send_now(&mut parcel, events).await {
                 Err(fail) if is_away(&fail) => {
-                    self.queue.note_away(node);
+                    self.queue.note_away(node, self.clock.since(begun));
                     tracing::debug!(reason = fail.0.message, "queued");
                 }
                 sent => return sent,
@@ -158,7 +142,10 @@ impl Daemon {
         let failures = self.queue.failures(node);
         let away = self.queue.is_away(node);
         self.queue.wake(node, self);
-        if !away {
+        if was_busy && away {
+            // Whoever types something may know better; but they are not kept waiting for it.
+            self.queue.hurry(node);
+        } else if was_busy {
             self.queue.nudge(node);
         }
         if (wait || !away)
@@ -187,7 +174,7 @@ impl Daemon {
         let airborne = self.queue.take_off(parcel.wanted.clone());
         let Parcel { target, wanted, snapshot } = parcel;
         let flight = Arc::clone(airborne.flight());
-        let shipped = self.ship(wanted, snapshot, target, &flight, events).await;
+        let shipped = self.ship(wanted, snapshot, target, (&flight, false), events).await;
         match shipped {
             Ok(sent) => {
                 airborne.land(Landed::Sent);
@@ -205,14 +192,14 @@ impl Daemon {
         }
     }
 
-    /// Makes the node have the snapshot and the run. What stands for the snapshot there is noted in
-    /// `wanted`, so that the same is asked for again.
+    /// Makes the node have the snapshot and the run. How far that came is noted in `wanted`, and with
+    /// `queued` in its row, so that the same is asked for again.
     async fn ship(
         self: &Arc<Self>,
         wanted: &mut NewEntry,
         snapshot: &mut Snapshot,
         target: &Target,
-        flight: &Arc<Flight>,
+        (flight, queued): (&Arc<Flight>, bool),
         events: &EventSender,
     ) -> Result<Sent, Fail> {
         let stop = flight.stop_flag();
@@ -223,11 +210,14 @@ impl Daemon {
             objects_sent: pushed.stats.objects_sent,
             round_trips: pushed.stats.round_trips,
         };
+        let id = wanted.id;
         if pushed.id != wanted.snapshot {
             (wanted.snapshot, *snapshot) = (pushed.id, pushed.snapshot.clone());
-            // Does nothing where it is not in the queue.
-            let (id, sent) = (wanted.id, pushed.id);
-            self.blocking("queue", move |daemon| Ok(daemon.catalog.set_sent(id, sent)?)).await?;
+            if queued {
+                let sent = pushed.id;
+                let note = move |daemon: &Self| Ok(daemon.catalog.set_sent(id, sent)?);
+                self.blocking("queue", note).await?;
+            }
         }
         let mut run = None;
         if let Some(spec) = &wanted.run {
@@ -235,6 +225,10 @@ impl Daemon {
                 return Err(Fail::cancelled());
             }
             let spec = RunSpec { snapshot: pushed.id, ..spec.clone() };
+            if queued && !wanted.begun {
+                self.blocking("queue", move |daemon| Ok(daemon.catalog.set_begun(id)?)).await?;
+            }
+            wanted.begun = true;
             run = Some(self.run_request(target, Request::CreateRun(spec)).await?);
             cost.round_trips += 1;
         }
@@ -271,7 +265,7 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Option<Sent>, Fail> {
         let (id, node) = (parcel.wanted.id, parcel.wanted.node);
-        let mut changes = self.queue.changes();
+        let (mut changes, mut stopping) = (self.queue.changes(), self.stop.subscribe());
         let moment = tokio::time::sleep(MOMENT);
         tokio::pin!(moment);
         let mut said = false;
@@ -314,7 +308,7 @@ impl Daemon {
                 () = passes_on => {}
                 () = &mut moment, if !wait => return Ok(None),
                 () = events.gone() => return Ok(None),
-                () = self.tasks.cancelled() => return Ok(None),
+                _ = stopping.wait_for(|stop| *stop) => return Ok(None),
             }
         }
     }
@@ -377,105 +371,11 @@ impl Daemon {
         let mut snapshot = self
             .blocking("load", move |daemon| Ok(load_snapshot(&daemon.workspaces.vault, id)?))
             .await?;
-        let sent = self.ship(&mut wanted, &mut snapshot, &target, flight, events).await?;
+        let sent = self.ship(&mut wanted, &mut snapshot, &target, (flight, true), events).await?;
         if let Some(info) = &sent.run {
             self.remember(&target, info).await?;
         }
         Ok(sent.cost)
-    }
-
-    /// Says, once for each, what was not sent after all.
-    pub(super) async fn tell_untold(self: &Arc<Self>, events: &EventSender) {
-        if !self.queue.take_untold() {
-            return;
-        }
-        match self.blocking("queue", |daemon| Ok(daemon.catalog.tell_queued()?)).await {
-            Ok(untold) => {
-                for entry in untold {
-                    events.note(untold_note(&entry)).await;
-                }
-            }
-            Err(fail) => tracing::warn!(reason = fail.0.message, "reading the queue"),
-        }
-    }
-
-    /// What `status` says of a workspace, given all entries.
-    pub(super) fn queue_state(
-        &self,
-        entries: &[Entry],
-        workspace: WorkspaceId,
-        is_synced: bool,
-    ) -> QueueState {
-        let mut state = QueueState::default();
-        for entry in entries.iter().filter(|entry| entry.wanted.workspace == workspace) {
-            let waits = entry.state == EntryState::Waiting;
-            if waits {
-                state.queued += 1;
-                state.away |= entry.attempts > 0 || self.queue.is_away(entry.wanted.node);
-            }
-            // A push that failed is of no interest once a later one has arrived.
-            let stale = !waits && is_synced && entry.wanted.kind == EntryKind::Push;
-            if entry.last_error.is_some() && !stale {
-                state.last_error.clone_from(&entry.last_error);
-            }
-        }
-        state
-    }
-
-    pub(super) async fn queue_list(self: &Arc<Self>) -> Result<Answer, Fail> {
-        let mut entries = self.blocking("queue", |daemon| Ok(daemon.catalog.queue()?)).await?;
-        let now = self.clock.now_ms();
-        let under_way = self.queue.under_way();
-        for entry in &mut entries {
-            // Its worker finds out at its next try.
-            if entry.state == EntryState::Waiting && entry.is_expired(now) {
-                entry.state = EntryState::Expired;
-            }
-        }
-        let mut queue: Vec<_> =
-            entries.iter().map(|entry| queue_entry(entry, &under_way)).collect();
-        // What is sent at once is no entry.
-        let direct = under_way
-            .iter()
-            .filter(|flight| !entries.iter().any(|entry| entry.wanted.id == flight.wanted.id));
-        queue.extend(direct.map(|flight| shown(&flight.wanted, "sending")));
-        Ok(Answer::Queue(QueueAnswer { queue }))
-    }
-
-    pub(super) async fn queue_cancel(self: &Arc<Self>, digits: &str) -> Result<Answer, Fail> {
-        let known = self.blocking("queue", |daemon| Ok(daemon.catalog.queue()?)).await?;
-        let mut ids: Vec<_> = known.iter().map(|entry| entry.wanted.id).collect();
-        ids.extend(self.queue.under_way().iter().map(|flight| flight.wanted.id));
-        ids.retain(|id| id.to_string().starts_with(digits));
-        ids.sort_unstable();
-        ids.dedup();
-        let id = only(&ids, "entry of the queue", digits, "baton queue")?;
-        self.cancel_entry(id).await?;
-        Ok(Answer::QueueCancelled(QueueCancelAnswer { cancelled: vec![id.to_string()] }))
-    }
-
-    /// Takes an entry back, or off the list where it was not sent.
-    pub(super) async fn cancel_entry(self: &Arc<Self>, id: QueueId) -> Result<(), Fail> {
-        let dismiss =
-            self.blocking("queue", move |daemon| Ok(daemon.catalog.dismiss_queued(id)?));
-        if dismiss.await? {
-            return Ok(());
-        }
-        match self.queue.cancel(id).await? {
-            Cancelled::Yes => {
-                tracing::info!(entry = %id.short(), "cancelled");
-                Ok(())
-            }
-            Cancelled::Sent => {
-                Err(Fail::new("already-sent", format!("{} was sent already", id.short()))
-                    .hint("baton runs; baton run cancel RUN ends a run")
-                    .exit(4))
-            }
-            Cancelled::Pending => {
-                let message = format!("{} is being sent; it is stopped if it can be", id.short());
-                Err(Fail::new("being-sent", message).hint("baton queue"))
-            }
-        }
     }
 }
 
@@ -500,7 +400,7 @@ impl Deliver for Daemon {
                     match event {
                         Event::Progress(progress) => flight.set_progress(progress),
                         Event::Note { message } => {
-                            tracing::warn!(message, "sending from the queue")
+                            tracing::warn!(message, "sending from the queue");
                         }
                         _ => {}
                     }
@@ -551,41 +451,4 @@ fn queued_note(parcel: &Parcel, away: bool) -> String {
     };
     let id = parcel.wanted.id.short();
     format!("{why}; the lid may be closed. To take it back: baton queue cancel {id}")
-}
-
-fn untold_note(entry: &Entry) -> String {
-    let NewEntry { id, kind, remote, created_at, .. } = &entry.wanted;
-    format!(
-        "the {} of {} to {remote} was not sent: {} (baton queue cancel {} takes it off the list)",
-        kind.name(),
-        rfc3339(*created_at),
-        entry.last_error.as_deref().unwrap_or(entry.state.name()),
-        id.short()
-    )
-}
-
-fn queue_entry(entry: &Entry, under_way: &[Arc<Flight>]) -> QueueEntry {
-    let flies = under_way.iter().any(|flight| flight.wanted.id == entry.wanted.id);
-    let state = if flies { "sending" } else { entry.state.name() };
-    QueueEntry {
-        attempts: entry.attempts + u64::from(flies),
-        last_error: entry.last_error.clone(),
-        ..shown(&entry.wanted, state)
-    }
-}
-
-fn shown(wanted: &NewEntry, state: &str) -> QueueEntry {
-    QueueEntry {
-        id: wanted.id.to_string(),
-        kind: wanted.kind.name().to_owned(),
-        state: state.to_owned(),
-        remote: wanted.remote.clone(),
-        workspace: wanted.workspace.to_string(),
-        snapshot: wanted.snapshot.to_string(),
-        run: wanted.run.as_ref().map(|spec| spec.run.to_string()),
-        created_at: rfc3339(wanted.created_at),
-        expires_at: wanted.expires_at.map(rfc3339),
-        attempts: 1,
-        last_error: None,
-    }
 }

@@ -174,9 +174,13 @@ impl Daemon {
         Ok(Answer::Run(Box::new(report::run(&target.remote.name, &info))))
     }
 
-    pub(super) async fn run_cancel(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
+    pub(super) async fn run_cancel(
+        self: &Arc<Self>,
+        run: &str,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
         if let Some((entry, info)) = self.run_in_queue(run).await? {
-            match self.cancel_entry(entry.wanted.id).await {
+            match self.cancel_entry(entry.wanted.id, events).await {
                 Ok(()) => {
                     let (run, state) = (info.spec.run.to_string(), RunState::Cancelled.name());
                     return Ok(Answer::Cancel(CancelAnswer { run, state: state.to_owned() }));

@@ -110,9 +110,11 @@ impl Daemon {
         snapshot: &Snapshot,
     ) -> Result<(Option<SnapshotId>, Option<(SnapshotId, u64)>), Fail> {
         let (workspace, sequence) = (snapshot.workspace, snapshot.sequence);
+        let parents = snapshot.parents.clone();
         self.blocking("acked", move |daemon| {
             let base = daemon.acks.get(workspace, node)?;
-            let other = base.filter(|base| *base != id);
+            // Usually it is the parent, which is known to be older.
+            let other = base.filter(|base| *base != id && !parents.contains(base));
             let overtaken = other.and_then(|base| {
                 // Where it cannot be read, the node says where it is.
                 let before = load_snapshot(&daemon.workspaces.vault, base).ok()?;

@@ -24,15 +24,19 @@ impl Backoff {
         Self { limit: FIRST, state: seed }
     }
 
-    /// The next wait.
-    pub fn next(&mut self) -> Duration {
-        let limit = self.limit;
-        self.limit = (limit * 2).min(LAST);
-        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+    /// A wait below the limit.
+    pub fn wait(&mut self) -> Duration {
+        let nanos = u64::try_from(self.limit.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(self.draw() % nanos.max(1))
     }
 
-    /// The node was reached: from the start again.
+    /// A wait has passed to its end: the next ones may be longer. One that something cut short says
+    /// nothing about how long the node will be away.
+    pub fn grow(&mut self) {
+        self.limit = (self.limit * 2).min(LAST);
+    }
+
+    /// The node was reached, or the network is another one: from the start again.
     pub fn reset(&mut self) {
         self.limit = FIRST;
     }
@@ -53,7 +57,12 @@ mod tests {
 
     fn waits(seed: u64, count: usize) -> Vec<Duration> {
         let mut backoff = Backoff::new(seed);
-        (0..count).map(|_| backoff.next()).collect()
+        let wait = |_| {
+            let wait = backoff.wait();
+            backoff.grow();
+            wait
+        };
+        (0..count).map(wait).collect()
     }
 
     #[test]
@@ -76,10 +85,9 @@ mod tests {
         assert_eq!(waits(7, 5), waits(7, 5));
         assert_ne!(waits(7, 5), waits(8, 5));
         let mut backoff = Backoff::new(1);
-        for _ in 0..20 {
-            backoff.next();
-        }
+        (0..20).for_each(|_| backoff.grow());
+        assert!((0..20).any(|_| backoff.wait() > FIRST));
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.wait() <= FIRST);
     }
 }

@@ -112,6 +112,7 @@ impl Queue {
             landed: watch::Sender::new(None),
         });
         self.flights().insert(id, Arc::clone(&flight));
+        self.0.tell_change();
         // One that is dropped on its way was not sent to its end.
         Airborne { queue: self.clone(), flight, landed: Landed::Waiting }
     }

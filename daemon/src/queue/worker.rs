@@ -34,7 +34,7 @@ pub(super) async fn run<D: Deliver>(queue: Queue, node: NodeId, lane: Arc<Lane>,
         backoff: Backoff::new(seed(node)),
     };
     // It was tried by whoever put the first entry in.
-    let mut wait = queue.is_away(node);
+    let mut wait = lane.lock().away_since.is_some();
     let mut tries = 0;
     loop {
         if wait {
@@ -62,6 +62,8 @@ pub(super) async fn run<D: Deliver>(queue: Queue, node: NodeId, lane: Arc<Lane>,
                 continue;
             }
         };
+        let clock = &queue.0.parts.clock;
+        let begun = clock.instant();
         match send(&queue, &deliver, &mut signals, entry, &mut tries).await {
             Ok(()) => {
                 (wait, tries) = (false, 0);
@@ -70,7 +72,7 @@ pub(super) async fn run<D: Deliver>(queue: Queue, node: NodeId, lane: Arc<Lane>,
             }
             Err(away) => {
                 wait = true;
-                queue.0.note_failure(&lane, away);
+                queue.0.note_failure(&lane, away.then(|| clock.since(begun)));
             }
         }
     }
@@ -207,7 +209,7 @@ impl Signals {
     /// Returns when the node should be tried again.
     async fn wait(&mut self, queue: &Queue, node: NodeId, lane: &Lane) {
         let parts = &queue.0.parts;
-        let pause = self.backoff.next();
+        let pause = self.backoff.wait();
         let connected = async {
             loop {
                 // The pool lives as long as the queue.
@@ -220,9 +222,10 @@ impl Signals {
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause) => self.backoff.grow(),
             () = self.network.changed() => {
                 tracing::debug!("the network has changed");
+                self.backoff.reset();
                 tokio::time::sleep(SETTLE).await;
             }
             () = connected => {}

@@ -31,6 +31,7 @@ CREATE TABLE queue(
     run TEXT,
     created_at INTEGER NOT NULL,
     expires_at INTEGER,
+    begun INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
     state TEXT NOT NULL DEFAULT 'waiting',
@@ -121,6 +122,8 @@ pub struct NewEntry {
     pub created_at: u64,
     /// When it is no longer wanted.
     pub expires_at: Option<u64>,
+    /// The node was asked for the run, and may have it: from then on it is not too old any more.
+    pub begun: bool,
 }
 
 /// What sending has cost.
@@ -159,7 +162,7 @@ pub struct Entry {
 impl Entry {
     /// Whether it is too old to be started.
     pub fn is_expired(&self, now: u64) -> bool {
-        self.wanted.expires_at.is_some_and(|at| at <= now)
+        !self.wanted.begun && self.wanted.expires_at.is_some_and(|at| at <= now)
     }
 }
 
@@ -182,7 +185,8 @@ impl Catalog {
             let forget = "DELETE FROM queue WHERE state <> 'waiting' AND ended_at < ?1";
             db.execute(forget, [sql(wanted.created_at.saturating_sub(KEEP_MS))])?;
             let add = "INSERT INTO queue(id, kind, workspace, node, remote, snapshot, run,
-                       created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                       created_at, expires_at, begun)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                        ON CONFLICT(id) DO NOTHING";
             let values = (
                 wanted.id.as_bytes(),
@@ -194,6 +198,7 @@ impl Catalog {
                 &run,
                 sql(wanted.created_at),
                 wanted.expires_at.map(sql),
+                wanted.begun,
             );
             db.execute(add, values)?;
             read(db, wanted.id)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Ok)
@@ -258,6 +263,14 @@ impl Catalog {
         })
     }
 
+    /// Notes that the node is asked for the run now.
+    pub fn set_begun(&self, id: QueueId) -> Result<(), StoreError> {
+        self.write("noting what was begun", |db| {
+            let set = "UPDATE queue SET begun = 1 WHERE id = ?1 AND state = 'waiting'";
+            db.execute(set, [id.as_bytes()]).map(drop)
+        })
+    }
+
     /// Ends an entry; says whether it had waited until now.
     pub fn end_queued(
         &self,
@@ -309,7 +322,7 @@ impl Catalog {
 
 const SELECT: &str = "SELECT number, id, kind, workspace, node, remote, snapshot, run, created_at, \
                       expires_at, sent, attempts, last_error, state, ended_at, bytes_sent, \
-                      objects_sent, round_trips FROM queue";
+                      objects_sent, round_trips, begun FROM queue";
 
 fn read(db: &Connection, id: QueueId) -> rusqlite::Result<Option<Entry>> {
     let find = format!("{SELECT} WHERE id = ?1");
@@ -336,6 +349,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
         run,
         created_at: unsigned(row.get(8)?),
         expires_at: row.get::<_, Option<i64>>(9)?.map(unsigned),
+        begun: row.get(18)?,
     };
     Ok(Entry {
         number: unsigned(row.get(0)?),
@@ -373,6 +387,7 @@ mod tests {
             run: None,
             created_at: 1_000,
             expires_at: None,
+            begun: false,
         }
     }
 
@@ -430,20 +445,26 @@ mod tests {
         let sent = SnapshotId::from_bytes([9; 32]);
         catalog.set_sent(wanted.id, sent).unwrap();
         assert_eq!(catalog.queued_snapshots().unwrap(), [wanted.snapshot, sent]);
+        assert!(catalog.next_queued(wanted.node).unwrap().unwrap().is_expired(2_000));
+        catalog.set_begun(wanted.id).unwrap();
+        // Its run may be there already.
+        assert!(!catalog.next_queued(wanted.node).unwrap().unwrap().is_expired(2_000));
         let cost = Cost { bytes_sent: 10, objects_sent: 3, round_trips: 1 };
         assert!(catalog.end_queued(wanted.id, EntryState::Done, None, cost, 7).unwrap());
         let ended = catalog.queue_entry(wanted.id).unwrap().unwrap();
         assert_eq!((ended.attempts, ended.last_error), (3, None));
         assert_eq!((ended.sent, ended.cost, ended.ended_at), (Some(sent), cost, Some(7)));
         assert_eq!(catalog.queued_snapshots().unwrap(), []);
-        assert!(!ended.wanted.expires_at.is_none_or(|at| at != 2_000));
+        assert_eq!(ended.wanted.expires_at, Some(2_000));
     }
 
     #[test]
     fn what_was_not_sent_stays_listed_and_is_told_once() {
         let (_folder, catalog) = catalog();
         let all = [entry(1, 1), handoff(2, 1), entry(3, 1), entry(4, 1)];
-        all.iter().for_each(|wanted| drop(put(&catalog, wanted)));
+        for wanted in &all {
+            put(&catalog, wanted);
+        }
         let states =
             [EntryState::Failed, EntryState::Expired, EntryState::Cancelled, EntryState::Done];
         for (wanted, state) in all.iter().zip(states) {

@@ -5,9 +5,10 @@ use baton_protocol::object::{Entry, Extent, ManifestChild, Part, TreeChild};
 use baton_protocol::path::RelPath;
 
 use super::*;
+use crate::journal::RefUpdate;
 use crate::objects::ObjectSink;
 use crate::store::Store;
-use crate::vault::Intake;
+use crate::vault::{CommitError, Intake};
 
 const LIMIT: usize = 100;
 
@@ -219,9 +220,80 @@ fn every_child_is_named() {
         }),
     ];
     for object in objects {
-        let mut named = Vec::new();
-        name_children(&object, &mut named);
-        let ids: Vec<_> = named.into_iter().map(|(id, _)| id).collect();
-        assert_eq!(ids, object.children(), "{object:?}");
+        let mut ids: Vec<_> = children(&object).into_iter().map(|child| child.id).collect();
+        let mut wanted = object.children();
+        ids.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(ids, wanted, "{object:?}");
     }
+}
+
+/// Puts a snapshot of a directory, and makes its ref point there.
+fn commit(
+    intake: Intake,
+    root: TreeId,
+    before: Option<SnapshotId>,
+) -> Result<SnapshotId, CommitError> {
+    let workspace = baton_protocol::id::WorkspaceId::from_bytes([1; 16]);
+    let device = baton_protocol::id::DeviceId::from_bytes([1; 32]);
+    let sequence = 1 + u64::from(before.is_some());
+    let snapshot = Snapshot {
+        workspace,
+        device,
+        sequence,
+        parents: before.into_iter().collect(),
+        root,
+        root_mode: 0o755,
+        omitted: None,
+        conversations: Vec::new(),
+        created_at: 0,
+        message: String::new(),
+    };
+    let new = SnapshotId::from_bytes(intake.put(ObjectKind::Snapshot, &snapshot.encode())?.hash);
+    let key = baton_protocol::id::IdempotencyKey::from_bytes([sequence as u8; 16]);
+    intake.commit(RefUpdate { workspace, device, expected: before, new, sequence, key })?;
+    Ok(new)
+}
+
+#[test]
+fn what_an_older_form_proves_is_believed_and_what_it_does_not_is_looked_at() {
+    let home = Home::new();
+    let intake = home.intake();
+    let names: Vec<String> = (0..200).map(|i| format!("f{i:03}")).collect();
+    let chunks: Vec<ChunkId> = names.iter().map(|name| chunk(&intake, name.as_bytes())).collect();
+    let entries = |changed: Option<(usize, u64, ChunkId)>| {
+        let entry = |(at, (name, id)): (usize, (&String, &ChunkId))| match changed {
+            Some((which, size, id)) if which == at => {
+                (name.clone(), file(size, Content::Chunk(id)))
+            }
+            _ => (name.clone(), file(4, Content::Chunk(*id))),
+        };
+        names.iter().zip(&chunks).enumerate().map(entry).collect::<Vec<_>>()
+    };
+    let put = |intake: &Intake, changed| {
+        let entries = entries(changed);
+        let entries = entries.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+        leaf(intake, entries)
+    };
+    let first = put(&intake, None);
+    let before = commit(intake, first, None).unwrap();
+    let second = || {
+        let intake = home.intake();
+        let new = chunk(&intake, b"other");
+        (intake, new)
+    };
+    // Of a file that both name alike another length is said.
+    let (intake, _) = second();
+    let root = put(&intake, Some((7, 5, chunks[7])));
+    let lie = commit(intake, root, Some(before)).unwrap_err();
+    assert!(matches!(lie, CommitError::Store(StoreError::Contradicted(_))), "{lie}");
+    // A file that is not here.
+    let (intake, _) = second();
+    let root = put(&intake, Some((7, 5, ChunkId::of(b"never put"))));
+    let lack = commit(intake, root, Some(before)).unwrap_err();
+    assert!(matches!(&lack, CommitError::Missing(ids) if ids.len() == 1), "{lack}");
+    // An honest edit, of which one file is looked at.
+    let (intake, new) = second();
+    let root = put(&intake, Some((7, 5, new)));
+    commit(intake, root, Some(before)).unwrap();
 }
