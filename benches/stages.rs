@@ -238,7 +238,7 @@ fn records(criterion: &mut Criterion) {
     let mut seeded = Seeded(9);
     let mut builder = RecordBuilder::default();
     let mut bytes = 0;
-    while !builder.is_full() {
+    while !builder.is_full(Class::Data) {
         let source = seeded.source(8_000);
         bytes += source.len() as u64;
         builder.push(ObjectId::of(ObjectKind::Chunk, &source), &source);

@@ -165,6 +165,8 @@ pub struct Catalog(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// Reads while the other one waits for the disk.
+    reader: Mutex<Connection>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -208,7 +210,12 @@ impl Catalog {
         connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
         connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
         migrate(&mut connection, path)?;
-        Ok(Self(Arc::new(Inner { path: path.to_owned(), connection: Mutex::new(connection) })))
+        let reader = Connection::open_with_flags(resolved(path)?, flags).map_err(failed)?;
+        reader.busy_timeout(BUSY).map_err(failed)?;
+        reader.pragma_update(None, "query_only", true).map_err(failed)?;
+        reader.pragma_update(None, "trusted_schema", false).map_err(failed)?;
+        let (connection, reader) = (Mutex::new(connection), Mutex::new(reader));
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), connection, reader })))
     }
 
     /// Reads the whole file and says what is wrong with it; nothing where it is sound.
@@ -226,7 +233,8 @@ impl Catalog {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        work(&self.lock()).map_err(|source| failure(doing, &self.0.path, source))
+        let reader = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&reader).map_err(|source| failure(doing, &self.0.path, source))
     }
 
     /// Several statements as one: all of them last, or none.

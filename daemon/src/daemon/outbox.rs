@@ -17,6 +17,7 @@ use std::time::Duration;
 use baton_protocol::id::{NodeId, QueueId, SnapshotId};
 use baton_protocol::message::{Reply, Request, RunInfo, RunSpec};
 use baton_protocol::object::Snapshot;
+use baton_store::catalog::history::Pin;
 use baton_store::catalog::queue::{Cost, Entry, EntryKind, EntryState, NewEntry};
 use baton_store::snapshot::load_snapshot;
 use tokio::sync::OwnedMutexGuard;
@@ -232,6 +233,11 @@ impl Daemon {
             run = Some(self.run_request(target, Request::CreateRun(spec)).await?);
             cost.round_trips += 1;
         }
+        let pin = match wanted.kind {
+            EntryKind::Push => Pin::Push,
+            EntryKind::Handoff => Pin::Handoff,
+        };
+        self.pin(wanted.workspace, pushed.id, pin);
         Ok(Sent {
             state: "acked",
             id: pushed.id,

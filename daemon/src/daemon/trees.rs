@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use baton_protocol::id::{SnapshotId, TreeId};
+use baton_protocol::id::{SnapshotId, TreeId, WorkspaceId};
 use baton_protocol::object::Snapshot;
+use baton_store::catalog::history::Pin;
 use baton_store::checkout::Restored;
 use baton_store::diff::{ChangeKind, diff};
 use baton_store::error::StoreError;
@@ -63,8 +64,26 @@ impl Daemon {
         let options = TakeOptions { message, ..TakeOptions::default() };
         let taken = self.take(to_path(path), options, events).await?;
         let sequence = taken.snapshot.sequence;
+        self.pin(taken.workspace, taken.id, Pin::Snapshot);
         let answer = report::snapshot(&taken, taken.id, sequence, report::timing(&taken), None);
         Ok(Answer::Snapshot(answer))
+    }
+
+    /// Notes that somebody asked for a snapshot, so that it stays in the history. Nobody waits for that:
+    /// within its first hour nothing is thinned out.
+    pub(super) fn pin(
+        self: &Arc<Self>,
+        workspace: WorkspaceId,
+        snapshot: SnapshotId,
+        pin: Pin,
+    ) {
+        let daemon = Arc::clone(self);
+        let note = move || {
+            if let Err(error) = daemon.catalog.pin_snapshot(workspace, snapshot, pin) {
+                tracing::warn!(%error, %snapshot, "it may be thinned out");
+            }
+        };
+        self.tasks.spawn_blocking("pin", note).detach();
     }
 
     pub(super) async fn push(
