@@ -1,16 +1,23 @@
-//! What nodes have acknowledged: known here at once, on the disk a moment later.
+//! What nodes have acknowledged, and what was sent because somebody asked: known here at once, on the disk
+//! a moment later, several together.
 //!
 //! It is a belief, and a node is believed over it: if a crash loses the last one, the next push learns
-//! from the node where the ref is, which costs a round trip. So no push waits for a disk to note it.
+//! from the node where the ref is, which costs a round trip; and a snapshot that is not pinned loses its
+//! line in `log` as it ages. So no push waits for a disk to note it, nor shares one with it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use baton_protocol::id::{NodeId, SnapshotId, WorkspaceId};
 use baton_store::catalog::Catalog;
+use baton_store::catalog::history::Pin;
 use baton_store::error::StoreError;
 
 use crate::task::Tasks;
+
+/// How long what is noted is gathered before it is written.
+const GATHER: Duration = Duration::from_millis(500);
 
 /// What nodes have acknowledged; clones share it.
 #[derive(Clone, Debug)]
@@ -27,6 +34,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Fresh {
     acked: HashMap<(WorkspaceId, NodeId), SnapshotId>,
+    pins: Vec<(WorkspaceId, SnapshotId, Pin)>,
     is_writing: bool,
 }
 
@@ -50,36 +58,56 @@ impl Acks {
 
     /// Notes what a node has acknowledged. Must be called within a runtime.
     pub fn note(&self, workspace: WorkspaceId, node: NodeId, snapshot: SnapshotId) {
+        self.change(|fresh| {
+            fresh.acked.insert((workspace, node), snapshot);
+        });
+    }
+
+    /// Notes that somebody asked for a snapshot, so that it stays in the history. Must be called within a
+    /// runtime.
+    pub fn pin(&self, workspace: WorkspaceId, snapshot: SnapshotId, why: Pin) {
+        self.change(|fresh| fresh.pins.push((workspace, snapshot, why)));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Fresh)) {
         let mut fresh = self.0.lock();
-        fresh.acked.insert((workspace, node), snapshot);
+        change(&mut fresh);
         if std::mem::replace(&mut fresh.is_writing, true) {
             return;
         }
         drop(fresh);
         let inner = Arc::clone(&self.0);
-        self.0.tasks.spawn_blocking("acks", move || inner.write()).detach();
+        let gather = async move {
+            tokio::select! {
+                () = tokio::time::sleep(GATHER) => {}
+                () = inner.tasks.cancelled() => {}
+            }
+            let writer = Arc::clone(&inner);
+            inner.tasks.spawn_blocking("acks", move || writer.write()).detach();
+        };
+        self.0.tasks.spawn("acks", gather).detach();
     }
 }
 
 impl Inner {
-    /// Writes until nothing is fresh any more. What cannot be written stays known here.
+    /// Writes what is fresh. What cannot be written stays known here, and is written with what comes.
     fn write(&self) {
-        loop {
-            let next = {
-                let mut fresh = self.lock();
-                let next = fresh.acked.iter().next().map(|(key, snapshot)| (*key, *snapshot));
-                fresh.is_writing = next.is_some();
-                next
-            };
-            let Some((key @ (workspace, node), snapshot)) = next else { return };
-            if let Err(error) = self.catalog.set_acked(workspace, node, snapshot) {
-                tracing::warn!(%error, "what a node acknowledged was not noted");
-                self.lock().is_writing = false;
-                return;
-            }
+        let (acked, pins) = {
             let mut fresh = self.lock();
-            if fresh.acked.get(&key) == Some(&snapshot) {
-                fresh.acked.remove(&key);
+            fresh.is_writing = false;
+            let acked: Vec<_> =
+                fresh.acked.iter().map(|(&(ws, node), &snapshot)| (ws, node, snapshot)).collect();
+            (acked, std::mem::take(&mut fresh.pins))
+        };
+        if let Err(error) = self.catalog.note_sent(&acked, &pins) {
+            tracing::warn!(%error, "what a node acknowledged was not noted");
+            self.lock().pins.extend(pins);
+            return;
+        }
+        let mut fresh = self.lock();
+        for (workspace, node, snapshot) in acked {
+            if fresh.acked.get(&(workspace, node)) == Some(&snapshot) {
+                fresh.acked.remove(&(workspace, node));
             }
         }
     }
@@ -109,9 +137,11 @@ mod tests {
         for byte in 0..50 {
             let snapshot = SnapshotId::from_bytes([byte; 32]);
             acks.note(workspace, node, snapshot);
+            acks.pin(workspace, snapshot, Pin::Push);
             assert_eq!(acks.get(workspace, node).unwrap(), Some(snapshot));
         }
         tasks.shut_down(std::time::Duration::from_secs(10)).await;
         assert_eq!(catalog.acked(workspace, node).unwrap(), Some(SnapshotId::from_bytes([49; 32])));
+        assert_eq!(catalog.pins(workspace).unwrap().len(), 50);
     }
 }

@@ -12,6 +12,7 @@
 //! - [`waiting`]: the queue as people see it
 //! - [`outbox`]: sends at once, or puts into the queue
 //! - [`background`]: always-on sync of what is watched
+//! - [`swift`]: a small push over a standing connection
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
@@ -29,6 +30,7 @@ mod guard;
 mod waiting;
 mod outbox;
 mod background;
+mod swift;
 mod trees;
 mod handoffs;
 mod remote_runs;

@@ -145,6 +145,9 @@ pub struct Taken {
     pub store: Duration,
 }
 
+/// What is done with a snapshot while it is being made durable.
+pub type Beside<'a> = &'a (dyn Fn(&Intake, SnapshotId, &Snapshot) + Sync);
+
 /// The workspaces of this home.
 #[derive(Debug)]
 pub struct Workspaces {
@@ -261,18 +264,30 @@ impl Workspaces {
         options: &TakeOptions,
         progress: &Progress,
     ) -> Result<Taken, TakeError> {
+        self.take_beside(root, options, progress, None)
+    }
+
+    /// The same, and does something with a new snapshot while it is being made durable: it is whole in
+    /// the intake by then, and may yet fail to be kept.
+    pub fn take_beside(
+        &self,
+        root: &Path,
+        options: &TakeOptions,
+        progress: &Progress,
+        beside: Option<Beside<'_>>,
+    ) -> Result<Taken, TakeError> {
         let workspace = self.find_or_add(root)?.id;
         let keeper = self.keeper(workspace, root);
         // One look at a time.
         let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.take_from(workspace, &mut keeper, options, progress) {
+        match self.take_from(workspace, &mut keeper, options, progress, beside) {
             Err(TakeError::Commit(CommitError::Missing(ids))) => {
                 tracing::warn!(
                     missing = ids.len(),
                     "the store has lost a part of what it had; every file is read again"
                 );
                 keeper.forget();
-                self.take_from(workspace, &mut keeper, options, progress)
+                self.take_from(workspace, &mut keeper, options, progress, beside)
             }
             taken => taken,
         }
@@ -284,6 +299,7 @@ impl Workspaces {
         keeper: &mut Keeper,
         options: &TakeOptions,
         progress: &Progress,
+        beside: Option<Beside<'_>>,
     ) -> Result<Taken, TakeError> {
         let started = self.clock.instant();
         let intake = self.vault.intake();
@@ -329,7 +345,7 @@ impl Workspaces {
                 intake.keep(&[head.snapshot.into()])?;
                 (head.snapshot, before)
             }
-            _ => (self.commit(intake, &snapshot, head)?, snapshot),
+            _ => (self.commit(&intake, &snapshot, head, beside)?, snapshot),
         };
         self.note_held(workspace, &scanned)?;
         let (sums, omitted, notes) = (scanned.sums, scanned.omitted.clone(), scanned.notes.clone());
@@ -442,26 +458,42 @@ impl Workspaces {
         }
         snapshot.sequence = sequence.max(before).saturating_add(1);
         snapshot.created_at = self.clock.now_ms();
-        let id = self.commit(self.vault.intake(), &snapshot, head)?;
+        let id = self.commit(&self.vault.intake(), &snapshot, head, None)?;
         Ok((id, snapshot))
     }
 
     #[expect(clippy::unused_self, reason = "a step of the two above")]
     fn commit(
         &self,
-        intake: Intake,
+        intake: &Intake,
         snapshot: &Snapshot,
         head: Option<Head>,
+        beside: Option<Beside<'_>>,
     ) -> Result<SnapshotId, TakeError> {
-        let id = store_snapshot(snapshot, &intake)?;
-        intake.commit(RefUpdate {
+        let id = store_snapshot(snapshot, intake)?;
+        let update = RefUpdate {
             workspace: snapshot.workspace,
             device: snapshot.device,
             expected: head.map(|head| head.snapshot),
             new: id,
             sequence: snapshot.sequence,
             key: IdempotencyKey::from_bytes(random()?),
-        })?;
+        };
+        let commit = || intake.commit_in_place(&update);
+        let committed = match beside {
+            None => commit(),
+            Some(beside) => std::thread::scope(|threads| {
+                let committing = std::thread::Builder::new().spawn_scoped(threads, commit);
+                beside(intake, id, snapshot);
+                match committing.map(std::thread::ScopedJoinHandle::join) {
+                    Ok(Ok(committed)) => committed,
+                    Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                    // The system has no more threads.
+                    Err(_) => intake.commit_in_place(&update),
+                }
+            }),
+        };
+        committed?;
         Ok(id)
     }
 }

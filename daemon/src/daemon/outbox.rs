@@ -25,6 +25,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::Daemon;
 use super::failure::{Fail, chain};
 use super::remotes::Target;
+use super::transfer::Pushed;
 use crate::api::control::Event;
 use crate::api::socket::{BoxFuture, EventSender};
 use crate::queue::flight::{Flight, Landed};
@@ -57,6 +58,24 @@ pub(super) struct Sent {
     pub(super) run: Option<RunInfo>,
     /// Its id, where it is or was in the queue.
     pub(super) queue: Option<QueueId>,
+}
+
+impl From<Pushed> for Sent {
+    fn from(pushed: Pushed) -> Self {
+        Self {
+            state: "acked",
+            id: pushed.id,
+            sequence: Some(pushed.snapshot.sequence),
+            cost: Cost {
+                bytes_sent: pushed.stats.bytes_sent,
+                objects_sent: pushed.stats.objects_sent,
+                round_trips: pushed.stats.round_trips,
+            },
+            send_ms: Some(pushed.send_ms),
+            run: None,
+            queue: None,
+        }
+    }
 }
 
 impl Parcel {
@@ -237,7 +256,7 @@ impl Daemon {
             EntryKind::Push => Pin::Push,
             EntryKind::Handoff => Pin::Handoff,
         };
-        self.pin(wanted.workspace, pushed.id, pin);
+        self.acks.pin(wanted.workspace, pushed.id, pin);
         Ok(Sent {
             state: "acked",
             id: pushed.id,

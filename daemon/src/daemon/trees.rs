@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use baton_protocol::id::{SnapshotId, TreeId, WorkspaceId};
+use baton_protocol::id::{SnapshotId, TreeId};
 use baton_protocol::object::Snapshot;
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::Restored;
@@ -17,7 +17,7 @@ use baton_store::snapshot::load_snapshot;
 
 use super::background::Doing;
 use super::failure::{Fail, chain};
-use super::outbox::Parcel;
+use super::outbox::{Parcel, Sent};
 use super::transfer::with_progress;
 use super::{Daemon, patch, report};
 use crate::api::control::{
@@ -64,26 +64,9 @@ impl Daemon {
         let options = TakeOptions { message, ..TakeOptions::default() };
         let taken = self.take(to_path(path), options, events).await?;
         let sequence = taken.snapshot.sequence;
-        self.pin(taken.workspace, taken.id, Pin::Snapshot);
+        self.acks.pin(taken.workspace, taken.id, Pin::Snapshot);
         let answer = report::snapshot(&taken, taken.id, sequence, report::timing(&taken), None);
         Ok(Answer::Snapshot(answer))
-    }
-
-    /// Notes that somebody asked for a snapshot, so that it stays in the history. Nobody waits for that:
-    /// within its first hour nothing is thinned out.
-    pub(super) fn pin(
-        self: &Arc<Self>,
-        workspace: WorkspaceId,
-        snapshot: SnapshotId,
-        pin: Pin,
-    ) {
-        let daemon = Arc::clone(self);
-        let note = move || {
-            if let Err(error) = daemon.catalog.pin_snapshot(workspace, snapshot, pin) {
-                tracing::warn!(%error, %snapshot, "it may be thinned out");
-            }
-        };
-        self.tasks.spawn_blocking("pin", note).detach();
     }
 
     pub(super) async fn push(
@@ -97,10 +80,15 @@ impl Daemon {
         let target = self.target(remote).await?;
         let root = to_path(path);
         let order = self.order(&root, &target, events).await?;
-        let taken = self.take(root, TakeOptions::default(), events).await?;
-        let parcel = Parcel::push(target, &taken, self.clock.now_ms())?;
-        let remote = parcel.target.remote.name.clone();
-        let sent = self.send(parcel, order, wait, events).await?;
+        let remote = target.remote.name.clone();
+        let (taken, pushed) = self.take_swiftly(root, &target, events).await?;
+        let sent = match pushed {
+            Some(pushed) => Sent::from(pushed),
+            None => {
+                let parcel = Parcel::push(target, &taken, self.clock.now_ms())?;
+                self.send(parcel, order, wait, events).await?
+            }
+        };
         let timing = TimingMs {
             send: sent.send_ms,
             total: decimal_ms(self.clock.since(started)),

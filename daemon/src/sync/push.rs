@@ -39,9 +39,9 @@ impl Default for Quota {
 }
 
 /// Pushes a snapshot; blocks. `progress` is told the objects and bytes sent so far.
-pub fn send(
+pub fn send<S: ObjectSource + ?Sized>(
     wire: &mut Wire,
-    vault: &Vault,
+    vault: &S,
     hello: PushHello,
     plan: Vec<Planned>,
     mut progress: impl FnMut(PushStats, usize),

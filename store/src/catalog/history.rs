@@ -12,9 +12,10 @@
 
 use std::collections::BTreeMap;
 
-use baton_protocol::id::{SnapshotId, WorkspaceId};
+use baton_protocol::id::{NodeId, SnapshotId, WorkspaceId};
 use rusqlite::OptionalExtension;
 
+use super::workspaces::SET_ACKED;
 use super::{Catalog, sql, unreadable, unsigned};
 use crate::error::StoreError;
 
@@ -200,6 +201,26 @@ impl Catalog {
         self.write("pinning a snapshot", |db| {
             let add = "INSERT OR IGNORE INTO pins(workspace, snapshot, why) VALUES (?1, ?2, ?3)";
             db.prepare_cached(add)?.execute(ids).map(drop)
+        })
+    }
+
+    /// Notes what nodes have acknowledged, and pins snapshots, as one write.
+    pub fn note_sent(
+        &self,
+        acked: &[(WorkspaceId, NodeId, SnapshotId)],
+        pins: &[(WorkspaceId, SnapshotId, Pin)],
+    ) -> Result<(), StoreError> {
+        self.write("noting what was sent", |db| {
+            for (workspace, node, snapshot) in acked {
+                let ids = (workspace.as_bytes(), node.as_bytes(), snapshot.as_bytes());
+                db.prepare_cached(SET_ACKED)?.execute(ids)?;
+            }
+            let add = "INSERT OR IGNORE INTO pins(workspace, snapshot, why) VALUES (?1, ?2, ?3)";
+            for (workspace, snapshot, why) in pins {
+                let ids = (workspace.as_bytes(), snapshot.as_bytes(), why.name());
+                db.prepare_cached(add)?.execute(ids)?;
+            }
+            Ok(())
         })
     }
 

@@ -17,6 +17,10 @@ ALTER TABLE workspaces ADD COLUMN dev INTEGER;
 ALTER TABLE workspaces ADD COLUMN ino INTEGER;
 ";
 
+pub(super) const SET_ACKED: &str = "
+INSERT INTO acked(workspace, node, snapshot) VALUES (?1, ?2, ?3)
+ON CONFLICT(workspace, node) DO UPDATE SET snapshot = excluded.snapshot";
+
 /// A tree that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workspace {
@@ -143,10 +147,8 @@ impl Catalog {
         snapshot: SnapshotId,
     ) -> Result<(), StoreError> {
         self.write("noting what was acknowledged", |db| {
-            let set = "INSERT INTO acked(workspace, node, snapshot) VALUES (?1, ?2, ?3)
-                       ON CONFLICT(workspace, node) DO UPDATE SET snapshot = excluded.snapshot";
             let ids = (workspace.as_bytes(), node.as_bytes(), snapshot.as_bytes());
-            db.prepare_cached(set)?.execute(ids).map(drop)
+            db.prepare_cached(SET_ACKED)?.execute(ids).map(drop)
         })
     }
 
