@@ -16,6 +16,9 @@ pub const LEVEL: i32 = 3;
 /// log2 of the window: the reference prefix and the object, 512 KiB each, fit in it.
 const WINDOW_LOG: u32 = 20;
 
+/// The least that zstd takes (`ZSTD_WINDOWLOG_MIN`).
+const LEAST_WINDOW_LOG: u32 = 10;
+
 /// A compressed byte string is damaged or larger than allowed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeltaError {
@@ -42,13 +45,22 @@ pub fn encode_delta(base: &[u8], object: &[u8]) -> Result<Vec<u8>, DeltaError> {
     check_size(object)?;
     let compress = || {
         let mut to = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), LEVEL, base)?;
-        to.window_log(WINDOW_LOG)?;
+        // Both sizes said, zstd makes tables that fit; for the largest window they are megabytes, which are
+        // cleared for every object however small.
+        to.window_log(window_log(base.len() + object.len()))?;
+        to.set_pledged_src_size(Some(object.len() as u64))?;
         to.include_contentsize(false)?;
         to.include_checksum(false)?;
         to.write_all(object)?;
         to.finish()
     };
     compress().map_err(DeltaError::Compress)
+}
+
+/// log2 of a window that holds so many bytes.
+fn window_log(len: usize) -> u32 {
+    let bits = usize::BITS - len.saturating_sub(1).leading_zeros();
+    bits.clamp(LEAST_WINDOW_LOG, WINDOW_LOG)
 }
 
 /// Restores the object of exactly `len` bytes from `base` and what [`encode_delta`] wrote.

@@ -123,6 +123,11 @@ impl RecordBuilder {
         self.raw.get(start..start + entry.len as usize)
     }
 
+    /// Encodes the record as it is: for what is soon written again, and waited for.
+    pub fn encode_raw(&self, class: Class) -> Vec<u8> {
+        self.encode_as(class, RAW, &self.raw)
+    }
+
     /// Compresses and encodes the record. Kept raw where compression saves less than a sixteenth.
     pub fn encode(&self, class: Class) -> Result<Vec<u8>, delta::DeltaError> {
         let packed = delta::compress(&self.raw, delta::LEVEL)?;
@@ -131,6 +136,10 @@ impl RecordBuilder {
         } else {
             (RAW, &self.raw)
         };
+        Ok(self.encode_as(class, codec, payload))
+    }
+
+    fn encode_as(&self, class: Class, codec: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD + self.entries.len() * ROW + payload.len() + 8);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&[VERSION, class as u8, codec, 0]);
@@ -145,7 +154,7 @@ impl RecordBuilder {
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         bytes.extend_from_slice(payload);
         bytes.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
-        Ok(bytes)
+        bytes
     }
 }
 

@@ -27,6 +27,10 @@ use crate::segment::RecordBuilder;
 /// Bytes of memory up to which a commit goes into the journal.
 const SMALL: usize = 1024 * 1024;
 
+/// Bytes of objects up to which a commit goes into the journal as it is: compressing them takes longer than
+/// the disk needs for the difference.
+const RAW_BELOW: usize = 128 * 1024;
+
 /// Length of the journal at which it is folded into segments.
 const FOLD_AT: u64 = 8 * 1024 * 1024;
 
@@ -240,6 +244,12 @@ impl Intake {
             self.flush()?;
             return Ok(Vec::new());
         }
+        // Folding compresses what the journal holds; until then a small commit is not worth the wait.
+        let is_tiny = small.size <= RAW_BELOW;
+        let encode = |builder: &RecordBuilder, class| match is_tiny {
+            true => Ok(builder.encode_raw(class)),
+            false => builder.encode(class).map_err(StoreError::Compress),
+        };
         let mut records = Vec::new();
         for class in Class::ALL {
             let mut builder = RecordBuilder::default();
@@ -249,12 +259,12 @@ impl Intake {
                 }
                 builder.push(*id, bytes);
                 if builder.is_full(class) {
-                    records.push(builder.encode(class).map_err(StoreError::Compress)?);
+                    records.push(encode(&builder, class)?);
                     builder = RecordBuilder::default();
                 }
             }
             if !builder.is_empty() {
-                records.push(builder.encode(class).map_err(StoreError::Compress)?);
+                records.push(encode(&builder, class)?);
             }
         }
         Ok(records)
