@@ -197,13 +197,12 @@ fn workspaces(
     clock: Clock,
     watching: Option<Watching>,
 ) -> Result<Workspaces, Fail> {
-    let secrets = match config.sync.secrets {
-        false => None,
-        true => {
-            let key = catalog.finding_key(random()?)?;
-            let rules = SecretRules::new(&config.sync.secret_options(key));
-            Some(Arc::new(rules.map_err(|error| Fail::new("config", chain(&error)))?))
-        }
+    let secrets = if config.sync.secrets {
+        let key = catalog.finding_key(random()?)?;
+        let rules = SecretRules::new(&config.sync.secret_options(key));
+        Some(Arc::new(rules.map_err(|error| Fail::new("config", chain(&error)))?))
+    } else {
+        None
     };
     Ok(Workspaces {
         catalog: catalog.clone(),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use baton_protocol::id::WorkspaceId;
 use baton_store::objects::{ObjectSink, ObjectSource};
 use baton_store::scan::dirty::Dirty;
-use baton_store::scan::{Progress, ScanError, ScanOptions, Scanned, seal};
+use baton_store::scan::{Progress, ScanError, ScanOptions, Scanned, scan, seal};
 use baton_store::stat_cache::StatCache;
 
 use crate::clock::Clock;
@@ -41,8 +41,11 @@ pub struct Watching {
     /// How each is watched.
     pub options: WatchOptions,
     /// What opens a watch: [`crate::watch::choose::open`], or for a test a backend of its own.
-    pub open: fn(&Path, &WatchOptions) -> Result<Box<dyn Watch>, WatchError>,
+    pub open: OpenWatch,
 }
+
+/// Opens a watch of a root.
+pub type OpenWatch = fn(&Path, &WatchOptions) -> Result<Box<dyn Watch>, WatchError>;
 
 /// One workspace whose tree is known.
 #[derive(Debug)]
@@ -122,12 +125,11 @@ impl Keeper {
         let started = clock.instant();
         let mut dirty = self.barrier();
         let barrier = clock.since(started);
-        let scanned = match self.sealed.take() {
-            Some(before) => seal(&self.root, before, &dirty, &self.cache, sink, options, progress),
-            None => {
-                dirty.set_everything();
-                baton_store::scan::scan(&self.root, &self.cache, sink, options, progress)
-            }
+        let scanned = if let Some(before) = self.sealed.take() {
+            seal(&self.root, before, &dirty, &self.cache, sink, options, progress)
+        } else {
+            dirty.set_everything();
+            scan(&self.root, &self.cache, sink, options, progress)
         };
         if scanned.is_err() {
             self.watched.lock().dirty.set_everything();

@@ -81,9 +81,19 @@ pub(crate) struct Rules {
 struct Opened {
     /// The state of the files that were read.
     stamp: Stamp,
-    /// Nothing where the rules around it go on.
-    worktree: Option<Option<Arc<Worktree>>>,
+    worktree: Found,
     notes: Vec<String>,
+}
+
+/// What a `.git` turned out to be.
+#[derive(Clone, Debug)]
+enum Found {
+    /// No repository: the rules around it go on.
+    Nothing,
+    /// One whose rules are unknown: everything is kept.
+    Unknown,
+    /// One with rules.
+    Rules(Arc<Worktree>),
 }
 
 /// What has to be looked at because rules changed.
@@ -138,27 +148,32 @@ impl Rules {
         let mut changes = Vec::new();
         let mut gone = Vec::new();
         for (path, opened) in all.iter_mut() {
-            let excludes = opened.worktree.iter().flatten().all(|worktree| worktree.holds());
-            if opened.stamp.holds() && excludes {
+            let holds = match &opened.worktree {
+                Found::Rules(worktree) => worktree.holds(),
+                Found::Nothing | Found::Unknown => true,
+            };
+            if holds && opened.stamp.holds() {
                 continue;
             }
             let new = self.open(path);
             match (&opened.worktree, &new.worktree) {
-                (Some(Some(old)), Some(Some(new))) if old.has_patterns_of(new) => {
+                (Found::Rules(old), Found::Rules(new)) if old.has_patterns_of(new) => {
                     let paths = old.tracked_otherwise(new);
                     if !paths.is_empty() {
                         changes.push(RuleChange::Paths(paths));
                     }
                 }
-                (Some(None), Some(None)) => {}
+                (Found::Unknown, Found::Unknown) => {}
                 _ => changes.push(RuleChange::Below(path.clone())),
             }
-            if new.worktree.is_none() {
+            if matches!(new.worktree, Found::Nothing) {
                 gone.push(path.clone());
             }
             *opened = new;
         }
-        gone.iter().for_each(|path| drop(all.remove(path)));
+        for path in gone {
+            all.remove(&path);
+        }
         changes
     }
 
@@ -167,9 +182,11 @@ impl Rules {
         let stamp = Stamp::take(&self.root, path, &self.user);
         match Worktree::open(&self.root, path, &self.user) {
             Ok((worktree, notes)) => {
-                Opened { stamp, worktree: Some(worktree.map(Arc::new)), notes }
+                let worktree =
+                    worktree.map_or(Found::Unknown, |worktree| Found::Rules(Arc::new(worktree)));
+                Opened { stamp, worktree, notes }
             }
-            Err(note) => Opened { stamp, worktree: None, notes: vec![note] },
+            Err(note) => Opened { stamp, worktree: Found::Nothing, notes: vec![note] },
         }
     }
 
@@ -196,6 +213,11 @@ impl Rules {
                 }
                 worktree
             });
+            let worktree = match worktree {
+                Found::Nothing => None,
+                Found::Unknown => Some(None),
+                Found::Rules(worktree) => Some(Some(worktree)),
+            };
             if let Some(worktree) = worktree {
                 return Scope { worktree, level: None, named_only: false };
             }

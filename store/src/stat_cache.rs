@@ -233,7 +233,7 @@ impl StatCache {
             let rename =
                 "UPDATE OR REPLACE directory SET path = CAST(?1 || substr(path, ?2) AS BLOB)
                           WHERE path = ?3 OR (path >= ?4 AND path < ?5)";
-            let keep = from.len() as i64 + 1;
+            let keep = i64::try_from(from.len() + 1).unwrap_or(i64::MAX);
             open.db.prepare_cached(rename)?.execute((to, keep, from, low, high))?;
             open.wrote();
             Ok(())

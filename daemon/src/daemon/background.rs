@@ -180,7 +180,11 @@ impl Daemon {
             .await?;
         self.end_step(workspace.id);
         let id = workspace.id;
-        self.blocking("unwatch", move |daemon| Ok(daemon.workspaces.let_go(id))).await?;
+        let let_go = move |daemon: &Self| {
+            daemon.workspaces.let_go(id);
+            Ok(())
+        };
+        self.blocking("unwatch", let_go).await?;
         Ok(Answer::Watch(watch_answer(&workspace)))
     }
 

@@ -82,12 +82,11 @@ impl Daemon {
         let order = self.order(&root, &target, events).await?;
         let remote = target.remote.name.clone();
         let (taken, pushed) = self.take_swiftly(root, &target, events).await?;
-        let sent = match pushed {
-            Some(pushed) => Sent::from(pushed),
-            None => {
-                let parcel = Parcel::push(target, &taken, self.clock.now_ms())?;
-                self.send(parcel, order, wait, events).await?
-            }
+        let sent = if let Some(pushed) = pushed {
+            Sent::from(pushed)
+        } else {
+            let parcel = Parcel::push(target, &taken, self.clock.now_ms())?;
+            self.send(parcel, order, wait, events).await?
         };
         let timing = TimingMs {
             send: sent.send_ms,

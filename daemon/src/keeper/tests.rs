@@ -25,14 +25,12 @@ struct Place {
     changed: tokio::sync::broadcast::Receiver<WorkspaceId>,
 }
 
-type Open = fn(&Path, &WatchOptions) -> Result<Box<dyn Watch>, WatchError>;
-
 fn by_notify(root: &Path, options: &WatchOptions) -> Result<Box<dyn Watch>, WatchError> {
     Ok(Box::new(NotifyWatch::open(root, options)?))
 }
 
 impl Place {
-    fn new(open: Open, cut_queue: Option<usize>) -> Self {
+    fn new(open: OpenWatch, cut_queue: Option<usize>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("tree")).unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
@@ -304,7 +302,7 @@ fn make_repository(tree: &Path) {
     }
 }
 
-fn chaos(open: Open, cut_queue: Option<usize>) {
+fn chaos(open: OpenWatch, cut_queue: Option<usize>) {
     let rounds = variable("BATON_CHAOS_ROUNDS").unwrap_or(1);
     let seconds = variable("BATON_CHAOS_SECONDS").unwrap_or(1);
     let seed = variable("BATON_SEED").unwrap_or(7);
@@ -371,4 +369,103 @@ fn chaos_is_sealed_exactly_by_the_portable_watch() {
 #[test]
 fn chaos_is_sealed_exactly_by_the_portable_watch_where_the_queue_overflows() {
     chaos(by_notify, Some(16));
+}
+
+/// Does to files what it is told on its standard input, in another process, and says when it is done.
+const HAND: &str = "
+import mmap, os, sys
+os.chdir(sys.argv[1])
+for line in sys.stdin:
+    what, path, other = line.rstrip('\\n').split(' ')
+    if what == 'append':
+        with open(path, 'a') as file: file.write(other + '\\n')
+    elif what == 'replace':
+        with open('.save', 'w') as file: file.write(other + '\\n')
+        os.rename('.save', path)
+    elif what == 'truncate':
+        with open(path, 'a+') as file: file.truncate(int(other) % 40)
+    elif what == 'chmod':
+        os.chmod(path, 0o600 | (int(other) & 0o77))
+    elif what == 'map':
+        with open(path, 'a+b') as file:
+            file.truncate(64)
+            with mmap.mmap(file.fileno(), 64) as mapped:
+                mapped[8:16] = b'%08d' % (int(other) % 10**8)
+    elif what == 'link':
+        name = path + '.link'
+        if os.path.exists(name): os.unlink(name)
+        os.link(path, name)
+        with open(name, 'a') as file: file.write(other + '\\n')
+    print('done', flush=True)
+";
+
+/// `BATON_PAIRS` says how many; on the file system of `TMPDIR`.
+#[test]
+fn whatever_another_process_wrote_is_in_the_next_snapshot() {
+    use std::io::{BufRead, Write};
+    let pairs = variable("BATON_PAIRS").unwrap_or(200);
+    let place = Place::new(choose::open, None);
+    let tree = place.tree();
+    for i in 0..40 {
+        std::fs::create_dir_all(tree.join(format!("d{i}"))).unwrap();
+        for j in 0..5 {
+            std::fs::write(tree.join(format!("d{i}/f{j}")), "begin\n").unwrap();
+        }
+    }
+    let hand = std::process::Command::new("python3")
+        .args(["-c", HAND, tree.to_str().unwrap()])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut hand) = hand else { return println!("!!! no python3: NOT TESTED") };
+    let (mut to, from) = (hand.stdin.take().unwrap(), hand.stdout.take().unwrap());
+    let mut said = std::io::BufReader::new(from).lines();
+    place.take();
+    place.take();
+    let mut numbers = Numbers(variable("BATON_SEED").unwrap_or(11));
+    let (mut barriers, mut seals) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        let path = format!("d{}/f{}", numbers.below(40), numbers.below(5));
+        let rare = ["replace", "truncate", "chmod", "map", "link"];
+        let what = match numbers.below(10) {
+            0 => rare[numbers.below(5) as usize],
+            _ => "append",
+        };
+        writeln!(to, "{what} {path} {pair}").unwrap();
+        to.flush().unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), "done");
+        let taken = place.take();
+        barriers.push(taken.barrier);
+        seals.push(taken.barrier + taken.scan);
+        for path in [path.clone(), path + ".link"] {
+            let wanted = std::fs::read(tree.join(&path)).ok().map(|bytes| {
+                let mode = tree.join(&path).metadata().unwrap().mode() & 0o777;
+                (baton_protocol::id::ChunkId::of(&bytes).into(), mode)
+            });
+            let rel = baton_protocol::path::RelPath::new(path.as_bytes()).unwrap();
+            let root = taken.snapshot.root;
+            let found = baton_store::snapshot::find_entry(&place.workspaces.vault, root, &rel);
+            let found = found.unwrap().map(|entry| match entry.kind {
+                baton_protocol::object::EntryKind::File { mode, blob } => {
+                    (blob.content.id(), u32::from(mode))
+                }
+                other => panic!("{path} is {other:?}"),
+            });
+            assert_eq!(found, wanted, "pair {pair}: {what} of {path}");
+        }
+    }
+    drop(to);
+    hand.wait().unwrap();
+    place.check("at the end");
+    for (name, times) in [("barrier", &mut barriers), ("barrier and scan", &mut seals)] {
+        times.sort_unstable();
+        let at = |thousandths: usize| times[(times.len() - 1) * thousandths / 1000];
+        println!(
+            "{pairs} pairs, 0 missed; {name}: p50 {:?} p99 {:?} p99.9 {:?} longest {:?}",
+            at(500),
+            at(990),
+            at(999),
+            at(1000)
+        );
+    }
 }

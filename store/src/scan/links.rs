@@ -99,7 +99,7 @@ impl Links {
     }
 
     /// Files with names that are not known, for which the tree was not searched yet; it is, by who asks.
-    pub(super) fn to_search(&mut self) -> HashSet<(u64, u64)> {
+    pub(super) fn take_unsearched(&mut self) -> HashSet<(u64, u64)> {
         let mut wanted = HashSet::new();
         for (key, file) in &mut self.files {
             if !file.searched && file.names > file.known.len() as u64 {
@@ -115,24 +115,24 @@ impl Links {
 mod tests {
     use super::*;
 
-    fn linked(ino: u64, names: u64) -> Option<Linked> {
-        Some(Linked { inode: Inode { dev: 1, ino }, names })
+    fn linked(ino: u64, names: u64) -> Linked {
+        Linked { inode: Inode { dev: 1, ino }, names }
     }
 
     #[test]
     fn names_come_and_go() {
         let mut links = Links::default();
-        links.met(b"a", b"x", linked(5, 2));
+        links.met(b"a", b"x", Some(linked(5, 2)));
         assert_eq!(links.exposed().count(), 1);
-        assert_eq!(links.to_search(), [(1, 5)].into());
-        assert!(links.to_search().is_empty());
-        links.met(b"b", b"y", linked(5, 2));
+        assert_eq!(links.take_unsearched(), [(1, 5)].into());
+        assert!(links.take_unsearched().is_empty());
+        links.met(b"b", b"y", Some(linked(5, 2)));
         assert_eq!(links.exposed().count(), 0);
         assert_eq!(links.others(b"a", b"x"), [(b"b".to_vec(), b"y".to_vec())]);
         // One of the names is another file now, so the other has one elsewhere.
         links.met(b"b", b"y", None);
         assert_eq!(links.exposed().count(), 1);
-        links.met(b"a/sub", b"z", linked(5, 2));
+        links.met(b"a/sub", b"z", Some(linked(5, 2)));
         links.forget_below(b"a");
         assert_eq!(links.exposed().count(), 0);
         assert!(links.files.is_empty() && links.by_name.is_empty());

@@ -190,7 +190,7 @@ struct Name<'a> {
     fd: &'a OwnedFd,
     directory: &'a [u8],
     scope: &'a Scope,
-    name: &'a [u8],
+    own: &'a [u8],
     path: Vec<u8>,
     depth: Depth,
     /// What is known of the directory, where all of it was read.
@@ -261,7 +261,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
                 directory: &here.path,
                 scope: &scope,
                 path: join(&here.path, &name),
-                name: &name,
+                own: &name,
                 depth,
                 cached: cached.as_ref(),
                 old,
@@ -285,7 +285,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
         one: &Name<'_>,
         below: Option<&mut Node>,
     ) -> Result<Option<Entry>, ScanError> {
-        let stat = match look(one.fd.as_fd(), one.name) {
+        let stat = match look(one.fd.as_fd(), one.own) {
             Ok(stat) => stat,
             Err(error) => {
                 let reason = reason(error).map_err(exhausted)?;
@@ -294,7 +294,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
                 return Ok(None);
             }
         };
-        if is_git_name(one.name) {
+        if is_git_name(one.own) {
             self.gone(one, Some(OmitReason::GitMetadata));
             return Ok(None);
         }
@@ -333,7 +333,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
                 self.said_of(&one.path, dropped_bits(stat));
                 Some(Found { tree, sums, mode: permissions(stat) })
             }
-            (Some(old), Some(node)) => match directory::open_in(one.fd.as_fd(), one.name) {
+            (Some(old), Some(node)) => match directory::open_in(one.fd.as_fd(), one.own) {
                 Ok(fd) if self.may_visit(&one.path, &fd, inode, &node.marks) => {
                     let here = Here { path: one.path.clone(), verdict, above: one.scope };
                     self.visit(&fd, &here, old, node)?
@@ -345,7 +345,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
         };
         Ok(found.map(|Found { tree, sums, mode }| {
             let kind = EntryKind::Directory { mode, tree, below: sums };
-            Entry { name: one.name.to_vec(), kind }
+            Entry { name: one.own.to_vec(), kind }
         }))
     }
 
@@ -370,8 +370,8 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
 
     fn file(&mut self, one: &Name<'_>, kind: FileType) -> Result<Option<Entry>, ScanError> {
         let known = match one.cached {
-            Some(directory) => directory.file(one.name).cloned(),
-            None => self.ground.cache.file(one.directory, one.name),
+            Some(directory) => directory.file(one.own).cloned(),
+            None => self.ground.cache.file(one.directory, one.own),
         };
         // Where a directory was expected another file may have come, but with another inode.
         let file = known.as_ref().filter(|_| one.depth != Depth::Read);
@@ -381,7 +381,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
             kept: self.ground.trusted,
             inspect: self.ground.options.guard.is_some().then_some(&inspect),
         };
-        let taken = self.taker.take(one.fd.as_fd(), one.name, kind, known_of)?;
+        let taken = self.taker.take(one.fd.as_fd(), one.own, kind, known_of)?;
         self.unsay_below(&one.path);
         self.held.extend(taken.held.map(|finding| (one.path.clone(), finding)));
         if let Some(reason) = taken.omitted {
@@ -395,18 +395,18 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
             }
             let started = self.ground.options.started_at_ns;
             let at_rest = taken.stat.filter(|stat: &FileStat| stat.is_at_rest(started));
-            cache = at_rest.map(|stat| CachedFile::new(one.name, stat, blob));
+            cache = at_rest.map(|stat| CachedFile::new(one.own, stat, blob));
         }
         if cache != known {
-            self.ground.cache.set(one.directory, one.name, cache);
+            self.ground.cache.set(one.directory, one.own, cache);
         }
         if one.old.as_ref().is_some_and(is_directory) {
             self.ground.cache.remove_below(&one.path);
             self.links.forget_below(&one.path);
         }
-        self.links.met(one.directory, one.name, taken.links);
+        self.links.met(one.directory, one.own, taken.links);
         if taken.links.is_some() {
-            self.linked.push((one.directory.to_vec(), one.name.to_vec()));
+            self.linked.push((one.directory.to_vec(), one.own.to_vec()));
         }
         Ok(taken.entry)
     }
@@ -415,7 +415,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
     fn gone(&mut self, one: &Name<'_>, told: Option<OmitReason>) {
         match &one.old {
             Some(old) if is_directory(old) => self.ground.cache.remove_below(&one.path),
-            _ => self.ground.cache.set(one.directory, one.name, None),
+            _ => self.ground.cache.set(one.directory, one.own, None),
         }
         self.forget(&one.path);
         if let Some(reason) = told {
@@ -438,8 +438,8 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
         let deciding: [&[u8]; 2] = [b".gitignore", b".git"];
         !marks.walk
             && rustix::fs::fstat(fd).is_ok_and(|stat| Inode::new(&stat) == inode)
-            && !deciding.iter().any(|name| marks.names.contains_key(*name))
-            && !(marks.list && self.listed_rules_changed(path, fd.as_fd(), &deciding))
+            && deciding.iter().all(|name| !marks.names.contains_key(*name))
+            && (!marks.list || !self.listed_rules_changed(path, fd.as_fd(), &deciding))
     }
 
     /// Whether what decides about everything in the tree is among the dirty names of its root.
@@ -472,7 +472,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
             return;
         }
         let mut wanted = BTreeSet::new();
-        let search = self.links.to_search();
+        let search = self.links.take_unsearched();
         if !search.is_empty() {
             wanted.extend(self.ground.cache.names_of(&search));
         }

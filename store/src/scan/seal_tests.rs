@@ -1,5 +1,6 @@
 //! Seals against scans of everything: whatever happened in a tree, both find the same.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -77,7 +78,6 @@ impl Place {
     }
 
     fn mark(&mut self, path: &Path, depth: Depth) {
-        use std::os::unix::ffi::OsStrExt;
         let directory = path.parent().unwrap().as_os_str().as_bytes().to_vec();
         let name = path.file_name().unwrap().as_bytes();
         if self.coarse && depth == Depth::Look {
@@ -137,7 +137,6 @@ impl Place {
                 if from.as_os_str().is_empty() || to.starts_with(&from) {
                     return;
                 }
-                use std::os::unix::ffi::OsStrExt;
                 crate::fs::rename(&root.join(&from), &root.join(&to)).unwrap();
                 self.dirty.moved(from.as_os_str().as_bytes(), to.as_os_str().as_bytes());
                 self.mark(&from, Depth::Look);
@@ -233,7 +232,9 @@ fn check(happenings: &[Vec<Happening>], with_git: bool, coarse: bool) {
     let mut sealed = scan(&root, &cache, &objects, &options(), &progress).unwrap();
     cache.end_scan();
     for group in happenings {
-        group.iter().for_each(|happening| place.apply(happening));
+        for happening in group {
+            place.apply(happening);
+        }
         let dirty = std::mem::take(&mut place.dirty);
         sealed = seal(&root, sealed, &dirty, &cache, &objects, &options(), &progress).unwrap();
         cache.end_scan();

@@ -157,7 +157,7 @@ impl Walk {
                 .and_then(|before| vault.read(&before).ok().flatten())
                 .and_then(|bytes| Object::decode(id.kind, &bytes).ok());
             match older {
-                Some(older) => against(children, self::children(&older), &mut self.open),
+                Some(older) => against(children, &self::children(&older), &mut self.open),
                 None => self.open.extend(children.into_iter().map(Child::open)),
             }
         }
@@ -219,7 +219,7 @@ impl Child {
 }
 
 /// Names what is not named alike by the older form of the same object, which is whole.
-fn against(children: Vec<Child>, older: Vec<Child>, to: &mut Vec<Open>) {
+fn against(children: Vec<Child>, older: &[Child], to: &mut Vec<Open>) {
     let proved: HashSet<(ObjectId, &Said)> =
         older.iter().map(|child| (child.id, &child.said)).collect();
     for child in children {

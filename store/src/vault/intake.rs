@@ -246,9 +246,11 @@ impl Intake {
         }
         // Folding compresses what the journal holds; until then a small commit is not worth the wait.
         let is_tiny = small.size <= RAW_BELOW;
-        let encode = |builder: &RecordBuilder, class| match is_tiny {
-            true => Ok(builder.encode_raw(class)),
-            false => builder.encode(class).map_err(StoreError::Compress),
+        let encode = |builder: &RecordBuilder, class| {
+            if is_tiny {
+                return Ok(builder.encode_raw(class));
+            }
+            builder.encode(class).map_err(StoreError::Compress)
         };
         let mut records = Vec::new();
         for class in Class::ALL {
