@@ -96,7 +96,7 @@ fn what_looks_like_a_secret_stays_until_it_is_allowed() {
     let tree = home.folder("tree");
     std::fs::write(tree.join("plain"), "x").unwrap();
     // In two parts, so that this file is not held back itself.
-    let token = format!("gh{}_{}", "p", "0123456789abcdefABCDEF0123456789abcd");
+    let token = format!("gh{}_{}", "p", "Xq7LmZ2vKd9RtB4wYs6NcHf1GpJ8eUaT3oVi");
     std::fs::write(tree.join("notes.txt"), format!("token {token}\n")).unwrap();
     home.json(&["watch", arg(&tree)]);
     let held = in_step(&home, &tree);

@@ -4,6 +4,7 @@
 //!
 //! - [`failure`]: what a command that failed says
 //! - [`report`]: from what the store knows to what `--json` prints
+//! - [`opening`]: what a home keeps, opened
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
 //! - [`transfer`]: between this home and a node
@@ -22,6 +23,7 @@
 
 pub mod failure;
 pub mod report;
+mod opening;
 pub mod checkouts;
 mod remotes;
 mod transfer;
@@ -38,14 +40,12 @@ mod health;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use baton_protocol::id::{VaultId, WorkspaceId};
+use baton_protocol::id::WorkspaceId;
 use baton_store::catalog::Catalog;
-use baton_store::error::StoreError;
 use baton_store::ignore::GitUser;
-use baton_store::secrets::SecretRules;
 use baton_store::store::Store;
 use tokio::sync::watch;
 
@@ -70,9 +70,11 @@ use crate::sync::push::Quota;
 use crate::task::Tasks;
 use crate::transport::limits::Limits;
 use crate::watch::{WatchOptions, choose};
-use crate::workspace::{TakeOptions, Workspaces, random};
+use crate::workspace::Workspaces;
 
 use failure::{Fail, chain};
+pub use opening::local_snapshot;
+use opening::{identity, load_config, workspaces};
 
 /// How long a stop waits for what is under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -157,64 +159,6 @@ pub fn run_here<E: From<Fail>>(
             }
         };
         run(options, ended, ready).await
-    })
-}
-
-/// Takes a snapshot in this process, without a daemon; refused where one has the home.
-pub fn local_snapshot(
-    options: &Options,
-    root: &std::path::Path,
-    message: Option<String>,
-) -> Result<crate::api::control::SnapshotAnswer, Fail> {
-    options.home.create()?;
-    let store = Store::open(&options.home.store_dir())?;
-    let catalog = Catalog::open(&options.home.catalog())?;
-    let identity = identity(&options.home)?;
-    let config = load_config(&options.home)?;
-    let clock = Clock::system();
-    let workspaces = workspaces(options, &config, &store, &catalog, &identity, clock, None)?;
-    let take = TakeOptions { message, ..TakeOptions::default() };
-    let taken = workspaces.take(root, &take, &baton_store::scan::Progress::default())?;
-    let sequence = taken.snapshot.sequence;
-    Ok(report::snapshot(&taken, taken.id, sequence, report::timing(&taken), None))
-}
-
-fn identity(home: &Home) -> Result<Identity, Fail> {
-    Identity::load_or_create(&home.keys_dir()).map_err(|error| Fail::new("identity", chain(&error)))
-}
-
-fn load_config(home: &Home) -> Result<Config, Fail> {
-    Config::load(&home.config_file)
-        .map_err(|error| Fail::new("config", chain(&error)).hint("baton config show"))
-}
-
-fn workspaces(
-    options: &Options,
-    config: &Config,
-    store: &Store,
-    catalog: &Catalog,
-    identity: &Identity,
-    clock: Clock,
-    watching: Option<Watching>,
-) -> Result<Workspaces, Fail> {
-    let secrets = if config.sync.secrets {
-        let key = catalog.finding_key(random()?)?;
-        let rules = SecretRules::new(&config.sync.secret_options(key));
-        Some(Arc::new(rules.map_err(|error| Fail::new("config", chain(&error)))?))
-    } else {
-        None
-    };
-    Ok(Workspaces {
-        catalog: catalog.clone(),
-        vault: store.vault(local_vault(catalog)?)?,
-        device: identity.device(),
-        caches: options.home.caches_dir(),
-        git_user: options.git_user.clone(),
-        clock,
-        exclude: config.sync.exclude.join("\n").into_bytes(),
-        secrets,
-        watching,
-        kept: Mutex::default(),
     })
 }
 
@@ -501,12 +445,4 @@ impl Commands for Daemon {
             }
         })
     }
-}
-
-/// The vault of this home's own workspaces.
-fn local_vault(catalog: &Catalog) -> Result<VaultId, StoreError> {
-    let fresh = random::<{ VaultId::LEN }>()?;
-    let kept = catalog.meta_or_set("local-vault", &fresh)?;
-    // Anything else was not written by us; a fresh vault loses nothing that the old one has.
-    Ok(VaultId::from_bytes(kept.try_into().unwrap_or(fresh)))
 }

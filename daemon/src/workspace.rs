@@ -3,33 +3,35 @@
 //! Everything here blocks: it walks trees and waits for disks. One snapshot of a workspace is taken
 //! at a time.
 
+mod attach;
+mod place;
+
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use baton_protocol::id::{
-    ConversationId, DeviceId, IdempotencyKey, ObjectKind, SnapshotId, WorkspaceId,
-};
+use baton_protocol::id::{DeviceId, IdempotencyKey, SnapshotId, WorkspaceId};
 use baton_protocol::message::Head;
-use baton_protocol::object::{Conversation, Omission, OmitReason, Part, Snapshot, TreeSums};
-use baton_protocol::path::RelPath;
+use baton_protocol::object::{Omission, OmitReason, Snapshot, TreeSums};
 use baton_store::catalog::Catalog;
 use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
-use baton_store::chunk::{ChunkError, Chunker};
 use baton_store::diff::count_changes;
 use baton_store::error::StoreError;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
-use baton_store::objects::ObjectSink;
 use baton_store::scan::{Guard, Progress, ScanError, ScanOptions, Scanned};
 use baton_store::secrets::SecretRules;
 use baton_store::snapshot::{
     SnapshotError, SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
 };
 use baton_store::vault::{CommitError, Intake, Vault};
+
+use attach::attach;
+pub use place::PlaceError;
+use place::place_of;
 
 use crate::clock::Clock;
 use crate::keeper::{Keeper, Look, Watched, Watching};
@@ -78,33 +80,6 @@ pub enum TakeError {
         /// The name.
         name: PathBuf,
     },
-}
-
-/// A workspace cannot be sealed by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
-    /// Its folder is gone.
-    #[error("{} is gone", root.display())]
-    Gone {
-        /// Where it was.
-        root: PathBuf,
-    },
-    /// Another file system is where it was.
-    #[error("{} is on another file system than before: is a disk not mounted?", root.display())]
-    OtherFileSystem {
-        /// Where it was.
-        root: PathBuf,
-    },
-    /// The catalog failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Device and inode of a folder; nothing where there is none.
-fn place_of(root: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let found = std::fs::metadata(root).ok().filter(std::fs::Metadata::is_dir)?;
-    Some((found.dev(), found.ino()))
 }
 
 /// What a snapshot is taken with, beside the tree.
@@ -218,37 +193,6 @@ impl Workspaces {
             self.catalog.set_place(workspace.id, &workspace.root, place)?;
         }
         Ok(workspace)
-    }
-
-    /// The workspace whose folder this is, where that was somewhere else before.
-    fn moved_to(&self, root: &Path, place: (u64, u64)) -> Result<Option<Workspace>, StoreError> {
-        for mut workspace in self.catalog.workspaces_at(place.0, place.1)? {
-            let before = Path::new(std::ffi::OsStr::from_bytes(&workspace.root));
-            // Seen at two places at once it is mounted twice, or was copied with its numbers.
-            if place_of(before).is_none() {
-                tracing::info!(workspace = %workspace.id, root = %root.display(), "moved");
-                workspace.root = root.as_os_str().as_bytes().to_vec();
-                self.catalog.set_place(workspace.id, &workspace.root, place)?;
-                self.let_go(workspace.id);
-                return Ok(Some(workspace));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether the folder of a workspace may be sealed by itself: it is there, and on the file system
-    /// that it was on. A disk that is not mounted is not an empty tree.
-    pub fn check_place(&self, id: WorkspaceId, root: &Path) -> Result<(), PlaceError> {
-        let Some(now) = place_of(root) else {
-            return Err(PlaceError::Gone { root: root.to_owned() });
-        };
-        match self.catalog.place(id)? {
-            Some(before) if before.0 != now.0 => {
-                Err(PlaceError::OtherFileSystem { root: root.to_owned() })
-            }
-            Some(before) if before == now => Ok(()),
-            _ => Ok(self.catalog.set_place(id, root.as_os_str().as_bytes(), now)?),
-        }
     }
 
     /// This device's latest snapshot of a workspace.
@@ -512,50 +456,6 @@ fn whole<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
 /// What of a list was left out, and what was carried though it changed while it was read.
 pub fn split_torn(omitted: &[Omission]) -> (Vec<&Omission>, Vec<&Omission>) {
     omitted.iter().partition(|omission| omission.reason != OmitReason::Torn)
-}
-
-/// Stores files to attach as the attachments of a conversation without a transcript.
-fn attach(intake: &Intake, options: &TakeOptions) -> Result<Vec<ConversationId>, TakeError> {
-    if options.attachments.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut chunker = Chunker::new();
-    let mut attachments = Vec::new();
-    for path in &options.attachments {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| TakeError::Attach {
-            path: path.clone(),
-            source,
-        };
-        let mut file = baton_store::fs::open(path).map_err(|error| failed(error.into()))?;
-        let metadata = file.metadata().map_err(|error| failed(error.into()))?;
-        if !metadata.is_file() {
-            return Err(failed("it is no regular file".into()));
-        }
-        let name = path.file_name().unwrap_or_default();
-        let blob = chunker.store(&mut file, intake).map_err(|error| match error {
-            ChunkError::Store(error) => TakeError::Store(error),
-            other @ ChunkError::Read(_) => failed(other.into()),
-        })?;
-        let rel = RelPath::new(name.as_bytes()).map_err(|error| failed(error.into()))?;
-        attachments.push(Part { path: rel, blob });
-    }
-    attachments.sort_by(|a, b| a.path.cmp(&b.path));
-    let same = attachments.windows(2).find_map(|pair| match pair {
-        [a, b] if a.path == b.path => Some(a.path.display().into_owned()),
-        _ => None,
-    });
-    if let Some(name) = same {
-        return Err(TakeError::SameName { name: name.into() });
-    }
-    let conversation = Conversation {
-        agent: "command".into(),
-        session: options.session.clone(),
-        messages: 0,
-        transcript: Vec::new(),
-        attachments,
-    };
-    let id = intake.put(ObjectKind::Conversation, &conversation.encode())?;
-    Ok(vec![ConversationId::from_bytes(id.hash)])
 }
 
 #[cfg(test)]

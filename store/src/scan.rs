@@ -8,6 +8,7 @@
 //! - [`read`]: a file that may change while it is read
 //! - [`entry`]: one file, link or special file
 //! - [`links`]: files of several names
+//! - [`ground`]: what a walk and a seal stand on
 //! - [`walk`]: everything below a directory, by several threads
 //! - [`seal`]: what is dirty, at a cost that follows it
 //!
@@ -21,6 +22,7 @@ pub(crate) mod directory;
 mod read;
 mod entry;
 mod links;
+mod ground;
 mod walk;
 mod seal;
 
@@ -43,9 +45,10 @@ use crate::secrets::{Finding, SecretRules};
 use crate::stat_cache::StatCache;
 
 use dirty::Dirty;
+use ground::{Ground, Start, read_rules};
 use links::Links;
 use seal::Unruled;
-use walk::{Ground, Start, read_rules, walk};
+use walk::walk;
 
 /// How a scan goes.
 #[derive(Clone, Debug)]

@@ -144,7 +144,7 @@ impl Daemon {
         path: Bytes,
         remote: Option<String>,
     ) -> Result<Answer, Fail> {
-        let root = super::trees::to_path(path);
+        let root = super::report::to_path(path);
         if let Some(remote) = &remote {
             // Fails where there is none of that name.
             self.target(Some(remote.clone())).await?;
@@ -163,7 +163,7 @@ impl Daemon {
     }
 
     pub(super) async fn unwatch(self: &Arc<Self>, path: Bytes) -> Result<Answer, Fail> {
-        let root = super::trees::to_path(path);
+        let root = super::report::to_path(path);
         let workspace = self
             .blocking("unwatch", move |daemon| {
                 let found = daemon.workspaces.find(&root)?;

@@ -8,7 +8,7 @@ use baton_protocol::message::{RunSpec, RunState};
 use super::failure::Fail;
 use super::outbox::Parcel;
 use super::remotes::Target;
-use super::trees::to_path;
+use super::report::to_path;
 use super::{Daemon, report};
 use crate::api::control::{
     Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, PullAnswer, TimingMs,

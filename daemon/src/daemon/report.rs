@@ -1,5 +1,7 @@
 //! From what the store knows to what `--json` prints.
 
+use std::path::PathBuf;
+
 use baton_protocol::id::SnapshotId;
 use baton_protocol::message::RunInfo;
 use baton_protocol::object::{Omission, Snapshot};
@@ -8,7 +10,7 @@ use baton_store::objects::ObjectSource;
 use baton_store::snapshot::{load_conversation, load_omissions};
 
 use crate::api::control::{
-    OmittedEntry, PushFields, Receipt, ReportPath, RunEntry, SnapshotAnswer, TimingMs,
+    Bytes, OmittedEntry, PushFields, Receipt, ReportPath, RunEntry, SnapshotAnswer, TimingMs,
 };
 use crate::clock::{decimal_ms, rfc3339};
 use crate::workspace::{Taken, split_torn};
@@ -109,4 +111,10 @@ pub fn run(remote: &str, info: &RunInfo) -> RunEntry {
         started_at: info.started_at.map(rfc3339),
         ended_at: info.ended_at.map(rfc3339),
     }
+}
+
+/// The path that a command line sent as bytes.
+pub fn to_path(bytes: Bytes) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    PathBuf::from(std::ffi::OsString::from_vec(bytes.0))
 }

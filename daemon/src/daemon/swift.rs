@@ -57,7 +57,8 @@ impl Daemon {
             let taken = daemon.workspaces.take_beside(&root, &options, &progress, Some(&send))?;
             Ok((taken, sent.into_inner().unwrap_or_else(PoisonError::into_inner)))
         });
-        let (taken, pushed) = with_progress(work, &shown, "scan", events).await?;
+        let work = with_progress(work, &shown, "scan", events);
+        let (taken, pushed) = self.inhibitor.during(work).await?;
         for note in &taken.notes {
             events.note(note.clone()).await;
         }
@@ -83,7 +84,7 @@ impl Daemon {
         // What the node has is the parent: nobody has overtaken anybody.
         let base = base.filter(|base| snapshot.parents.contains(base))?;
         let plan = plan_push(intake, Some(base), id).ok()?;
-        if plan.len() > MAX_OBJECTS {
+        if plan.len() > MAX_OBJECTS || !intake.is_small() {
             return None;
         }
         let key = IdempotencyKey::from_bytes(crate::workspace::random().ok()?);

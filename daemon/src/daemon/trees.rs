@@ -1,7 +1,6 @@
 //! Snapshots and what is done with them: push, log, diff, restore, status.
 
 use std::cmp::Reverse;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use baton_store::snapshot::load_snapshot;
 use super::background::Doing;
 use super::failure::{Fail, chain};
 use super::outbox::{Parcel, Sent};
+use super::report::to_path;
 use super::transfer::with_progress;
 use super::{Daemon, patch, report};
 use crate::api::control::{
@@ -345,9 +345,4 @@ const fn kind_name(kind: ChangeKind) -> &'static str {
         ChangeKind::Mode => "mode",
         ChangeKind::Type => "type",
     }
-}
-
-/// The path that a command line sent as bytes.
-pub(super) fn to_path(bytes: Bytes) -> PathBuf {
-    PathBuf::from(std::ffi::OsString::from_vec(bytes.0))
 }

@@ -48,6 +48,16 @@ pub(crate) fn list(directory: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, FileType)>
     Ok(entries)
 }
 
+/// The path of a name in a directory.
+pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = directory.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
 /// Counts the descriptors that are held for later.
 #[derive(Debug, Default)]
 pub(crate) struct Budget(Arc<AtomicUsize>);

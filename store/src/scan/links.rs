@@ -71,7 +71,7 @@ impl Links {
             .by_name
             .keys()
             .filter(|(directory, name)| {
-                let at = super::walk::join(directory, name);
+                let at = super::directory::join(directory, name);
                 at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
             })
             .cloned()

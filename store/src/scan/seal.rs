@@ -5,8 +5,12 @@
 //! entries that nobody named are not even read from the disk. What may be another directory than before
 //! is walked.
 //!
+//! - [`plan`]: the tree of dirty paths
+//!
 //! **Invariant:** the result is what a scan of everything finds, provided that whatever differs from
 //! `before` is covered by `dirty`.
+
+mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,22 +21,20 @@ use baton_protocol::path::{MAX_PATH, RelPath, is_git_name};
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
-use super::directory;
+use super::directory::{self, join};
 use super::dirty::{Depth, Dirty, DirtyDirectory};
 use super::entry::{Known, Taker, dropped_bits, exhausted, look, permissions, reason};
+use super::ground::{Found, Ground, Start, read_git_ignore};
 use super::links::Links;
 use super::read::FileReader;
-use super::walk::{Found, Ground, Start, join, read_git_ignore, walk};
+use super::walk::walk;
 use super::{Progress, ScanError, ScanOptions, Scanned};
 use crate::ignore::{BATON_IGNORE, RuleChange, Scope, Verdict, WORKTREE_INCLUDE};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::secrets::Finding;
 use crate::stat_cache::{CachedDirectory, CachedFile, FileStat, Inode, StatCache};
 use crate::trees::{Edits, OpenedDirectory};
-
-/// Directories on the way from the root that are visited one in the other; what is below the last is
-/// walked. Each holds a descriptor and a piece of the stack.
-const MAX_VISITED: usize = 64;
+use plan::Node;
 
 /// Times that names of files with several are looked at because another one was: all are known after one.
 const LINK_ROUNDS: u32 = 4;
@@ -129,53 +131,6 @@ pub(super) fn seal<S: ObjectSource + ObjectSink>(
         links,
         rules,
     }))
-}
-
-/// Dirty directories, as a tree.
-#[derive(Debug, Default)]
-struct Node {
-    marks: DirtyDirectory,
-    below: BTreeMap<Vec<u8>, Node>,
-}
-
-impl Node {
-    fn is_empty(&self) -> bool {
-        self.marks == DirtyDirectory::default() && self.below.is_empty()
-    }
-
-    /// The node of a directory; one that is too deep is a part of a walk.
-    fn at(&mut self, path: &[u8]) -> &mut Self {
-        let mut node = self;
-        for (depth, name) in path.split(|&byte| byte == b'/').enumerate() {
-            if name.is_empty() {
-                continue;
-            }
-            if depth >= MAX_VISITED {
-                node.marks.walk = true;
-                return node;
-            }
-            node = node.below.entry(name.to_vec()).or_default();
-        }
-        node
-    }
-
-    fn name(&mut self, directory: &[u8], name: &[u8], depth: Depth) {
-        let marks = &mut self.at(directory).marks;
-        let mark = marks.names.entry(name.to_vec()).or_insert(depth);
-        *mark = depth.max(*mark);
-    }
-
-    /// What the rules say of this path may be otherwise now, and of each directory on the way to it.
-    fn look_on_the_way(&mut self, path: &[u8]) {
-        let mut end = Some(path);
-        while let Some(path) = end {
-            let at = path.iter().rposition(|&byte| byte == b'/');
-            let directory = at.and_then(|at| path.get(..at));
-            let name = path.get(at.map_or(0, |at| at + 1)..).unwrap_or_default();
-            self.name(directory.unwrap_or_default(), name, Depth::Look);
-            end = directory;
-        }
-    }
 }
 
 /// A directory that is visited.

@@ -6,79 +6,27 @@
 //!
 //! **Invariant:** a directory is encoded after everything below it is in the sink.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use baton_protocol::id::{ObjectKind, TreeId};
-use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, TreeSums, build_tree};
+use baton_protocol::id::ObjectKind;
+use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, build_tree};
 use baton_protocol::path::{MAX_PATH, RelPath, is_git_name};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 
-use super::directory::{self, Budget, Held};
+use super::ScanError;
+use super::directory::{self, Budget, Held, join};
 use super::entry::{Known, Linked, Taker, dropped_bits, exhausted, look, permissions, reason};
+use super::ground::{Found, Ground, Start, Walked, read_git_ignore};
 use super::read::FileReader;
-use super::{Progress, ScanError, ScanOptions};
-use crate::ignore::{MAX_RULES, Rules, Scope, Verdict};
+use crate::ignore::{Scope, Verdict};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::secrets::Finding;
-use crate::stat_cache::{CachedDirectory, CachedFile, Inode, StatCache};
+use crate::stat_cache::{CachedDirectory, CachedFile, Inode};
 
 /// Files that one thread takes at a time: a directory of 10,000 keeps every thread busy.
 const BATCH: usize = 512;
-
-/// Where a walk begins.
-pub(super) struct Start {
-    /// Below the root of the tree.
-    pub(super) path: Vec<u8>,
-    pub(super) verdict: Verdict,
-    /// The rules of the directory above.
-    pub(super) above: Scope,
-}
-
-/// What a walk works with.
-pub(super) struct Ground<'a, S> {
-    /// The root of the tree.
-    pub(super) fd: BorrowedFd<'a>,
-    pub(super) cache: &'a StatCache,
-    pub(super) sink: &'a S,
-    pub(super) progress: &'a Progress,
-    pub(super) options: &'a ScanOptions,
-    pub(super) rules: &'a Rules,
-    /// Whether the content that the cache names is kept for sure.
-    pub(super) trusted: bool,
-}
-
-impl<S> Ground<'_, S> {
-    /// Why a file is held back, if it is: what git tracks never is.
-    pub(super) fn inspect(&self, scope: &Scope, path: &[u8], bytes: &[u8]) -> Option<Finding> {
-        let guard = self.options.guard.as_ref()?;
-        // Most files hold nothing, so that the index is asked of the others only.
-        guard.find(path, bytes).filter(|_| !scope.tracks(path))
-    }
-}
-
-/// What a walk found.
-#[derive(Debug, Default)]
-pub(super) struct Walked {
-    /// The directory; nothing where it could not be read, which is omitted.
-    pub(super) found: Option<Found>,
-    pub(super) omitted: Vec<Omission>,
-    /// Every directory that was listed, each after the one above it.
-    pub(super) directories: Vec<Vec<u8>>,
-    pub(super) links: Vec<(Linked, Vec<u8>, Vec<u8>)>,
-    pub(super) held: Vec<(Vec<u8>, Finding)>,
-    pub(super) hashed_files: u64,
-    pub(super) hashed_bytes: u64,
-}
-
-/// A directory in the sink.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
-    pub(super) tree: TreeId,
-    pub(super) sums: TreeSums,
-    pub(super) mode: u16,
-}
 
 /// Walks everything below a directory.
 pub(super) fn walk<S: ObjectSource + ObjectSink>(
@@ -504,38 +452,6 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         let above = path.iter().rposition(|&byte| byte == b'/').unwrap_or_default();
         self.omit(path.get(..above).unwrap_or_default(), OmitReason::NotCarried);
     }
-}
-
-/// Adds the `.gitignore` of a directory to its rules.
-pub(super) fn read_git_ignore(scope: &mut Scope, directory: &OwnedFd, path: &[u8]) {
-    if Rules::wants_git_ignore(scope)
-        && let Some(bytes) = read_rules(directory, b".gitignore")
-    {
-        Rules::add_git_ignore(scope, path, &bytes);
-    }
-}
-
-pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = directory.to_vec();
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
-}
-
-/// A file of ignore patterns in this directory; a link is none, as for git.
-pub(super) fn read_rules(directory: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
-    use std::io::Read;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;
-    let stat = rustix::fs::fstat(&file).ok()?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::from(file).take(MAX_RULES + 1).read_to_end(&mut bytes).ok()?;
-    (bytes.len() as u64 <= MAX_RULES).then_some(bytes)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -113,6 +113,11 @@ impl Intake {
         &self.vault
     }
 
+    /// Whether all that was put is in memory, to go into the journal as one entry.
+    pub fn is_small(&self) -> bool {
+        !lock(&self.small).spilled
+    }
+
     /// Takes an object whose id was computed from these very bytes. After an error what was put
     /// before may be lost, and the intake takes and commits nothing more.
     pub fn put_hashed(&self, id: ObjectId, bytes: &[u8]) -> Result<(), StoreError> {

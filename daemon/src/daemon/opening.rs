@@ -1,0 +1,84 @@
+//! Opening what a home keeps: by its daemon, and by a command that does without one.
+
+use std::sync::{Arc, Mutex};
+
+use baton_protocol::id::VaultId;
+use baton_store::catalog::Catalog;
+use baton_store::error::StoreError;
+use baton_store::secrets::SecretRules;
+use baton_store::store::Store;
+
+use super::failure::{Fail, chain};
+use super::{Options, report};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::home::Home;
+use crate::identity::Identity;
+use crate::keeper::Watching;
+use crate::workspace::{TakeOptions, Workspaces, random};
+
+/// Takes a snapshot in this process, without a daemon; refused where one has the home.
+pub fn local_snapshot(
+    options: &Options,
+    root: &std::path::Path,
+    message: Option<String>,
+) -> Result<crate::api::control::SnapshotAnswer, Fail> {
+    options.home.create()?;
+    let store = Store::open(&options.home.store_dir())?;
+    let catalog = Catalog::open(&options.home.catalog())?;
+    let identity = identity(&options.home)?;
+    let config = load_config(&options.home)?;
+    let clock = Clock::system();
+    let workspaces = workspaces(options, &config, &store, &catalog, &identity, clock, None)?;
+    let take = TakeOptions { message, ..TakeOptions::default() };
+    let taken = workspaces.take(root, &take, &baton_store::scan::Progress::default())?;
+    let sequence = taken.snapshot.sequence;
+    Ok(report::snapshot(&taken, taken.id, sequence, report::timing(&taken), None))
+}
+
+pub(super) fn identity(home: &Home) -> Result<Identity, Fail> {
+    Identity::load_or_create(&home.keys_dir()).map_err(|error| Fail::new("identity", chain(&error)))
+}
+
+pub(super) fn load_config(home: &Home) -> Result<Config, Fail> {
+    Config::load(&home.config_file)
+        .map_err(|error| Fail::new("config", chain(&error)).hint("baton config show"))
+}
+
+pub(super) fn workspaces(
+    options: &Options,
+    config: &Config,
+    store: &Store,
+    catalog: &Catalog,
+    identity: &Identity,
+    clock: Clock,
+    watching: Option<Watching>,
+) -> Result<Workspaces, Fail> {
+    let secrets = if config.sync.secrets {
+        let key = catalog.finding_key(random()?)?;
+        let rules = SecretRules::new(&config.sync.secret_options(key));
+        Some(Arc::new(rules.map_err(|error| Fail::new("config", chain(&error)))?))
+    } else {
+        None
+    };
+    Ok(Workspaces {
+        catalog: catalog.clone(),
+        vault: store.vault(local_vault(catalog)?)?,
+        device: identity.device(),
+        caches: options.home.caches_dir(),
+        git_user: options.git_user.clone(),
+        clock,
+        exclude: config.sync.exclude.join("\n").into_bytes(),
+        secrets,
+        watching,
+        kept: Mutex::default(),
+    })
+}
+
+/// The vault of this home's own workspaces.
+fn local_vault(catalog: &Catalog) -> Result<VaultId, StoreError> {
+    let fresh = random::<{ VaultId::LEN }>()?;
+    let kept = catalog.meta_or_set("local-vault", &fresh)?;
+    // Anything else was not written by us; a fresh vault loses nothing that the old one has.
+    Ok(VaultId::from_bytes(kept.try_into().unwrap_or(fresh)))
+}
