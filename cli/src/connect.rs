@@ -58,6 +58,8 @@ pub(crate) fn ping(env: &Env) -> Result<Option<DaemonAnswer>, CliError> {
     match last(client, &Command::Ping) {
         Ok(Answer::Daemon(answer)) => Ok(Some(answer)),
         Ok(_) => Err(CliError::unexpected()),
+        // It was killed, and its socket is about to close.
+        Err(error) if error.is("daemon-gone") => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -5,6 +5,7 @@
 //! output and a daemon of another version are treated alike everywhere.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use baton_daemon::api::control::{Answer, Bytes, Command, Event};
 use baton_daemon::api::socket::{CallError, ControlClient, OTHER_VERSION};
@@ -15,6 +16,13 @@ use crate::error::CliError;
 use crate::progress::Meter;
 use crate::report::Report;
 use crate::workspace;
+
+/// Code of the failure of a daemon that ended in the middle.
+const GONE: &str = "daemon-gone";
+
+/// How often it is asked again, and how long after.
+const AGAIN: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// One command at work.
 pub(crate) struct Session {
@@ -44,8 +52,29 @@ impl Session {
                 connect::replace(&self.env)?;
                 self.ask(connect::open(&self.env)?, command, &accepted)
             }
+            Err(error) if error.is(GONE) && command.may_be_repeated() => {
+                self.ask_again(command, &accepted, error)
+            }
             answer => answer,
         }
+    }
+
+    /// A daemon that was killed takes a moment to close its socket, and lets callers in until then: what
+    /// does no harm twice is asked of the next one.
+    fn ask_again(
+        &self,
+        command: &Command,
+        accepted: &impl Fn(&str),
+        mut error: CliError,
+    ) -> Result<Answer, CliError> {
+        for _ in 0..AGAIN {
+            std::thread::sleep(PAUSE);
+            match self.ask(connect::open(&self.env)?, command, accepted) {
+                Err(again) if again.is(GONE) => error = again,
+                answer => return answer,
+            }
+        }
+        Err(error)
     }
 
     fn ask(

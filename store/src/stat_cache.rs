@@ -6,8 +6,8 @@
 //!
 //! - [`records`]: the files of one directory
 //!
-//! **Invariant:** an entry is kept only if the file had come to rest well before the scan that read
-//! it began. A file that may change again within the same tick of its file system's clock is read
+//! **Invariant:** the content of a file is known only if it had come to rest well before the scan that read
+//! it began; of any other just that it has this name. A file that may change again within the same tick of its file system's clock is read
 //! again.
 //!
 //! **Invariant:** what a scan that did not end has written is told apart ([`StatCache::is_trusted`]):
@@ -89,10 +89,12 @@ impl StatCache {
         self.flush();
     }
 
-    /// Files in it.
+    /// Files whose content it knows.
     pub fn len(&self) -> u64 {
         let mut files = 0;
-        self.for_each(|_, directory| files += directory.files.len() as u64);
+        self.for_each(|_, directory| {
+            files += directory.files.iter().filter(|file| file.is_settled()).count() as u64;
+        });
         files
     }
 

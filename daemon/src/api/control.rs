@@ -142,6 +142,22 @@ pub struct AllowCall {
     pub revoke: bool,
 }
 
+impl Command {
+    /// Whether asking twice does no more than asking once: nothing is started or issued by it.
+    pub const fn may_be_repeated(&self) -> bool {
+        !matches!(
+            self,
+            Self::Stop { .. }
+                | Self::Ticket { .. }
+                | Self::Join { .. }
+                | Self::Handoff(_)
+                | Self::RunCancel { .. }
+                | Self::Restore { .. }
+                | Self::Pull { .. }
+        )
+    }
+}
+
 /// `handoff`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HandoffCall {

@@ -349,8 +349,7 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
                 self.hashed_bytes += blob.size;
             }
             let started = self.ground.options.started_at_ns;
-            let at_rest = taken.stat.filter(|stat: &FileStat| stat.is_at_rest(started));
-            cache = at_rest.map(|stat| CachedFile::new(one.own, stat, blob));
+            cache = taken.stat.map(|stat| CachedFile::seen(one.own, stat, blob, started));
         }
         if cache != known {
             self.ground.cache.set(one.directory, one.own, cache);

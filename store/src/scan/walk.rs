@@ -380,9 +380,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                     self.hashed_bytes.fetch_add(blob.size, Ordering::Relaxed);
                 }
                 let started = self.ground.options.started_at_ns;
-                if let Some(stat) = taken.stat.filter(|stat| stat.is_at_rest(started)) {
-                    records.push(CachedFile::new(name, stat, &blob));
-                }
+                records.extend(taken.stat.map(|stat| CachedFile::seen(name, stat, &blob, started)));
                 links
                     .extend(taken.links.map(|links| (links, directory.path.clone(), name.clone())));
             }

@@ -9,6 +9,9 @@ use baton_protocol::path::MAX_NAME;
 /// file system is 10 ms (`CONFIG_HZ=100`).
 const AT_REST_NS: i64 = 50_000_000;
 
+/// A time that no file has: what is known of one with it never holds.
+const UNSETTLED: i64 = i64::MIN;
+
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileStat {
@@ -77,9 +80,21 @@ impl CachedFile {
         Self { name: name.to_vec(), stat, hash: blob.content.id().hash }
     }
 
+    /// The same of a scan that began at `started_at`: of a file that had not come to rest only that this
+    /// name is one of its inode.
+    pub(crate) fn seen(name: &[u8], stat: FileStat, blob: &Blob, started_at: i64) -> Self {
+        let ctime = if stat.is_at_rest(started_at) { stat.ctime } else { UNSETTLED };
+        Self::new(name, FileStat { ctime, ..stat }, blob)
+    }
+
+    /// Whether its content is known for as long as its state is the same.
+    pub(crate) const fn is_settled(&self) -> bool {
+        self.stat.ctime != UNSETTLED
+    }
+
     /// Its content, where the file is in this very state.
     pub(crate) fn blob(&self, stat: &FileStat) -> Option<Blob> {
-        if self.stat != *stat {
+        if self.stat != *stat || !self.is_settled() {
             return None;
         }
         let content = if stat.size <= MAX_CHUNK as u64 {
