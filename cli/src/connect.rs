@@ -27,6 +27,11 @@ const PING: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_millis(2);
 const SLOWEST: Duration = Duration::from_millis(50);
 
+/// What makes the C library of Linux give memory back that a daemon needed for a first sync, and not for
+/// what comes after; measured on a million files: 115 MB instead of 165.
+const GIVE_BACK: [(&str, &str); 2] =
+    [("MALLOC_ARENA_MAX", "2"), ("MALLOC_TRIM_THRESHOLD_", "262144")];
+
 /// A daemon log is set aside at the next start when it is larger.
 const LARGE_LOG: u64 = 8 * 1024 * 1024;
 
@@ -181,6 +186,7 @@ fn spawn(env: &Env, log: &Path) -> Result<Child, CliError> {
         // What is true for the command that happens to come first is not for the daemon.
         .env_remove("BATON_HOME")
         .env_remove("BATON_RUN")
+        .envs(GIVE_BACK)
         .env_remove("NOTIFY_SOCKET")
         .current_dir("/")
         .stdin(Stdio::null())

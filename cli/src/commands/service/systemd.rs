@@ -42,6 +42,7 @@ StartLimitBurst=5
 Type=notify
 ExecStart={start}
 Environment={search}
+Environment=MALLOC_ARENA_MAX=2 MALLOC_TRIM_THRESHOLD_=262144
 Restart=on-failure
 RestartSec=5
 RestartPreventExitStatus={USAGE} {CONFLICT}
