@@ -35,6 +35,10 @@ pub(crate) const BATON_IGNORE: &[u8] = b".batonignore";
 /// The file in the root of a workspace that brings ignored entries back: the agents' convention.
 pub(crate) const WORKTREE_INCLUDE: &[u8] = b".worktreeinclude";
 
+/// What the names of files begin with that a watch makes for a moment, to see whether the system tells of
+/// them. They belong to no tree.
+pub const COOKIE: &str = ".baton-cookie-";
+
 /// Notes kept at most: one a broken repository, of which a hostile tree may have many.
 const MAX_NOTES: usize = 100;
 
@@ -258,6 +262,10 @@ impl Rules {
     /// What is to be done with the entry at `path`, which stands in the directory of `scope`.
     pub(crate) fn verdict(&self, scope: &Scope, path: &[u8], is_directory: bool) -> Verdict {
         let case = gix::glob::pattern::Case::Sensitive;
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        if name.starts_with(COOKIE.as_bytes()) {
+            return Verdict::Skip;
+        }
         if self.removed.decide(path, is_directory, case) == Some(true) {
             return Verdict::Skip;
         }

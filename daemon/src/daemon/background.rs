@@ -337,11 +337,12 @@ impl Daemon {
             .await?
             .and_then(|(_, remote)| remote);
         let target = match name {
+            _ if !self.config.sync.background => None,
             Some(name) => Some(self.target(Some(name)).await?),
             None => self.joined_target().await?,
         };
         let Some(target) = target else {
-            // Nothing is joined: the tree is kept here.
+            // Nothing is joined, or nothing is to be sent by itself: the tree is kept here.
             self.seal_in_background(step, id, root).await?;
             return Ok(Outcome::InStep);
         };

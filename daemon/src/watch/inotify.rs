@@ -33,13 +33,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use baton_store::ignore::COOKIE;
 use baton_store::scan::dirty::Dirty;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
-use super::root::{COOKIE, Root};
+use super::root::Root;
 use super::{Coverage, Waiter, Watch, WatchError, WatchOptions};
 use chain::Chain;
 use events::Reading;

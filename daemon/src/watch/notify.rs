@@ -23,12 +23,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use baton_store::ignore::COOKIE;
 use baton_store::scan::dirty::{Depth, Dirty};
 use notify::event::{AccessKind, AccessMode, CreateKind, MetadataKind, ModifyKind, RemoveKind};
 use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::bell::Bell;
-use super::root::{COOKIE, Root, remove_below};
+use super::root::{Root, remove_below};
 use super::{Coverage, Waiter, Watch, WatchError, WatchOptions};
 
 /// How long a cookie may take.

@@ -20,10 +20,6 @@ pub(super) const DIRECTORY: OFlags =
 pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// How the names of the files begin that are made to see whether the system tells of them. None of
-/// them belongs to a tree.
-pub const COOKIE: &str = ".baton-cookie-";
-
 /// A folder, by its path and by what the file system calls it.
 ///
 /// It is not held open: of a directory that is open the system does not say that it was removed.

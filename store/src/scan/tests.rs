@@ -73,6 +73,16 @@ fn a_second_scan_reads_what_changed_and_finds_the_same_tree() {
 }
 
 #[test]
+fn files_that_a_watch_makes_for_a_moment_belong_to_no_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("plain"), b"x");
+    write(&dir.path().join("sub").join(format!("{}7-1", crate::ignore::COOKIE)), b"");
+    let objects = MemoryObjects::default();
+    let scanned = run(dir.path(), &StatCache::default(), &objects, LATE);
+    assert_eq!((scanned.sums.files, scanned.omitted.len()), (1, 0));
+}
+
+#[test]
 fn special_files_are_named_and_never_opened() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
