@@ -164,9 +164,9 @@ pub struct Catalog(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    connection: Mutex<Connection>,
-    /// Reads while the other one waits for the disk.
+    /// Reads while the other one waits for the disk; closed first, since the last one to be closed tidies up.
     reader: Mutex<Connection>,
+    connection: Mutex<Connection>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -215,7 +215,7 @@ impl Catalog {
         reader.pragma_update(None, "query_only", true).map_err(failed)?;
         reader.pragma_update(None, "trusted_schema", false).map_err(failed)?;
         let (connection, reader) = (Mutex::new(connection), Mutex::new(reader));
-        Ok(Self(Arc::new(Inner { path: path.to_owned(), connection, reader })))
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), reader, connection })))
     }
 
     /// Reads the whole file and says what is wrong with it; nothing where it is sound.
@@ -386,7 +386,7 @@ mod tests {
     fn a_newer_file_is_refused_and_not_touched() {
         let (folder, catalog) = testing::catalog();
         let path = folder.path().join("catalog.db");
-        catalog.read("ageing", |db| db.pragma_update(None, "user_version", FORMAT + 1)).unwrap();
+        catalog.write("ageing", |db| db.pragma_update(None, "user_version", FORMAT + 1)).unwrap();
         drop(catalog);
         let before = fs::read_if_exists(&path, 1 << 20).unwrap();
         let refused = Catalog::open(&path).unwrap_err();
