@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use baton_protocol::id::WorkspaceId;
 use baton_store::objects::{ObjectSink, ObjectSource};
-use baton_store::scan::dirty::Dirty;
+use baton_store::scan::dirty::{Depth, Dirty, split};
 use baton_store::scan::{Progress, ScanError, ScanOptions, Scanned, scan, seal};
 use baton_store::stat_cache::StatCache;
 
@@ -166,10 +166,8 @@ impl Keeper {
     pub fn doubt(&self, paths: impl Iterator<Item = Vec<u8>>) {
         let mut state = self.watched.lock();
         for path in paths {
-            let at = path.iter().rposition(|&byte| byte == b'/');
-            let directory = at.and_then(|at| path.get(..at)).unwrap_or_default();
-            let name = path.get(at.map_or(0, |at| at + 1)..).unwrap_or_default();
-            state.dirty.name(directory, name, baton_store::scan::dirty::Depth::Read);
+            let (directory, name) = split(&path);
+            state.dirty.name(directory, name, Depth::Read);
         }
         drop(state);
         self.tell();

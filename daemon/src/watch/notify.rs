@@ -24,7 +24,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use baton_store::ignore::COOKIE;
-use baton_store::scan::dirty::{Depth, Dirty};
+use baton_store::scan::dirty::{Depth, Dirty, split};
 use notify::event::{AccessKind, AccessMode, CreateKind, MetadataKind, ModifyKind, RemoveKind};
 use notify::{Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
@@ -359,13 +359,6 @@ fn cookie_of(name: &[u8]) -> Option<u64> {
     let (process, number) = str::from_utf8(rest).ok()?.split_once('-')?;
     // Of another process: no news, and not what is waited for.
     if process == std::process::id().to_string() { number.parse().ok() } else { Some(0) }
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
-        None => (&[], path),
-    }
 }
 
 fn system(error: notify::Error) -> std::io::Error {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::scan::dirty::{Depth, DirtyDirectory};
+use crate::scan::dirty::{Depth, DirtyDirectory, split};
 
 /// Directories on the way from the root that are visited one in the other; what is below the last is
 /// walked. Each holds a descriptor and a piece of the stack.
@@ -44,13 +44,11 @@ impl Node {
 
     /// What the rules say of this path may be otherwise now, and of each directory on the way to it.
     pub(super) fn look_on_the_way(&mut self, path: &[u8]) {
-        let mut end = Some(path);
-        while let Some(path) = end {
-            let at = path.iter().rposition(|&byte| byte == b'/');
-            let directory = at.and_then(|at| path.get(..at));
-            let name = path.get(at.map_or(0, |at| at + 1)..).unwrap_or_default();
-            self.name(directory.unwrap_or_default(), name, Depth::Look);
-            end = directory;
+        let mut path = path;
+        while !path.is_empty() {
+            let (directory, name) = split(path);
+            self.name(directory, name, Depth::Look);
+            path = directory;
         }
     }
 }
