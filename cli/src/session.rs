@@ -11,6 +11,7 @@ use baton_daemon::api::control::{Answer, Bytes, Command, Event};
 use baton_daemon::api::socket::{CallError, ControlClient, OTHER_VERSION};
 
 use crate::connect;
+use crate::detach::Detach;
 use crate::env::Env;
 use crate::error::CliError;
 use crate::progress::Meter;
@@ -23,6 +24,15 @@ const GONE: &str = "daemon-gone";
 /// How often it is asked again, and how long after.
 const AGAIN: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long nobody waits: `Ctrl-C` needs no word until then.
+const SOON: Duration = Duration::from_millis(50);
+
+/// What is done while the answer does not come.
+struct Waiting<'a> {
+    detach: Option<&'a Detach>,
+    accepted: &'a dyn Fn(&str),
+}
 
 /// One command at work.
 pub(crate) struct Session {
@@ -38,22 +48,25 @@ impl Session {
     /// Asks the daemon, which is started where it does not run, and passes on what it says
     /// meanwhile.
     pub(crate) fn call(&self, command: &Command) -> Result<Answer, CliError> {
-        self.call_for(command, |_| {})
+        self.call_for(command, None, |_| {})
     }
 
-    /// The same; `accepted` hears the id by which what was asked for can be cancelled.
+    /// The same; where somebody has to wait for it, `detach` is armed, and `accepted` hears the id by which
+    /// what was asked for can be cancelled.
     pub(crate) fn call_for(
         &self,
         command: &Command,
+        detach: Option<&Detach>,
         accepted: impl Fn(&str),
     ) -> Result<Answer, CliError> {
-        match self.ask(connect::open(&self.env)?, command, &accepted) {
+        let waiting = Waiting { detach, accepted: &accepted };
+        match self.ask(connect::open(&self.env)?, command, &waiting) {
             Err(error) if error.is(OTHER_VERSION) => {
                 connect::replace(&self.env)?;
-                self.ask(connect::open(&self.env)?, command, &accepted)
+                self.ask(connect::open(&self.env)?, command, &waiting)
             }
             Err(error) if error.is(GONE) && command.may_be_repeated() => {
-                self.ask_again(command, &accepted, error)
+                self.ask_again(command, &waiting, error)
             }
             answer => answer,
         }
@@ -64,12 +77,12 @@ impl Session {
     fn ask_again(
         &self,
         command: &Command,
-        accepted: &impl Fn(&str),
+        waiting: &Waiting<'_>,
         mut error: CliError,
     ) -> Result<Answer, CliError> {
         for _ in 0..AGAIN {
             std::thread::sleep(PAUSE);
-            match self.ask(connect::open(&self.env)?, command, accepted) {
+            match self.ask(connect::open(&self.env)?, command, waiting) {
                 Err(again) if again.is(GONE) => error = again,
                 answer => return answer,
             }
@@ -81,14 +94,20 @@ impl Session {
         &self,
         client: ControlClient,
         command: &Command,
-        accepted: &impl Fn(&str),
+        waiting: &Waiting<'_>,
     ) -> Result<Answer, CliError> {
         let meter = Meter::new(self.env.terminal_err);
         let mut events = client.call(command)?;
-        while let Some(event) = events.next() {
+        loop {
+            if let Some(detach) = waiting.detach
+                && !events.is_near(SOON)
+            {
+                detach.arm();
+            }
+            let Some(event) = events.next() else { break };
             match event? {
                 Event::Progress(progress) => meter.update(&progress),
-                Event::Accepted { queue } => accepted(&queue),
+                Event::Accepted { queue } => (waiting.accepted)(&queue),
                 Event::Note { message } => {
                     meter.clear();
                     self.report.note(&message);

@@ -82,8 +82,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Workspaces that changed and of which not every task has heard: one that misses some looks anyway.
 const CHANGES: usize = 64;
 
-/// Threads that serve sockets; disks and hashing have threads of their own.
-const WORKERS: usize = 2;
+/// Threads that serve the sockets of a node at most; disks and hashing have threads of their own.
+const MAX_WORKERS: usize = 8;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -143,9 +143,8 @@ pub fn run_here<E: From<Fail>>(
     options: Options,
     ready: impl FnOnce(Option<ServeAnswer>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = runtime(options.serving)
         .enable_all()
-        .worker_threads(WORKERS)
         .thread_name("baton")
         .build()
         .map_err(|error| Fail::new("runtime", format!("starting the runtime: {error}")))?;
@@ -160,6 +159,19 @@ pub fn run_here<E: From<Fail>>(
         };
         run(options, ended, ready).await
     })
+}
+
+/// What serves sockets: one thread, between which and itself nothing has to be woken. Only a node, which
+/// encrypts for many at once, gets more, and leaves half of the processors to what it stores and runs.
+fn runtime(serving: bool) -> tokio::runtime::Builder {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = if serving { (processors / 2).min(MAX_WORKERS) } else { 1 };
+    if workers < 2 {
+        return tokio::runtime::Builder::new_current_thread();
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(workers);
+    runtime
 }
 
 /// Runs the daemon of a home until it is told to stop, or `ended` resolves. `ready` is called once it

@@ -229,11 +229,17 @@ impl Queue {
     /// Held while a snapshot of a workspace is taken for a node and sent there or put into the queue,
     /// so that what is sent has the order in which it was taken.
     pub async fn order(&self, workspace: WorkspaceId, node: NodeId) -> OwnedMutexGuard<()> {
-        let order = {
-            let mut orders = self.0.orders.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(orders.entry((workspace, node)).or_default())
-        };
-        order.lock_owned().await
+        self.order_of(workspace, node).lock_owned().await
+    }
+
+    /// The same where nobody holds it.
+    pub fn try_order(&self, workspace: WorkspaceId, node: NodeId) -> Option<OwnedMutexGuard<()>> {
+        self.order_of(workspace, node).try_lock_owned().ok()
+    }
+
+    fn order_of(&self, workspace: WorkspaceId, node: NodeId) -> Order {
+        let mut orders = self.0.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(orders.entry((workspace, node)).or_default())
     }
 
     /// Whether somebody should look at what failed or expired; once for each of them.

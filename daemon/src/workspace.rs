@@ -120,8 +120,16 @@ pub struct Taken {
     pub store: Duration,
 }
 
-/// What is done with a snapshot while it is being made durable.
-pub type Beside<'a> = &'a (dyn Fn(&Intake, SnapshotId, &Snapshot) + Sync);
+/// What is done with a snapshot while it is being made durable: begun before, so that it goes on
+/// meanwhile.
+pub trait Beside {
+    /// The snapshot is whole in the intake, and may yet fail to be kept. Called again where that failed and
+    /// another one takes its place.
+    fn begin(&mut self, intake: &Intake, id: SnapshotId, snapshot: &Snapshot);
+
+    /// It is durable here.
+    fn end(&mut self, intake: &Intake);
+}
 
 /// The workspaces of this home.
 #[derive(Debug)]
@@ -211,27 +219,26 @@ impl Workspaces {
         self.take_beside(root, options, progress, None)
     }
 
-    /// The same, and does something with a new snapshot while it is being made durable: it is whole in
-    /// the intake by then, and may yet fail to be kept.
+    /// The same, and does something with a new snapshot while it is being made durable.
     pub fn take_beside(
         &self,
         root: &Path,
         options: &TakeOptions,
         progress: &Progress,
-        beside: Option<Beside<'_>>,
+        mut beside: Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
         let workspace = self.find_or_add(root)?.id;
         let keeper = self.keeper(workspace, root);
         // One look at a time.
         let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.take_from(workspace, &mut keeper, options, progress, beside) {
+        match self.take_from(workspace, &mut keeper, options, progress, &mut beside) {
             Err(TakeError::Commit(CommitError::Missing(ids))) => {
                 tracing::warn!(
                     missing = ids.len(),
                     "the store has lost a part of what it had; every file is read again"
                 );
                 keeper.forget();
-                self.take_from(workspace, &mut keeper, options, progress, beside)
+                self.take_from(workspace, &mut keeper, options, progress, &mut beside)
             }
             taken => taken,
         }
@@ -243,7 +250,7 @@ impl Workspaces {
         keeper: &mut Keeper,
         options: &TakeOptions,
         progress: &Progress,
-        beside: Option<Beside<'_>>,
+        beside: &mut Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
         let started = self.clock.instant();
         let intake = self.vault.intake();
@@ -402,7 +409,7 @@ impl Workspaces {
         }
         snapshot.sequence = sequence.max(before).saturating_add(1);
         snapshot.created_at = self.clock.now_ms();
-        let id = self.commit(&self.vault.intake(), &snapshot, head, None)?;
+        let id = self.commit(&self.vault.intake(), &snapshot, head, &mut None)?;
         Ok((id, snapshot))
     }
 
@@ -412,7 +419,7 @@ impl Workspaces {
         intake: &Intake,
         snapshot: &Snapshot,
         head: Option<Head>,
-        beside: Option<Beside<'_>>,
+        beside: &mut Option<&mut dyn Beside>,
     ) -> Result<SnapshotId, TakeError> {
         let id = store_snapshot(snapshot, intake)?;
         let update = RefUpdate {
@@ -423,21 +430,13 @@ impl Workspaces {
             sequence: snapshot.sequence,
             key: IdempotencyKey::from_bytes(random()?),
         };
-        let commit = || intake.commit_in_place(&update);
-        let committed = match beside {
-            None => commit(),
-            Some(beside) => std::thread::scope(|threads| {
-                let committing = std::thread::Builder::new().spawn_scoped(threads, commit);
-                beside(intake, id, snapshot);
-                match committing.map(std::thread::ScopedJoinHandle::join) {
-                    Ok(Ok(committed)) => committed,
-                    Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                    // The system has no more threads.
-                    Err(_) => intake.commit_in_place(&update),
-                }
-            }),
-        };
-        committed?;
+        if let Some(beside) = beside {
+            beside.begin(intake, id, snapshot);
+        }
+        intake.commit_in_place(&update)?;
+        if let Some(beside) = beside {
+            beside.end(intake);
+        }
         Ok(id)
     }
 }

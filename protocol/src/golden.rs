@@ -266,7 +266,9 @@ fn compressed_bytes_stay_readable() {
         &unhex("28b52ffd00505d0000080702008169a984656a80"),
         object.len(),
     );
-    assert_eq!(restored.ok(), Some(object));
+    assert_eq!(restored.ok().as_ref(), Some(&object));
+    let spliced = delta::encode_delta(&base, &object).unwrap();
+    assert_golden(&[("splice", hex(&spliced))], "splice: 01646407");
     let full = Item::Full { kind: ObjectKind::Chunk, bytes: vec![b'x'; 100] };
     assert_eq!(
         decode_batch(&unhex("010164011128b52ffd206445000010787801003f012c")).unwrap(),

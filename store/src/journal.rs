@@ -1,6 +1,10 @@
 //! The journal: what was acknowledged, in order, for all vaults of a node.
 //!
-//! One thread appends; everything that waits when it wakes goes into one write and one `fdatasync`.
+//! Who comes first writes, together with what waits meanwhile: one write and one `fdatasync` for all of
+//! them, and no thread to wake in between. Room is made ahead of the entries, as zeros that are on the disk:
+//! a sync then writes data and nothing about the file, which takes 0.4 ms where growing it takes 0.6 to
+//! 1.6 (ext4 with a journal).
+//!
 //! A new file begins with a checkpoint of every ref, twice, so that older files can go once their
 //! objects are in segments.
 //!
@@ -8,22 +12,27 @@
 //! sync nothing more is taken: what reached the disk is unknown.
 
 mod entry;
+mod line;
 mod replay;
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use entry::{Commit, Entry, RefState, RefUpdate};
+use line::{Line, Turn};
 pub use replay::{Replayed, examine, replay};
 
 use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::layout::Layout;
+
+/// Room that is made at once, and how much of it has to be left until more is.
+const ROOM: usize = 1024 * 1024;
+const LOW_ROOM: u64 = ROOM as u64 / 2;
 
 /// Most waiting entries that share one sync, and bytes after which no further one joins.
 const MAX_GROUP: usize = 1024;
@@ -69,17 +78,12 @@ enum RotateError {
     Broken(StoreError),
 }
 
-enum Job {
-    Append { bytes: Vec<u8>, done: mpsc::SyncSender<Result<(), AppendError>> },
-    Rotate { number: u64, first: Vec<u8>, done: mpsc::SyncSender<Result<(), RotateError>> },
-}
-
 /// Appends to the newest journal file.
 #[derive(Debug)]
 pub struct Journal {
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    len: std::sync::Arc<AtomicU64>,
+    line: Line<Result<(), AppendError>>,
+    appender: Mutex<Appender>,
+    len: AtomicU64,
     number: AtomicU64,
     layout: Layout,
 }
@@ -102,23 +106,16 @@ impl Journal {
         // Whoever made the file may have been killed before its name was durable.
         folder.sync_all().context("syncing", &layout.journal())?;
         let at = file.metadata().context("reading", &path)?.len();
-        let shared_len = std::sync::Arc::new(AtomicU64::new(at));
-        let (jobs, queue) = mpsc::channel();
-        let appender = Appender { file, folder, path: path.clone(), at, len: shared_len.clone() };
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || appender.run(&queue))
-            .context("starting the thread of", &path)?;
         Ok(Self {
-            jobs: Mutex::new(Some(jobs)),
-            thread: Mutex::new(Some(thread)),
-            len: shared_len,
+            line: Line::default(),
+            appender: Mutex::new(Appender { file, folder, path, at, room: at, broken: None }),
+            len: AtomicU64::new(at),
             number: AtomicU64::new(number),
             layout: layout.clone(),
         })
     }
 
-    /// Bytes in the newest file.
+    /// Bytes in the newest file, without the room that is made ahead.
     pub fn len(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
     }
@@ -136,17 +133,53 @@ impl Journal {
     /// Makes an entry durable.
     pub fn append(&self, entry: &Entry, poison: &Poison) -> Result<(), StoreError> {
         poison.check()?;
-        let (done, answer) = mpsc::sync_channel(1);
-        self.submit(Job::Append { bytes: entry.encode(), done });
-        match answer.recv() {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(AppendError::Full)) => {
+        let written = match self.line.enter(entry.encode()) {
+            Turn::Done(written) => written,
+            Turn::Lead(lead) => {
+                let group = lead.group(MAX_GROUP, MAX_GROUP_BYTES);
+                let written = self.write(group.bytes());
+                group.end(&written);
+                written
+            }
+        };
+        match written {
+            Ok(()) => Ok(()),
+            Err(AppendError::Full) => {
                 let path = self.layout.journal_file(self.number());
                 Err(std::io::Error::from(std::io::ErrorKind::StorageFull))
                     .context("writing", &path)?
             }
-            Ok(Err(AppendError::Broken(first))) => Err(poison.set(StoreError::Poisoned { first })),
-            Err(_) => Err(StoreError::Poisoned { first: "the journal is closed".into() }),
+            Err(AppendError::Broken(first)) => Err(poison.set(StoreError::Poisoned { first })),
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), AppendError> {
+        let mut appender = self.appender();
+        if let Some(first) = &appender.broken {
+            return Err(AppendError::Broken(first.clone()));
+        }
+        let written = appender.write(bytes);
+        match &written {
+            Ok(()) => self.len.store(appender.at, Ordering::Relaxed),
+            Err(AppendError::Broken(first)) => appender.broken = Some(first.clone()),
+            Err(AppendError::Full) => {}
+        }
+        written
+    }
+
+    /// Whether [`Journal::make_room`] should be called, beside what is being done.
+    pub fn is_short_of_room(&self) -> bool {
+        self.appender.try_lock().is_ok_and(|appender| appender.is_short_of_room())
+    }
+
+    /// Makes room ahead of the entries. Without it, because the disk is full, they are only slower.
+    pub fn make_room(&self) {
+        let mut appender = self.appender();
+        if !appender.is_short_of_room() || appender.broken.is_some() {
+            return;
+        }
+        if let Err(error) = appender.make_room() {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no room ahead");
         }
     }
 
@@ -158,16 +191,18 @@ impl Journal {
         let mut first = entry::encode_checkpoint(states);
         // Twice: once the files before are gone, nothing else says where the refs are.
         first.extend_from_within(..);
-        let (done, answer) = mpsc::sync_channel(1);
-        self.submit(Job::Rotate { number: before + 1, first, done });
-        match answer.recv() {
-            Ok(Ok(())) => {
+        let mut appender = self.appender();
+        match appender.rotate(before + 1, &first) {
+            Ok(()) => {
+                self.len.store(appender.at, Ordering::Relaxed);
                 self.number.store(before + 1, Ordering::Release);
                 Ok(before)
             }
-            Ok(Err(RotateError::Unchanged(error))) => Err(error),
-            Ok(Err(RotateError::Broken(error))) => Err(poison.set(error)),
-            Err(_) => Err(StoreError::Poisoned { first: "the journal is closed".into() }),
+            Err(RotateError::Unchanged(error)) => Err(error),
+            Err(RotateError::Broken(error)) => {
+                appender.broken.get_or_insert(error.to_string());
+                Err(poison.set(error))
+            }
         }
     }
 
@@ -179,21 +214,19 @@ impl Journal {
         Ok(fs::sync_dir(&self.layout.journal())?)
     }
 
-    fn submit(&self, job: Job) {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(jobs) = &*jobs {
-            // A thread that is gone shows in the answer channel, which is dropped with the job.
-            let _gone = jobs.send(job);
-        }
+    fn appender(&self) -> MutexGuard<'_, Appender> {
+        self.appender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // A panic of the thread was reported where it happened.
-            let _panicked = thread.join();
+        let appender = self.appender();
+        if appender.broken.is_none()
+            && let Err(error) = appender.file.set_len(appender.at)
+        {
+            // The next start does it.
+            tracing::debug!(%error, "the room ahead stays");
         }
     }
 }
@@ -209,7 +242,7 @@ impl RotateError {
 /// Makes a journal file that is whole as soon as it has its name: a checkpoint that stood beside a file
 /// which goes on growing would take back what comes after it. The name is durable once the folder
 /// is synced.
-fn start_file(path: &std::path::Path, first: &[u8]) -> Result<File, RotateError> {
+fn start_file(path: &Path, first: &[u8]) -> Result<File, RotateError> {
     let temporary = path.with_extension("new");
     let write = || -> Result<File, StoreError> {
         fs::remove_file(&temporary)?;
@@ -223,62 +256,29 @@ fn start_file(path: &std::path::Path, first: &[u8]) -> Result<File, RotateError>
     Ok(file)
 }
 
+/// The end of the newest file.
+#[derive(Debug)]
 struct Appender {
     file: File,
     folder: File,
     path: PathBuf,
+    /// Where the next entry goes.
     at: u64,
-    len: std::sync::Arc<AtomicU64>,
+    /// The length of the file; what is after `at` is zeros.
+    room: u64,
+    /// What failed, after which nothing more is taken.
+    broken: Option<String>,
 }
 
 impl Appender {
-    fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        let mut broken: Option<AppendError> = None;
-        let mut held = None;
-        while let Some(job) = held.take().or_else(|| queue.recv().ok()) {
-            match job {
-                Job::Rotate { number, first, done } => {
-                    let rotated = self.rotate(number, &first);
-                    if let Err(RotateError::Broken(error)) = &rotated {
-                        broken.get_or_insert(AppendError::Broken(error.to_string()));
-                    }
-                    // The asker may have given up.
-                    let _gone = done.send(rotated);
-                }
-                Job::Append { bytes, done } => {
-                    let mut group = bytes;
-                    let mut waiting = vec![done];
-                    while waiting.len() < MAX_GROUP && group.len() < MAX_GROUP_BYTES {
-                        match queue.try_recv() {
-                            Ok(Job::Append { bytes, done }) => {
-                                group.extend_from_slice(&bytes);
-                                waiting.push(done);
-                            }
-                            Ok(other) => {
-                                held = Some(other);
-                                break;
-                            }
-                            Err(_) => break,
-                        }
-                    }
-                    let written = match &broken {
-                        Some(error) => Err(error.clone()),
-                        None => self.write(&group),
-                    };
-                    if let Err(error @ AppendError::Broken(_)) = &written {
-                        broken = Some(error.clone());
-                    }
-                    for done in waiting {
-                        let _gone = done.send(written.clone());
-                    }
-                }
-            }
-        }
+    const fn is_short_of_room(&self) -> bool {
+        self.room < self.at + LOW_ROOM
     }
 
     fn write(&mut self, group: &[u8]) -> Result<(), AppendError> {
         if let Err(error) = self.file.write_all_at(group, self.at).context("writing", &self.path) {
             // Nothing was synced, so cutting the part that was written takes it back.
+            self.room = self.at;
             return Err(match self.file.set_len(self.at) {
                 Ok(()) if error.is_disk_full() => AppendError::Full,
                 _ => AppendError::Broken(error.to_string()),
@@ -287,7 +287,15 @@ impl Appender {
         let synced = self.file.sync_data().context("syncing", &self.path);
         synced.map_err(|error| AppendError::Broken(error.to_string()))?;
         self.at += group.len() as u64;
-        self.len.store(self.at, Ordering::Relaxed);
+        self.room = self.room.max(self.at);
+        Ok(())
+    }
+
+    /// Adds zeros at the end. Where that fails the file may have got some; none of them says anything.
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        self.file.write_all_at(&vec![0; ROOM], self.room).context("making room in", &self.path)?;
+        self.file.sync_data().context("making room in", &self.path)?;
+        self.room += ROOM as u64;
         Ok(())
     }
 
@@ -299,7 +307,7 @@ impl Appender {
         self.file = file;
         self.path = path;
         self.at = first.len() as u64;
-        self.len.store(self.at, Ordering::Relaxed);
+        self.room = self.at;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use crate::fs::{self, Context};
 use crate::journal::{Entry, Journal, Poison, RefState, Replayed, replay};
 use crate::layout::Layout;
 use crate::segment::Record;
-use crate::vault::{Commits, FOLD_MEMORY, Pending, PendingObject, Refs, Vault};
+use crate::vault::{Commits, Pending, PendingObject, Refs, Vault};
 
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,9 +104,7 @@ impl Store {
         if !end.damaged.is_empty() {
             shared.reopen()?;
         }
-        if memory > FOLD_MEMORY {
-            let _already = shared.commits.fold.try_send(());
-        }
+        let _first = shared.commits.fold.try_send(());
         let folding = shared.clone();
         let thread = std::thread::Builder::new()
             .name("fold".into())
@@ -229,9 +227,13 @@ impl Drop for Running {
 
 fn fold_when_woken(wake: &Receiver<()>, shared: &Shared) {
     while wake.recv().is_ok() && !shared.closing.load(Ordering::SeqCst) {
-        if let Err(error) = shared.fold() {
+        let commits = &shared.commits;
+        if commits.has_to_fold()
+            && let Err(error) = shared.fold()
+        {
             tracing::error!(error = &error as &dyn std::error::Error, "folding the journal failed");
         }
+        commits.journal.make_room();
     }
 }
 

@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex, RwLock};
 use baton_protocol::id::{DeviceId, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId};
 use baton_protocol::message::Head;
 
-pub(crate) use intake::FOLD_MEMORY;
 pub use intake::{CommitError, Committed, Intake};
 pub(crate) use pending::{Pending, PendingObject};
 pub(crate) use refs::Refs;
@@ -47,6 +46,14 @@ pub(crate) struct Commits {
     pub(crate) memory: AtomicU64,
     /// The store is this process's for as long as anything can write to it. Goes last.
     pub(crate) _lock: StoreLock,
+}
+
+impl Commits {
+    /// Whether the journal has become so long, or takes so much memory, that it should go to segments.
+    pub(crate) fn has_to_fold(&self) -> bool {
+        self.journal.len() > intake::FOLD_AT
+            || self.memory.load(Ordering::Relaxed) > intake::FOLD_MEMORY
+    }
 }
 
 /// One vault; cheap to clone.

@@ -76,9 +76,10 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     }
     let prompt = prompt(args)?;
     let call = call(session, args, prompt)?;
-    let detach = Detach::new("the handoff goes on in the daemon; see it with: baton runs");
+    let detach = Detach::later("the handoff goes on in the daemon; see it with: baton runs");
     let command = Command::Handoff(Box::new(call));
-    let answer = session.call_for(&command, |queue| detach.say(push::goes_on("handoff", queue)))?;
+    let answer = session
+        .call_for(&command, Some(&detach), |queue| detach.say(push::goes_on("handoff", queue)))?;
     let handoff = expect_answer!(answer, Handoff);
     session.report.answer(&handoff, |text| show(&session.report, text, &handoff))?;
     if handoff.state == "acked" {
@@ -87,6 +88,7 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     let started = handoff.runs.first().filter(|_| args.follow && handoff.state == "acked");
     if let Some(started) = started {
         detach.say(run::goes_on(&started.run));
+        detach.arm();
         let command = Command::RunLogs { run: started.run.clone(), follow: true };
         session.call(&command)?;
         let command = Command::RunShow { run: started.run.clone() };

@@ -24,8 +24,9 @@ pub(crate) struct Args {
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     let path = session.workspace(args.path.as_deref())?;
     let command = Command::Push { path, remote: session.remote.clone(), wait: args.wait };
-    let detach = Detach::new("the push goes on in the daemon; see it with: baton status");
-    let answer = session.call_for(&command, |queue| detach.say(goes_on("push", queue)))?;
+    let detach = Detach::later("the push goes on in the daemon; see it with: baton status");
+    let answer =
+        session.call_for(&command, Some(&detach), |queue| detach.say(goes_on("push", queue)))?;
     let pushed = expect_answer!(answer, Snapshot);
     session.report.answer(&pushed, |text| snapshot::show(&session.report, text, &pushed))?;
     let state = pushed.push.as_ref().map(|push| push.state.as_str());

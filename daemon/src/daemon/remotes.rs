@@ -44,25 +44,21 @@ impl From<ClientError> for Fail {
 impl Daemon {
     /// The node that a command means: the one named, else the default one, else the one embedded.
     pub(super) async fn target(self: &Arc<Self>, name: Option<String>) -> Result<Target, Fail> {
-        let chosen = self
-            .blocking("remote", move |daemon| {
-                let name = match name {
-                    Some(name) => Some(name),
-                    None => daemon.catalog.default_remote()?,
-                };
-                match name.as_deref() {
-                    None | Some(LOCAL) => Ok(None),
-                    Some(name) => match daemon.catalog.remote(name)? {
-                        Some(remote) => Ok(Some(remote)),
-                        None => Err(no_remote(name)),
-                    },
-                }
-            })
-            .await?;
+        let chosen = self.blocking("remote", move |daemon| daemon.find_remote(name)).await?;
         match chosen {
             Some(remote) => Ok(Target { remote, embedded: false }),
             None => self.local().await,
         }
+    }
+
+    /// The node that a command means among those that were joined; nothing where it means the one embedded.
+    pub(super) fn find_remote(&self, name: Option<String>) -> Result<Option<Remote>, Fail> {
+        let name = match name {
+            Some(name) => Some(name),
+            None => self.catalog.default_remote()?,
+        };
+        let Some(name) = name.filter(|name| name != LOCAL) else { return Ok(None) };
+        self.catalog.remote(&name)?.map(Some).ok_or_else(|| no_remote(&name))
     }
 
     /// The default node among those that were joined.

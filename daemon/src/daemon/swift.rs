@@ -1,5 +1,6 @@
 //! A push of a small edit over a standing connection: the snapshot is sent while it is being made durable
-//! here, so that the two waits for a disk, here and there, are one.
+//! here, so that the two waits for a disk, here and there, are one; and all of it is done by one thread,
+//! because waking another one takes as long as a round trip.
 //!
 //! Not here: everything else. Where anything is not as it usually is, the snapshot is taken as always, and the
 //! outbox sends it; saying the same twice to a node is harmless.
@@ -7,17 +8,20 @@
 //! **Invariant:** the answer comes after both have it. Where only the node does, because this machine lost
 //! its power in between, the next push adopts what the node has.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use baton_protocol::id::{IdempotencyKey, SnapshotId};
 use baton_protocol::message::PushHello;
 use baton_protocol::object::Snapshot;
 use baton_protocol::session::push::PushOutcome;
 use baton_store::catalog::history::Pin;
+use baton_store::catalog::remotes::Remote;
 use baton_store::plan::plan_push;
 use baton_store::scan;
 use baton_store::vault::Intake;
+use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
 use super::failure::Fail;
@@ -25,62 +29,97 @@ use super::remotes::Target;
 use super::transfer::{Pushed, with_progress};
 use crate::api::socket::EventSender;
 use crate::clock::decimal_ms;
-use crate::sync::{Wire, push};
-use crate::workspace::{TakeOptions, Taken};
+use crate::sync::Wire;
+use crate::sync::push::Sending;
+use crate::workspace::{Beside, TakeOptions, Taken};
 
 /// Objects of an edit that is sent in this way: it fits into what a connection sends without an answer.
 const MAX_OBJECTS: usize = 512;
 
+/// A snapshot that was taken for a node.
+pub(super) struct Begun {
+    pub(super) target: Target,
+    /// The [order](crate::queue::Queue::order) of the workspace and the node.
+    pub(super) order: OwnedMutexGuard<()>,
+    pub(super) taken: Taken,
+    /// Nothing where it is still to be sent.
+    pub(super) pushed: Option<Pushed>,
+}
+
+/// Brings a snapshot to a node while it is being made durable here.
+struct Courier<'a> {
+    daemon: &'a Daemon,
+    remote: &'a Remote,
+    under_way: Option<UnderWay>,
+    pushed: Option<Pushed>,
+}
+
+struct UnderWay {
+    wire: Wire,
+    sending: Sending,
+    id: SnapshotId,
+    snapshot: Snapshot,
+    started: Instant,
+}
+
 impl Daemon {
-    /// Takes a snapshot, and where that is possible makes a node have it meanwhile.
-    ///
-    /// The caller holds the order of the workspace and the node.
-    pub(super) async fn take_swiftly(
+    /// Takes a snapshot for a node, and where that is possible makes the node have it meanwhile.
+    pub(super) async fn begin_push(
         self: &Arc<Self>,
         root: PathBuf,
-        target: &Target,
+        remote: Option<String>,
         events: &EventSender,
-    ) -> Result<(Taken, Option<Pushed>), Fail> {
-        let node = target.remote.node;
-        if self.queue.is_busy(node) || !self.pool.has_connection(node) {
-            return Ok((self.take(root, TakeOptions::default(), events).await?, None));
-        }
+    ) -> Result<Begun, Fail> {
         let progress = Arc::new(scan::Progress::default());
-        let (shown, target) = (Arc::clone(&progress), target.clone());
-        let work = self.blocking("push", move |daemon| {
-            let sent = Mutex::new(None);
-            let send = |intake: &Intake, id: SnapshotId, snapshot: &Snapshot| {
-                let pushed = daemon.send_beside(&target, intake, id, snapshot);
-                *sent.lock().unwrap_or_else(PoisonError::into_inner) = pushed;
-            };
-            let options = TakeOptions::default();
-            let taken = daemon.workspaces.take_beside(&root, &options, &progress, Some(&send))?;
-            Ok((taken, sent.into_inner().unwrap_or_else(PoisonError::into_inner)))
-        });
+        let (shown, tree, name) = (Arc::clone(&progress), root.clone(), remote.clone());
+        let work = self.blocking("push", move |daemon| daemon.try_swiftly(&tree, name, &progress));
         let work = with_progress(work, &shown, "scan", events);
-        let (taken, pushed) = self.inhibitor.during(work).await?;
-        for note in &taken.notes {
+        let Some(begun) = self.inhibitor.during(work).await? else {
+            let target = self.target(remote).await?;
+            let order = self.order(&root, &target, events).await?;
+            let taken = self.take(root, TakeOptions::default(), events).await?;
+            return Ok(Begun { target, order, taken, pushed: None });
+        };
+        for note in &begun.taken.notes {
             events.note(note.clone()).await;
         }
-        if let Some(pushed) = &pushed {
-            self.acks.note(taken.workspace, node, pushed.id);
-            self.acks.pin(taken.workspace, pushed.id, Pin::Push);
+        if let Some(pushed) = &begun.pushed {
+            self.acks.note(begun.taken.workspace, begun.target.remote.node, pushed.id);
+            self.acks.pin(begun.taken.workspace, pushed.id, Pin::Push);
             tracing::info!(snapshot = %pushed.id, bytes = pushed.stats.bytes_sent,
                 trips = pushed.stats.round_trips, "pushed");
         }
-        Ok((taken, pushed))
+        Ok(begun)
     }
 
-    /// Sends what an intake holds; nothing where that is not as simple as it mostly is.
-    fn send_beside(
+    /// Nothing where somebody or something has to be waited for before the tree is looked at.
+    fn try_swiftly(
         &self,
-        target: &Target,
-        intake: &Intake,
-        id: SnapshotId,
-        snapshot: &Snapshot,
-    ) -> Option<Pushed> {
-        let started = self.clock.instant();
-        let base = self.acks.get(snapshot.workspace, target.remote.node).ok()?;
+        root: &Path,
+        remote: Option<String>,
+        progress: &scan::Progress,
+    ) -> Result<Option<Begun>, Fail> {
+        let Some(remote) = self.find_remote(remote)? else { return Ok(None) };
+        if self.queue.is_busy(remote.node) || !self.pool.has_connection(remote.node) {
+            return Ok(None);
+        }
+        let Some(workspace) = self.workspaces.find(root)? else { return Ok(None) };
+        let Some(order) = self.queue.try_order(workspace.id, remote.node) else { return Ok(None) };
+        let mut courier = Courier { daemon: self, remote: &remote, under_way: None, pushed: None };
+        let options = TakeOptions::default();
+        let taken = self.workspaces.take_beside(root, &options, progress, Some(&mut courier))?;
+        let pushed = courier.pushed;
+        let target = Target { remote, embedded: false };
+        Ok(Some(Begun { target, order, taken, pushed }))
+    }
+}
+
+impl Courier<'_> {
+    /// Sends what an intake holds; nothing where that is not as simple as it mostly is.
+    fn send(&self, intake: &Intake, id: SnapshotId, snapshot: &Snapshot) -> Option<UnderWay> {
+        let Self { daemon, remote, .. } = self;
+        let started = daemon.clock.instant();
+        let base = daemon.acks.get(snapshot.workspace, remote.node).ok()?;
         // What the node has is the parent: nobody has overtaken anybody.
         let base = base.filter(|base| snapshot.parents.contains(base))?;
         let plan = plan_push(intake, Some(base), id).ok()?;
@@ -90,21 +129,38 @@ impl Daemon {
         let key = IdempotencyKey::from_bytes(crate::workspace::random().ok()?);
         let hello = PushHello { workspace: snapshot.workspace, base: Some(base), new: id, key };
         let runtime = tokio::runtime::Handle::current();
-        let stream = runtime.block_on(self.pool.open(&target.remote)).ok()?;
-        let _entered = runtime.enter();
+        let stream = runtime.block_on(daemon.pool.open(remote)).ok()?;
         let mut wire = Wire::new(stream);
-        let outcome = push::send(&mut wire, intake, hello, plan, |_, _| {});
-        wire.into_stream().finish();
-        match outcome {
-            Ok((PushOutcome::Acked { .. }, stats)) => {
-                let send_ms = decimal_ms(self.clock.since(started));
-                Some(Pushed { id, snapshot: snapshot.clone(), stats, send_ms })
-            }
-            Ok(_) => None,
+        let mut sending = Sending::new(hello, plan);
+        match sending.begin(&mut wire, intake, &mut |_, _| {}) {
+            Ok(()) => Some(UnderWay { wire, sending, id, snapshot: snapshot.clone(), started }),
             Err(error) => {
                 tracing::debug!(%error, "sent in the usual way instead");
                 None
             }
+        }
+    }
+}
+
+impl Beside for Courier<'_> {
+    fn begin(&mut self, intake: &Intake, id: SnapshotId, snapshot: &Snapshot) {
+        self.under_way = self.send(intake, id, snapshot);
+    }
+
+    fn end(&mut self, intake: &Intake) {
+        let Some(UnderWay { mut wire, mut sending, id, snapshot, started }) = self.under_way.take()
+        else {
+            return;
+        };
+        let outcome = sending.end(&mut wire, intake, &mut |_, _| {});
+        let send_ms = decimal_ms(self.daemon.clock.since(started));
+        wire.into_stream().finish();
+        match outcome {
+            Ok((PushOutcome::Acked { .. }, stats)) => {
+                self.pushed = Some(Pushed { id, snapshot, stats, send_ms });
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "sent in the usual way instead"),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::background::Doing;
 use super::failure::{Fail, chain};
 use super::outbox::{Parcel, Sent};
 use super::report::to_path;
+use super::swift::Begun;
 use super::transfer::with_progress;
 use super::{Daemon, patch, report};
 use crate::api::control::{
@@ -77,11 +78,9 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Answer, Fail> {
         let started = self.clock.instant();
-        let target = self.target(remote).await?;
-        let root = to_path(path);
-        let order = self.order(&root, &target, events).await?;
+        let Begun { target, order, taken, pushed } =
+            self.begin_push(to_path(path), remote, events).await?;
         let remote = target.remote.name.clone();
-        let (taken, pushed) = self.take_swiftly(root, &target, events).await?;
         let sent = if let Some(pushed) = pushed {
             Sent::from(pushed)
         } else {

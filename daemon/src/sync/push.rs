@@ -38,6 +38,9 @@ impl Default for Quota {
     }
 }
 
+/// Bytes that are gathered before they are written: a small push is one write, and one packet.
+const GATHER: usize = 64 * 1024;
+
 /// Pushes a snapshot; blocks. `progress` is told the objects and bytes sent so far.
 pub fn send<S: ObjectSource + ?Sized>(
     wire: &mut Wire,
@@ -46,36 +49,90 @@ pub fn send<S: ObjectSource + ?Sized>(
     plan: Vec<Planned>,
     mut progress: impl FnMut(PushStats, usize),
 ) -> Result<(PushOutcome, PushStats), SyncError> {
-    let mut sender = PushSender::new(hello, plan);
-    loop {
-        match sender.poll()? {
-            PushAction::Load(Planned { id, base }) => {
-                let object = vault.require(&id)?;
-                // Without the old form the object travels whole.
-                let base = match base {
-                    Some(base) => vault.read(&base).ok().flatten(),
-                    None => None,
-                };
-                sender.supply(&object, base.as_deref())?;
-            }
-            // Without what is still to be sent, the commit last, the node moves nothing.
-            PushAction::Send(_) if wire.is_stopped() => return Err(SyncError::Cancelled),
-            PushAction::Send(bytes) => {
-                match wire.write(&bytes) {
-                    // The node has said why, or will not say anything.
-                    Err(TransportError::Stopped) => {
-                        return match wire.answer()? {
-                            Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
-                            _ => Err(SyncError::OutOfTurn),
-                        };
-                    }
-                    other => other?,
+    let mut sending = Sending::new(hello, plan);
+    sending.begin(wire, vault, &mut progress)?;
+    sending.end(wire, vault, &mut progress)
+}
+
+/// A push in two steps, for who has something to do while the node works.
+#[derive(Debug)]
+pub struct Sending(PushSender);
+
+impl Sending {
+    /// A push that sends `plan` at once.
+    pub fn new(hello: PushHello, plan: Vec<Planned>) -> Self {
+        Self(PushSender::new(hello, plan))
+    }
+
+    /// Writes all that goes without an answer; does nothing where that was done.
+    pub fn begin<S: ObjectSource + ?Sized>(
+        &mut self,
+        wire: &mut Wire,
+        vault: &S,
+        progress: &mut impl FnMut(PushStats, usize),
+    ) -> Result<(), SyncError> {
+        let sender = &mut self.0;
+        let mut gathered = Vec::new();
+        loop {
+            match sender.poll()? {
+                PushAction::Load(Planned { id, base }) => {
+                    let object = vault.require(&id)?;
+                    // Without the old form the object travels whole.
+                    let base = match base {
+                        Some(base) => vault.read(&base).ok().flatten(),
+                        None => None,
+                    };
+                    sender.supply(&object, base.as_deref())?;
+                    continue;
                 }
+                PushAction::Send(bytes) if gathered.is_empty() => gathered = bytes,
+                PushAction::Send(bytes) => gathered.extend_from_slice(&bytes),
+                PushAction::Receive | PushAction::Finish(_) => {
+                    write(wire, &gathered)?;
+                    progress(sender.stats(), sender.queued());
+                    return Ok(());
+                }
+            }
+            if gathered.len() >= GATHER {
+                write(wire, &gathered)?;
+                gathered.clear();
                 progress(sender.stats(), sender.queued());
             }
-            PushAction::Receive => sender.receive(wire.answer()?)?,
-            PushAction::Finish(outcome) => return Ok((outcome, sender.stats())),
         }
+    }
+
+    /// Takes the node's answers, and sends what it asks for, until it has moved its ref or will not.
+    pub fn end<S: ObjectSource + ?Sized>(
+        &mut self,
+        wire: &mut Wire,
+        vault: &S,
+        progress: &mut impl FnMut(PushStats, usize),
+    ) -> Result<(PushOutcome, PushStats), SyncError> {
+        loop {
+            if let PushAction::Finish(outcome) = self.0.poll()? {
+                return Ok((outcome, self.0.stats()));
+            }
+            self.0.receive(wire.answer()?)?;
+            self.begin(wire, vault, progress)?;
+        }
+    }
+}
+
+fn write(wire: &mut Wire, bytes: &[u8]) -> Result<(), SyncError> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    // Without what is still to be sent, the commit last, the node moves nothing.
+    if wire.is_stopped() {
+        return Err(SyncError::Cancelled);
+    }
+    match wire.write(bytes) {
+        // The node has said why, or will not say anything.
+        Err(TransportError::Stopped) => match wire.answer()? {
+            Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
+            _ => Err(SyncError::OutOfTurn),
+        },
+        other => Ok(other?),
     }
 }
 

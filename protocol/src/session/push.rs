@@ -226,7 +226,8 @@ impl PushSender {
 
     /// Hands over the object that the last [`PushAction::Load`] named.
     pub fn supply(&mut self, object: &[u8], base: Option<&[u8]>) -> Result<(), PushError> {
-        let Some(Loading { planned: Planned { id, .. }, send }) = self.loading.take() else {
+        let Some(Loading { planned: Planned { id, base: base_id }, send }) = self.loading.take()
+        else {
             return Err(PushError::OutOfTurn);
         };
         let decoded =
@@ -235,8 +236,8 @@ impl PushSender {
         if !send {
             return Ok(());
         }
-        let delta = match base {
-            Some(base) => Some((ObjectId::of(id.kind, base), delta::encode_delta(base, object)?)),
+        let delta = match base_id.zip(base) {
+            Some((id, base)) => Some((id, delta::encode_delta(base, object)?)),
             None => None,
         };
         let standing = match delta {

@@ -1,9 +1,10 @@
 //! Reading the journal at start.
 //!
 //! An entry is believed if both checksums match, it decodes, and every object in it has its hash.
-//! A last entry that is cut short is the torn end of an unacknowledged write. Where an entry is all there
-//! and bad the file is damaged: those after it are believed too (each stands for itself), the damage
-//! is reported, and the file is kept aside.
+//! A last entry that is cut short, or of which a sector was never written, is the torn end of an
+//! unacknowledged write; zeros after the last entry are room for the next. Where an entry is all there and
+//! bad the file is damaged: those after it are believed too (each stands for itself), the damage is
+//! reported, and the file is kept aside.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,6 +15,9 @@ use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::layout::Layout;
 use crate::segment::{Record, decode_record};
+
+/// What a disk writes whole or not at all.
+const SECTOR: u64 = 512;
 
 /// An entry with its objects taken apart.
 #[derive(Debug)]
@@ -117,27 +121,60 @@ fn replay_file(
             at = next_magic(file, path, at + 1, len)?;
         }
     }
-    match bad {
-        // A write that was cut off ends too early. What is all there and not intact was acknowledged,
-        // as far as one can know.
-        Some(from) if !is_cut_off(file, path, from, len)? => {
+    let Some(from) = bad else { return Ok(intact) };
+    match end_of_data(file, path, from, len)? {
+        // Room that was made ahead, and nothing in it.
+        None => {}
+        Some(last) if is_cut_off(file, path, from, last)? => end.torn += last - intact,
+        // What is all there and not intact was acknowledged, as far as one can know.
+        Some(_) => {
             tracing::warn!(path = %path.display(), from, "the last journal entry is damaged");
             end.damaged.push((path.to_owned(), from));
         }
-        _ => end.torn += len - intact,
     }
     Ok(intact)
 }
 
-/// Whether the entry at `at` is shorter than it says, or only its place was made.
-fn is_cut_off(file: &File, path: &Path, at: u64, len: u64) -> Result<bool, StoreError> {
+/// Where the last byte after `at` ends that is not zero, if there is one.
+fn end_of_data(file: &File, path: &Path, mut at: u64, len: u64) -> Result<Option<u64>, StoreError> {
+    let mut window = vec![0; 64 * 1024];
+    let mut end = None;
+    while at < len {
+        let want = (len - at).min(window.len() as u64) as usize;
+        let window = window.get_mut(..want).unwrap_or_default();
+        file.read_exact_at(window, at).context("reading", path)?;
+        if let Some(last) = window.iter().rposition(|&byte| byte != 0) {
+            end = Some(at + last as u64 + 1);
+        }
+        at += want as u64;
+    }
+    Ok(end)
+}
+
+/// Whether the entry at `at`, in a file whose data ends at `data_end`, is one that a power cut left
+/// unfinished: it ends too early, or a sector of it is still the zeros of the room that it was written to.
+fn is_cut_off(file: &File, path: &Path, at: u64, data_end: u64) -> Result<bool, StoreError> {
     let mut head = [0; HEAD];
-    if len - at < HEAD as u64 {
+    if data_end - at < HEAD as u64 {
         return Ok(true);
     }
     file.read_exact_at(&mut head, at).context("reading", path)?;
     let end = decode_head(&head).map(|(_, body_len)| at + (HEAD + body_len + 4) as u64);
-    Ok(end.map_or(head == [0; HEAD], |end| end > len))
+    if end.is_some_and(|end| end > data_end) {
+        return Ok(true);
+    }
+    let end = end.unwrap_or(data_end);
+    let (mut sector, mut start) = ([0; SECTOR as usize], at);
+    while start < end {
+        let next = (start / SECTOR + 1) * SECTOR;
+        let part = sector.get_mut(..(next.min(end) - start) as usize).unwrap_or_default();
+        file.read_exact_at(part, start).context("reading", path)?;
+        if part.iter().all(|&byte| byte == 0) {
+            return Ok(true);
+        }
+        start = next;
+    }
+    Ok(false)
 }
 
 fn read_entry(

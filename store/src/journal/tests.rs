@@ -2,10 +2,12 @@
 
 use std::io::ErrorKind;
 
-use baton_protocol::id::VaultId;
+use baton_protocol::id::{ObjectId, ObjectKind, VaultId};
 
 use super::*;
 use crate::fs::fault;
+use crate::layout::Class;
+use crate::segment::RecordBuilder;
 
 fn commit(at: u8) -> Entry {
     Entry::Commit(Commit { vault: VaultId::from_bytes([at; 16]), update: None, records: vec![] })
@@ -42,6 +44,63 @@ fn what_was_acknowledged_is_found_by_a_start_at_that_moment() {
         }
     });
     assert_eq!(believed(&layout).len(), 48);
+}
+
+#[test]
+fn an_unfinished_write_is_told_from_damage_by_the_room_that_it_was_written_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::open(folder.path()).unwrap();
+    let (journal, poison) = (Journal::open(&layout, 1, 0).unwrap(), Poison::default());
+    journal.make_room();
+    assert!(!journal.is_short_of_room());
+    let mut last = journal.len() as usize;
+    for at in 0..3u8 {
+        let mut record = RecordBuilder::default();
+        let bytes: Vec<u8> = (0..2000u32).map(|byte| (byte % 251) as u8 | 1).collect();
+        record.push(ObjectId::of(ObjectKind::Chunk, &bytes), &bytes);
+        let records = vec![record.encode_raw(Class::Data)];
+        let vault = VaultId::from_bytes([at + 1; 16]);
+        last = journal.len() as usize;
+        journal.append(&Entry::Commit(Commit { vault, update: None, records }), &poison).unwrap();
+    }
+    let (path, end) = (layout.journal_file(1), journal.len() as usize);
+    let whole = fs::read_if_exists(&path, 1 << 30).unwrap().unwrap();
+    assert!(whole.len() > end && end - last > 4 * 512);
+    // As after a power cut, and not as after an orderly end, which gives the room back.
+    drop(journal);
+    assert_eq!(path.metadata().unwrap().len(), end as u64);
+    let found = |bytes: &[u8]| {
+        fs::write_atomic(&path, bytes, 0o600).unwrap();
+        let mut vaults = Vec::new();
+        let end = replay(&layout, |replayed| {
+            if let Entry::Commit(commit) = replayed.entry {
+                vaults.push(commit.vault.as_bytes()[0]);
+            }
+            Ok(())
+        });
+        let end = end.unwrap();
+        (vaults, end.torn > 0, end.damaged.len(), end.len as usize)
+    };
+    assert_eq!(found(&whole), (vec![1, 2, 3], false, 0, end));
+    let mut start = last;
+    while start < end {
+        let next = ((start / 512 + 1) * 512).min(end);
+        let mut torn = whole.clone();
+        torn[start..next].fill(0);
+        assert_eq!(found(&torn), (vec![1, 2], true, 0, last), "sector at {start}");
+        start = next;
+    }
+    for at in (last..end).step_by(97) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        let (vaults, torn, damaged, intact) = found(&flipped);
+        assert_eq!((vaults, intact), (vec![1, 2], last), "byte {at}");
+        // A length that was changed may point behind the end.
+        assert!(damaged == 1 || (torn && at < last + 16), "byte {at}");
+    }
+    let mut nothing = whole;
+    nothing[last..].fill(0);
+    assert_eq!(found(&nothing), (vec![1, 2], false, 0, last));
 }
 
 #[test]

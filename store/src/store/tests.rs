@@ -116,8 +116,15 @@ fn journal_files(store: &std::path::Path) -> Vec<PathBuf> {
     fs::list_dir(&folder).unwrap().into_iter().map(|name| folder.join(name)).collect()
 }
 
+/// What is in a file; of a journal without the room ahead.
 fn bytes_of(path: &std::path::Path) -> Vec<u8> {
-    fs::read_if_exists(path, u64::MAX - 1).unwrap().unwrap()
+    let mut bytes = fs::read_if_exists(path, u64::MAX - 1).unwrap().unwrap();
+    if path.parent().is_some_and(|folder| folder.ends_with("journal")) {
+        let room = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+        // The last checksum may end with zeros.
+        bytes.truncate((bytes.len() - room + 4).min(bytes.len()));
+    }
+    bytes
 }
 
 fn copy_store(from: &std::path::Path) -> tempfile::TempDir {
@@ -237,7 +244,8 @@ fn the_journal_cut_anywhere_keeps_every_commit_before_the_cut() {
         for step in 1..=4 {
             let head = commit(&store, &small(step), step, parent).unwrap().head;
             parent = Some(head.snapshot);
-            ends.push((bytes_of(&path).len(), head.snapshot, step));
+            let end = store.0.shared.commits.journal.len() as usize;
+            ends.push((end, head.snapshot, step));
         }
     }
     let whole = bytes_of(&path);

@@ -32,11 +32,11 @@ const SMALL: usize = 1024 * 1024;
 const RAW_BELOW: usize = 128 * 1024;
 
 /// Length of the journal at which it is folded into segments.
-const FOLD_AT: u64 = 8 * 1024 * 1024;
+pub(super) const FOLD_AT: u64 = 8 * 1024 * 1024;
 
 /// Bytes of memory that the objects of the journal take at which it is folded: what compresses
 /// well takes far more than its place in the journal.
-pub(crate) const FOLD_MEMORY: u64 = 4 * FOLD_AT;
+pub(super) const FOLD_MEMORY: u64 = 4 * FOLD_AT;
 
 /// Bytes of memory above which small commits go to segments too, because folding does not keep up.
 const MAX_MEMORY: u64 = 16 * FOLD_AT;
@@ -285,8 +285,7 @@ impl Intake {
 
     fn wake_fold(&self) {
         let commits = &self.vault.0.commits;
-        let memory = commits.memory.load(Ordering::Relaxed);
-        if commits.journal.len() > FOLD_AT || memory > FOLD_MEMORY {
+        if commits.has_to_fold() || commits.journal.is_short_of_room() {
             // A full channel means that the fold is on its way.
             let _already = commits.fold.try_send(());
         }

@@ -131,6 +131,18 @@ impl Events {
         !self.from.buffer().is_empty()
     }
 
+    /// Whether something of the next event comes within `patience`.
+    pub fn is_near(&self, patience: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        if self.has_more() || self.ended {
+            return true;
+        }
+        let mut from = [PollFd::new(self.from.get_ref(), PollFlags::IN)];
+        let patience = Timespec::try_from(patience).ok();
+        // What cannot be asked shows when it is read.
+        poll(&mut from, patience.as_ref()).map_or(true, |ready| ready > 0)
+    }
+
     fn read(&mut self) -> Result<Event, CallError> {
         let mut line = Vec::new();
         self.from.by_ref().take(MAX_EVENT).read_until(b'\n', &mut line).map_err(

@@ -154,7 +154,7 @@ fn what_compresses_well_does_not_pile_up_in_memory() {
     }
     let commits = &store.0.shared.commits;
     // Folded without being asked; the test hangs where it is not.
-    while commits.memory.load(Ordering::Relaxed) > FOLD_MEMORY {
+    while commits.has_to_fold() {
         std::thread::yield_now();
     }
 }

@@ -66,7 +66,9 @@ fn lengths(root: &Path) -> BTreeMap<PathBuf, u64> {
             if metadata.is_dir() {
                 open.push(path);
             } else {
-                found.insert(path.strip_prefix(root).unwrap().to_owned(), metadata.len());
+                let is_journal = folder.ends_with("journal");
+                let len = if is_journal { bytes_of(&path).len() as u64 } else { metadata.len() };
+                found.insert(path.strip_prefix(root).unwrap().to_owned(), len);
             }
         }
     }
@@ -93,7 +95,7 @@ fn cut_power(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Random)
 /// Cuts the journal somewhere in what was appended to it, or not at all; returns whether it did.
 fn cut_journal(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Random) -> bool {
     let path = journal_files(root).pop().unwrap();
-    let len = path.metadata().unwrap().len();
+    let len = bytes_of(&path).len() as u64;
     let synced = durable[path.strip_prefix(root).unwrap()];
     let cut = synced + random.next(len - synced + 1);
     fs::open_writable(&path).unwrap().set_len(cut).unwrap();
