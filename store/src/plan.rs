@@ -12,11 +12,13 @@
 mod content;
 mod directories;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use baton_protocol::id::{ConversationId, ObjectId, SnapshotId};
+use baton_protocol::id::{ConversationId, ObjectId, SnapshotId, TreeId};
 use baton_protocol::object::{Blob, Conversation, Part, Snapshot};
 use baton_protocol::session::push::Planned;
+
+use directories::Compared;
 
 use crate::error::StoreError;
 use crate::objects::ObjectSource;
@@ -78,11 +80,13 @@ struct Plan<'a, S: ?Sized> {
     planned: Vec<Planned>,
     /// What the node has, as far as it was met, and what is planned.
     has: HashSet<ObjectId>,
+    /// Pairs of directories that were compared and are still to be planned.
+    kept: HashMap<(TreeId, TreeId), Compared>,
 }
 
 impl<'a, S: ObjectSource + ?Sized> Plan<'a, S> {
     fn new(source: &'a S) -> Self {
-        Self { source, planned: Vec::new(), has: HashSet::new() }
+        Self { source, planned: Vec::new(), has: HashSet::new(), kept: HashMap::new() }
     }
 
     /// Plans an object; says whether that is new.

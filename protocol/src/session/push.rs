@@ -137,7 +137,8 @@ pub struct PushSender {
     /// What went as a delta, by its item number.
     deltas: HashMap<u32, ObjectId>,
     objects: HashMap<Key, Standing>,
-    /// Metadata that was named by an object and not loaded itself.
+    /// Metadata whose children are not known yet: named by an object and not loaded itself, or sent as the
+    /// difference to what the node has.
     unexplored: Vec<ObjectId>,
     /// What the node asked for and no loaded object has named so far.
     asked: BTreeSet<ObjectId>,
@@ -230,9 +231,14 @@ impl PushSender {
         else {
             return Err(PushError::OutOfTurn);
         };
-        let decoded =
-            Object::decode(id.kind, object).map_err(|source| PushError::Damaged { id, source })?;
-        decoded.children().into_iter().for_each(|child| self.offer(child));
+        if send && base.is_some() && id.kind.is_metadata() {
+            // Mostly the node has all that it names and will not ask.
+            self.unexplored.push(id);
+        } else {
+            let decoded = Object::decode(id.kind, object)
+                .map_err(|source| PushError::Damaged { id, source })?;
+            decoded.children().into_iter().for_each(|child| self.offer(child));
+        }
         if !send {
             return Ok(());
         }
@@ -332,8 +338,8 @@ impl PushSender {
         let Some(&asked) = self.asked.first() else { return Ok(None) };
         loop {
             let id = self.unexplored.pop().ok_or(PushError::NotOffered(asked))?;
-            // What was sent meanwhile has been looked into.
-            if self.objects.get(&key(&id)) == Some(&Standing::Open) {
+            // What was sent whole meanwhile has been looked into.
+            if let Some(Standing::Open | Standing::Delta) = self.objects.get(&key(&id)) {
                 return Ok(Some(Loading { planned: Planned { id, base: None }, send: false }));
             }
         }

@@ -10,7 +10,32 @@ use super::Plan;
 use crate::diff::pair_entries;
 use crate::error::StoreError;
 use crate::objects::ObjectSource;
-use crate::trees::{Difference, Node, compare};
+use crate::trees::{Node, compare};
+
+/// Pairs of directories, and entries of each, that are kept from the first pass to the second: more than a
+/// usual edit has.
+const MAX_KEPT: usize = 64;
+
+/// What differs between two directories.
+pub(super) struct Compared {
+    old: Vec<Place>,
+    new: Vec<Place>,
+    entries: Vec<(Option<Entry>, Option<Entry>)>,
+}
+
+/// A node, and where it stands in its directory.
+struct Place {
+    id: TreeId,
+    level: u8,
+    first: Option<Vec<u8>>,
+}
+
+impl Place {
+    fn of(node: &Node) -> Self {
+        let first = node.tree.first_name().map(Into::into);
+        Self { id: node.id, level: node.level(), first }
+    }
+}
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     /// Plans a tree.
@@ -21,9 +46,13 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             if old == Some(new) || self.has.contains(&ObjectId::from(new)) {
                 continue;
             }
-            let found = compare(self.source, old, Some(new))?;
+            let kept = old.and_then(|old| self.kept.remove(&(old, new)));
+            let found = match kept {
+                Some(found) => found,
+                None => self.compare(old, new)?,
+            };
             self.nodes(&found);
-            for (old, new) in pair_entries(found.old, found.new) {
+            for (old, new) in found.entries {
                 let Some(new) = new else { continue };
                 match new.kind {
                     EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob } => {
@@ -42,24 +71,34 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     fn note_old(&mut self, old: TreeId, new: TreeId) -> Result<(), StoreError> {
         let mut pairs = vec![(old, new)];
         while let Some((old, new)) = pairs.pop() {
-            let found = compare(self.source, Some(old), Some(new))?;
+            let found = self.compare(Some(old), new)?;
             self.has.extend(found.old.iter().map(|node| ObjectId::from(node.id)));
-            for (old, new) in pair_entries(found.old, found.new) {
+            for (old, new) in &found.entries {
                 let Some(old) = old else { continue };
                 self.has.insert(old.content());
                 let new = new.as_ref().and_then(tree_of);
-                if let (Some(old), Some(new)) = (tree_of(&old), new)
+                if let (Some(old), Some(new)) = (tree_of(old), new)
                     && old != new
                 {
                     pairs.push((old, new));
                 }
             }
+            if self.kept.len() < MAX_KEPT && found.entries.len() <= MAX_KEPT {
+                self.kept.insert((old, new), found);
+            }
         }
         Ok(())
     }
 
+    fn compare(&self, old: Option<TreeId>, new: TreeId) -> Result<Compared, StoreError> {
+        let found = compare(self.source, old, Some(new))?;
+        let places = |nodes: &[Node]| nodes.iter().map(Place::of).collect();
+        let (old, new) = (places(&found.old), places(&found.new));
+        Ok(Compared { old, new, entries: pair_entries(found.old, found.new).collect() })
+    }
+
     /// Plans the nodes of one directory that the old side does not have.
-    fn nodes(&mut self, found: &Difference) {
+    fn nodes(&mut self, found: &Compared) {
         for node in &found.new {
             let base = base_of(node, &found.old);
             self.emit(node.id.into(), base.map(|base| base.id.into()));
@@ -69,9 +108,9 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
 
 /// The old node of the same level that covers the first name, or is the nearest to it; else the
 /// first, which is the root of the old directory.
-fn base_of<'a>(new: &Node, old: &'a [Node]) -> Option<&'a Node> {
-    let same = || old.iter().filter(|old| old.level() == new.level());
-    let before = same().rfind(|old| old.tree.first_name() <= new.tree.first_name());
+fn base_of<'a>(new: &Place, old: &'a [Place]) -> Option<&'a Place> {
+    let same = || old.iter().filter(|old| old.level == new.level);
+    let before = same().rfind(|old| old.first <= new.first);
     before.or_else(|| same().next()).or_else(|| old.first())
 }
 
