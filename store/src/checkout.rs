@@ -127,7 +127,7 @@ pub fn restore<S: ObjectSource + ?Sized>(
             progress,
             not_carried: Mutex::default(),
         };
-        let restored = build.run(root, root_mode, options)?;
+        let restored = build.run(root, root_mode, options.threads)?;
         if staging.commit()? {
             return Ok(restored);
         }
@@ -148,14 +148,9 @@ struct Build<'a, S: ?Sized> {
 }
 
 impl<S: ObjectSource + ?Sized> Build<'_, S> {
-    fn run(
-        self,
-        root: TreeId,
-        root_mode: u16,
-        options: &RestoreOptions,
-    ) -> Result<Restored, RestoreError> {
+    fn run(self, root: TreeId, root_mode: u16, threads: usize) -> Result<Restored, RestoreError> {
         let mut layout = self.lay_out(root)?;
-        let (files, bytes) = self.write_files(&mut layout, options.threads)?;
+        let (files, bytes) = self.write_files(&mut layout, threads)?;
         let links = self.make_links(&layout)?;
         self.set_modes(&layout)?;
         let at = |action, error: Errno| Err(error).context(action, self.into);

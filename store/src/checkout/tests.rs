@@ -214,7 +214,7 @@ fn building_inside_the_target_ends_the_same() {
             progress: &progress,
             not_carried: Mutex::default(),
         };
-        build.run(scanned.root, scanned.root_mode, &RestoreOptions::default()).unwrap();
+        build.run(scanned.root, scanned.root_mode, 2).unwrap();
         if others {
             write(&to.join("other"), b"theirs", 0o644);
         }
