@@ -130,10 +130,6 @@ impl ObjectSource for Known {
     fn contains(&self, id: &ObjectId) -> Result<bool, StoreError> {
         Ok(self.0.lock().unwrap().contains(id))
     }
-
-    fn position(&self, _: &ObjectId) -> Result<Option<u64>, StoreError> {
-        Ok(None)
-    }
 }
 
 /// The tree on the disk and in a vault, once for all stages.

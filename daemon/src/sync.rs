@@ -57,6 +57,9 @@ pub enum SyncError {
     /// It was called off before all of it was sent.
     #[error("it was cancelled before all of it was sent")]
     Cancelled,
+    /// The peer sent a record that is none, or that says of its objects what they are not.
+    #[error("the node sent a damaged record")]
+    Record,
     /// What came is whole by its hashes and yet not what was asked for.
     #[error("the node sent something else than it was asked for")]
     OutOfTurn,

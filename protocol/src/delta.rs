@@ -196,6 +196,37 @@ pub fn decompress(bytes: &[u8], len: usize) -> Result<Vec<u8>, DeltaError> {
     Ok(restored)
 }
 
+/// Restores frames one after the other with one context: making one takes as long as restoring some
+/// kilobytes.
+#[derive(Default)]
+pub struct Decompressor(Option<zstd::bulk::Decompressor<'static>>);
+
+impl Decompressor {
+    /// Restores exactly `len` bytes from one frame, in place of what `to` holds. The caller has bounded
+    /// `len`.
+    pub fn restore(
+        &mut self,
+        bytes: &[u8],
+        len: usize,
+        to: &mut Vec<u8>,
+    ) -> Result<(), DeltaError> {
+        let context = match &mut self.0 {
+            Some(context) => context,
+            none => none.insert(zstd::bulk::Decompressor::new().map_err(DeltaError::Damaged)?),
+        };
+        to.clear();
+        to.reserve_exact(len);
+        context.decompress_to_buffer(bytes, to).map_err(DeltaError::Damaged)?;
+        if to.len() == len { Ok(()) } else { Err(DeltaError::Length { expected: len }) }
+    }
+}
+
+impl std::fmt::Debug for Decompressor {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("Decompressor").finish_non_exhaustive()
+    }
+}
+
 fn check_size(object: &[u8]) -> Result<(), DeltaError> {
     if object.len() > MAX_OBJECT { Err(DeltaError::TooLarge(object.len())) } else { Ok(()) }
 }
@@ -262,5 +293,25 @@ mod tests {
         assert!(bomb.len() < 10_000);
         assert!(decompress(&bomb, 1000).is_err());
         assert!(decode_delta(b"", &bomb, 1000).is_err());
+    }
+
+    #[test]
+    fn one_context_restores_frame_after_frame_and_outlives_damage() {
+        let (long, short) = (noise(50_000), noise(100));
+        let mut context = Decompressor::default();
+        let mut restored = Vec::new();
+        for object in [&long, &short, &long] {
+            let frame = compress(object, LEVEL).unwrap();
+            context.restore(&frame, object.len(), &mut restored).unwrap();
+            assert_eq!(&restored, object);
+            for len in [object.len() - 1, object.len() + 1] {
+                assert!(context.restore(&frame, len, &mut restored).is_err());
+            }
+            assert!(context.restore(&frame[1..], object.len(), &mut restored).is_err());
+        }
+        // The buffer is larger by now than what is allowed.
+        let bomb = compress(&vec![0; 64 << 20], LEVEL).unwrap();
+        assert!(context.restore(&bomb, 1000, &mut restored).is_err());
+        assert!(restored.capacity() < 1 << 20);
     }
 }

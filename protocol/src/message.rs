@@ -266,14 +266,14 @@ pub enum PushReply {
 /// What the client of a fetch asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchRequest {
-    /// Send these, in this order.
+    /// Send these, in the order that is best for the node; at most [`MAX_IDS`].
     Want(Vec<WireId>),
 }
 
 /// What the node says beside the objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchReply {
-    /// The objects of one request, up to the first that is not here, were sent.
+    /// The objects of one request that are here were sent.
     Done {
         /// How many.
         sent: u32,

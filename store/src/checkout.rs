@@ -39,13 +39,11 @@ use crate::scan::Progress;
 pub struct RestoreOptions {
     /// Threads that read and write; at least one.
     pub threads: usize,
-    /// Whether everything is on the disk when the restore returns.
-    pub sync: bool,
 }
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { threads: 2, sync: false }
+        Self { threads: 2 }
     }
 }
 
@@ -108,6 +106,9 @@ pub enum RestoreError {
 ///
 /// Modes are exact, whatever the umask. Runs of zeros are holes. Files are verified against their
 /// hashes as they are read.
+///
+/// The system writes it to the disk in its own time, as after any copy: what a power cut soon after takes
+/// away is in the store.
 pub fn restore<S: ObjectSource + ?Sized>(
     source: &S,
     root: TreeId,
@@ -126,8 +127,8 @@ pub fn restore<S: ObjectSource + ?Sized>(
             progress,
             not_carried: Mutex::default(),
         };
-        let restored = build.run(root, root_mode, options)?;
-        if staging.commit(options.sync)? {
+        let restored = build.run(root, root_mode, options.threads)?;
+        if staging.commit()? {
             return Ok(restored);
         }
         // A mount point cannot be renamed over: what was built is taken away, and built inside.
@@ -147,22 +148,14 @@ struct Build<'a, S: ?Sized> {
 }
 
 impl<S: ObjectSource + ?Sized> Build<'_, S> {
-    fn run(
-        self,
-        root: TreeId,
-        root_mode: u16,
-        options: &RestoreOptions,
-    ) -> Result<Restored, RestoreError> {
+    fn run(self, root: TreeId, root_mode: u16, threads: usize) -> Result<Restored, RestoreError> {
         let mut layout = self.lay_out(root)?;
-        let (files, bytes) = self.write_files(&mut layout, options.threads)?;
+        let (files, bytes) = self.write_files(&mut layout, threads)?;
         let links = self.make_links(&layout)?;
         self.set_modes(&layout)?;
         let at = |action, error: Errno| Err(error).context(action, self.into);
         rustix::fs::fchmod(self.root, Mode::from_raw_mode(root_mode.into()))
             .or_else(|error| at("setting the mode of", error))?;
-        if options.sync {
-            sync(self.root).or_else(|error| at("syncing", error))?;
-        }
         let mut not_carried =
             self.not_carried.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         not_carried.sort_unstable();
@@ -202,17 +195,6 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
         let path = self.into.join(std::ffi::OsStr::from_bytes(path));
         FsError { action, path, source: error.into() }.into()
     }
-}
-
-#[cfg(target_os = "linux")]
-fn sync(directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::fs::syncfs(directory)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn sync(directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::fs::sync();
-    rustix::fs::fsync(directory)
 }
 
 /// Opens a directory of the tree being built.

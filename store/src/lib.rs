@@ -4,8 +4,9 @@
 //! through them, and a module uses only those above it.
 //!
 //! - [`fs`], [`error`], [`layout`]: files, what can go wrong, and where everything is
+//! - [`segment`]: the bytes of objects on the disk
 //! - [`objects`]: where objects come from and go to
-//! - [`segment`], [`journal`], [`index`]: the bytes on the disk
+//! - [`journal`], [`index`]: what is durable first, and where everything is
 //! - [`vault`], [`store`]: objects and refs of one user; all of them on one node
 //! - [`secrets`]: what must not leave by itself
 //! - [`catalog`]: what is not content
@@ -17,8 +18,8 @@
 pub mod fs;
 pub mod error;
 pub mod layout;
-pub mod objects;
 pub mod segment;
+pub mod objects;
 pub mod journal;
 pub mod index;
 pub mod vault;

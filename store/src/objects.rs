@@ -5,6 +5,51 @@
 use baton_protocol::id::{ObjectId, ObjectKind};
 
 use crate::error::StoreError;
+use crate::segment::{Record, RecordDecoder};
+
+/// Where an object is on the disk. Ascending is the order in which many are read best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// The segment, by its number in the index of its vault.
+    pub segment: u32,
+    /// Where its record starts.
+    pub offset: u64,
+    /// Length of its record.
+    pub record_len: u32,
+    /// Where its bytes start in the raw payload.
+    pub inner: u32,
+    /// How many there are.
+    pub len: u32,
+}
+
+impl Location {
+    /// What is the same for the objects of one record, which are read together.
+    pub const fn record(&self) -> (u32, u64) {
+        (self.segment, self.offset)
+    }
+}
+
+/// The record that a thread has read last, in buffers that serve for the next one: objects that stand
+/// together are read and decompressed once, and nothing is allocated for each.
+#[derive(Debug, Default)]
+pub struct OpenRecord {
+    /// Which; nothing where the buffers hold no whole one.
+    pub(crate) at: Option<(u32, u64)>,
+    /// Its bytes on the disk.
+    pub(crate) packed: Vec<u8>,
+    pub(crate) record: Record,
+    pub(crate) decoder: RecordDecoder,
+    /// An object that was read by its id.
+    pub(crate) alone: Vec<u8>,
+}
+
+impl OpenRecord {
+    /// The bytes at a place in the record.
+    pub(crate) fn bytes(&self, at: &Location) -> Option<&[u8]> {
+        let start = at.inner as usize;
+        self.record.raw.get(start..start + at.len as usize)
+    }
+}
 
 /// Objects by id.
 pub trait ObjectSource: Sync {
@@ -14,9 +59,22 @@ pub trait ObjectSource: Sync {
     /// Whether it is here. Cheaper than reading it.
     fn contains(&self, id: &ObjectId) -> Result<bool, StoreError>;
 
-    /// A number that grows with the place of the object on the disk, so that many reads can be put
-    /// in a good order. Objects with the same number are read together.
-    fn position(&self, id: &ObjectId) -> Result<Option<u64>, StoreError>;
+    /// Where each of these is on the disk; nothing for one that is absent, or somewhere else.
+    fn locations(&self, ids: &[ObjectId]) -> Result<Vec<Option<Location>>, StoreError> {
+        Ok(vec![None; ids.len()])
+    }
+
+    /// The bytes of an object that must be here, checked against its hash. Cheap where the one that was
+    /// read before through `open` stands in the same record.
+    fn read_from<'a>(
+        &self,
+        open: &'a mut OpenRecord,
+        id: &ObjectId,
+        _at: Option<&Location>,
+    ) -> Result<&'a [u8], StoreError> {
+        open.alone = self.require(id)?;
+        Ok(&open.alone)
+    }
 
     /// The bytes of an object that must be here.
     fn require(&self, id: &ObjectId) -> Result<Vec<u8>, StoreError> {
@@ -48,10 +106,6 @@ pub(crate) mod memory {
 
         fn contains(&self, id: &ObjectId) -> Result<bool, StoreError> {
             Ok(self.0.lock().unwrap().contains_key(id))
-        }
-
-        fn position(&self, _: &ObjectId) -> Result<Option<u64>, StoreError> {
-            Ok(None)
         }
     }
 

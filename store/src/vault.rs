@@ -29,7 +29,7 @@ use crate::fs::Context;
 use crate::index::{Index, Location};
 use crate::journal::{Journal, Poison};
 use crate::layout::{Layout, StoreLock};
-use crate::objects::ObjectSource;
+use crate::objects::{ObjectSource, OpenRecord};
 use crate::segment::{Record, SegmentWriter};
 
 /// What all vaults of a store share to make things durable.
@@ -298,10 +298,25 @@ impl ObjectSource for Vault {
         Ok(self.0.index.find(id)?.is_some())
     }
 
-    fn position(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
-        // Segments are sealed at 64 MiB: 32 bits for the offset leave room.
-        let place = |(at, _): (Location, bool)| (u64::from(at.segment) << 32) | at.offset;
-        Ok(self.0.index.find(id)?.map(place))
+    fn locations(&self, ids: &[ObjectId]) -> Result<Vec<Option<Location>>, StoreError> {
+        self.0.index.find_all(ids)
+    }
+
+    fn read_from<'a>(
+        &self,
+        open: &'a mut OpenRecord,
+        id: &ObjectId,
+        at: Option<&Location>,
+    ) -> Result<&'a [u8], StoreError> {
+        if let Some(at) = at
+            && self.open_record(at, open)?
+            && open.bytes(at).is_some_and(|bytes| ObjectId::of(id.kind, bytes) == *id)
+        {
+            return Ok(open.bytes(at).unwrap_or_default());
+        }
+        // Not on the disk yet, or damaged: the usual way says which.
+        open.alone = self.require(id)?;
+        Ok(&open.alone)
     }
 }
 

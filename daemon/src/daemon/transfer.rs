@@ -369,7 +369,7 @@ impl Daemon {
                     Fail::new("restore", format!("creating {}: {error}", above.display()))
                 })?;
             }
-            let options = RestoreOptions { sync: true, ..RestoreOptions::default() };
+            let options = RestoreOptions::default();
             let restored =
                 restore(vault, loaded.root, loaded.root_mode, &into, &options, &progress)?;
             let receipt =

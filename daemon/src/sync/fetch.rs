@@ -1,14 +1,27 @@
 //! A fetch: the asking home, and the answering node.
+//!
+//! First the metadata, from the top down; then the chunks, in the order of the tree and many at a time,
+//! which is about the order in which a scan has stored them. So whole records of the node's log are
+//! asked for, and go from that log into ours as they are: taken apart here, to be hashed, and nowhere
+//! else.
 
-use baton_protocol::frame::{Batch, FrameKind, Item, decode_batch, encode_header};
-use baton_protocol::id::SnapshotId;
-use baton_protocol::message::{FetchReply, FetchRequest, MAX_IDS, RefusalCode, Reply, decode};
+use std::collections::HashSet;
+
+use baton_protocol::frame::{Batch, FrameKind, Item, MAX_FRAME, decode_batch, encode_header};
+use baton_protocol::id::{ObjectId, ObjectKind, SnapshotId};
+use baton_protocol::message::{
+    FetchReply, FetchRequest, MAX_IDS, RefusalCode, Reply, WireId, decode,
+};
 use baton_protocol::session::fetch::FetchSession;
-use baton_store::objects::ObjectSource;
+use baton_store::objects::{Location, ObjectSource, OpenRecord};
+use baton_store::segment::{Record, RecordDecoder};
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, store_refusal};
 use crate::transport::TransportError;
+
+/// Objects that are asked for before it is looked at again what is missing.
+const ROUND: usize = 4 * MAX_IDS;
 
 /// Fetches everything of a snapshot that the vault lacks; blocks. `progress` is told the objects and
 /// bytes received, and the objects known to be outstanding.
@@ -55,9 +68,10 @@ fn receive(
     progress: &mut impl FnMut(u64, u64, u64),
 ) -> Result<(), SyncError> {
     let (mut bytes, mut kept) = (0, 0);
+    let mut taking = Taking::default();
     loop {
         // The walk says what is missing, also below what an earlier fetch has left unfinished.
-        let missing = intake.missing(snapshot.into(), MAX_IDS)?;
+        let missing = intake.missing(snapshot.into(), ROUND)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -74,7 +88,8 @@ fn receive(
                 }
             }
             let frame = wire.answer_frame()?.ok_or(TransportError::Ended)?;
-            bytes += take(intake, session, frame.kind, &frame.body)?;
+            bytes += frame.body.len() as u64;
+            taking.take(intake, session, frame.kind, &frame.body)?;
             if bytes - kept >= KEEP_AT {
                 intake.flush()?;
                 kept = bytes;
@@ -91,37 +106,70 @@ fn receive(
     }
 }
 
-fn take(
-    intake: &Intake,
-    session: &mut FetchSession,
-    kind: FrameKind,
-    body: &[u8],
-) -> Result<u64, SyncError> {
-    if kind == FrameKind::Message {
-        match decode(body)? {
-            Reply::Fetch(reply) => session.end(&reply)?,
-            Reply::Refused(refusal) => return Err(SyncError::Refused(refusal)),
-            _ => return Err(SyncError::OutOfTurn),
-        }
-        return Ok(0);
-    }
-    let mut len = 0;
-    for item in decode_batch(body)? {
-        let Item::Full { kind, bytes } = item else { return Err(SyncError::OutOfTurn) };
-        len += bytes.len() as u64;
-        let (id, children) = session.accept(kind, &bytes)?;
-        intake.put_hashed(id, &bytes)?;
-        for child in children {
-            if !intake.contains(&child)? {
-                session.want(child);
+/// Takes what comes; keeps its buffers from one record to the next.
+#[derive(Default)]
+struct Taking {
+    decoder: RecordDecoder,
+    record: Record,
+}
+
+impl Taking {
+    fn take(
+        &mut self,
+        intake: &Intake,
+        session: &mut FetchSession,
+        kind: FrameKind,
+        body: &[u8],
+    ) -> Result<(), SyncError> {
+        match kind {
+            FrameKind::Message => match decode(body)? {
+                Reply::Fetch(reply) => session.end(&reply)?,
+                Reply::Refused(refusal) => return Err(SyncError::Refused(refusal)),
+                _ => return Err(SyncError::OutOfTurn),
+            },
+            FrameKind::Objects => {
+                for item in decode_batch(body)? {
+                    let Item::Full { kind, bytes } = item else { return Err(SyncError::OutOfTurn) };
+                    let id = accept(intake, session, kind, &bytes)?;
+                    intake.put_hashed(id, &bytes)?;
+                }
+            }
+            FrameKind::Record => {
+                let Self { decoder, record } = self;
+                decoder.decode(body, record).ok_or(SyncError::Record)?;
+                for entry in &record.entries {
+                    // What stands in the table is believed where it is what the bytes say.
+                    let id = accept(intake, session, entry.id.kind, record.bytes(entry))?;
+                    if id != entry.id {
+                        return Err(SyncError::Record);
+                    }
+                }
+                intake.put_record(body, record)?;
             }
         }
+        Ok(())
     }
-    Ok(len)
+}
+
+/// Checks an object, and wants the metadata that it names. Chunks are wanted when all metadata is here.
+fn accept(
+    intake: &Intake,
+    session: &mut FetchSession,
+    kind: ObjectKind,
+    bytes: &[u8],
+) -> Result<ObjectId, SyncError> {
+    let (id, children) = session.accept(kind, bytes)?;
+    for child in children {
+        if child.kind.is_metadata() && !intake.contains(&child)? {
+            session.want(child);
+        }
+    }
+    Ok(id)
 }
 
 /// The node's side of a fetch: answers requests until the device ends the stream.
 pub fn answer(wire: &mut Wire, vault: &Vault) -> Result<(), SyncError> {
+    let mut open = OpenRecord::default();
     loop {
         let frame = match wire.read() {
             Ok(Some(frame)) => frame,
@@ -130,7 +178,7 @@ pub fn answer(wire: &mut Wire, vault: &Vault) -> Result<(), SyncError> {
         };
         let request = match frame.kind {
             FrameKind::Message => decode(&frame.body).ok(),
-            FrameKind::Objects => None,
+            FrameKind::Objects | FrameKind::Record => None,
         };
         let Some(FetchRequest::Want(ids)) = request else {
             return Ok(wire.refuse(RefusalCode::Malformed, "not a request for objects")?);
@@ -138,36 +186,76 @@ pub fn answer(wire: &mut Wire, vault: &Vault) -> Result<(), SyncError> {
         if ids.len() > MAX_IDS {
             return Ok(wire.refuse(RefusalCode::Malformed, "too many objects in one request")?);
         }
-        let mut batch = Batch::new();
-        let mut sent = 0;
-        let mut absent = None;
-        for id in ids {
-            let object = match id.id().map(|id| (id, vault.read(&id))) {
-                Some((id, Ok(Some(bytes)))) => Some((id, bytes)),
-                Some((_, Err(error))) => {
-                    return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
-                }
-                Some((_, Ok(None))) | None => None,
-            };
-            let Some((object, bytes)) = object else {
-                absent = Some(id);
-                break;
-            };
-            batch.push_full(object.kind, &bytes);
-            sent += 1;
-            if batch.is_full() {
-                write_batch(wire, &mut batch)?;
+        match send(wire, vault, &ids, &mut open) {
+            Ok(reply) => wire.send(&Reply::Fetch(reply))?,
+            Err(SyncError::Store(error)) => {
+                return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
             }
+            Err(error) => return Err(error),
         }
-        if !batch.is_empty() {
-            write_batch(wire, &mut batch)?;
-        }
-        wire.send(&Reply::Fetch(FetchReply::Done { sent, absent }))?;
     }
 }
 
-fn write_batch(wire: &mut Wire, batch: &mut Batch) -> Result<(), SyncError> {
-    let body = batch.finish()?;
-    wire.write(&encode_header(FrameKind::Objects, body.len())?)?;
-    Ok(wire.write(&body)?)
+/// Sends the objects of one request that are here, in the order of the disk.
+fn send(
+    wire: &mut Wire,
+    vault: &Vault,
+    wanted: &[WireId],
+    open: &mut OpenRecord,
+) -> Result<FetchReply, SyncError> {
+    let ids: Vec<ObjectId> = wanted.iter().filter_map(WireId::id).collect();
+    let places = vault.locations(&ids)?;
+    let mut elsewhere = Vec::new();
+    let mut placed: Vec<(Location, ObjectId)> = Vec::with_capacity(ids.len());
+    for (id, at) in ids.into_iter().zip(places) {
+        match at {
+            Some(at) => placed.push((at, id)),
+            None => elsewhere.push(id),
+        }
+    }
+    placed.sort_unstable();
+    placed.dedup();
+    let mut batch = Batch::new();
+    let mut sent = 0;
+    for together in placed.chunk_by(|(a, _), (b, _)| a.record() == b.record()) {
+        sent += together.len() as u32;
+        if let Some(record) = vault.packed_record(together, open)?
+            && record.len() <= MAX_FRAME
+        {
+            write_frame(wire, FrameKind::Record, record)?;
+            continue;
+        }
+        for (at, id) in together {
+            batch.push_full(id.kind, vault.read_from(open, id, Some(at))?);
+            write_full(wire, &mut batch)?;
+        }
+    }
+    let mut absent = HashSet::new();
+    elsewhere.sort_unstable();
+    elsewhere.dedup();
+    for id in elsewhere {
+        match vault.read(&id)? {
+            Some(bytes) => {
+                sent += 1;
+                batch.push_full(id.kind, &bytes);
+                write_full(wire, &mut batch)?;
+            }
+            None => drop(absent.insert(id)),
+        }
+    }
+    if !batch.is_empty() {
+        write_frame(wire, FrameKind::Objects, &batch.finish()?)?;
+    }
+    // One of a kind that does not exist is not here either.
+    let is_absent = |wanted: &&WireId| wanted.id().is_none_or(|id| absent.contains(&id));
+    Ok(FetchReply::Done { sent, absent: wanted.iter().find(is_absent).copied() })
+}
+
+fn write_full(wire: &mut Wire, batch: &mut Batch) -> Result<(), SyncError> {
+    if batch.is_full() { write_frame(wire, FrameKind::Objects, &batch.finish()?) } else { Ok(()) }
+}
+
+fn write_frame(wire: &mut Wire, kind: FrameKind, body: &[u8]) -> Result<(), SyncError> {
+    wire.write(&encode_header(kind, body.len())?)?;
+    Ok(wire.write(body)?)
 }

@@ -196,6 +196,9 @@ pub fn receive(
                 }
                 continue;
             }
+            FrameKind::Record => {
+                return Ok(wire.refuse(RefusalCode::Malformed, "a push sends no records")?);
+            }
             FrameKind::Message => {
                 let Ok(PushRequest::Commit) = decode(&frame.body) else {
                     return Ok(wire.refuse(RefusalCode::Malformed, "not a commit")?);

@@ -138,10 +138,6 @@ impl ObjectSource for Damaged<'_> {
     fn contains(&self, id: &ObjectId) -> Result<bool, StoreError> {
         self.0.contains(id)
     }
-
-    fn position(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
-        self.0.position(id)
-    }
 }
 
 #[test]

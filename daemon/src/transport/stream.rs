@@ -248,7 +248,7 @@ fn message_in<T: DeserializeOwned>(frame: Option<Frame>) -> Result<T, TransportE
     let frame = frame.ok_or(TransportError::Ended)?;
     match frame.kind {
         FrameKind::Message => message::decode(&frame.body).map_err(TransportError::Malformed),
-        FrameKind::Objects => Err(TransportError::OutOfTurn),
+        FrameKind::Objects | FrameKind::Record => Err(TransportError::OutOfTurn),
     }
 }
 

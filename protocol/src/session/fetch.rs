@@ -1,22 +1,21 @@
 //! A fetch: what is missing of a snapshot, asked for from the top down.
 //!
-//! The driver tells which objects it wants and which of their children it has; the session packs
-//! wants into requests, keeps a few of them under way, and checks that what comes is what was
-//! asked for.
+//! The driver tells which objects it wants; the session packs wants into requests, keeps a few of them
+//! under way, and checks that what comes is what was asked for. Requests are large, and the node answers
+//! one in the order of its disk, so that what stands together there comes together.
 //!
-//! **Invariant:** an object leaves [`FetchSession::accept`] only if its hash is the one asked for and its
-//! bytes are canonical.
+//! **Invariant:** an object leaves [`FetchSession::accept`] only if its hash is one that was asked for and
+//! its bytes are canonical.
 
 use std::collections::{HashSet, VecDeque};
 
 use crate::encode::DecodeError;
 use crate::id::{ObjectId, ObjectKind};
-use crate::message::{FetchReply, FetchRequest};
+use crate::message::{FetchReply, FetchRequest, MAX_IDS};
 use crate::object::Object;
 
-/// Ids of one request: enough that an answer is a few full batches, few enough that the next
-/// request overlaps it.
-const PER_REQUEST: usize = 1024;
+/// Ids of one request.
+const PER_REQUEST: usize = MAX_IDS;
 
 /// Requests under way at most.
 const IN_FLIGHT: usize = 4;
@@ -25,7 +24,7 @@ const IN_FLIGHT: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The node sent something else than it was asked for.
-    #[error("the node sent another object than {0}")]
+    #[error("the node sent {0}, which it was not asked for")]
     Unasked(ObjectId),
     /// The node sent an object, or an end, that nothing asked for.
     #[error("the node sent more than it was asked for")]
@@ -49,7 +48,6 @@ pub enum FetchError {
 pub struct FetchSession {
     seen: HashSet<ObjectId>,
     queue: VecDeque<ObjectId>,
-    awaited: VecDeque<ObjectId>,
     requests: VecDeque<Asked>,
     received: u64,
 }
@@ -57,9 +55,9 @@ pub struct FetchSession {
 /// A request under way.
 #[derive(Debug)]
 struct Asked {
-    count: u32,
-    /// How many of them have not come.
-    left: u32,
+    count: usize,
+    /// Which of them have not come.
+    left: HashSet<ObjectId>,
 }
 
 impl FetchSession {
@@ -87,9 +85,7 @@ impl FetchSession {
             return None;
         }
         let ids: Vec<_> = self.queue.drain(..self.queue.len().min(PER_REQUEST)).collect();
-        let count = ids.len() as u32;
-        self.requests.push_back(Asked { count, left: count });
-        self.awaited.extend(&ids);
+        self.requests.push_back(Asked { count: ids.len(), left: ids.iter().copied().collect() });
         Some(FetchRequest::Want(ids.into_iter().map(Into::into).collect()))
     }
 
@@ -105,7 +101,8 @@ impl FetchSession {
 
     /// Objects known to be wanted and not yet received.
     pub fn outstanding(&self) -> u64 {
-        (self.queue.len() + self.awaited.len()) as u64
+        let under_way: usize = self.requests.iter().map(|asked| asked.left.len()).sum();
+        (self.queue.len() + under_way) as u64
     }
 
     /// Takes the next object; returns its id and the objects that it needs in turn.
@@ -117,35 +114,34 @@ impl FetchSession {
         let request = self
             .requests
             .front_mut()
-            .filter(|asked| asked.left > 0)
+            .filter(|asked| !asked.left.is_empty())
             .ok_or(FetchError::OutOfTurn)?;
-        let id = self.awaited.pop_front().ok_or(FetchError::OutOfTurn)?;
-        if id != ObjectId::of(kind, bytes) {
+        let id = ObjectId::of(kind, bytes);
+        if !request.left.remove(&id) {
             return Err(FetchError::Unasked(id));
         }
         let malformed = |source| FetchError::Malformed { id, source };
         let object = Object::decode(kind, bytes).map_err(malformed)?;
         object.check_received().map_err(malformed)?;
-        request.left -= 1;
         self.received += 1;
         Ok((id, object.children()))
     }
 
     /// Takes the end of the oldest answer under way: all that its request asked for has come, or
-    /// the node says that the next object is not there.
+    /// the node says that one of the objects that have not is not there.
     pub fn end(&mut self, reply: &FetchReply) -> Result<(), FetchError> {
         let FetchReply::Done { sent, absent } = *reply;
         let Asked { count, left } = self.requests.pop_front().ok_or(FetchError::OutOfTurn)?;
-        if sent != count - left {
+        if sent as usize != count - left.len() {
             return Err(FetchError::OutOfTurn);
         }
-        let next = self.awaited.front().filter(|_| left > 0).copied();
-        match (next, absent) {
-            (None, None) => Ok(()),
-            (Some(next), Some(absent)) if absent.id() == Some(next) => {
-                Err(FetchError::Absent(next))
-            }
-            _ => Err(FetchError::OutOfTurn),
+        match absent {
+            None if left.is_empty() => Ok(()),
+            Some(absent) => match absent.id().filter(|id| left.contains(id)) {
+                Some(absent) => Err(FetchError::Absent(absent)),
+                None => Err(FetchError::OutOfTurn),
+            },
+            None => Err(FetchError::OutOfTurn),
         }
     }
 }

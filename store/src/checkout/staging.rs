@@ -123,7 +123,7 @@ impl Staging {
     }
 
     /// Puts what was built in its place; false where only building inside the target will do.
-    pub(super) fn commit(&mut self, sync: bool) -> Result<bool, RestoreError> {
+    pub(super) fn commit(&mut self) -> Result<bool, RestoreError> {
         let (done, inside) = match &self.place {
             Place::Beside { target, replaces } => (self.rename(target, *replaces), !*replaces),
             Place::Inside => (self.move_up(), true),
@@ -137,9 +137,6 @@ impl Staging {
             Err(error) => return Err(error).context("renaming to", &self.target)?,
         }
         self.is_committed = true;
-        if sync {
-            rustix::fs::fsync(&self.above).context("syncing", &self.target)?;
-        }
         Ok(true)
     }
 

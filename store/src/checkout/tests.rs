@@ -173,7 +173,7 @@ fn a_target_with_content_is_refused_and_an_empty_one_replaced() {
     write(&from.join("a"), b"a", 0o644);
     let objects = MemoryObjects::default();
     let scanned = scan_tree(&from, &objects);
-    let options = RestoreOptions { sync: true, threads: 1 };
+    let options = RestoreOptions { threads: 1 };
     let progress = Progress::default();
     restore(&objects, scanned.root, 0o755, &to, &options, &progress).unwrap();
     assert!(to.join("a").exists());
@@ -214,11 +214,11 @@ fn building_inside_the_target_ends_the_same() {
             progress: &progress,
             not_carried: Mutex::default(),
         };
-        build.run(scanned.root, scanned.root_mode, &RestoreOptions::default()).unwrap();
+        build.run(scanned.root, scanned.root_mode, 2).unwrap();
         if others {
             write(&to.join("other"), b"theirs", 0o644);
         }
-        staging.commit(true)
+        staging.commit()
     };
     // What others put there meanwhile stays, and nothing of ours.
     assert!(matches!(build(true), Err(RestoreError::NotEmpty { .. })));

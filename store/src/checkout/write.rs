@@ -1,26 +1,35 @@
 //! The files of a restore: read in the order of the disk, written by several threads.
 //!
-//! **Invariant:** a file is new, is reached through no link, and has its exact mode only when all its
-//! bytes are there.
+//! A thread takes whole records, so that each is read and decompressed once; a file costs one lookup, the
+//! hash of its bytes, and three system calls: it is made with its mode, written and closed.
+//!
+//! **Invariant:** a file is new and is reached through no link; it has its exact mode, and all its bytes,
+//! before the folder that it is in can be reached by anybody else.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use baton_protocol::id::ChunkId;
-use baton_protocol::object::{Blob, Extent, MAX_CHUNK};
+use baton_protocol::id::{ChunkId, ObjectId};
+use baton_protocol::object::{Blob, Content, Extent, MAX_CHUNK};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::layout::{File, Layout};
+use super::layout::{File, Layout, Modes, Number};
 use super::{Build, RestoreError, open_directory};
 use crate::chunk::{for_each_extent, is_zero, read_chunk};
 use crate::error::StoreError;
-use crate::objects::ObjectSource;
+use crate::objects::{Location, ObjectSource, OpenRecord};
 
-/// Files that one thread takes at a time.
+/// Files that one thread takes at a time, and the rest of the last one's record.
 const BATCH: usize = 64;
+
+/// Files that one thread takes at most: there may be millions of copies of one content.
+const MOST: usize = 16 * BATCH;
+
+/// Files that are looked up at a time.
+const LOOKUPS: usize = 64 * 1024;
 
 /// Directories that one thread keeps open.
 const OPEN: usize = 16;
@@ -37,16 +46,44 @@ const CREATE: OFlags = OFlags::WRONLY
 /// What the threads share.
 struct Writing<'a> {
     layout: &'a Layout,
-    next: AtomicUsize,
+    /// The first file that nobody has taken.
+    next: Mutex<usize>,
     files: AtomicU64,
     bytes: AtomicU64,
     stop: AtomicBool,
     failure: Mutex<Option<RestoreError>>,
 }
 
+/// What a thread keeps from one file to the next.
+#[derive(Default)]
+struct Desk {
+    opened: Opened,
+    record: OpenRecord,
+    modes: Modes,
+}
+
 /// The directories that a thread has open, the last used one first.
 #[derive(Default)]
-struct Opened(Vec<(Option<usize>, OwnedFd)>);
+struct Opened(Vec<(Number, OwnedFd)>);
+
+impl<'a> Writing<'a> {
+    /// Takes the next files: some, up to the end of a record.
+    fn take(&self) -> &'a [File] {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = self.layout.files.get(*next..).unwrap_or_default();
+        let record = |file: &File| file.at.map(|at| at.record());
+        let mut end = left.len().min(BATCH);
+        while end < MOST
+            && let [last, following, ..] = left.get(end.saturating_sub(1)..).unwrap_or_default()
+            && record(last).is_some()
+            && record(last) == record(following)
+        {
+            end += 1;
+        }
+        *next += end;
+        left.get(..end).unwrap_or_default()
+    }
+}
 
 impl<S: ObjectSource + ?Sized> Build<'_, S> {
     /// Writes all files; returns their number and bytes.
@@ -55,16 +92,17 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
         layout: &mut Layout,
         threads: usize,
     ) -> Result<(u64, u64), RestoreError> {
-        let mut order = Vec::with_capacity(layout.files.len());
-        for (at, file) in std::mem::take(&mut layout.files).into_iter().enumerate() {
-            let position = self.source.position(&file.blob.content.id())?;
-            order.push((position.unwrap_or(u64::MAX), at, file));
+        for files in layout.files.chunks_mut(LOOKUPS) {
+            let ids: Vec<ObjectId> = files.iter().map(|file| file.blob.content.id()).collect();
+            for (file, at) in files.iter_mut().zip(self.source.locations(&ids)?) {
+                file.at = at;
+            }
         }
-        order.sort_unstable_by_key(|&(position, at, _)| (position, at));
-        layout.files = order.into_iter().map(|(_, _, file)| file).collect();
+        // Copies of one content stand together, and what is not on the disk comes first.
+        layout.files.sort_unstable_by_key(|file| (file.at, file.place));
         let writing = Writing {
             layout,
-            next: AtomicUsize::new(0),
+            next: Mutex::new(0),
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -89,13 +127,9 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
     }
 
     fn write_some(&self, writing: &Writing<'_>) {
-        let mut opened = Opened::default();
-        let files = &writing.layout.files;
+        let mut desk = Desk::default();
         loop {
-            let at = writing.next.fetch_add(BATCH, Ordering::Relaxed);
-            let Some(batch) = files.get(at..files.len().min(at.saturating_add(BATCH))) else {
-                return;
-            };
+            let batch = writing.take();
             if batch.is_empty() {
                 return;
             }
@@ -106,7 +140,7 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
                 let written = if self.progress.is_cancelled() {
                     Err(RestoreError::Cancelled)
                 } else {
-                    self.write_file(writing, &mut opened, file)
+                    self.write_file(writing, &mut desk, file)
                 };
                 if let Err(error) = written {
                     writing.stop.store(true, Ordering::Relaxed);
@@ -122,36 +156,71 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
     fn write_file(
         &self,
         writing: &Writing<'_>,
-        opened: &mut Opened,
+        desk: &mut Desk,
         file: &File,
     ) -> Result<(), RestoreError> {
-        let failed =
-            |action, error: Errno| self.failed(action, &writing.layout.path_of(&file.place), error);
+        let Desk { opened, record, modes } = desk;
+        let layout = writing.layout;
+        let failed = |action, error: Errno| self.failed(action, &layout.path_of(file.place), error);
         let number = file.place.directory;
         let directory = match opened.take(number) {
             Some(fd) => fd,
-            None => open_directory(self.root, writing.layout.path(number))
+            None => open_directory(self.root, layout.path(number))
                 .map_err(|error| failed("opening the directory of", error))?,
         };
-        let name = file.place.name.as_slice();
-        let created = rustix::fs::openat(&directory, name, CREATE, Mode::RUSR | Mode::WUSR);
+        let mode = Mode::from_raw_mode(file.mode.into());
+        let created = rustix::fs::openat(&directory, layout.name(file.place), CREATE, mode);
         opened.keep(number, directory);
         let to = match created {
             Ok(to) => std::fs::File::from(to),
-            Err(error) => {
-                return self.refused("creating", &writing.layout.path_of(&file.place), error);
-            }
+            Err(error) => return self.refused("creating", &layout.path_of(file.place), error),
         };
-        self.write_content(&to, file.blob).map_err(|error| match error {
+        let written = match file.blob.content {
+            Content::Chunk(chunk) => {
+                let extent = Extent { len: file.blob.size as u32, chunk };
+                self.write_chunk(&to, extent, file.at.as_ref(), record)
+            }
+            Content::Manifest(_) => self.write_content(&to, file.blob),
+        };
+        written.map_err(|error| match error {
             ContentError::Write(error) => failed("writing", error),
             ContentError::Restore(error) => error,
         })?;
-        rustix::fs::fchmod(to.as_fd(), Mode::from_raw_mode(file.mode.into()))
-            .map_err(|error| failed("setting the mode of", error))?;
+        let comes_out = match modes.comes_out(file.mode) {
+            Some(comes_out) => comes_out,
+            None => rustix::fs::fstat(to.as_fd())
+                .map(|stat| modes.note(file.mode, stat.st_mode))
+                .map_err(|error| failed("looking at", error))?,
+        };
+        if !comes_out {
+            rustix::fs::fchmod(to.as_fd(), mode)
+                .map_err(|error| failed("setting the mode of", error))?;
+        }
         writing.files.fetch_add(1, Ordering::Relaxed);
         writing.bytes.fetch_add(file.blob.size, Ordering::Relaxed);
         self.progress.add(1, file.blob.size);
         Ok(())
+    }
+
+    /// Writes a file that is one chunk.
+    fn write_chunk(
+        &self,
+        to: &std::fs::File,
+        extent: Extent,
+        at: Option<&Location>,
+        record: &mut OpenRecord,
+    ) -> Result<(), ContentError> {
+        let id = ObjectId::from(extent.chunk);
+        let bytes = self.source.read_from(record, &id, at)?;
+        if bytes.len() as u64 != u64::from(extent.len) {
+            return Err(StoreError::DamagedObject(id).into());
+        }
+        let written = if bytes.len() >= HOLE && is_zero(bytes) {
+            to.set_len(bytes.len() as u64)
+        } else {
+            to.write_all_at(bytes, 0)
+        };
+        written.map_err(|error| write_error(&error))
     }
 
     fn write_content(&self, to: &std::fs::File, blob: Blob) -> Result<(), ContentError> {
@@ -210,12 +279,12 @@ fn write_error(error: &std::io::Error) -> ContentError {
 }
 
 impl Opened {
-    fn take(&mut self, directory: Option<usize>) -> Option<OwnedFd> {
+    fn take(&mut self, directory: Number) -> Option<OwnedFd> {
         let at = self.0.iter().position(|&(number, _)| number == directory)?;
         Some(self.0.remove(at).1)
     }
 
-    fn keep(&mut self, directory: Option<usize>, fd: OwnedFd) {
+    fn keep(&mut self, directory: Number, fd: OwnedFd) {
         self.0.truncate(OPEN - 1);
         self.0.insert(0, (directory, fd));
     }

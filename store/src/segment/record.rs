@@ -11,7 +11,7 @@
 //! Integers are little-endian. The checksums tell a torn write from damage cheaply; what is believed
 //! in the end is the hash of each object.
 
-use baton_protocol::delta;
+use baton_protocol::delta::{self, Decompressor};
 use baton_protocol::encode::Reader;
 use baton_protocol::id::{ObjectId, ObjectKind};
 use baton_protocol::object::MAX_OBJECT;
@@ -58,7 +58,7 @@ pub struct RecordEntry {
 }
 
 /// A record taken apart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Record {
     /// Its objects, in order.
     pub entries: Vec<RecordEntry>,
@@ -193,6 +193,11 @@ impl RecordHead {
         sane.then_some(Self { class, count, raw, stored, codec })
     }
 
+    /// Number of its objects.
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+
     /// Length of the whole record.
     pub const fn record_len(&self) -> usize {
         HEAD + self.count * ROW + 4 + self.stored + 4
@@ -203,12 +208,38 @@ impl RecordHead {
 ///
 /// Nothing where `bytes` is not exactly one intact record.
 pub fn decode_record(bytes: &[u8]) -> Option<Record> {
+    let mut record = Record::default();
+    RecordDecoder::default().decode(bytes, &mut record)?;
+    Some(record)
+}
+
+/// Takes records apart one after the other, as [`decode_record`] does, with what that needs kept.
+#[derive(Debug, Default)]
+pub struct RecordDecoder(Decompressor);
+
+impl RecordDecoder {
+    /// Takes one apart into the buffers of another one, which hold nothing of use where it is not
+    /// intact.
+    pub fn decode(&mut self, bytes: &[u8], to: &mut Record) -> Option<RecordHead> {
+        let head = decode_table(bytes, &mut to.entries)?;
+        let payload = bytes.get(HEAD + head.count * ROW + 4..)?.get(..head.stored)?;
+        if head.codec == ZSTD {
+            self.0.restore(payload, head.raw, &mut to.raw).ok()?;
+        } else {
+            to.raw.clear();
+            to.raw.extend_from_slice(payload);
+        }
+        Some(head)
+    }
+}
+
+/// Reads what a whole record says of its objects, checking both checksums and every length.
+pub fn decode_table(bytes: &[u8], entries: &mut Vec<RecordEntry>) -> Option<RecordHead> {
     let head = RecordHead::decode(bytes)?;
     if bytes.len() != head.record_len() {
         return None;
     }
-    let table_end = HEAD + head.count * ROW;
-    let (front, rest) = bytes.split_at_checked(table_end)?;
+    let (front, rest) = bytes.split_at_checked(HEAD + head.count * ROW)?;
     let (front_sum, rest) = rest.split_first_chunk()?;
     let (payload, payload_sum) = rest.split_last_chunk()?;
     if crc32c::crc32c(front) != u32::from_le_bytes(*front_sum)
@@ -216,7 +247,8 @@ pub fn decode_record(bytes: &[u8]) -> Option<Record> {
     {
         return None;
     }
-    let mut entries = Vec::with_capacity(head.count);
+    entries.clear();
+    entries.reserve_exact(head.count);
     let mut inner = 0u32;
     for row in front.get(HEAD..)?.chunks_exact(ROW) {
         let mut from = Reader::new(row);
@@ -226,15 +258,7 @@ pub fn decode_record(bytes: &[u8]) -> Option<Record> {
         entries.push(RecordEntry { id, inner, len });
         inner = inner.checked_add(len)?;
     }
-    if inner as usize != head.raw {
-        return None;
-    }
-    let raw = if head.codec == ZSTD {
-        delta::decompress(payload, head.raw).ok()?
-    } else {
-        payload.to_vec()
-    };
-    Some(Record { entries, raw })
+    (inner as usize == head.raw).then_some(head)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::error::StoreError;
 use crate::journal::{Commit, Entry, RefUpdate};
 use crate::layout::Class;
 use crate::objects::{ObjectSink, ObjectSource};
-use crate::segment::RecordBuilder;
+use crate::segment::{RECORD_TARGET, Record, RecordBuilder, RecordHead};
 
 /// Bytes of memory up to which a commit goes into the journal.
 const SMALL: usize = 1024 * 1024;
@@ -30,6 +30,10 @@ const SMALL: usize = 1024 * 1024;
 /// Bytes of objects up to which a commit goes into the journal as it is: compressing them takes longer than
 /// the disk needs for the difference.
 const RAW_BELOW: usize = 128 * 1024;
+
+/// Bytes of objects from which on a record of another log is kept as it is. Smaller ones would leave many
+/// small records, and what is small altogether belongs in the journal.
+const AS_IT_IS: usize = RECORD_TARGET / 4;
 
 /// Length of the journal at which it is folded into segments.
 pub(super) const FOLD_AT: u64 = 8 * 1024 * 1024;
@@ -139,6 +143,30 @@ impl Intake {
         };
         self.store(&spilled)?;
         self.store_in_segment(id, bytes)
+    }
+
+    /// Takes the objects of a record of another log, whose ids were computed from their very bytes: `record`
+    /// is what came out of `bytes`, an intact record, which are kept as they are where that can be. As [`Intake::put_hashed`]
+    /// otherwise.
+    pub fn put_record(&self, bytes: &[u8], record: &Record) -> Result<(), StoreError> {
+        let putting = self.settling.read().unwrap_or_else(PoisonError::into_inner);
+        let mut is_new = true;
+        for entry in &record.entries {
+            is_new = is_new && !self.contains(&entry.id)?;
+        }
+        let class = RecordHead::decode(bytes).map(|head| head.class);
+        let mut kinds = record.entries.iter().map(|entry| entry.id.kind.is_metadata());
+        let class = class.filter(|&class| kinds.all(|kind| kind == (class == Class::Metadata)));
+        if let Some(class) = class.filter(|_| is_new && record.raw.len() >= AS_IT_IS) {
+            let spilled = lock(&self.small).spill();
+            self.store(&spilled)?;
+            return self.staging.store_record(&self.vault, class, bytes, &record.entries);
+        }
+        drop(putting);
+        for entry in &record.entries {
+            self.put_hashed(entry.id, record.bytes(entry))?;
+        }
+        Ok(())
     }
 
     /// Objects that are missing below `root`, at most `limit`; none where all of it is here.
@@ -337,10 +365,6 @@ impl ObjectSource for Intake {
             return Ok(true);
         }
         self.vault.contains(id)
-    }
-
-    fn position(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
-        self.vault.position(id)
     }
 }
 

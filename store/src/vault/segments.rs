@@ -13,9 +13,10 @@ use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::index::Location;
 use crate::layout::Class;
+use crate::objects::OpenRecord;
 use crate::segment::{
     MAX_RECORD, Record, RecordEntry, SealError, SegmentHeader, SegmentWriter, decode_record,
-    read_header,
+    decode_table, read_header,
 };
 
 /// Open segment files that are kept.
@@ -111,16 +112,59 @@ impl Unindexed {
 impl Vault {
     /// Reads one record; nothing where its bytes are damaged.
     pub(super) fn read_record(&self, at: &Location) -> Result<Option<Record>, StoreError> {
-        let Some((file, path)) = self.segment_file(at.segment)? else { return Ok(None) };
-        if at.record_len as usize > MAX_RECORD {
+        let mut bytes = Vec::new();
+        Ok(if self.read_packed(at, &mut bytes)? { decode_record(&bytes) } else { None })
+    }
+
+    /// Makes a record the one that is open; false where its bytes are damaged.
+    pub(super) fn open_record(
+        &self,
+        at: &Location,
+        open: &mut OpenRecord,
+    ) -> Result<bool, StoreError> {
+        if open.at == Some(at.record()) {
+            return Ok(true);
+        }
+        open.at = None;
+        if !self.read_packed(at, &mut open.packed)?
+            || open.decoder.decode(&open.packed, &mut open.record).is_none()
+        {
+            return Ok(false);
+        }
+        open.at = Some(at.record());
+        Ok(true)
+    }
+
+    /// The bytes of a record as they stand in its segment, where exactly these objects, ascending, are in it
+    /// and it is intact by its checksums. Whoever takes it apart checks the hashes.
+    pub fn packed_record<'a>(
+        &self,
+        objects: &[(Location, ObjectId)],
+        open: &'a mut OpenRecord,
+    ) -> Result<Option<&'a [u8]>, StoreError> {
+        let Some((at, _)) = objects.first() else { return Ok(None) };
+        open.at = None;
+        if !self.read_packed(at, &mut open.packed)?
+            || decode_table(&open.packed, &mut open.record.entries).is_none()
+        {
             return Ok(None);
         }
-        let mut bytes = vec![0; at.record_len as usize];
-        match file.read_exact_at(&mut bytes, at.offset) {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-            other => other.context("reading", &path)?,
+        let is_all =
+            open.record.entries.iter().map(|entry| &entry.id).eq(objects.iter().map(|(_, id)| id));
+        Ok(is_all.then_some(open.packed.as_slice()))
+    }
+
+    /// Reads the bytes of a record; false where they are not there.
+    fn read_packed(&self, at: &Location, to: &mut Vec<u8>) -> Result<bool, StoreError> {
+        let Some((file, path)) = self.segment_file(at.segment)? else { return Ok(false) };
+        if at.record_len as usize > MAX_RECORD {
+            return Ok(false);
         }
-        Ok(decode_record(&bytes))
+        to.resize(at.record_len as usize, 0);
+        match file.read_exact_at(to, at.offset) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+            other => Ok(other.context("reading", &path).map(|()| true)?),
+        }
     }
 
     /// The file of a segment and its path; nothing where it is gone.

@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::index::Location;
 use crate::layout::Class;
 use crate::objects::ObjectSource;
-use crate::segment::RecordBuilder;
+use crate::segment::{RecordBuilder, RecordEntry};
 
 /// Records under construction for each class: as many threads can put at once.
 const SLOTS: usize = 4;
@@ -104,6 +104,23 @@ impl Staging {
             std::mem::take(&mut *builder)
         };
         self.append(vault, class, &full)?;
+        self.flush_if_due(vault)
+    }
+
+    /// Takes a whole record as it is, of one class and with none of its objects here.
+    pub(super) fn store_record(
+        &self,
+        vault: &Vault,
+        class: Class,
+        record: &[u8],
+        entries: &[RecordEntry],
+    ) -> Result<(), StoreError> {
+        self.check()?;
+        self.note(self.append_encoded(vault, class, record, entries))?;
+        self.flush_if_due(vault)
+    }
+
+    fn flush_if_due(&self, vault: &Vault) -> Result<(), StoreError> {
         let due = {
             let appended = lock(&self.appended);
             appended.rows.len() >= FLUSH_AT || appended.bytes >= FLUSH_BYTES
@@ -146,10 +163,21 @@ impl Staging {
         if builder.is_empty() {
             return Ok(());
         }
-        let entries = builder.entries();
         let encoded = builder.encode(class).map_err(StoreError::Compress);
-        let appended = encoded.and_then(|record| vault.append_record(class, &record, entries));
-        let (segment, offset, record_len) = self.note(appended)?;
+        self.note(
+            encoded
+                .and_then(|record| self.append_encoded(vault, class, &record, builder.entries())),
+        )
+    }
+
+    fn append_encoded(
+        &self,
+        vault: &Vault,
+        class: Class,
+        record: &[u8],
+        entries: &[RecordEntry],
+    ) -> Result<(), StoreError> {
+        let (segment, offset, record_len) = vault.append_record(class, record, entries)?;
         let mut appended = lock(&self.appended);
         appended.bytes += u64::from(record_len);
         for entry in entries {

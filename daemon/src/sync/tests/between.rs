@@ -1,6 +1,10 @@
 //! What a push and a fetch cost and leave where both sides are honest, also when one of them was cut
 //! off, forgot something, or was put back.
 
+use std::collections::HashSet;
+
+use baton_store::objects::OpenRecord;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,4 +249,44 @@ async fn a_list_that_is_longer_than_a_message_comes_whole() {
     let times: Vec<_> = runs.iter().map(|info| info.created_at).collect();
     assert_eq!(times, [5, 4, 3, 2, 1, 0]);
     assert!(runs.iter().all(|info| info.spec.prompt.as_ref().unwrap().len() == MAX_PROMPT));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_records_go_from_log_to_log_as_they_are() {
+    let cloud = Cloud::start(&Settings::default());
+    let (home, remote) = (cloud.home().await, cloud.remote());
+    let mut files = bulk(1);
+    files.extend((0..3000).map(|at| (format!("s/{at}"), noise(at, 300))));
+    let snapshot = home.snapshot(&files, 1);
+    home.pushed(&remote, None, snapshot).await;
+    // What only the journal has, and what stands in records with others, goes as well.
+    let first = files.remove("b0/f0").unwrap();
+    files.insert("one more".into(), noise(99_999, 100));
+    let second = home.snapshot(&files, 2);
+    home.pushed(&remote, Some(snapshot), second).await;
+
+    let other = cloud.joined(Home::new(), "owner").await;
+    other.fetch(&remote, second).await.unwrap();
+    assert!(other.has(second) && !other.has(snapshot));
+    let ids: Vec<ObjectId> =
+        files.values().map(|bytes| ObjectId::of(ObjectKind::Chunk, bytes)).collect();
+    for id in &ids {
+        other.vault.require(id).unwrap();
+    }
+    assert!(!other.vault.contains(&ObjectId::of(ObjectKind::Chunk, &first)).unwrap());
+    // Each record, as its vault has it.
+    let records = |vault: &Vault| {
+        let places = vault.locations(&ids).unwrap();
+        let mut placed: Vec<_> =
+            places.into_iter().zip(&ids).filter_map(|(at, id)| Some((at?, *id))).collect();
+        placed.sort_unstable();
+        let together = placed.chunk_by(|(a, _), (b, _)| a.record() == b.record());
+        let mut open = OpenRecord::default();
+        let packed = |objects| Some(vault.packed_record(objects, &mut open).unwrap()?.to_vec());
+        let records = together.filter_map(packed);
+        // Small ones are put together anew.
+        records.filter(|record| record.len() > 100_000).collect::<HashSet<Vec<u8>>>()
+    };
+    let (there, here) = (records(&cloud.vault_of(&home)), records(&other.vault));
+    assert!(there.len() >= 3 && there.is_subset(&here), "{} and {}", there.len(), here.len());
 }

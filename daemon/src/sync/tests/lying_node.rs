@@ -8,6 +8,8 @@ use baton_protocol::message::{
 use baton_protocol::object::{Blob, Content, Tree};
 use baton_protocol::session::fetch::FetchError;
 use baton_protocol::session::push::PushError;
+use baton_store::layout::Class;
+use baton_store::segment::RecordBuilder;
 
 use super::*;
 use crate::client::ClientError;
@@ -311,8 +313,20 @@ async fn a_fetch_believes_what_it_can_check() {
         items.push_delta(ObjectKind::Snapshot, [0; 8], 10, b"delta");
         frame(FrameKind::Objects, &items.finish().unwrap())
     };
+    // A record of the snapshot with some other objects, whatever is said of their ids.
+    let record = |said: ObjectId, others: &[&[u8]]| {
+        let mut builder = RecordBuilder::default();
+        builder.push(said, &bytes);
+        for &other in others {
+            builder.push(ObjectId::of(ObjectKind::Chunk, other), other);
+        }
+        frame(FrameKind::Record, &builder.encode(Class::Metadata).unwrap())
+    };
+    let mut flipped = record(id.into(), &[]);
+    *flipped.last_mut().unwrap() ^= 1;
     let unasked: Check<u64> = |r| matches!(r, Err(SyncError::Fetch(FetchError::Unasked(_))));
     let out_of_turn: Check<u64> = |r| matches!(r, Err(SyncError::Fetch(FetchError::OutOfTurn)));
+    let no_record: Check<u64> = |r| matches!(r, Err(SyncError::Record));
     let not_due: Check<u64> = |r| matches!(r, Err(SyncError::OutOfTurn));
     let absent: Check<u64> = |r| matches!(r, Err(SyncError::Fetch(FetchError::Absent(_))));
     let unread: Check<u64> = |r| matches!(r, Err(SyncError::Frame(_)));
@@ -337,6 +351,17 @@ async fn a_fetch_believes_what_it_can_check() {
         ("it is absent", vec![say(&[done(0, Some(id.into()))])], absent),
         ("its root is absent", vec![Lie::Honest, say(&[done(0, Some(root))])], absent),
         ("a delta", vec![say(&[delta])], not_due),
+        ("a record with more in it", vec![say(&[record(id.into(), &[b"x"])])], out_of_turn),
+        ("a record of something else", vec![say(&[record(root, &[])])], |r| {
+            matches!(r, Err(SyncError::Fetch(FetchError::Unasked(_)) | SyncError::Record))
+        }),
+        (
+            "a record that lies about an id",
+            vec![say(&[record(ObjectId::of(ObjectKind::Snapshot, b"x"), &[])])],
+            no_record,
+        ),
+        ("a damaged record", vec![say(&[flipped])], no_record),
+        ("a record that is none", vec![say(&[frame(FrameKind::Record, b"BTNR")])], no_record),
         ("an answer to a push", vec![pushed(PushReply::HeadMoved { head: None })], not_due),
         ("a batch that is none", vec![say(&[frame(FrameKind::Objects, b"\x01")])], unread),
         ("a message that is none", vec![say(&[frame(FrameKind::Message, b"\x63")])], unread),
@@ -374,14 +399,14 @@ async fn what_came_of_a_fetch_that_was_cut_off_does_not_come_again() {
     let far = Home::new();
     *scene.script.vault.lock().unwrap() = Some(far.vault.clone());
     let id = far.snapshot(&bulk(1), 1);
-    // The snapshot, its root, its folders, the files of two of them; then half of those of a third.
-    let mut lies: Vec<_> = (0..5).map(|_| Lie::Honest).collect();
+    // The snapshot, its root, its folders; then half of the files.
+    let mut lies: Vec<_> = (0..3).map(|_| Lie::Honest).collect();
     lies.push(Lie::Half);
     let cut = scene.fetch(id, lies).await.unwrap_err();
     assert!(cut.is_retryable(), "{cut}");
     assert!(!scene.home.has(id));
     let rest = scene.fetch(id, (0..50).map(|_| Lie::Honest).collect()).await.unwrap();
-    assert_eq!(rest, 15);
+    assert_eq!(rest, 20);
     assert!(scene.home.has(id));
 }
 

@@ -116,13 +116,19 @@ fn another_object_than_the_one_asked_for_is_refused() {
             *kind = ObjectKind::Chunk;
         }
     });
-    assert!(matches!(of_another_kind, Err(FetchError::Unasked(id)) if id == snapshot.into()));
+    assert!(
+        matches!(of_another_kind, Err(FetchError::Unasked(id)) if id.kind == ObjectKind::Chunk)
+    );
+    let mut swapped = 0;
     let out_of_order = fetch(&vault, snapshot.into(), |stream| {
         if let [Sent::Object(..), Sent::Object(..), ..] = stream.make_contiguous() {
             stream.swap(0, 1);
+            swapped += 1;
         }
     });
-    assert!(matches!(out_of_order, Err(FetchError::Unasked(_))));
+    // What a request asks for may come in any order.
+    assert_eq!(out_of_order.unwrap().closure(snapshot.into()), vault.closure(snapshot.into()));
+    assert!(swapped > 0);
 }
 
 #[test]
@@ -167,10 +173,14 @@ fn an_end_must_say_what_was_sent() {
         assert_eq!(session.outstanding(), ids_left);
         assert!(matches!(session.end(&reply), Err(FetchError::OutOfTurn)), "{reply:?}");
     }
+    for absent in two().1 {
+        let (mut session, _) = two();
+        let ended = session.end(&done(0, Some(absent)));
+        assert!(matches!(ended, Err(FetchError::Absent(id)) if id == absent));
+    }
     let (mut session, [a, b]) = two();
-    assert!(matches!(session.end(&done(0, Some(b))), Err(FetchError::OutOfTurn)));
-    let (mut session, _) = two();
-    assert!(matches!(session.end(&done(0, Some(a))), Err(FetchError::Absent(id)) if id == a));
+    session.accept(ObjectKind::Chunk, b"a").unwrap();
+    assert!(matches!(session.end(&done(1, Some(a))), Err(FetchError::OutOfTurn)));
     let (mut session, _) = two();
     session.accept(ObjectKind::Chunk, b"a").unwrap();
     session.accept(ObjectKind::Chunk, b"b").unwrap();

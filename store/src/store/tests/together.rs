@@ -61,3 +61,56 @@ fn what_is_put_during_a_commit_is_not_taken_for_durable() {
         store.vault(VAULT).unwrap().require(&id).unwrap();
     }
 }
+
+#[test]
+fn a_record_of_another_log_is_kept_as_it_is_where_all_of_it_is_new() {
+    use crate::objects::OpenRecord;
+    use crate::segment::{RecordBuilder, decode_record};
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let vault = store.vault(VAULT).unwrap();
+    let record = |class, kind, seeds: std::ops::Range<u64>, len| {
+        let mut builder = RecordBuilder::default();
+        for bytes in seeds.map(|seed| noise(seed, len)) {
+            builder.push(ObjectId::of(kind, &bytes), &bytes);
+        }
+        builder.encode(class).unwrap()
+    };
+    let data = |seeds| record(Class::Data, ObjectKind::Chunk, seeds, 30_000);
+    // All of it new; the half of it; small; nothing of it; chunks among the metadata.
+    let records = [
+        (data(0..8), true),
+        (data(4..12), false),
+        (record(Class::Data, ObjectKind::Chunk, 20..23, 100), false),
+        (data(0..8), true),
+        (record(Class::Metadata, ObjectKind::Chunk, 30..38, 30_000), false),
+    ];
+    let intake = vault.intake();
+    for (bytes, _) in &records {
+        intake.put_record(bytes, &decode_record(bytes).unwrap()).unwrap();
+    }
+    intake.keep(&[]).unwrap();
+    drop(vault);
+    drop(store);
+    let store = Store::open(folder.path()).unwrap();
+    let vault = store.vault(VAULT).unwrap();
+    let mut open = OpenRecord::default();
+    for (bytes, is_kept) in &records {
+        let mut objects = Vec::new();
+        for entry in decode_record(bytes).unwrap().entries {
+            vault.require(&entry.id).unwrap();
+            objects.extend(
+                vault.locations(&[entry.id]).unwrap().pop().flatten().map(|at| (at, entry.id)),
+            );
+        }
+        let kept = vault.packed_record(&objects, &mut open).unwrap();
+        assert_eq!(kept == Some(bytes.as_slice()), *is_kept);
+        // What stands together is read through one record, and damage is not read at all.
+        for (at, id) in &objects {
+            let bytes = vault.read_from(&mut open, id, Some(at)).unwrap();
+            assert_eq!(ObjectId::of(id.kind, bytes), *id);
+        }
+    }
+    assert_eq!(crate::check::check(&store, true, |_, _| {}).unwrap().problems, []);
+}
