@@ -13,6 +13,7 @@ mod writer;
 pub use footer::{Footer, FooterEntry, read_footer};
 pub use reader::{SegmentHeader, read_header, scan};
 pub use record::{
-    MAX_RECORD, RECORD_TARGET, Record, RecordBuilder, RecordEntry, RecordHead, decode_record,
+    MAX_RECORD, RECORD_TARGET, Record, RecordBuilder, RecordEntry, RecordHead, RecordPacker,
+    decode_record,
 };
 pub use writer::{Appended, SEAL_AT, SealError, Sealed, SegmentWriter};
