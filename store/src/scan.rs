@@ -10,6 +10,7 @@
 //! - [`links`]: files of several names
 //! - [`unchanged`]: whether a directory holds what it held
 //! - [`ground`]: what a walk and a seal stand on
+//! - [`under_way`]: directories until everything in them is there
 //! - [`walk`]: everything below a directory, by several threads
 //! - [`seal`]: what is dirty, at a cost that follows it
 //!
@@ -25,6 +26,7 @@ mod entry;
 mod links;
 mod unchanged;
 mod ground;
+mod under_way;
 mod walk;
 mod seal;
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use baton_protocol::id::ObjectId;
+use baton_protocol::id::{ObjectId, ObjectKind};
 use baton_protocol::object::{Entry, EntryKind, OmitReason, Tree};
 use baton_protocol::path::RelPath;
 
@@ -231,6 +231,9 @@ fn names_are_bytes_and_wide_directories_split() {
     assert_eq!(by(&many).sums.files, 3005);
 }
 
+/// What is changed, and how many directories are built for it at most: those on the way to it.
+type Change<'a> = (&'a str, usize, Box<dyn Fn() + 'a>);
+
 /// What a scan finds that knows the tree, which must be what one finds that does not.
 fn sweep(root: &Path, cache: &StatCache) -> (Scanned, MemoryObjects) {
     let objects = MemoryObjects::default();
@@ -252,6 +255,8 @@ fn directories_that_are_as_they_were_are_not_built_again() {
         let permissions = std::fs::Permissions::from_mode(mode);
         rustix::fs::chmod(at(path), Mode::from_raw_mode(permissions.mode())).unwrap();
     };
+    #[expect(clippy::disallowed_methods, reason = "a tree of a test")]
+    let remove_all = |path: &str| std::fs::remove_dir_all(at(path)).unwrap();
     for path in ["f", "a/f", "a/b/f", "a/b/c/f", "a-b/f", "d/f", "d/e/f", "g/.gitignore"] {
         write(&at(path), path.as_bytes());
     }
@@ -262,8 +267,6 @@ fn directories_that_are_as_they_were_are_not_built_again() {
     let (_, objects) = sweep(dir.path(), &cache);
     assert!(objects.0.lock().unwrap().is_empty());
 
-    // What is changed, and how many directories are built for it: those on the way to it.
-    type Change<'a> = (&'a str, usize, Box<dyn Fn() + 'a>);
     let changes: Vec<Change<'_>> = vec![
         ("a new file", 3, Box::new(|| write(&at("a/b/new"), b"new"))),
         ("a file without it", 3, Box::new(|| crate::fs::remove_file(&at("a/b/f")).unwrap())),
@@ -292,12 +295,12 @@ fn directories_that_are_as_they_were_are_not_built_again() {
                 crate::fs::rename(&at("a/b"), &at("a/moved")).unwrap();
             }),
         ),
-        ("a directory less", 1, Box::new(|| std::fs::remove_dir_all(at("d")).unwrap())),
+        ("a directory less", 1, Box::new(|| remove_all("d"))),
         (
             "a directory that is a file",
             1,
             Box::new(|| {
-                std::fs::remove_dir_all(at("a-b")).unwrap();
+                remove_all("a-b");
                 write(&at("a-b"), b"file");
             }),
         ),
@@ -308,7 +311,7 @@ fn directories_that_are_as_they_were_are_not_built_again() {
                 write(&at("a/.git/HEAD"), b"no repository");
             }),
         ),
-        ("what was left out", 2, Box::new(|| std::fs::remove_dir_all(at("a/.git")).unwrap())),
+        ("what was left out", 2, Box::new(|| remove_all("a/.git"))),
         ("what leaves out", 2, Box::new(|| write(&at(".batonignore"), b"moved\n"))),
         (
             "a name more",

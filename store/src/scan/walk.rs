@@ -10,8 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use baton_protocol::id::{ObjectKind, TreeId};
-use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, TreeSums, build_tree};
+use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason};
 use baton_protocol::path::{MAX_PATH, RelPath, is_git_name};
 use rustix::fs::FileType;
 
@@ -21,10 +20,11 @@ use super::entry::{Known, Linked, Taker, dropped_bits, exhausted, look, permissi
 use super::ground::{Found, Ground, Start, Walked, read_git_ignore};
 use super::read::FileReader;
 use super::unchanged::find_unchanged;
+use super::under_way::{Before, Directory, Parts};
 use crate::ignore::{Scope, Verdict};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::secrets::Finding;
-use crate::stat_cache::{CachedDirectory, CachedFile, Inode, PackedDirectory};
+use crate::stat_cache::{CachedFile, Inode, PackedDirectory};
 
 /// Files that one thread takes at a time: a directory of 10,000 keeps every thread busy.
 const BATCH: usize = 512;
@@ -129,38 +129,6 @@ enum Task {
     Files { directory: Arc<Directory>, held: Option<Arc<Held>>, files: Vec<(Vec<u8>, FileType)> },
 }
 
-/// A directory under way.
-struct Directory {
-    above: Option<Arc<Directory>>,
-    name: Vec<u8>,
-    path: Vec<u8>,
-    mode: u16,
-    inode: Inode,
-    /// The rules in it.
-    scope: Scope,
-    before: Before,
-    parts: Mutex<Parts>,
-}
-
-/// What the last scan knew of a directory.
-enum Before {
-    /// The files and links of its tree, which are as they were.
-    Same(PackedDirectory),
-    /// Files that are looked at one by one.
-    Other(CachedDirectory),
-}
-
-/// What is known of a directory so far.
-#[derive(Default)]
-struct Parts {
-    entries: Vec<Entry>,
-    records: Vec<CachedFile>,
-    /// Whether something is left out that stands in it, or not carried whole.
-    flawed: bool,
-    /// Directories and batches still to come.
-    open: usize,
-}
-
 /// Ends a task, also when its thread panics: the others must not wait for it.
 struct Under<'a, 'b, S>(&'a Walk<'b, S>);
 
@@ -182,6 +150,12 @@ struct Sorted {
     directories: Vec<(Vec<u8>, Vec<u8>, Verdict)>,
     files: Vec<(usize, FileType)>,
     flawed: bool,
+}
+
+impl Sorted {
+    fn names<'a>(&self, listing: &'a Listing) -> impl Iterator<Item = &'a [u8]> {
+        self.files.iter().map(|&(at, _)| listing.name(at))
+    }
 }
 
 /// What a thread keeps from one task to the next.
@@ -267,7 +241,9 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         lock(&self.noted).directories.push(place.path.clone());
         let sorted = self.sort(&fd, &place, &scope, listing)?;
         let known = self.ground.cache.directory_on_a_walk(&place.path);
-        let is_same = self.is_same(&fd, &place.path, listing, &sorted, &known);
+        let is_same = !sorted.flawed
+            && sorted.files.len() <= MAX_ALONE
+            && self.is_same(&fd, &place.path, &known, sorted.names(listing));
         let Sorted { directories, files, flawed } = sorted;
         let before = if is_same { Before::Same(known) } else { Before::Other(known.unpack()) };
         let directory = Arc::new(Directory {
@@ -280,10 +256,8 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             before,
             parts: Mutex::new(Parts { flawed, ..Parts::default() }),
         });
-        let mut files: Vec<_> = match is_same {
-            true => Vec::new(),
-            false => files.iter().map(|&(at, kind)| (listing.name(at).to_vec(), kind)).collect(),
-        };
+        let owned = |&(at, kind): &(usize, FileType)| (listing.name(at).to_vec(), kind);
+        let mut files: Vec<_> = files.iter().filter(|_| !is_same).map(owned).collect();
         let first: Vec<_> = files.drain(..files.len().min(BATCH)).collect();
         let mut batches = Vec::new();
         while !files.is_empty() {
@@ -360,22 +334,16 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
 
     /// Whether the files and links of a directory are those of its tree. Those of several names are
     /// noted, and the directories below it are still to be compared.
-    fn is_same(
+    fn is_same<'n>(
         &self,
         fd: &OwnedFd,
         path: &[u8],
-        listing: &Listing,
-        sorted: &Sorted,
         known: &PackedDirectory,
+        names: impl Iterator<Item = &'n [u8]>,
     ) -> bool {
-        if !self.ground.trusted
-            || known.tree.is_none()
-            || sorted.flawed
-            || sorted.files.len() > MAX_ALONE
-        {
+        if !self.ground.trusted || known.tree.is_none() {
             return false;
         }
-        let names = sorted.files.iter().map(|&(at, _)| listing.name(at));
         let Some(unchanged) = find_unchanged(fd.as_fd(), known, names) else { return false };
         self.ground.progress.add(unchanged.files, unchanged.bytes);
         if !unchanged.linked.is_empty() {
@@ -486,7 +454,8 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                 }
                 std::mem::take(&mut *parts)
             };
-            let (tree, below) = self.encode(&directory, parts)?;
+            let (tree, below, may_know_more) = directory.encode(self.ground, parts)?;
+            self.may_know_more.fetch_or(may_know_more, Ordering::Relaxed);
             let Some(above) = directory.above.clone() else {
                 let found = Found { tree, sums: below, mode: directory.mode };
                 *lock(&self.result) = Some(found);
@@ -496,59 +465,6 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             lock(&above.parts).entries.push(Entry { name: directory.name.clone(), kind });
             directory = above;
         }
-    }
-
-    /// The tree of a directory whose parts are all there.
-    fn encode(
-        &self,
-        directory: &Directory,
-        Parts { mut entries, mut records, flawed, .. }: Parts,
-    ) -> Result<(TreeId, TreeSums), ScanError> {
-        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let unpacked;
-        let before = match &directory.before {
-            Before::Same(known) => {
-                // Of the files nothing is among the parts: what is there are directories.
-                if let Some(tree) = known.tree.filter(|_| known.is_below(&entries)) {
-                    return Ok(tree);
-                }
-                entries.extend(known.files().flatten().map(|file| file.entry()));
-                entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-                unpacked = known.unpack();
-                records.clone_from(&unpacked.files);
-                &unpacked
-            }
-            Before::Other(before) => {
-                records.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-                before
-            }
-        };
-        let is_directory = |entry: &&Entry| matches!(entry.kind, EntryKind::Directory { .. });
-        let below: Vec<Entry> = entries.iter().filter(is_directory).cloned().collect();
-        let is_known = !flawed
-            && records.len() + below.len() == entries.len()
-            && records.iter().all(CachedFile::is_settled);
-        let (tree, sums) = build_tree(entries, |_, _, bytes| {
-            self.ground.sink.put(ObjectKind::Tree, &bytes).map(|_| ())
-        })?;
-        let is_below =
-            |name: &[u8]| below.binary_search_by(|entry| (*entry.name).cmp(name)).is_ok();
-        match &before.below {
-            Some(old) => {
-                for gone in old.iter().filter(|entry| !is_below(&entry.name)) {
-                    self.ground.cache.remove_below(&join(&directory.path, &gone.name));
-                }
-            }
-            None => self.may_know_more.store(true, Ordering::Relaxed),
-        }
-        let after = CachedDirectory {
-            inode: Some(directory.inode),
-            tree: is_known.then_some((tree, sums)),
-            below: Some(below),
-            files: records,
-        };
-        self.ground.cache.replace(&directory.path, before, &after);
-        Ok((tree, sums))
     }
 
     fn push(&self, tasks: impl Iterator<Item = Task>) {

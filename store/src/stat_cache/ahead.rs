@@ -73,7 +73,7 @@ impl Ahead {
             }
             if let Some((path, directory)) = current.take() {
                 read += size(&path, &directory);
-                self.keep(path, directory);
+                self.keep(&path, directory);
             }
             // The first that follows says whether there is one at all.
             if read >= STEP || (read == 0 && at != path) {
@@ -88,15 +88,15 @@ impl Ahead {
             current = Some((at.to_vec(), directory));
         }
         if let Some((path, directory)) = current {
-            self.keep(path, directory);
+            self.keep(&path, directory);
         }
         Ok(())
     }
 
-    fn keep(&mut self, path: Vec<u8>, directory: PackedDirectory) {
-        self.bytes += size(&path, &directory);
-        if let Some(old) = self.directories.insert(path.clone(), directory) {
-            self.bytes = self.bytes.saturating_sub(size(&path, &old));
+    fn keep(&mut self, path: &[u8], directory: PackedDirectory) {
+        self.bytes += size(path, &directory);
+        if let Some(old) = self.directories.insert(path.to_vec(), directory) {
+            self.bytes = self.bytes.saturating_sub(size(path, &old));
         }
     }
 }

@@ -54,7 +54,6 @@ impl FileStat {
     }
 
     fn kind(&self) -> FileType {
-        #[expect(clippy::unnecessary_cast, reason = "not on every platform")]
         FileType::from_raw_mode(self.mode as rustix::fs::RawMode)
     }
 
