@@ -187,6 +187,30 @@ pub fn compress(bytes: &[u8], level: i32) -> Result<Vec<u8>, DeltaError> {
     zstd::bulk::compress(bytes, level).map_err(DeltaError::Compress)
 }
 
+/// Compresses groups one after the other and keeps the tables of zstd, a megabyte and more: to make and
+/// clear them for each group took a fifth of the time of an ingest.
+pub struct Compressor(zstd::bulk::Compressor<'static>);
+
+impl Compressor {
+    /// One for groups at this level.
+    pub fn new(level: i32) -> Result<Self, DeltaError> {
+        zstd::bulk::Compressor::new(level).map(Self).map_err(DeltaError::Compress)
+    }
+
+    /// Compresses a group as one frame, which replaces what `to` held.
+    pub fn compress(&mut self, bytes: &[u8], to: &mut Vec<u8>) -> Result<(), DeltaError> {
+        to.clear();
+        to.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
+        self.0.compress_to_buffer(bytes, to).map(drop).map_err(DeltaError::Compress)
+    }
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compressor").finish_non_exhaustive()
+    }
+}
+
 /// Restores exactly `len` bytes from one frame. The caller has bounded `len`.
 pub fn decompress(bytes: &[u8], len: usize) -> Result<Vec<u8>, DeltaError> {
     let restored = zstd::bulk::decompress(bytes, len).map_err(DeltaError::Damaged)?;

@@ -51,7 +51,9 @@ pub fn check_name(name: &[u8]) -> Result<(), NameError> {
 ///
 /// The rules are those of git's `verify_path` with `core.protectHFS` and `core.protectNTFS`.
 pub fn is_git_name(name: &[u8]) -> bool {
-    is_dot_git_hfs(name) || is_dot_git_ntfs(name)
+    // Every one of them has a `g`, and few other names are looked at closely.
+    let has_g = name.iter().any(|byte| byte.eq_ignore_ascii_case(&b'g'));
+    has_g && (is_dot_git_hfs(name) || is_dot_git_ntfs(name))
 }
 
 /// HFS+ compares without case and without these code points.

@@ -40,6 +40,23 @@ impl FsError {
     }
 }
 
+/// Asks the system to begin writing a part of a file that it holds in memory, and waits for nothing.
+/// Makes nothing durable, and does nothing where the system cannot be asked.
+pub(crate) fn begin_writing(file: &File, from: u64, len: u64) {
+    // What is dirty cannot be dropped: Linux writes it instead (`mm/fadvise.c`).
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::fs::fadvise(
+        file,
+        from,
+        std::num::NonZeroU64::new(len),
+        rustix::fs::Advice::DontNeed,
+    ) {
+        tracing::debug!(%error, "not written before its sync");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _unused = (file, from, len);
+}
+
 /// Gives an I/O error its action and path.
 pub trait Context<T> {
     /// Names what was done to which path.

@@ -271,10 +271,11 @@ impl Rules {
         }
         let Some(worktree) = &scope.worktree else { return Verdict::Keep };
         let inside = worktree.relative(path);
-        if !scope.named_only && !scope.ignores(worktree, inside, is_directory) {
+        // The index first: it is searched faster than the patterns, and has most files.
+        if worktree.tracks(inside) {
             return Verdict::Keep;
         }
-        if worktree.tracks(inside) {
+        if !scope.named_only && !scope.ignores(worktree, inside, is_directory) {
             return Verdict::Keep;
         }
         if self.included.decide(path, is_directory, case) == Some(true) {

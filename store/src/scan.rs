@@ -8,7 +8,9 @@
 //! - [`read`]: a file that may change while it is read
 //! - [`entry`]: one file, link or special file
 //! - [`links`]: files of several names
+//! - [`unchanged`]: whether a directory holds what it held
 //! - [`ground`]: what a walk and a seal stand on
+//! - [`under_way`]: directories until everything in them is there
 //! - [`walk`]: everything below a directory, by several threads
 //! - [`seal`]: what is dirty, at a cost that follows it
 //!
@@ -22,7 +24,9 @@ pub(crate) mod directory;
 mod read;
 mod entry;
 mod links;
+mod unchanged;
 mod ground;
+mod under_way;
 mod walk;
 mod seal;
 
@@ -205,7 +209,9 @@ pub fn scan<S: ObjectSource + ObjectSink>(
     let ground = Ground { fd, cache, sink, progress, options, rules: &rules, trusted };
     let start = Start { path: Vec::new(), verdict: Verdict::Keep, above: Scope::default() };
     let walked = walk(&ground, start).map_err(|error| at_root(root, error))?;
-    cache.retain_below(b"", &walked.directories);
+    if walked.may_know_more || !trusted {
+        cache.retain_below(b"", &walked.directories);
+    }
     let Some(found) = walked.found else { return Err(root_failed(root, Errno::NOENT)) };
     let mut omitted = walked.omitted;
     omitted.sort_unstable();

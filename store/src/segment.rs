@@ -14,6 +14,6 @@ pub use footer::{Footer, FooterEntry, read_footer};
 pub use reader::{SegmentHeader, read_header, scan};
 pub use record::{
     MAX_RECORD, RECORD_TARGET, Record, RecordBuilder, RecordDecoder, RecordEntry, RecordHead,
-    decode_record, decode_table,
+    RecordPacker, decode_record, decode_table,
 };
 pub use writer::{Appended, SEAL_AT, SealError, Sealed, SegmentWriter};

@@ -4,7 +4,8 @@
 //! one, so that an edit rewrites little however large the tree is, and nothing is held in memory. It is
 //! a cache: a missing, damaged or newer file is an empty one, and after an error it knows nothing.
 //!
-//! - [`records`]: the files of one directory
+//! - [`records`]: what is known of one directory
+//! - [`ahead`]: rows read before they are asked for, because a walk comes to them next
 //!
 //! **Invariant:** the content of a file is known only if it had come to rest well before the scan that read
 //! it began; of any other just that it has this name. A file that may change again within the same tick of its file system's clock is read
@@ -14,6 +15,7 @@
 //! the content that it names may not have been kept.
 
 pub(crate) mod records;
+mod ahead;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -23,13 +25,13 @@ use baton_protocol::encode::{Reader, Writer};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::fs;
-pub(crate) use records::{CachedDirectory, CachedFile, FileStat, Inode};
+pub(crate) use records::{CachedDirectory, CachedFile, FileStat, Inode, PackedDirectory};
 
 /// `BTNt`: tells a stat cache from any other SQLite file.
 const APPLICATION: u32 = u32::from_be_bytes(*b"BTNt");
 
 /// The format that this program reads and writes; any other is dropped.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Names in a row of a directory when it is written whole, and the most after edits.
 const RUN: usize = 256;
@@ -51,13 +53,21 @@ struct Open {
     db: Connection,
     /// Rows written since the last commit.
     written: u32,
+    /// What [`StatCache::directory_on_a_walk`] has read ahead; nothing of it outlives a change.
+    ahead: ahead::Ahead,
+}
+
+impl Open {
+    fn new(db: Connection) -> Self {
+        Self { db, written: 0, ahead: ahead::Ahead::default() }
+    }
 }
 
 impl Default for StatCache {
     /// A cache in memory that knows nothing.
     fn default() -> Self {
         let db = Connection::open_in_memory().and_then(|db| prepare(&db).map(|()| db));
-        let open = db.ok().map(|db| Open { db, written: 0 });
+        let open = db.ok().map(Open::new);
         Self { path: PathBuf::new(), open: Mutex::new(open) }
     }
 }
@@ -71,9 +81,7 @@ impl StatCache {
             connect(path)
         });
         match db {
-            Ok(db) => {
-                Self { path: path.to_owned(), open: Mutex::new(Some(Open { db, written: 0 })) }
-            }
+            Ok(db) => Self { path: path.to_owned(), open: Mutex::new(Some(Open::new(db))) },
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "the stat cache is not used");
                 Self::default()
@@ -93,7 +101,8 @@ impl StatCache {
     pub fn len(&self) -> u64 {
         let mut files = 0;
         self.for_each(|_, directory| {
-            files += directory.files.iter().filter(|file| file.is_settled()).count() as u64;
+            let known = |file: &&CachedFile| file.is_file() && file.is_settled();
+            files += directory.files.iter().filter(known).count() as u64;
         });
         files
     }
@@ -123,7 +132,10 @@ impl StatCache {
     /// From here on what is written may not be kept.
     pub(crate) fn begin_scan(&self) {
         let set = "INSERT OR IGNORE INTO meta(key, value) VALUES ('scanning', x'')";
-        self.with((), |open| open.db.execute(set, []).map(|_| open.wrote()));
+        self.with((), |open| {
+            open.ahead.clear();
+            open.db.execute(set, []).map(|_| open.wrote())
+        });
         self.flush();
     }
 
@@ -141,7 +153,16 @@ impl StatCache {
 
     /// What is known of a directory.
     pub(crate) fn directory(&self, path: &[u8]) -> CachedDirectory {
-        self.with(CachedDirectory::default(), |open| open.load(path))
+        self.with(CachedDirectory::default(), |open| {
+            open.ahead.clear();
+            Ok(open.ahead.take(&open.db, path)?.unpack())
+        })
+    }
+
+    /// The same, for a walk that comes to all directories in about the order of their paths, and replaces
+    /// what is known of one only after it has asked.
+    pub(crate) fn directory_on_a_walk(&self, path: &[u8]) -> PackedDirectory {
+        self.with(PackedDirectory::default(), |open| open.ahead.take(&open.db, path))
     }
 
     /// What is known of one file, at a cost that does not grow with its directory.
@@ -171,8 +192,10 @@ impl StatCache {
         self.with((), |open| {
             let remove = "DELETE FROM directory WHERE path = ?1";
             open.db.prepare_cached(remove)?.execute([path])?;
+            // Another part of the walk may have read past it meanwhile.
+            open.ahead.forget(path);
             let mut runs = after.files.chunks(RUN);
-            open.put(path, b"", after.inode, runs.next().unwrap_or_default())?;
+            open.put(path, b"", Some(after), runs.next().unwrap_or_default())?;
             for run in runs {
                 let first = run.first().map(|file| file.name.as_slice()).unwrap_or_default();
                 open.put(path, first, None, run)?;
@@ -194,6 +217,11 @@ impl StatCache {
                 Err(_) if file.is_none() => return Ok(()),
                 Err(at) => files.splice(at..at, file).for_each(drop),
             }
+            // It is not the tree any more of what is known.
+            let forget = "UPDATE directory SET tree = NULL
+                          WHERE path = ?1 AND first = x'' AND tree IS NOT NULL";
+            open.db.prepare_cached(forget)?.execute([path])?;
+            open.ahead.clear();
             if files.is_empty() && !first.is_empty() {
                 let remove = "DELETE FROM directory WHERE path = ?1 AND first = ?2";
                 open.db.prepare_cached(remove)?.execute((path, first))?;
@@ -219,6 +247,7 @@ impl StatCache {
             let (from, to) = range_below(path);
             let remove = "DELETE FROM directory WHERE path = ?1 OR (path >= ?2 AND path < ?3)";
             open.db.prepare_cached(remove)?.execute((path, from, to))?;
+            open.ahead.clear();
             open.wrote();
             Ok(())
         });
@@ -237,6 +266,7 @@ impl StatCache {
                           WHERE path = ?3 OR (path >= ?4 AND path < ?5)";
             let keep = i64::try_from(from.len() + 1).unwrap_or(i64::MAX);
             open.db.prepare_cached(rename)?.execute((to, keep, from, low, high))?;
+            open.ahead.clear();
             open.wrote();
             Ok(())
         });
@@ -265,7 +295,9 @@ impl StatCache {
     pub(crate) fn names_of(&self, inodes: &HashSet<(u64, u64)>) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut found = Vec::new();
         self.for_each(|path, directory| {
-            let named = |file: &&CachedFile| inodes.contains(&(file.stat.dev, file.stat.ino));
+            let named = |file: &&CachedFile| {
+                file.is_file() && inodes.contains(&(file.stat.dev, file.stat.ino))
+            };
             let names = directory.files.iter().filter(named);
             found.extend(names.map(|file| (path.to_vec(), file.name.clone())));
         });
@@ -313,28 +345,6 @@ impl StatCache {
 }
 
 impl Open {
-    fn load(&self, path: &[u8]) -> rusqlite::Result<CachedDirectory> {
-        let find = "SELECT inode, files FROM directory WHERE path = ?1 ORDER BY first";
-        let mut find = self.db.prepare_cached(find)?;
-        let mut rows = find.query([path])?;
-        let mut directory = CachedDirectory::default();
-        while let Some(row) = rows.next()? {
-            let inode: Option<Vec<u8>> = row.get(0)?;
-            if let Some(inode) = inode {
-                directory.inode = read_inode(&inode);
-            }
-            let bytes = row.get_ref(1)?.as_blob().map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(
-                    1,
-                    rusqlite::types::Type::Blob,
-                    error.into(),
-                )
-            })?;
-            records::decode(bytes, &mut directory.files).map_err(unreadable)?;
-        }
-        Ok(directory)
-    }
-
     /// The run in which a name stands, or would.
     fn run_of(
         &self,
@@ -358,13 +368,16 @@ impl Open {
         &mut self,
         path: &[u8],
         first: &[u8],
-        inode: Option<Inode>,
+        whole: Option<&CachedDirectory>,
         files: &[CachedFile],
     ) -> rusqlite::Result<()> {
         self.wrote();
-        let put = "INSERT OR REPLACE INTO directory(path, first, inode, files)
-                   VALUES (?1, ?2, ?3, ?4)";
-        let row = (path, first, inode.map(write_inode), records::encode(files));
+        let put = "INSERT OR REPLACE INTO directory(path, first, inode, tree, below, files)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let inode = whole.and_then(|whole| whole.inode).map(write_inode);
+        let tree = whole.and_then(|whole| whole.tree).map(records::encode_tree);
+        let below = whole.and_then(|whole| whole.below.as_deref()).map(records::encode_below);
+        let row = (path, first, inode, tree, below, records::encode(files));
         self.db.prepare_cached(put)?.execute(row).map(drop)
     }
 
@@ -411,6 +424,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
+    // What does not fit in a quarter of a page costs further pages: most directories do.
+    db.pragma_update(None, "page_size", 16384)?;
     let read = |name| db.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
     let header = (read("application_id")?, read("user_version")?);
     if header != (0, 0) && header != (APPLICATION, FORMAT) {
@@ -427,7 +442,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
         "CREATE TABLE IF NOT EXISTS directory(
-             path BLOB NOT NULL, first BLOB NOT NULL, inode BLOB, files BLOB NOT NULL,
+             path BLOB NOT NULL, first BLOB NOT NULL, inode BLOB, tree BLOB, below BLOB,
+             files BLOB NOT NULL,
              PRIMARY KEY(path, first)
          ) STRICT, WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;",

@@ -233,7 +233,7 @@ fn state_of(file: &Path) -> Option<FileStat> {
     let stat = rustix::fs::stat(file).ok()?;
     let state = FileStat::new(&stat);
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Some(FileStat { size: 0, mtime: 0, ctime: 0, ..state }),
+        FileType::Directory => Some(FileStat { mode: 0, size: 0, mtime: 0, ctime: 0, ..state }),
         _ => Some(state),
     }
 }

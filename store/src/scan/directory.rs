@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** no symbolic link is followed below the root.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +31,8 @@ pub(crate) fn open_in(above: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Err
 /// Opens the directory at a path of names joined by slashes.
 pub(crate) fn open_below(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let mut names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
-    let Some(first) = names.next() else { return rustix::io::fcntl_dupfd_cloexec(root, 0) };
+    // Not a copy of the descriptor: that would share its place in the listing.
+    let Some(first) = names.next() else { return open_in(root, b".") };
     names.try_fold(open_in(root, first)?, |above, name| open_in(above.as_fd(), name))
 }
 
@@ -46,6 +48,78 @@ pub(crate) fn list(directory: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, FileType)>
     }
     entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     Ok(entries)
+}
+
+/// The entries of one directory, ascending by name, in memory that is kept for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    names: Vec<u8>,
+    entries: Vec<(Range<usize>, FileType)>,
+    /// Where the system writes.
+    buffer: Vec<u8>,
+}
+
+impl Listing {
+    /// Lists a directory that was just opened, in place of what was listed before.
+    pub(crate) fn read(&mut self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.names.clear();
+        self.entries.clear();
+        self.fill(directory)?;
+        let Self { names, entries, .. } = self;
+        let name = |range: &Range<usize>| names.get(range.clone()).unwrap_or_default();
+        entries.sort_unstable_by(|(a, _), (b, _)| name(a).cmp(name(b)));
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn fill(&mut self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+        const BUFFER: usize = 32 * 1024;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.reserve(BUFFER);
+        let mut entries = rustix::fs::RawDir::new(directory, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            self.push(entry.file_name().to_bytes(), entry.file_type());
+        }
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn fill(&mut self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+        for entry in rustix::fs::Dir::read_from(directory)? {
+            let entry = entry?;
+            self.push(entry.file_name().to_bytes(), entry.file_type());
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, name: &[u8], kind: FileType) {
+        if name != b"." && name != b".." {
+            let start = self.names.len();
+            self.names.extend_from_slice(name);
+            self.entries.push((start..self.names.len(), kind));
+        }
+    }
+
+    /// Names and kinds; the system does not say every kind.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], FileType)> {
+        self.entries.iter().map(|(range, kind)| (self.slice(range), *kind))
+    }
+
+    /// The name at a place in the list.
+    pub(crate) fn name(&self, at: usize) -> &[u8] {
+        self.entries.get(at).map(|(range, _)| self.slice(range)).unwrap_or_default()
+    }
+
+    /// Whether this name is listed.
+    pub(crate) fn has(&self, name: &[u8]) -> bool {
+        self.entries.binary_search_by(|(range, _)| self.slice(range).cmp(name)).is_ok()
+    }
+
+    fn slice(&self, range: &Range<usize>) -> &[u8] {
+        self.names.get(range.clone()).unwrap_or_default()
+    }
 }
 
 /// The path of a name in a directory.
@@ -105,6 +179,14 @@ mod tests {
         assert!(open_below(root.as_fd(), b"link/b").is_err());
         assert!(open_below(root.as_fd(), b"a/link").is_err());
         assert_eq!(list(root.as_fd()).unwrap().len(), 2);
+        let mut listing = Listing::default();
+        for _ in 0..2 {
+            listing.read(open_below(root.as_fd(), b"").unwrap().as_fd()).unwrap();
+            let listed: Vec<_> = listing.iter().map(|(name, kind)| (name.to_vec(), kind)).collect();
+            assert_eq!(listed, list(root.as_fd()).unwrap());
+            assert!(listing.has(b"link") && !listing.has(b"b"));
+            assert_eq!(listing.name(1), b"link");
+        }
     }
 
     #[test]

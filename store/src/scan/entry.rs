@@ -26,7 +26,7 @@ pub(super) struct Taken {
     pub(super) entry: Option<Entry>,
     /// What is to be said about it.
     pub(super) omitted: Option<OmitReason>,
-    /// The state of a regular file, where that may be believed later on.
+    /// The state of a file or a link, where that may be believed later on.
     pub(super) stat: Option<FileStat>,
     /// How many names the file has, where these are several.
     pub(super) links: Option<Linked>,
@@ -45,7 +45,7 @@ pub(super) struct Linked {
 }
 
 impl Linked {
-    fn of(stat: &Stat) -> Option<Self> {
+    pub(super) fn of(stat: &Stat) -> Option<Self> {
         #[expect(clippy::unnecessary_cast, reason = "not on every platform")]
         let names = stat.st_nlink as u64;
         (names > 1).then(|| Self { inode: Inode::new(stat), names })
@@ -164,6 +164,12 @@ impl<S: ObjectSource + ObjectSink> Taker<'_, S> {
     }
 
     fn symlink(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Taken, ReadError> {
+        // Before the target is read: what comes after it shows in the next state.
+        let stat = look(directory, name).map_err(ReadError::File)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Symlink {
+            return Err(ReadError::NotRegular(kind));
+        }
         let target = rustix::fs::readlinkat(directory, name, Vec::new())
             .map_err(ReadError::File)?
             .into_bytes();
@@ -172,7 +178,11 @@ impl<S: ObjectSource + ObjectSink> Taker<'_, S> {
         }
         let target = store_bytes(&target, self.sink).map_err(|e| ReadError::Scan(e.into()))?;
         self.progress.add(1, 0);
-        Ok(Taken { entry: Some(entry(name, EntryKind::Symlink { target })), ..Taken::default() })
+        Ok(Taken {
+            entry: Some(entry(name, EntryKind::Symlink { target })),
+            stat: Some(FileStat::new(&stat)).filter(|stat| stat.size == target.size),
+            ..Taken::default()
+        })
     }
 }
 

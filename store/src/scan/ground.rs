@@ -51,6 +51,8 @@ pub(super) struct Walked {
     pub(super) omitted: Vec<Omission>,
     /// Every directory that was listed, each after the one above it.
     pub(super) directories: Vec<Vec<u8>>,
+    /// Whether the cache may know directories that are not there any more.
+    pub(super) may_know_more: bool,
     pub(super) links: Vec<(Linked, Vec<u8>, Vec<u8>)>,
     pub(super) held: Vec<(Vec<u8>, Finding)>,
     pub(super) hashed_files: u64,

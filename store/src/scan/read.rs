@@ -59,8 +59,18 @@ pub(super) enum ReadError {
 /// Reads files one after the other and keeps its buffers.
 #[derive(Debug, Default)]
 pub(super) struct FileReader {
+    /// As long as what was ever read into it: filled anew, never cleared.
     small: Vec<u8>,
     chunker: Chunker,
+}
+
+/// What one attempt came to.
+enum Attempt {
+    /// Bytes in the sink, and the state after.
+    Put(Blob, Stat),
+    Held(Finding),
+    /// It changed meanwhile.
+    Changed,
 }
 
 impl FileReader {
@@ -80,73 +90,105 @@ impl FileReader {
             let before = regular(rustix::fs::fstat(&file).map_err(ReadError::File)?)?;
             let last = attempt == ATTEMPTS;
             let file = file.into();
-            if let Some(inspect) = inspect
-                && let Some(finding) = self.inspect(&file, inspect)?
-            {
-                let content = Content::Chunk(ChunkId::of(b""));
-                let blob = Blob { size: 0, content };
-                return Ok(FileRead { blob, held: Some(finding), stat: before, torn: false });
-            }
-            let (blob, after) = self.read_once(&file, &before, last, sink, progress)?;
-            let whole = FileStat::new(&before) == FileStat::new(&after);
-            match blob {
-                Some(blob) if whole && blob.size == FileStat::new(&after).size => {
-                    return Ok(FileRead { blob, held: None, stat: after, torn: false });
+            let read = if FileStat::new(&before).size > MAX_CHUNK as u64 {
+                self.read_large(&file, &before, sink, progress, inspect)?
+            } else {
+                self.read_small(&file, &before, last, sink, inspect)?
+            };
+            match read {
+                Attempt::Held(finding) => {
+                    let content = Content::Chunk(ChunkId::of(b""));
+                    let blob = Blob { size: 0, content };
+                    return Ok(FileRead { blob, held: Some(finding), stat: before, torn: false });
                 }
-                Some(blob) if last => {
-                    return Ok(FileRead { blob, held: None, stat: after, torn: true });
+                Attempt::Put(blob, after) => {
+                    let (before, state) = (FileStat::new(&before), FileStat::new(&after));
+                    let whole = before == state && blob.size == state.size;
+                    if whole || last {
+                        return Ok(FileRead { blob, held: None, stat: after, torn: !whole });
+                    }
                 }
-                _ => attempt += 1,
+                Attempt::Changed => {}
             }
+            attempt += 1;
         }
     }
 
-    /// Looks at the beginning of a file before anything of it is put.
-    fn inspect(
-        &mut self,
-        file: &std::fs::File,
-        inspect: Inspect<'_>,
-    ) -> Result<Option<Finding>, ReadError> {
-        self.small.clear();
-        file.take(LOOKED_AT as u64)
-            .read_to_end(&mut self.small)
-            .and_then(|_| (&*file).rewind())
-            .map_err(|error| read_error(&error))?;
-        Ok(inspect(&self.small))
-    }
-
-    /// One attempt: what was read, where it is worth keeping, and the state after.
-    fn read_once<S: ObjectSink>(
+    /// One attempt at a file of one chunk, which is read once: its bytes are put only when they are known
+    /// to be good, or are to be kept whatever they are.
+    fn read_small<S: ObjectSink>(
         &mut self,
         file: &std::fs::File,
         before: &Stat,
         keep: bool,
         sink: &S,
-        progress: &Progress,
-    ) -> Result<(Option<Blob>, Stat), ReadError> {
+        inspect: Option<Inspect<'_>>,
+    ) -> Result<Attempt, ReadError> {
         let size = FileStat::new(before).size;
-        let after = |file: &std::fs::File| rustix::fs::fstat(file.as_fd()).map_err(ReadError::File);
-        if size > MAX_CHUNK as u64 {
-            let content = Watched { file, progress }.take(size);
-            let blob = self.chunker.store(content, sink).map_err(|error| match error {
-                ChunkError::Store(error) => ReadError::Scan(error.into()),
-                ChunkError::Read(error) => read_error(&error),
-            })?;
-            return Ok((Some(blob), after(file)?));
-        }
-        self.small.clear();
-        // One byte more than the file had: a file that grew is not taken for whole. It is known to
-        // be small, so the bytes are put only when they are known to be good.
-        file.take(size + 1).read_to_end(&mut self.small).map_err(|error| read_error(&error))?;
-        self.small.truncate(MAX_CHUNK);
-        let stat = after(file)?;
-        let whole =
-            self.small.len() as u64 == size && FileStat::new(before) == FileStat::new(&stat);
+        // One byte more than the file had: a file that grew is not taken for whole.
+        let read = self.fill(file, size as usize + 1, size as usize)?;
+        let stat = rustix::fs::fstat(file.as_fd()).map_err(ReadError::File)?;
+        let whole = read == size as usize && FileStat::new(before) == FileStat::new(&stat);
         if !whole && !keep {
-            return Ok((None, stat));
+            return Ok(Attempt::Changed);
         }
-        let blob = store_bytes(&self.small, sink).map_err(|error| ReadError::Scan(error.into()))?;
-        Ok((Some(blob), stat))
+        let bytes = self.small.get(..read.min(MAX_CHUNK)).unwrap_or_default();
+        if let Some(finding) = inspect.and_then(|inspect| inspect(bytes)) {
+            return Ok(Attempt::Held(finding));
+        }
+        let blob = store_bytes(bytes, sink).map_err(|error| ReadError::Scan(error.into()))?;
+        Ok(Attempt::Put(blob, stat))
+    }
+
+    /// One attempt at a larger file, whose beginning is looked at before anything of it is put.
+    fn read_large<S: ObjectSink>(
+        &mut self,
+        file: &std::fs::File,
+        before: &Stat,
+        sink: &S,
+        progress: &Progress,
+        inspect: Option<Inspect<'_>>,
+    ) -> Result<Attempt, ReadError> {
+        if let Some(inspect) = inspect {
+            let read = self.fill(file, LOOKED_AT, LOOKED_AT)?;
+            if let Some(finding) = inspect(self.small.get(..read).unwrap_or_default()) {
+                return Ok(Attempt::Held(finding));
+            }
+            (&*file).rewind().map_err(|error| read_error(&error))?;
+        }
+        let content = Watched { file, progress }.take(FileStat::new(before).size);
+        let blob = self.chunker.store(content, sink).map_err(|error| match error {
+            ChunkError::Store(error) => ReadError::Scan(error.into()),
+            ChunkError::Read(error) => read_error(&error),
+        })?;
+        let stat = rustix::fs::fstat(file.as_fd()).map_err(ReadError::File)?;
+        Ok(Attempt::Put(blob, stat))
+    }
+
+    /// Reads at most `most` bytes, until the file ends or there are `enough`; says how many.
+    fn fill(
+        &mut self,
+        mut file: &std::fs::File,
+        most: usize,
+        enough: usize,
+    ) -> Result<usize, ReadError> {
+        if self.small.len() < most {
+            self.small.resize(most, 0);
+        }
+        let mut filled = 0;
+        while filled < most {
+            let rest = self.small.get_mut(filled..most).unwrap_or_default();
+            match file.read(rest) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(read_error(&error)),
+            }
+            if filled >= enough {
+                break;
+            }
+        }
+        Ok(filled)
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use baton_protocol::id::ObjectId;
+use baton_protocol::id::{ObjectId, ObjectKind};
 use baton_protocol::object::{Entry, EntryKind, OmitReason, Tree};
 use baton_protocol::path::RelPath;
 
@@ -229,4 +229,134 @@ fn names_are_bytes_and_wide_directories_split() {
     };
     assert_eq!(by(&one).root, by(&many).root);
     assert_eq!(by(&many).sums.files, 3005);
+}
+
+/// What is changed, and how many directories are built for it at most: those on the way to it.
+type Change<'a> = (&'a str, usize, Box<dyn Fn() + 'a>);
+
+/// What a scan finds that knows the tree, which must be what one finds that does not.
+fn sweep(root: &Path, cache: &StatCache) -> (Scanned, MemoryObjects) {
+    let objects = MemoryObjects::default();
+    let swept = run(root, cache, &objects, LATE);
+    let afresh = run(root, &StatCache::default(), &MemoryObjects::default(), LATE);
+    assert_eq!((swept.root, swept.sums), (afresh.root, afresh.sums));
+    assert_eq!(swept.omitted, afresh.omitted);
+    assert_eq!(swept.directories, afresh.directories);
+    assert_eq!(cache.directories(), afresh.directories);
+    (swept, objects)
+}
+
+#[test]
+fn directories_that_are_as_they_were_are_not_built_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |path: &str| dir.path().join(path);
+    let link = |to: &str, path: &str| std::os::unix::fs::symlink(to, at(path)).unwrap();
+    let chmod = |path: &str, mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        rustix::fs::chmod(at(path), Mode::from_raw_mode(permissions.mode())).unwrap();
+    };
+    #[expect(clippy::disallowed_methods, reason = "a tree of a test")]
+    let remove_all = |path: &str| std::fs::remove_dir_all(at(path)).unwrap();
+    for path in ["f", "a/f", "a/b/f", "a/b/c/f", "a-b/f", "d/f", "d/e/f", "g/.gitignore"] {
+        write(&at(path), path.as_bytes());
+    }
+    link("f", "a/link");
+    crate::fs::create_dir_all(&at("empty")).unwrap();
+    let cache = StatCache::default();
+    sweep(dir.path(), &cache);
+    let (_, objects) = sweep(dir.path(), &cache);
+    assert!(objects.0.lock().unwrap().is_empty());
+
+    let changes: Vec<Change<'_>> = vec![
+        ("a new file", 3, Box::new(|| write(&at("a/b/new"), b"new"))),
+        ("a file without it", 3, Box::new(|| crate::fs::remove_file(&at("a/b/f")).unwrap())),
+        ("the mode of a file", 3, Box::new(|| chmod("d/e/f", 0o600))),
+        ("the mode of a directory", 2, Box::new(|| chmod("d/e", 0o700))),
+        (
+            "a link elsewhere",
+            2,
+            Box::new(|| {
+                crate::fs::remove_file(&at("a/link")).unwrap();
+                link("elsewhere", "a/link");
+            }),
+        ),
+        (
+            "a link that is a file",
+            2,
+            Box::new(|| {
+                crate::fs::remove_file(&at("a/link")).unwrap();
+                write(&at("a/link"), b"elsewhere");
+            }),
+        ),
+        (
+            "a directory elsewhere",
+            4,
+            Box::new(|| {
+                crate::fs::rename(&at("a/b"), &at("a/moved")).unwrap();
+            }),
+        ),
+        ("a directory less", 1, Box::new(|| remove_all("d"))),
+        (
+            "a directory that is a file",
+            1,
+            Box::new(|| {
+                remove_all("a-b");
+                write(&at("a-b"), b"file");
+            }),
+        ),
+        (
+            "what is left out",
+            2,
+            Box::new(|| {
+                write(&at("a/.git/HEAD"), b"no repository");
+            }),
+        ),
+        ("what was left out", 2, Box::new(|| remove_all("a/.git"))),
+        ("what leaves out", 2, Box::new(|| write(&at(".batonignore"), b"moved\n"))),
+        (
+            "a name more",
+            2,
+            Box::new(|| {
+                std::fs::hard_link(at("f"), at("a/second")).unwrap();
+            }),
+        ),
+    ];
+    for (what, built, change) in changes {
+        // No two changes within one tick of the clock.
+        std::thread::sleep(std::time::Duration::from_millis(15));
+        change();
+        let (swept, objects) = sweep(dir.path(), &cache);
+        let trees =
+            objects.0.lock().unwrap().keys().filter(|id| id.kind == ObjectKind::Tree).count();
+        assert!(trees <= built, "{what}: {trees}");
+        let (again, objects) = sweep(dir.path(), &cache);
+        assert_eq!(again.root, swept.root, "{what}");
+        // Where something is left out the directory is looked at name by name.
+        let built = objects.0.lock().unwrap().len();
+        assert!(built <= usize::from(!swept.omitted.is_empty()), "{what}: {built}");
+    }
+}
+
+#[test]
+fn what_a_seal_changed_is_not_taken_for_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    for path in ["f", "a/f", "a/b/f"] {
+        write(&dir.path().join(path), path.as_bytes());
+    }
+    let (cache, objects) = (StatCache::default(), MemoryObjects::default());
+    let options = ScanOptions { started_at_ns: LATE, ..ScanOptions::default() };
+    let before = run(dir.path(), &cache, &objects, LATE);
+    std::thread::sleep(std::time::Duration::from_millis(15));
+    write(&dir.path().join("a/b/new"), b"new");
+    write(&dir.path().join("a/c/new"), b"new");
+    crate::fs::remove_file(&dir.path().join("a/f")).unwrap();
+    let mut dirty = dirty::Dirty::default();
+    dirty.name(b"a/b", b"new", dirty::Depth::Look);
+    dirty.name(b"a", b"c", dirty::Depth::Look);
+    dirty.name(b"a", b"f", dirty::Depth::Look);
+    let progress = Progress::default();
+    let sealed = seal(dir.path(), before, &dirty, &cache, &objects, &options, &progress).unwrap();
+    cache.flush();
+    let (swept, _) = sweep(dir.path(), &cache);
+    assert_eq!((swept.root, swept.hashed_files), (sealed.root, 0));
 }

@@ -7,26 +7,30 @@
 //! **Invariant:** a directory is encoded after everything below it is in the sink.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use baton_protocol::id::ObjectKind;
-use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, build_tree};
+use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason};
 use baton_protocol::path::{MAX_PATH, RelPath, is_git_name};
 use rustix::fs::FileType;
 
 use super::ScanError;
-use super::directory::{self, Budget, Held, join};
+use super::directory::{self, Budget, Held, Listing, join};
 use super::entry::{Known, Linked, Taker, dropped_bits, exhausted, look, permissions, reason};
 use super::ground::{Found, Ground, Start, Walked, read_git_ignore};
 use super::read::FileReader;
+use super::unchanged::find_unchanged;
+use super::under_way::{Before, Directory, Parts};
 use crate::ignore::{Scope, Verdict};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::secrets::Finding;
-use crate::stat_cache::{CachedDirectory, CachedFile, Inode};
+use crate::stat_cache::{CachedFile, Inode, PackedDirectory};
 
 /// Files that one thread takes at a time: a directory of 10,000 keeps every thread busy.
 const BATCH: usize = 512;
+
+/// Files of a directory above which several threads look at them, also where nothing has changed.
+const MAX_ALONE: usize = 16 * BATCH;
 
 /// Walks everything below a directory.
 pub(super) fn walk<S: ObjectSource + ObjectSink>(
@@ -46,6 +50,7 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
         wake: Condvar::new(),
         noted: Mutex::default(),
         result: Mutex::new(None),
+        may_know_more: AtomicBool::new(false),
         hashed_files: AtomicU64::new(0),
         hashed_bytes: AtomicU64::new(0),
     };
@@ -73,6 +78,7 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
         directories,
         links,
         held,
+        may_know_more: walk.may_know_more.into_inner(),
         hashed_files: walk.hashed_files.into_inner(),
         hashed_bytes: walk.hashed_bytes.into_inner(),
     })
@@ -86,6 +92,7 @@ struct Walk<'a, S> {
     wake: Condvar,
     noted: Mutex<Noted>,
     result: Mutex<Option<Found>>,
+    may_know_more: AtomicBool,
     hashed_files: AtomicU64,
     hashed_bytes: AtomicU64,
 }
@@ -122,29 +129,6 @@ enum Task {
     Files { directory: Arc<Directory>, held: Option<Arc<Held>>, files: Vec<(Vec<u8>, FileType)> },
 }
 
-/// A directory under way.
-struct Directory {
-    above: Option<Arc<Directory>>,
-    name: Vec<u8>,
-    path: Vec<u8>,
-    mode: u16,
-    inode: Inode,
-    /// The rules in it.
-    scope: Scope,
-    /// What the last scan knew of it.
-    cached: CachedDirectory,
-    parts: Mutex<Parts>,
-}
-
-/// What is known of a directory so far.
-#[derive(Default)]
-struct Parts {
-    entries: Vec<Entry>,
-    records: Vec<CachedFile>,
-    /// Directories and batches still to come.
-    open: usize,
-}
-
 /// Ends a task, also when its thread panics: the others must not wait for it.
 struct Under<'a, 'b, S>(&'a Walk<'b, S>);
 
@@ -161,22 +145,42 @@ impl<S> Drop for Under<'_, '_, S> {
     }
 }
 
+/// A listing parted into directories, each with its path, and the rest by its place.
+struct Sorted {
+    directories: Vec<(Vec<u8>, Vec<u8>, Verdict)>,
+    files: Vec<(usize, FileType)>,
+    flawed: bool,
+}
+
+impl Sorted {
+    fn names<'a>(&self, listing: &'a Listing) -> impl Iterator<Item = &'a [u8]> {
+        self.files.iter().map(|&(at, _)| listing.name(at))
+    }
+}
+
+/// What a thread keeps from one task to the next.
+struct Worker<'a, S> {
+    taker: Taker<'a, S>,
+    listing: Listing,
+}
+
 impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
     fn run(&self) {
-        let mut taker = Taker {
+        let taker = Taker {
             sink: self.ground.sink,
             progress: self.ground.progress,
             reader: FileReader::default(),
         };
+        let mut worker = Worker { taker, listing: Listing::default() };
         while let Some(task) = self.next() {
             let under = Under(self);
             let done = match task {
                 _ if self.ground.progress.is_cancelled() => Err(ScanError::Cancelled),
                 Task::Directory { place, held, scope } => {
-                    self.directory(&mut taker, place, held, &scope)
+                    self.directory(&mut worker, place, held, &scope)
                 }
                 Task::Files { directory, held, files } => {
-                    self.files(&mut taker, &directory, held.as_deref(), &files)
+                    self.files(&mut worker.taker, &directory, held.as_deref(), &files)
                 }
             };
             if let Err(error) = done {
@@ -202,7 +206,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
     /// Opens and lists a directory, and takes its first files.
     fn directory(
         &self,
-        taker: &mut Taker<'_, S>,
+        Worker { taker, listing }: &mut Worker<'_, S>,
         place: Place,
         held: Option<Arc<Held>>,
         above: &Scope,
@@ -214,36 +218,46 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         drop(held);
         let listed = opened.and_then(|fd| {
             let stat = rustix::fs::fstat(&fd)?;
-            let entries = directory::list(fd.as_fd())?;
-            Ok((fd, stat, entries))
+            listing.read(fd.as_fd())?;
+            Ok((fd, stat))
         });
-        let (fd, stat, listed) = match listed {
+        let (fd, stat) = match listed {
             Ok(listed) => listed,
             Err(error) => {
                 self.omit(&place.path, reason(error).map_err(exhausted)?);
-                return place.above.map_or(Ok(()), |above| self.finish_part(above));
+                let Some(above) = place.above else { return Ok(()) };
+                lock(&above.parts).flawed = true;
+                return self.finish_part(above);
             }
         };
         if let Some(reason) = dropped_bits(&stat) {
             self.omit(&place.path, reason);
         }
-        let has = |wanted: &[u8]| listed.iter().any(|(name, _)| name == wanted);
-        let mut scope = self.ground.rules.enter(above, &place.path, place.verdict, has(b".git"));
-        if has(b".gitignore") {
+        let is_repository = listing.has(b".git");
+        let mut scope = self.ground.rules.enter(above, &place.path, place.verdict, is_repository);
+        if listing.has(b".gitignore") {
             read_git_ignore(&mut scope, &fd, &place.path);
         }
         lock(&self.noted).directories.push(place.path.clone());
-        let (directories, mut files) = self.sort(&fd, &place, &scope, listed)?;
+        let sorted = self.sort(&fd, &place, &scope, listing)?;
+        let known = self.ground.cache.directory_on_a_walk(&place.path);
+        let is_same = !sorted.flawed
+            && sorted.files.len() <= MAX_ALONE
+            && self.is_same(&fd, &place.path, &known, sorted.names(listing));
+        let Sorted { directories, files, flawed } = sorted;
+        let before = if is_same { Before::Same(known) } else { Before::Other(known.unpack()) };
         let directory = Arc::new(Directory {
             above: place.above,
             name: place.name,
-            cached: self.ground.cache.directory(&place.path),
             path: place.path,
             mode: permissions(&stat),
             inode: Inode::new(&stat),
             scope: scope.clone(),
-            parts: Mutex::default(),
+            before,
+            parts: Mutex::new(Parts { flawed, ..Parts::default() }),
         });
+        let owned = |&(at, kind): &(usize, FileType)| (listing.name(at).to_vec(), kind);
+        let mut files: Vec<_> = files.iter().filter(|_| !is_same).map(owned).collect();
         let first: Vec<_> = files.drain(..files.len().min(BATCH)).collect();
         let mut batches = Vec::new();
         while !files.is_empty() {
@@ -270,36 +284,38 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
     }
 
     /// Parts a listing into directories and the rest, without what does not belong to the tree.
-    #[expect(clippy::type_complexity, reason = "it is taken apart where it is returned")]
     fn sort(
         &self,
         fd: &OwnedFd,
         place: &Place,
         scope: &Scope,
-        listed: Vec<(Vec<u8>, FileType)>,
-    ) -> Result<(Vec<(Vec<u8>, Vec<u8>, Verdict)>, Vec<(Vec<u8>, FileType)>), ScanError> {
-        let (mut directories, mut files) = (Vec::new(), Vec::new());
+        listing: &Listing,
+    ) -> Result<Sorted, ScanError> {
+        let mut sorted = Sorted { directories: Vec::new(), files: Vec::new(), flawed: false };
         let mut path = place.path.clone();
-        for (name, mut kind) in listed {
+        for (at, (name, mut kind)) in listing.iter().enumerate() {
             path.truncate(place.path.len());
             if !path.is_empty() {
                 path.push(b'/');
             }
-            path.extend_from_slice(&name);
-            if is_git_name(&name) {
+            path.extend_from_slice(name);
+            if is_git_name(name) {
                 self.omit(&path, OmitReason::GitMetadata);
+                sorted.flawed = true;
                 continue;
             }
             if path.len() > MAX_PATH {
                 // Its own path cannot be written down.
                 self.omit(&place.path, OmitReason::NotCarried);
+                sorted.flawed = true;
                 continue;
             }
             if kind == FileType::Unknown {
-                kind = match look(fd.as_fd(), &name) {
+                kind = match look(fd.as_fd(), name) {
                     Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                     Err(error) => {
                         self.omit(&path, reason(error).map_err(exhausted)?);
+                        sorted.flawed = true;
                         continue;
                     }
                 };
@@ -307,11 +323,35 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             let is_directory = kind == FileType::Directory;
             match self.ground.rules.verdict(scope, &path, is_directory) {
                 Verdict::Skip => {}
-                verdict if is_directory => directories.push((name, path.clone(), verdict)),
-                _ => files.push((name, kind)),
+                verdict if is_directory => {
+                    sorted.directories.push((name.to_vec(), path.clone(), verdict));
+                }
+                _ => sorted.files.push((at, kind)),
             }
         }
-        Ok((directories, files))
+        Ok(sorted)
+    }
+
+    /// Whether the files and links of a directory are those of its tree. Those of several names are
+    /// noted, and the directories below it are still to be compared.
+    fn is_same<'n>(
+        &self,
+        fd: &OwnedFd,
+        path: &[u8],
+        known: &PackedDirectory,
+        names: impl Iterator<Item = &'n [u8]>,
+    ) -> bool {
+        if !self.ground.trusted || known.tree.is_none() {
+            return false;
+        }
+        let Some(unchanged) = find_unchanged(fd.as_fd(), known, names) else { return false };
+        self.ground.progress.add(unchanged.files, unchanged.bytes);
+        if !unchanged.linked.is_empty() {
+            let links = unchanged.linked.into_iter();
+            let links = links.map(|(linked, name)| (linked, path.to_vec(), name));
+            lock(&self.noted).links.extend(links);
+        }
+        true
     }
 
     /// Takes one batch of a directory.
@@ -337,6 +377,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                 for (name, _) in files {
                     self.omit(&join(&directory.path, name), reason);
                 }
+                lock(&directory.parts).flawed = true;
             }
         }
         self.finish_part(Arc::clone(directory))
@@ -353,7 +394,11 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             return Ok(());
         }
         let mut entries = Vec::with_capacity(files.len());
-        let (mut records, mut links) = (Vec::new(), Vec::new());
+        let (mut records, mut links, mut flawed) = (Vec::new(), Vec::new(), false);
+        let known = match &directory.before {
+            Before::Other(known) => Some(known),
+            Before::Same(_) => None,
+        };
         for (name, kind) in files {
             if self.ground.progress.is_cancelled() {
                 return Err(ScanError::Cancelled);
@@ -362,19 +407,20 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                 self.ground.inspect(&directory.scope, &join(&directory.path, name), bytes)
             };
             let known = Known {
-                file: directory.cached.file(name),
+                file: known.and_then(|known| known.file(name)),
                 kept: self.ground.trusted,
                 inspect: self.ground.options.guard.is_some().then_some(&inspect),
             };
             let taken = taker.take(fd.as_fd(), name, *kind, known)?;
             if let Some(reason) = taken.omitted {
                 self.omit(&join(&directory.path, name), reason);
+                flawed = true;
             }
             if let Some(finding) = taken.held {
                 lock(&self.noted).held.push((join(&directory.path, name), finding));
             }
             let Some(entry) = taken.entry else { continue };
-            if let EntryKind::File { blob, .. } = entry.kind {
+            if let EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob } = entry.kind {
                 if taken.read {
                     self.hashed_files.fetch_add(1, Ordering::Relaxed);
                     self.hashed_bytes.fetch_add(blob.size, Ordering::Relaxed);
@@ -392,6 +438,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         let mut parts = lock(&directory.parts);
         parts.entries.append(&mut entries);
         parts.records.append(&mut records);
+        parts.flawed |= flawed;
         Ok(())
     }
 
@@ -407,15 +454,8 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                 }
                 std::mem::take(&mut *parts)
             };
-            let mut entries = parts.entries;
-            entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            let (tree, below) = build_tree(entries, |_, _, bytes| {
-                self.ground.sink.put(ObjectKind::Tree, &bytes).map(|_| ())
-            })?;
-            let mut files = parts.records;
-            files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            let after = CachedDirectory { inode: Some(directory.inode), files };
-            self.ground.cache.replace(&directory.path, &directory.cached, &after);
+            let (tree, below, may_know_more) = directory.encode(self.ground, parts)?;
+            self.may_know_more.fetch_or(may_know_more, Ordering::Relaxed);
             let Some(above) = directory.above.clone() else {
                 let found = Found { tree, sums: below, mode: directory.mode };
                 *lock(&self.result) = Some(found);

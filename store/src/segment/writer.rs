@@ -20,6 +20,11 @@ pub const SEAL_AT: u64 = 64 * 1024 * 1024;
 /// Objects at which it is sealed too: the ids of the open segment are in memory.
 const SEAL_COUNT: usize = 256 * 1024;
 
+/// Bytes after which the system is asked to begin writing them: a sync at the end then waits for little,
+/// and the disk has been busy meanwhile. A segment that waited for its sync kept a thread for half a
+/// second.
+const WRITE_BEHIND: u64 = 4 * 1024 * 1024;
+
 /// Where a record went.
 #[derive(Clone, Copy, Debug)]
 pub struct Appended {
@@ -55,6 +60,8 @@ pub struct SegmentWriter {
     header: SegmentHeader,
     len: u64,
     synced: u64,
+    /// Up to where the system was asked to write.
+    begun: u64,
     hasher: blake3::Hasher,
     entries: Vec<FooterEntry>,
     broken: bool,
@@ -89,7 +96,7 @@ impl SegmentWriter {
         hasher.update(&bytes);
         let len = bytes.len() as u64;
         let entries = Vec::new();
-        Ok(Self { file, path, header, len, synced: 0, hasher, entries, broken: false })
+        Ok(Self { file, path, header, len, synced: 0, begun: 0, hasher, entries, broken: false })
     }
 
     /// Goes on with a segment that an earlier process left open, after its last intact record.
@@ -123,7 +130,8 @@ impl SegmentWriter {
             at += want as u64;
         }
         let (file, path) = (Arc::new(file), path.to_owned());
-        Ok(Some(Self { file, path, header, len, synced: 0, hasher, entries, broken: false }))
+        let begun = len;
+        Ok(Some(Self { file, path, header, len, synced: 0, begun, hasher, entries, broken: false }))
     }
 
     /// Which segment it is.
@@ -168,6 +176,10 @@ impl SegmentWriter {
         let record_len = record.len() as u32;
         self.hasher.update(record);
         self.len += u64::from(record_len);
+        if self.len - self.begun >= WRITE_BEHIND {
+            fs::begin_writing(&self.file, self.begun, self.len - self.begun);
+            self.begun = self.len;
+        }
         note(&mut self.entries, entries, offset, record_len);
         Ok(Appended { offset, record_len })
     }

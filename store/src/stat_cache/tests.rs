@@ -6,7 +6,14 @@ use baton_protocol::object::{Blob, Content, MAX_CHUNK};
 use super::*;
 
 fn stat(size: u64) -> FileStat {
-    FileStat { dev: 7, ino: 1 << 40, size, mtime: -5, ctime: 1_700_000_000_123_456_789 }
+    FileStat {
+        dev: 7,
+        ino: 1 << 40,
+        mode: 0o100_644,
+        size,
+        mtime: -5,
+        ctime: 1_700_000_000_123_456_789,
+    }
 }
 
 fn blob(size: u64) -> Blob {
@@ -23,7 +30,7 @@ fn file(name: &str, size: u64) -> CachedFile {
 }
 
 fn directory(files: Vec<CachedFile>) -> CachedDirectory {
-    CachedDirectory { inode: Some(Inode { dev: 1, ino: 2 }), files }
+    CachedDirectory { inode: Some(Inode { dev: 1, ino: 2 }), files, ..CachedDirectory::default() }
 }
 
 const PATHS: [&[u8]; 4] = [b"", b"a", b"a/\xff\n", b"z"];

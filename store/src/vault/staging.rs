@@ -7,7 +7,7 @@
 //! given up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use baton_protocol::id::ObjectId;
@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::index::Location;
 use crate::layout::Class;
 use crate::objects::ObjectSource;
-use crate::segment::{RecordBuilder, RecordEntry};
+use crate::segment::{RecordBuilder, RecordEntry, RecordPacker};
 
 /// Records under construction for each class: as many threads can put at once.
 const SLOTS: usize = 4;
@@ -35,6 +35,23 @@ enum Place {
     Segment(Location),
 }
 
+thread_local! {
+    /// A number for each thread that puts: threads that come one after the other have slots of their own,
+    /// and what one of them reads in a row stays together.
+    static THREAD: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    };
+}
+
+/// Where a record is compressed, with the memory for the next one of its slot.
+#[derive(Debug)]
+struct Workbench {
+    packer: RecordPacker,
+    /// Empty while the bench is not in use.
+    builder: RecordBuilder,
+}
+
 /// Appended records without rows.
 #[derive(Debug, Default)]
 struct Appended {
@@ -49,8 +66,9 @@ pub(super) struct Staging {
     data: [Mutex<RecordBuilder>; SLOTS],
     metadata: [Mutex<RecordBuilder>; SLOTS],
     appended: Mutex<Appended>,
+    /// Those that are not in use: as many as threads ever compressed at once.
+    benches: Mutex<Vec<Workbench>>,
     failed: OnceLock<String>,
-    hasher: RandomState,
 }
 
 impl Staging {
@@ -60,8 +78,8 @@ impl Staging {
             data: Default::default(),
             metadata: Default::default(),
             appended: Mutex::default(),
+            benches: Mutex::default(),
             failed: OnceLock::new(),
-            hasher: RandomState::new(),
         }
     }
 
@@ -88,10 +106,10 @@ impl Staging {
         self.check()?;
         let class = if id.kind.is_metadata() { Class::Metadata } else { Class::Data };
         let slots = self.slots(class);
-        let first = self.hasher.hash_one(std::thread::current().id()) as usize % SLOTS;
+        let first = THREAD.with(|thread| *thread) % SLOTS;
         let mut order = (0..SLOTS).map(|step| (first + step) % SLOTS);
         let free = order.find_map(|at| Some((at, slots.get(at)?.try_lock().ok()?)));
-        let full = {
+        let bench = {
             let (at, mut builder) = match free {
                 Some(free) => free,
                 None => (first, lock(slots.get(first).unwrap_or(&slots[0]))),
@@ -101,9 +119,11 @@ impl Staging {
             if !builder.is_full(class) {
                 return Ok(());
             }
-            std::mem::take(&mut *builder)
+            let mut bench = self.bench()?;
+            std::mem::swap(&mut *builder, &mut bench.builder);
+            bench
         };
-        self.append(vault, class, &full)?;
+        self.append(vault, class, bench)?;
         self.flush_if_due(vault)
     }
 
@@ -116,7 +136,8 @@ impl Staging {
         entries: &[RecordEntry],
     ) -> Result<(), StoreError> {
         self.check()?;
-        self.note(self.append_encoded(vault, class, record, entries))?;
+        let appended = self.note(vault.append_record(class, record, entries))?;
+        self.note_appended(appended, entries);
         self.flush_if_due(vault)
     }
 
@@ -133,8 +154,9 @@ impl Staging {
         self.check()?;
         for class in Class::ALL {
             for slot in self.slots(class) {
-                let full = std::mem::take(&mut *lock(slot));
-                self.append(vault, class, &full)?;
+                let mut bench = self.bench()?;
+                std::mem::swap(&mut *lock(slot), &mut bench.builder);
+                self.append(vault, class, bench)?;
             }
         }
         self.flush_appended(vault)
@@ -154,30 +176,33 @@ impl Staging {
         Ok(())
     }
 
-    fn append(
-        &self,
-        vault: &Vault,
-        class: Class,
-        builder: &RecordBuilder,
-    ) -> Result<(), StoreError> {
-        if builder.is_empty() {
-            return Ok(());
+    fn bench(&self) -> Result<Workbench, StoreError> {
+        if let Some(bench) = lock(&self.benches).pop() {
+            return Ok(bench);
         }
-        let encoded = builder.encode(class).map_err(StoreError::Compress);
-        self.note(
-            encoded
-                .and_then(|record| self.append_encoded(vault, class, &record, builder.entries())),
-        )
+        let packer = self.note(RecordPacker::new().map_err(StoreError::Compress))?;
+        Ok(Workbench { packer, builder: RecordBuilder::default() })
     }
 
-    fn append_encoded(
+    /// Appends the record of a bench, and clears it for the next.
+    fn append(&self, vault: &Vault, class: Class, bench: Workbench) -> Result<(), StoreError> {
+        let Workbench { mut packer, mut builder } = bench;
+        if !builder.is_empty() {
+            let encoded = packer.pack(&builder, class).map_err(StoreError::Compress);
+            let entries = builder.entries();
+            let appended = encoded.and_then(|record| vault.append_record(class, record, entries));
+            self.note_appended(self.note(appended)?, entries);
+            builder.clear();
+        }
+        lock(&self.benches).push(Workbench { packer, builder });
+        Ok(())
+    }
+
+    fn note_appended(
         &self,
-        vault: &Vault,
-        class: Class,
-        record: &[u8],
+        (segment, offset, record_len): (u32, u64, u32),
         entries: &[RecordEntry],
-    ) -> Result<(), StoreError> {
-        let (segment, offset, record_len) = vault.append_record(class, record, entries)?;
+    ) {
         let mut appended = lock(&self.appended);
         appended.bytes += u64::from(record_len);
         for entry in entries {
@@ -185,7 +210,6 @@ impl Staging {
             self.place(entry.id, Place::Segment(at));
             appended.rows.push((entry.id, at));
         }
-        Ok(())
     }
 
     /// Whether an object was put here.
