@@ -30,6 +30,10 @@ struct Edit {
     whole: u64,
     /// The same in one stream.
     stream: u64,
+    /// Each against what it was, by zstd -3: what the format of a delta has to work with.
+    deltas: u64,
+    /// Of those that were not there before, which have nothing to be told apart from: by zstd -3.
+    new: u64,
 }
 
 /// Pushes all differences, near and far, and keeps what came of it.
@@ -47,7 +51,7 @@ pub(crate) fn run(arguments: &Arguments, folder: &Path, scratch: &Scratch) {
     node.remove();
     let mut text = format!(
         "{} pushes of what differs between successive releases. *whole* is zstd -3 of each changed file, *stream* of all of \
-         them together.\n\n",
+         them together; *deltas* what it makes of those that were there before against what they were, and *new* of the others.\n\n",
         near.len()
     );
     text.push_str(&table("loopback", &near));
@@ -86,8 +90,12 @@ fn all(
                     sent: pushed.count("bytes_sent"),
                     wall: pushed.ran.wall.as_secs_f64(),
                     inside: pushed.inside_ms() / 1e3,
-                    whole: changed.iter().map(|bytes| compressed(bytes)).sum(),
-                    stream: compressed(&changed.concat()),
+                    whole: sizes(changed.iter()),
+                    stream: compressed(
+                        &changed.iter().flat_map(|it| it.after).copied().collect::<Vec<_>>(),
+                    ),
+                    deltas: changed.iter().filter_map(|it| Some(delta(it.before?, it.after))).sum(),
+                    new: sizes(changed.iter().filter(|it| it.before.is_none())),
                 });
             }
             before = after;
@@ -97,15 +105,23 @@ fn all(
     edits
 }
 
-/// Writes what differs, and returns the contents that are new.
-fn apply(tree: &Path, before: &Files, after: &Files) -> Vec<Vec<u8>> {
+/// A file that is another one than before.
+#[derive(Clone, Copy, Debug)]
+struct Changed<'a> {
+    before: Option<&'a [u8]>,
+    after: &'a [u8],
+}
+
+/// Writes what differs, and returns it.
+fn apply<'a>(tree: &Path, before: &'a Files, after: &'a Files) -> Vec<Changed<'a>> {
     let mut changed = Vec::new();
     for (name, content) in after {
-        if before.get(name) != Some(content) {
+        let old = before.get(name);
+        if old != Some(content) {
             let path = tree.join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, content).unwrap();
-            changed.push(content.clone());
+            changed.push(Changed { before: old.map(Vec::as_slice), after: content });
         }
     }
     for name in before.keys().filter(|name| !after.contains_key(*name)) {
@@ -114,15 +130,28 @@ fn apply(tree: &Path, before: &Files, after: &Files) -> Vec<Vec<u8>> {
     changed
 }
 
+fn sizes<'a>(files: impl Iterator<Item = &'a Changed<'a>>) -> u64 {
+    files.map(|file| compressed(file.after)).sum()
+}
+
 fn compressed(bytes: &[u8]) -> u64 {
     zstd::bulk::compress(bytes, 3).unwrap().len() as u64
+}
+
+fn delta(before: &[u8], after: &[u8]) -> u64 {
+    use std::io::Write as _;
+    let mut to = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), 3, before).unwrap();
+    // Both fit in it.
+    to.window_log((before.len() + after.len()).next_power_of_two().ilog2().clamp(10, 27)).unwrap();
+    to.write_all(after).unwrap();
+    to.finish().unwrap().len() as u64
 }
 
 /// Each crate, and all of them.
 fn table(title: &str, edits: &[Edit]) -> String {
     let mut text = format!(
-        "## {title}\n\n| | pushes | in one round trip | files, median | sent, median | sent | whole | whole ÷ sent | stream ÷ sent \
-         | command p50 | p99 | inside p50 |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+        "## {title}\n\n| | pushes | in one round trip | files, median | sent, median | sent | deltas | new | whole | whole ÷ sent \
+         | stream ÷ sent | command p50 | p99 | inside p50 |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
     );
     let mut names: Vec<_> = edits.iter().map(|edit| edit.name.as_str()).collect();
     names.dedup();
@@ -138,13 +167,15 @@ fn table(title: &str, edits: &[Edit]) -> String {
             (sum(|edit| edit.sent), sum(|edit| edit.whole), sum(|edit| edit.stream));
         let _ = writeln!(
             text,
-            "| {} | {} | {once} ({:.1} %) | {:.0} | {} | {} | {} | {:.1} | {:.1} | {} | {} | {} |",
+            "| {} | {} | {once} ({:.1} %) | {:.0} | {} | {} | {} | {} | {} | {:.1} | {:.1} | {} | {} | {} |",
             name.unwrap_or("**all**"),
             all.len(),
             100.0 * once as f64 / all.len() as f64,
             of(|edit| edit.files as f64, 0.5),
             bytes(of(|edit| edit.sent as f64, 0.5) as u64),
             bytes(sent),
+            bytes(sum(|edit| edit.deltas)),
+            bytes(sum(|edit| edit.new)),
             bytes(whole),
             whole as f64 / sent as f64,
             stream as f64 / sent as f64,
