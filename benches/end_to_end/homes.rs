@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use baton_protocol::ticket::Ticket;
 use serde_json::Value;
 
-use crate::processes::{Ran, Scratch, cpu_seconds, end, memory, reset_peak};
+use crate::processes::{Ran, Scratch, cpu_seconds, end, memory, reset_peak, start};
 
 /// A node that is not ready after this has failed.
 const READY: Duration = Duration::from_mins(1);
@@ -132,14 +132,12 @@ impl<'a> Node<'a> {
         // Free a moment ago, which is as much as one can know.
         let address = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         let stdout = home.folder.join("serve.json");
-        let child = home
-            .command()
+        let mut command = home.command();
+        command
             .args(["serve", "--listen", &address.to_string()])
             .stdout(File::create(&stdout).unwrap())
-            .stderr(File::create(home.folder.join("serve.log")).unwrap())
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(File::create(home.folder.join("serve.log")).unwrap());
+        let child = start(&mut command);
         let node = Self { home, child, address };
         let patience = Instant::now() + READY;
         while !std::fs::read(&stdout).unwrap().ends_with(b"\n") {

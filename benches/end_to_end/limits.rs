@@ -138,7 +138,9 @@ fn each<T: Sync, S: Default>(files: &[T], work: impl Fn(&T, &mut S) + Sync) {
                 loop {
                     let start = next.fetch_add(RUN, Ordering::Relaxed);
                     let Some(run) = files.get(start..(start + RUN).min(files.len())) else { break };
-                    run.iter().for_each(|file| work(file, &mut state));
+                    for file in run {
+                        work(file, &mut state);
+                    }
                     if run.is_empty() {
                         break;
                     }

@@ -41,6 +41,7 @@
     clippy::indexing_slicing,
     clippy::print_stderr,
     clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
     reason = "a benchmark: fails by panicking, has files and clock itself, and rounds what it shows"
 )]
 

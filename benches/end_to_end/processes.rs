@@ -8,7 +8,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +17,9 @@ use wait4::Wait4 as _;
 
 /// Names the scratch folder in the environment of what is started.
 const MARK: &str = "BATON_BENCH";
+
+/// Held to start a process, and for good by whoever ends all of them.
+static SPAWNING: RwLock<()> = RwLock::new(());
 
 /// A folder for one run of the benchmark. Ends what it started and is taken away when it is dropped.
 #[derive(Debug)]
@@ -30,8 +34,9 @@ impl Scratch {
         let at_end = folder.clone();
         std::thread::spawn(move || {
             if signals.forever().next().is_some() {
+                // Nothing is started any more.
+                let _held = SPAWNING.write();
                 end_all(&at_end);
-                // What was being written by others of our threads stays: it is small, or said.
                 eprintln!("interrupted; {} is left to be deleted", at_end.display());
                 std::process::exit(130);
             }
@@ -55,7 +60,7 @@ impl Scratch {
         let [stdout, stderr] = ["stdout", "stderr"].map(|name| self.path("io").join(name));
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
         let started = Instant::now();
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let child = start(command);
         let used = child.wait4().unwrap();
         let wall = started.elapsed();
         let [stdout, stderr] = [stdout, stderr].map(|path| std::fs::read(path).unwrap());
@@ -98,6 +103,12 @@ impl Drop for Scratch {
             eprintln!("{} is left to be deleted: {error}", self.0.display());
         }
     }
+}
+
+/// Starts a program.
+pub(crate) fn start(command: &mut Command) -> Child {
+    let _held = SPAWNING.read();
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 /// What a program did and cost.

@@ -73,7 +73,7 @@ impl Loopback {
         let catalog = Catalog::open(&folder.join("catalog.db")).unwrap();
         let receiver = Arc::new(Receiver { vault: Mutex::new(vault), tasks: tasks.clone() });
         let clock = Clock::system();
-        let _entered = runtime.enter();
+        let entered = runtime.enter();
         let node = Node::start(NodeParts {
             identity: identity.clone(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -93,7 +93,7 @@ impl Loopback {
         runtime.block_on(pool.join(&ticket, "bench")).unwrap();
         let (name, joined_at) = ("bench".to_owned(), 0);
         let remote = Remote { name, node: node.id(), user, addresses, joined_at };
-        drop(_entered);
+        drop(entered);
         Self { runtime, receiver, pool, remote, device, _node: node }
     }
 
