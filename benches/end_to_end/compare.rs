@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::arguments::Arguments;
@@ -24,7 +25,7 @@ const REPEAT: usize = 20;
 /// One way, of the distant node.
 const DISTANT: Duration = Duration::from_millis(25);
 
-/// Races on a copy of a tree, and keeps what came of it, after each run anew.
+/// Races on a copy of a tree, and keeps what came of it, after each contestant anew.
 pub(crate) fn run(arguments: &Arguments, tree: &Path, scratch: &Scratch) {
     let ground = Ground::copied(tree, scratch);
     eprintln!("{} files, {}", ground.files, bytes(ground.bytes));
@@ -35,15 +36,9 @@ pub(crate) fn run(arguments: &Arguments, tree: &Path, scratch: &Scratch) {
     let missing: Vec<_> = missing.into_iter().map(|peer| peer.name).collect();
     let label = label(arguments, tree);
     let record = Record::new(arguments, &format!("{label}-end_to_end"));
-    let mut race = Race { arguments, scratch, ground: &ground, samples: Vec::new() };
-    for runs in 1..=arguments.runs {
-        race.limits(&limits::measure(&ground.tree, scratch));
-        if arguments.has("baton") {
-            race.baton(&format!("baton{runs}"));
-        }
-        for peer in &peers {
-            race.peer(peer);
-        }
+    let mut race =
+        Race { arguments, scratch, ground: &ground, samples: Vec::new(), failed: Vec::new() };
+    let keep = |race: &Race<'_>, runs: usize| {
         let mut text = format!(
             "{} files, {}; {runs} runs, contestants in alternation, page cache warm. Peers: {}.",
             ground.files,
@@ -53,10 +48,22 @@ pub(crate) fn run(arguments: &Arguments, tree: &Path, scratch: &Scratch) {
         if !missing.is_empty() {
             let _ = write!(text, " Not here: {}.", missing.join(", "));
         }
+        race.failed.iter().for_each(|failed| text.push_str(failed));
         text.push_str(WORDS);
         let title = format!("Whole commands on {label}");
         let groups = show(arguments, &race.samples, &mut text);
         record.keep(arguments, &title, &text, &plot::bars(&title, &groups));
+    };
+    for runs in 1..=arguments.runs {
+        race.limits(&limits::measure(&ground.tree, scratch));
+        if arguments.has("baton") {
+            race.baton(&format!("baton{runs}"));
+            keep(&race, runs);
+        }
+        for peer in &peers {
+            race.peer(peer);
+            keep(&race, runs);
+        }
     }
 }
 
@@ -101,6 +108,8 @@ struct Race<'a> {
     scratch: &'a Scratch,
     ground: &'a Ground,
     samples: Vec<Sample>,
+    /// What peers did not do, for people.
+    failed: Vec<String>,
 }
 
 impl Race<'_> {
@@ -150,6 +159,7 @@ impl Race<'_> {
         }
     }
 
+    /// One that fails is left out from there, and said.
     fn peer(&mut self, peer: &Peer) {
         let scratch = self.scratch;
         let place = Place {
@@ -162,23 +172,38 @@ impl Race<'_> {
             std::fs::create_dir(folder).unwrap();
         }
         let script = peer.script(&place);
+        let mut failed = None;
+        let run = |command: &mut Command, failed: &mut Option<String>| {
+            let ran = scratch.run(command);
+            if !ran.status.success() {
+                let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+                let last = said.lines().last().unwrap_or_default();
+                failed.get_or_insert(format!(" {} failed: {last}.", peer.name));
+            }
+            ran
+        };
         for act in script.acts {
             let (step, who, commands) = match act {
                 Act::Measure { step, who, commands } => (step, who, commands),
                 Act::Prepare(commands) => {
                     for mut command in commands {
-                        scratch.must(&mut command);
+                        run(&mut command, &mut failed);
                     }
                     continue;
                 }
             };
-            if step == Step::Restore && !self.arguments.shows(step.word()) {
+            let unwanted = step == Step::Restore && !self.arguments.shows(step.word());
+            if failed.is_some() || unwanted {
                 continue;
             }
             self.repeat(step, || {
                 let before = size(&script.store);
+                let mut commands = commands(&place);
                 let ran: Vec<_> =
-                    commands(&place).iter_mut().map(|command| scratch.must(command)).collect();
+                    commands.iter_mut().map(|command| run(command, &mut failed)).collect();
+                if failed.is_some() {
+                    return (PATIENCE * 2, Vec::new());
+                }
                 let stored = size(&script.store);
                 let wall = ran.iter().map(|ran| ran.wall).sum::<Duration>();
                 let mut sample = Sample::new(step, Side::Peer, who, wall.as_secs_f64());
@@ -190,6 +215,7 @@ impl Race<'_> {
                 (wall, vec![sample])
             });
         }
+        self.failed.extend(failed);
         for folder in [&place.folder, &place.restored] {
             scratch.remove(folder);
         }

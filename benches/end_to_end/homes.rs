@@ -138,9 +138,11 @@ impl<'a> Node<'a> {
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(home.folder.join("serve.log")).unwrap());
         let child = start(&mut command);
-        let node = Self { home, child, address };
+        let mut node = Self { home, child, address };
         let patience = Instant::now() + READY;
         while !std::fs::read(&stdout).unwrap().ends_with(b"\n") {
+            let ended = node.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the node ended: {ended:?}");
             assert!(Instant::now() < patience, "the node did not get ready");
             std::thread::sleep(Duration::from_millis(5));
         }

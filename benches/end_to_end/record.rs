@@ -21,9 +21,10 @@ impl Record {
         let day = time.get(..10).unwrap_or(&time).to_owned();
         let commit = commit();
         let heading = format!(
-            "{} · commit {commit} · {}\n",
+            "{} · commit {commit} · {} · load {} before\n",
             time.get(..16).unwrap_or(&time).replace('T', " "),
-            machine(&arguments.work)
+            machine(&arguments.work),
+            load()
         );
         Self { name: format!("{day}-{commit}-{what}"), heading }
     }
@@ -51,6 +52,12 @@ fn commit() -> String {
     let changed = git(&["status", "--porcelain", "--", "..", ":(exclude)../benches/runs"]);
     let dirty = if changed.is_ok_and(|text| text.is_empty()) { "" } else { "-dirty" };
     format!("{commit}{dirty}")
+}
+
+/// How busy the machine was with other things: times of a run that began above 0.5 say little by themselves.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("?").to_owned()
 }
 
 fn machine(work: &Path) -> String {
