@@ -93,7 +93,7 @@ fn check_journal(store: &Store, checked: &mut Checked) -> Result<(), StoreError>
             pending.insert(id, vault.pending_ids().into_iter().collect());
         }
     }
-    let (read, damaged) = examine(store.layout(), |replayed| {
+    let (read, damaged) = examine(store.layout(), store.end_of_journal(), |replayed| {
         if let Entry::Commit(commit) = &replayed.entry
             && let Some(pending) = pending.get_mut(&commit.vault)
         {

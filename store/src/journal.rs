@@ -108,7 +108,15 @@ impl Journal {
         let at = file.metadata().context("reading", &path)?.len();
         Ok(Self {
             line: Line::default(),
-            appender: Mutex::new(Appender { file, folder, path, at, room: at, broken: None }),
+            appender: Mutex::new(Appender {
+                file,
+                folder,
+                path,
+                at,
+                room: at,
+                is_tight: false,
+                broken: None,
+            }),
             len: AtomicU64::new(at),
             number: AtomicU64::new(number),
             layout: layout.clone(),
@@ -167,6 +175,12 @@ impl Journal {
         written
     }
 
+    /// The number of the newest file, and where its last entry ends.
+    pub fn end(&self) -> (u64, u64) {
+        let appender = self.appender();
+        (self.number(), appender.at)
+    }
+
     /// Whether [`Journal::make_room`] should be called, beside what is being done.
     pub fn is_short_of_room(&self) -> bool {
         self.appender.try_lock().is_ok_and(|appender| appender.is_short_of_room())
@@ -175,11 +189,8 @@ impl Journal {
     /// Makes room ahead of the entries. Without it, because the disk is full, they are only slower.
     pub fn make_room(&self) {
         let mut appender = self.appender();
-        if !appender.is_short_of_room() || appender.broken.is_some() {
-            return;
-        }
-        if let Err(error) = appender.make_room() {
-            tracing::debug!(error = &error as &dyn std::error::Error, "no room ahead");
+        if appender.is_short_of_room() && appender.broken.is_none() {
+            appender.make_room();
         }
     }
 
@@ -266,20 +277,22 @@ struct Appender {
     at: u64,
     /// The length of the file; what is after `at` is zeros.
     room: u64,
+    /// Whether the disk had no room to make ahead: not tried again in this file.
+    is_tight: bool,
     /// What failed, after which nothing more is taken.
     broken: Option<String>,
 }
 
 impl Appender {
     const fn is_short_of_room(&self) -> bool {
-        self.room < self.at + LOW_ROOM
+        !self.is_tight && self.room < self.at + LOW_ROOM
     }
 
     fn write(&mut self, group: &[u8]) -> Result<(), AppendError> {
         if let Err(error) = self.file.write_all_at(group, self.at).context("writing", &self.path) {
             // Nothing was synced, so cutting the part that was written takes it back.
             self.room = self.at;
-            return Err(match self.file.set_len(self.at) {
+            return Err(match self.file.set_len(self.at).and_then(|()| self.file.sync_data()) {
                 Ok(()) if error.is_disk_full() => AppendError::Full,
                 _ => AppendError::Broken(error.to_string()),
             });
@@ -291,12 +304,23 @@ impl Appender {
         Ok(())
     }
 
-    /// Adds zeros at the end. Where that fails the file may have got some; none of them says anything.
-    fn make_room(&mut self) -> Result<(), StoreError> {
-        self.file.write_all_at(&vec![0; ROOM], self.room).context("making room in", &self.path)?;
-        self.file.sync_data().context("making room in", &self.path)?;
-        self.room += ROOM as u64;
-        Ok(())
+    /// Adds zeros at the end.
+    fn make_room(&mut self) {
+        let written = self.file.write_all_at(&vec![0; ROOM], self.room);
+        let synced =
+            written.and_then(|()| self.file.sync_data()).context("making room in", &self.path);
+        let Err(error) = synced else {
+            self.room += ROOM as u64;
+            return;
+        };
+        tracing::debug!(error = &error as &dyn std::error::Error, "no room ahead");
+        self.is_tight = true;
+        if let Err(error) = self.file.set_len(self.room).context("cutting", &self.path) {
+            self.broken = Some(error.to_string());
+        } else if !error.is_disk_full() {
+            // The page that the room began in holds the end of an entry too.
+            self.broken = Some(error.to_string());
+        }
     }
 
     fn rotate(&mut self, number: u64, first: &[u8]) -> Result<(), RotateError> {
@@ -308,6 +332,7 @@ impl Appender {
         self.path = path;
         self.at = first.len() as u64;
         self.room = self.at;
+        self.is_tight = false;
         Ok(())
     }
 }

@@ -138,6 +138,11 @@ impl Store {
         &self.0.shared.layout
     }
 
+    /// The number of the newest journal file, and where its last entry ends.
+    pub(crate) fn end_of_journal(&self) -> (u64, u64) {
+        self.0.shared.commits.journal.end()
+    }
+
     /// Refuses where an earlier write failed.
     pub fn check_poison(&self) -> Result<(), StoreError> {
         self.0.shared.commits.poison.check()

@@ -231,16 +231,8 @@ impl PushSender {
         else {
             return Err(PushError::OutOfTurn);
         };
-        if send && base.is_some() && id.kind.is_metadata() {
-            // Mostly the node has all that it names and will not ask.
-            self.unexplored.push(id);
-        } else {
-            let decoded = Object::decode(id.kind, object)
-                .map_err(|source| PushError::Damaged { id, source })?;
-            decoded.children().into_iter().for_each(|child| self.offer(child));
-        }
         if !send {
-            return Ok(());
+            return self.explore(id, object);
         }
         let delta = match base_id.zip(base) {
             Some((id, base)) => Some((id, delta::encode_delta(base, object)?)),
@@ -260,6 +252,21 @@ impl PushSender {
         self.objects.insert(key(&id), standing);
         self.items += 1;
         self.stats.objects_sent += 1;
+        if standing == Standing::Delta {
+            // Mostly the node has all that it names and will not ask.
+            if id.kind.is_metadata() {
+                self.unexplored.push(id);
+            }
+            return Ok(());
+        }
+        self.explore(id, object)
+    }
+
+    /// Notes what an object names.
+    fn explore(&mut self, id: ObjectId, object: &[u8]) -> Result<(), PushError> {
+        let decoded =
+            Object::decode(id.kind, object).map_err(|source| PushError::Damaged { id, source })?;
+        decoded.children().into_iter().for_each(|child| self.offer(child));
         Ok(())
     }
 

@@ -114,6 +114,8 @@ impl Staging {
         let path = above_path.join(&name);
         rustix::fs::mkdirat(&above, &name, Mode::RWXU).context("creating", &path)?;
         let directory = open_in(above.as_fd(), name.as_bytes()).context("opening", &path)?;
+        // Without the bit that a folder may have handed down: below it every mode comes out alike.
+        rustix::fs::fchmod(&directory, Mode::RWXU).context("creating", &path)?;
         Ok(Self { directory, above, name, target, place, is_committed: false })
     }
 

@@ -39,8 +39,10 @@ pub struct ReplayEnd {
     pub len: u64,
     /// Files with a bad entry that is no torn end, and where the damage begins.
     pub damaged: Vec<(PathBuf, u64)>,
-    /// Bytes of a torn end that were ignored.
+    /// Bytes of unfinished writes that were ignored.
     pub torn: u64,
+    /// Whether the last file that was read ends with such bytes.
+    ends_torn: bool,
 }
 
 /// The numbers of the journal files, ascending. Names that are no numbers are not ours.
@@ -62,7 +64,8 @@ pub fn replay(
     for number in numbers(layout)? {
         let path = layout.journal_file(number);
         let file = fs::open(&path)?;
-        let intact = replay_file(&file, &path, number, &mut end, &mut visit)?;
+        let len = file.metadata().context("reading", &path)?.len();
+        let intact = replay_file((&file, &path, len), number, &mut end, &mut visit)?;
         end.number = number;
         end.len = intact;
     }
@@ -70,25 +73,27 @@ pub fn replay(
 }
 
 /// Hands every believable entry to `visit` while the journal is in use: a file that goes meanwhile was
-/// folded, and what follows the last entry of the newest file is being written. Returns the bytes
-/// read, and where there is damage.
+/// folded, and what follows the `end` of the newest file, as [`Journal::end`](super::Journal::end) says it,
+/// is being written. Returns the bytes read, and where there is damage.
 pub fn examine(
     layout: &Layout,
+    (newest, end_of_newest): (u64, u64),
     mut visit: impl FnMut(Replayed) -> Result<(), StoreError>,
 ) -> Result<(u64, Vec<(PathBuf, u64)>), StoreError> {
     let mut read = 0;
     let mut damaged = Vec::new();
-    let numbers = numbers(layout)?;
-    for &number in &numbers {
+    for number in numbers(layout)?.into_iter().filter(|&number| number <= newest) {
         let path = layout.journal_file(number);
         let file = match fs::open(&path) {
             Err(error) if error.is_not_found() => continue,
             other => other?,
         };
         let mut end = ReplayEnd::default();
-        let intact = replay_file(&file, &path, number, &mut end, &mut visit)?;
+        let len = file.metadata().context("reading", &path)?.len();
+        let len = if number == newest { len.min(end_of_newest) } else { len };
+        let intact = replay_file((&file, &path, len), number, &mut end, &mut visit)?;
         read += intact;
-        if end.torn > 0 && Some(&number) != numbers.last() {
+        if end.ends_torn {
             damaged.push((path, intact));
         }
         damaged.append(&mut end.damaged);
@@ -97,21 +102,24 @@ pub fn examine(
 }
 
 fn replay_file(
-    file: &File,
-    path: &Path,
+    (file, path, len): (&File, &Path, u64),
     number: u64,
     end: &mut ReplayEnd,
     visit: &mut impl FnMut(Replayed) -> Result<(), StoreError>,
 ) -> Result<u64, StoreError> {
-    let len = file.metadata().context("reading", path)?.len();
     let mut at = 0;
     let mut intact = 0;
     let mut bad: Option<u64> = None;
     while at < len {
         if let Some((replayed, next)) = read_entry(file, path, number, at, len)? {
             if let Some(from) = bad.take() {
-                tracing::warn!(path = %path.display(), from, to = at, "damaged journal entries skipped");
-                end.damaged.push((path.to_owned(), from));
+                // Of entries that were written together any may have reached the disk.
+                if is_cut_off(file, path, from, at)? {
+                    end.torn += at - from;
+                } else {
+                    tracing::warn!(path = %path.display(), from, to = at, "damaged journal entries skipped");
+                    end.damaged.push((path.to_owned(), from));
+                }
             }
             visit(replayed)?;
             at = next;
@@ -125,7 +133,10 @@ fn replay_file(
     match end_of_data(file, path, from, len)? {
         // Room that was made ahead, and nothing in it.
         None => {}
-        Some(last) if is_cut_off(file, path, from, last)? => end.torn += last - intact,
+        Some(last) if is_cut_off(file, path, from, last)? => {
+            end.torn += last - intact;
+            end.ends_torn = true;
+        }
         // What is all there and not intact was acknowledged, as far as one can know.
         Some(_) => {
             tracing::warn!(path = %path.display(), from, "the last journal entry is damaged");
@@ -160,10 +171,11 @@ fn is_cut_off(file: &File, path: &Path, at: u64, data_end: u64) -> Result<bool, 
     }
     file.read_exact_at(&mut head, at).context("reading", path)?;
     let end = decode_head(&head).map(|(_, body_len)| at + (HEAD + body_len + 4) as u64);
-    if end.is_some_and(|end| end > data_end) {
+    // The last of its bytes may be zeros that were meant.
+    if end.is_some_and(|end| end > data_end + 3) {
         return Ok(true);
     }
-    let end = end.unwrap_or(data_end);
+    let end = end.map_or(data_end, |end| end.min(data_end));
     let (mut sector, mut start) = ([0; SECTOR as usize], at);
     while start < end {
         let next = (start / SECTOR + 1) * SECTOR;

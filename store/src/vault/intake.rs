@@ -22,7 +22,7 @@ use crate::error::StoreError;
 use crate::journal::{Commit, Entry, RefUpdate};
 use crate::layout::Class;
 use crate::objects::{ObjectSink, ObjectSource};
-use crate::segment::{RECORD_TARGET, Record, RecordBuilder, RecordHead};
+use crate::segment::{Record, RecordBuilder, RecordHead};
 
 /// Bytes of memory up to which a commit goes into the journal.
 const SMALL: usize = 1024 * 1024;
@@ -33,7 +33,7 @@ const RAW_BELOW: usize = 128 * 1024;
 
 /// Bytes of objects from which on a record of another log is kept as it is. Smaller ones would leave many
 /// small records, and what is small altogether belongs in the journal.
-const AS_IT_IS: usize = RECORD_TARGET / 4;
+const AS_IT_IS: usize = 64 * 1024;
 
 /// Length of the journal at which it is folded into segments.
 pub(super) const FOLD_AT: u64 = 8 * 1024 * 1024;
@@ -157,7 +157,9 @@ impl Intake {
         let class = RecordHead::decode(bytes).map(|head| head.class);
         let mut kinds = record.entries.iter().map(|entry| entry.id.kind.is_metadata());
         let class = class.filter(|&class| kinds.all(|kind| kind == (class == Class::Metadata)));
-        if let Some(class) = class.filter(|_| is_new && record.raw.len() >= AS_IT_IS) {
+        // Directories are read one at a time: their records stay as small as they are made here.
+        let fits = class == Some(Class::Data) && is_new && record.raw.len() >= AS_IT_IS;
+        if let Some(class) = class.filter(|_| fits) {
             let spilled = lock(&self.small).spill();
             self.store(&spilled)?;
             return self.staging.store_record(&self.vault, class, bytes, &record.entries);
@@ -278,7 +280,8 @@ impl Intake {
             return Ok(Vec::new());
         }
         // Folding compresses what the journal holds; until then a small commit is not worth the wait.
-        let is_tiny = small.size <= RAW_BELOW;
+        let is_tiny =
+            small.size <= RAW_BELOW && !small.objects.iter().any(|(_, bytes)| has_zeros(bytes));
         let encode = |builder: &RecordBuilder, class| {
             if is_tiny {
                 return Ok(builder.encode_raw(class));
@@ -338,6 +341,12 @@ impl Intake {
             tracing::warn!(error = &error as &dyn std::error::Error, "proofs were not noted");
         }
     }
+}
+
+/// Whether there may be so many zeros in a row that a sector of the journal would hold nothing else: it is
+/// taken for one that was never written.
+fn has_zeros(bytes: &[u8]) -> bool {
+    bytes.chunks_exact(128).any(|block| block.iter().all(|&byte| byte == 0))
 }
 
 impl Small {

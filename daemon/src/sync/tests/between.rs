@@ -288,5 +288,5 @@ async fn whole_records_go_from_log_to_log_as_they_are() {
         records.filter(|record| record.len() > 100_000).collect::<HashSet<Vec<u8>>>()
     };
     let (there, here) = (records(&cloud.vault_of(&home)), records(&other.vault));
-    assert!(there.len() >= 3 && there.is_subset(&here), "{} and {}", there.len(), here.len());
+    assert!(there.len() >= 2 && there.is_subset(&here), "{} and {}", there.len(), here.len());
 }
