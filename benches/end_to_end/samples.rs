@@ -129,12 +129,14 @@ fn summary(samples: &[Sample], step: Step, side: Side, who: &str) -> Summary {
     }
 }
 
-/// The value below which this share of all values is.
+/// The value below which this share of all values is, between the two nearest; the median at 0.5.
 pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
-    let at = (sorted.len() as f64 * share) as usize;
-    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let place = last as f64 * share.clamp(0.0, 1.0);
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    below + (above - below) * place.fract()
 }
 
 /// A table of one step.
