@@ -232,11 +232,10 @@ impl Workspaces {
         // One look at a time.
         let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
         match self.take_from(workspace, &mut keeper, options, progress, &mut beside) {
-            Err(TakeError::Commit(CommitError::Missing(ids))) => {
-                tracing::warn!(
-                    missing = ids.len(),
-                    "the store has lost a part of what it had; every file is read again"
-                );
+            Err(TakeError::Commit(
+                error @ (CommitError::Missing(_) | CommitError::Store(StoreError::Contradicted(_))),
+            )) => {
+                tracing::warn!(%error, "what is known of files is wrong; every one is read again");
                 keeper.forget();
                 self.take_from(workspace, &mut keeper, options, progress, &mut beside)
             }

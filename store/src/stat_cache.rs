@@ -92,6 +92,7 @@ impl StatCache {
     /// Forgets everything.
     pub fn clear(&self) {
         self.with((), |open| {
+            open.ahead.clear();
             open.db.execute_batch("DELETE FROM directory; DELETE FROM meta;").map(|()| open.wrote())
         });
         self.flush();
@@ -142,7 +143,10 @@ impl StatCache {
     /// What was written is kept: the snapshot that it belongs to is durable.
     pub fn end_scan(&self) {
         let set = "DELETE FROM meta WHERE key = 'scanning'";
-        self.with((), |open| open.db.execute(set, []).map(|_| open.wrote()));
+        self.with((), |open| {
+            open.ahead.clear();
+            open.db.execute(set, []).map(|_| open.wrote())
+        });
         self.flush();
     }
 
@@ -283,6 +287,7 @@ impl StatCache {
         });
         for gone in known.into_iter().filter(|path| kept.binary_search(path).is_err()) {
             self.with((), |open| {
+                open.ahead.clear();
                 let remove = "DELETE FROM directory WHERE path = ?1";
                 open.db.prepare_cached(remove)?.execute([gone])?;
                 open.wrote();

@@ -343,7 +343,11 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
             self.say(&one.path, reason);
         }
         let mut cache = None;
-        if let Some(Entry { kind: EntryKind::File { blob, .. }, .. }) = &taken.entry {
+        if let Some(Entry {
+            kind: EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob },
+            ..
+        }) = &taken.entry
+        {
             if taken.read {
                 self.hashed_files += 1;
                 self.hashed_bytes += blob.size;

@@ -59,8 +59,10 @@ impl Directory {
         let unpacked;
         let before = match &self.before {
             Before::Same(known) => {
-                // Of the files nothing is among the parts: what is there are directories.
-                if let Some((tree, sums)) = known.tree.filter(|_| known.is_below(&entries)) {
+                // Of the files nothing is among the parts: what is there are directories. Another inode is
+                // another directory, and is noted.
+                let is_same = known.inode == Some(self.inode) && known.is_below(&entries);
+                if let Some((tree, sums)) = known.tree.filter(|_| is_same) {
                     return Ok((tree, sums, false));
                 }
                 entries.extend(known.files().flatten().map(|file| file.entry()));

@@ -144,7 +144,7 @@ pub(crate) struct CachedDirectory {
 /// The same as it is kept: its files are looked at without taking them apart.
 #[derive(Debug, Default)]
 pub(crate) struct PackedDirectory {
-    pub(super) inode: Option<Inode>,
+    pub(crate) inode: Option<Inode>,
     pub(crate) tree: Option<(TreeId, TreeSums)>,
     pub(super) below: Option<Vec<Entry>>,
     pub(super) files: Vec<u8>,
