@@ -10,12 +10,11 @@
 //! - [`table`]: the tokens whose form their makers publish
 //! - [`assigned`]: values without a form, known by what they are assigned to
 //! - [`container`]: key files that are no text
-//! - [`words`]: where in a text the words stand that the rules begin with
 //!
-//! One pass over the first [`LOOKED_AT`] bytes finds the words that the rules begin with; at each word a
-//! few bytes are compared. No regular expression runs: the forms that are published are prefixes,
-//! alphabets and lengths. A table of those takes a few kilobytes, where as many compiled expressions take
-//! most of what the daemon may have.
+//! One pass of an Aho-Corasick automaton over the first [`LOOKED_AT`] bytes finds the words that the
+//! rules begin with; at each word a few bytes are compared. No regular expression runs: the forms that
+//! are published are prefixes, alphabets and lengths. A table of those takes half a megabyte, automaton
+//! included, where as many compiled expressions take most of what the daemon may have.
 //!
 //! A name alone is never a finding. A `.env`, an `.npmrc`, a `credentials.json` is handed over like
 //! any other file; what holds it back is a secret inside, or that it *is* a key.
@@ -31,26 +30,22 @@ mod shape;
 mod table;
 mod assigned;
 mod container;
-mod words;
 
 use std::ops::Range;
 
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use gix::bstr::BStr;
 use gix::glob::Pattern;
 use gix::glob::pattern::Case;
 use gix::glob::wildmatch::Mode;
 
 use shape::Text;
-use words::Words;
 
 /// How much of a file is looked at, in bytes.
 pub const LOOKED_AT: usize = 1 << 20;
 
 /// A zero byte within so many bytes makes a file binary; git's own rule.
 const BINARY_WITHIN: usize = 8000;
-
-/// More prefixes of the user's than this are a mistake.
-const MOST_PREFIXES: usize = 10_000;
 
 /// A prefix that stands in ordinary text often holds back everything.
 const LEAST_PREFIX: usize = 4;
@@ -99,19 +94,16 @@ pub enum SecretRulesError {
         /// Which one.
         pattern: String,
     },
-    /// There are more prefixes than are looked for.
-    #[error("{count} prefixes are more than the {MOST_PREFIXES} that are looked for")]
-    Prefixes {
-        /// How many.
-        count: usize,
-    },
+    /// The words of the rules do not make an automaton; too many prefixes are the only known cause.
+    #[error("making the secret rules")]
+    Words(#[from] aho_corasick::BuildError),
 }
 
-/// Every rule, ready to be used by several threads. Made once.
+/// Every rule, ready to be used by several threads. Made once; about half a megabyte.
 #[derive(Debug)]
 pub struct SecretRules {
-    words: Words,
-    /// What each word begins, in the order of the words.
+    words: AhoCorasick,
+    /// What each word begins, in the order of the automaton's patterns.
     meanings: Vec<Meaning>,
     key: [u8; 32],
     allow: Vec<Pattern>,
@@ -149,9 +141,6 @@ impl SecretRules {
         }
         words.push("://");
         meanings.push(Meaning::Url);
-        if options.prefixes.len() > MOST_PREFIXES {
-            return Err(SecretRulesError::Prefixes { count: options.prefixes.len() });
-        }
         for prefix in &options.prefixes {
             let fits = (LEAST_PREFIX..=64).contains(&prefix.len());
             if !fits || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -160,7 +149,11 @@ impl SecretRules {
             words.push(prefix);
             meanings.push(Meaning::Own);
         }
-        let words = Words::new(&words);
+        let words = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .match_kind(MatchKind::Standard)
+            .kind(Some(AhoCorasickKind::DFA))
+            .build(words)?;
         let pattern = |text: &String| {
             Pattern::from_bytes(text.as_bytes())
                 .ok_or_else(|| SecretRulesError::Pattern { pattern: text.clone() })
@@ -202,14 +195,14 @@ impl SecretRules {
         let text = Text { bytes, is_settings: assigned::is_settings(path) };
         let mut lines = Lines { bytes, at: 0, line: 1 };
         // Words may stand inside of others, so that every one is looked at.
-        for word in self.words.find(bytes) {
-            let Some(meaning) = self.meanings.get(word.word) else { continue };
+        for word in self.words.find_overlapping_iter(bytes) {
+            let Some(meaning) = self.meanings.get(word.pattern().as_usize()) else { continue };
             let found = match meaning {
-                Meaning::Row(row) => row.find(text, word.range.start).map(|at| (row.rule, at)),
-                Meaning::Key(kind) => assigned::value(text, word.range, *kind)
+                Meaning::Row(row) => row.find(text, word.start()).map(|at| (row.rule, at)),
+                Meaning::Key(kind) => assigned::value(text, word.range(), *kind)
                     .map(|found| self.known_in(text, &found.1).unwrap_or(found)),
-                Meaning::Url => assigned::password_of_url(text, word.range.end),
-                Meaning::Own => shape::own(text, word.range).map(|at| (OWN, at)),
+                Meaning::Url => assigned::password_of_url(text, word.end()),
+                Meaning::Own => shape::own(text, word.range()).map(|at| (OWN, at)),
             };
             let Some((rule, at)) = found else { continue };
             let line = lines.of(at.start);
@@ -228,9 +221,9 @@ impl SecretRules {
         text: Text<'_>,
         value: &Range<usize>,
     ) -> Option<(&'static str, Range<usize>)> {
-        let words = self.words.find(text.bytes.get(value.clone())?);
-        words.into_iter().find_map(|word| match self.meanings.get(word.word)? {
-            Meaning::Row(row) => Some((row.rule, row.find(text, value.start + word.range.start)?)),
+        let words = self.words.find_overlapping_iter(text.bytes.get(value.clone())?);
+        words.into_iter().find_map(|word| match self.meanings.get(word.pattern().as_usize())? {
+            Meaning::Row(row) => Some((row.rule, row.find(text, value.start + word.start())?)),
             _ => None,
         })
     }
