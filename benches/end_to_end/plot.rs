@@ -12,8 +12,10 @@ const RIGHT: f64 = 110.0;
 const PANEL: f64 = 330.0;
 
 /// Told apart also without colours of their own: each line has its name at its end.
-const COLOURS: [&str; 8] =
-    ["#1f77d0", "#d9822b", "#2e9e5b", "#b4437c", "#8a63d2", "#7a8288", "#c9a227", "#17a2a2"];
+const COLOURS: [&str; 10] = [
+    "#1f77d0", "#d9822b", "#2e9e5b", "#b4437c", "#8a63d2", "#7a8288", "#c9a227", "#17a2a2",
+    "#e0559a", "#5b9c1f",
+];
 
 /// One bar, with its least and most.
 #[derive(Debug)]
