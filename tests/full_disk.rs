@@ -83,6 +83,22 @@ impl Acked {
         self.0.push((text(&pushed, "snapshot").to_owned(), walk(tree)));
     }
 
+    /// Small ones go on for as long as there is room that was made ahead; then the disk is called full.
+    fn push_until_full(&mut self, home: &TestHome, tree: &Path, code: &str) {
+        for round in 0..40 {
+            grow(tree, "small", 30 + round, 100_000);
+            let ran = home.baton(&["--json", "push", arg(tree)]);
+            if !ran.status.success() {
+                refused(home, &["push", arg(tree)], 1, code);
+                return;
+            }
+            let pushed: Value = serde_json::from_slice(&ran.stdout).unwrap();
+            assert_eq!(text(&pushed, "state"), "acked");
+            self.0.push((text(&pushed, "snapshot").to_owned(), walk(tree)));
+        }
+        panic!("40 pushes of 100 kB fitted into a full disk");
+    }
+
     /// All of it comes back from the node.
     fn are_kept(&self, cloud: &Cloud) {
         let fresh = cloud.device();
@@ -121,8 +137,7 @@ fn a_full_disk_here_is_named_and_work_goes_on_when_there_is_room() {
         acked.push(&home, &tree);
     }
     disk.fill(0);
-    grow(&tree, "small", 30, 100_000);
-    refused(&home, &["push", arg(&tree)], 1, "disk-full");
+    acked.push_until_full(&home, &tree, "disk-full");
     home.kill();
     disk.free();
     acked.push(&home, &tree);
@@ -157,8 +172,7 @@ fn a_full_disk_on_the_node_is_named_and_nothing_acknowledged_is_lost() {
         acked.push(&home, &tree);
     }
     disk.fill(0);
-    grow(&tree, "small", 30, 100_000);
-    refused(&home, &["push", arg(&tree)], 1, "remote-disk-full");
+    acked.push_until_full(&home, &tree, "remote-disk-full");
     let address = cloud.kill();
     disk.free();
     cloud.start(address);

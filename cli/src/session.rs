@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use baton_daemon::api::control::{Answer, Bytes, Command, Event};
-use baton_daemon::api::socket::{CallError, ControlClient, OTHER_VERSION};
+use baton_daemon::api::socket::{CallError, ControlClient, Events, OTHER_VERSION};
 
 use crate::connect;
 use crate::detach::Detach;
@@ -98,14 +98,8 @@ impl Session {
     ) -> Result<Answer, CliError> {
         let meter = Meter::new(self.env.terminal_err);
         let mut events = client.call(command)?;
-        loop {
-            if let Some(detach) = waiting.detach
-                && !events.is_near(SOON)
-            {
-                detach.arm();
-            }
-            let Some(event) = events.next() else { break };
-            match event? {
+        while let Some(event) = next(&mut events, waiting.detach)? {
+            match event {
                 Event::Progress(progress) => meter.update(&progress),
                 Event::Accepted { queue } => (waiting.accepted)(&queue),
                 Event::Note { message } => {
@@ -156,6 +150,19 @@ impl Session {
             .hint(format!("type `baton {command}` on the machine of that node"))),
         }
     }
+}
+
+/// The next event; where it is not the last, or is not there soon, somebody waits.
+fn next(events: &mut Events, detach: Option<&Detach>) -> Result<Option<Event>, CallError> {
+    let arm = || detach.iter().for_each(|detach| detach.arm());
+    if detach.is_some() && !events.is_near(SOON) {
+        arm();
+    }
+    let event = events.next().transpose()?;
+    if !matches!(event, Some(Event::Done(_) | Event::Failed(_))) {
+        arm();
+    }
+    Ok(event)
 }
 
 /// An id as typed: upper case and blanks around it do not matter.

@@ -5,6 +5,7 @@
 //! file that git does not track, and holds back what is found unless the user allowed it
 //! ([`crate::catalog::held`]).
 //!
+//! - [`words`]: finding what the rules begin with
 //! - [`judge`]: what is a placeholder, and what was drawn at random
 //! - [`shape`]: how the rules say what a token looks like, and how that is matched
 //! - [`table`]: the tokens whose form their makers publish
@@ -25,21 +26,23 @@
 //! **Invariant:** nothing that leaves this module contains a byte of what was found: a finding is the
 //! name of a rule, a line, and a keyed hash.
 
+mod words;
 mod judge;
 mod shape;
 mod table;
 mod assigned;
 mod container;
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use gix::bstr::BStr;
 use gix::glob::Pattern;
 use gix::glob::pattern::Case;
 use gix::glob::wildmatch::Mode;
 
 use shape::Text;
+use words::Words;
+pub use words::WordsError;
 
 /// How much of a file is looked at, in bytes.
 pub const LOOKED_AT: usize = 1 << 20;
@@ -96,13 +99,13 @@ pub enum SecretRulesError {
     },
     /// The words of the rules do not make an automaton; too many prefixes are the only known cause.
     #[error("making the secret rules")]
-    Words(#[from] aho_corasick::BuildError),
+    Words(#[from] WordsError),
 }
 
 /// Every rule, ready to be used by several threads. Made once; about half a megabyte.
 #[derive(Debug)]
 pub struct SecretRules {
-    words: AhoCorasick,
+    words: Words,
     /// What each word begins, in the order of the automaton's patterns.
     meanings: Vec<Meaning>,
     key: [u8; 32],
@@ -149,11 +152,7 @@ impl SecretRules {
             words.push(prefix);
             meanings.push(Meaning::Own);
         }
-        let words = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .match_kind(MatchKind::Standard)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(words)?;
+        let words = Words::new(&words)?;
         let pattern = |text: &String| {
             Pattern::from_bytes(text.as_bytes())
                 .ok_or_else(|| SecretRulesError::Pattern { pattern: text.clone() })
@@ -195,24 +194,25 @@ impl SecretRules {
         let text = Text { bytes, is_settings: assigned::is_settings(path) };
         let mut lines = Lines { bytes, at: 0, line: 1 };
         // Words may stand inside of others, so that every one is looked at.
-        for word in self.words.find_overlapping_iter(bytes) {
-            let Some(meaning) = self.meanings.get(word.pattern().as_usize()) else { continue };
+        self.words.visit(bytes, |word, place| {
+            let Some(meaning) = self.meanings.get(word) else { return ControlFlow::Continue(()) };
             let found = match meaning {
-                Meaning::Row(row) => row.find(text, word.start()).map(|at| (row.rule, at)),
-                Meaning::Key(kind) => assigned::value(text, word.range(), *kind)
+                Meaning::Row(row) => row.find(text, place.start).map(|at| (row.rule, at)),
+                Meaning::Key(kind) => assigned::value(text, place, *kind)
                     .map(|found| self.known_in(text, &found.1).unwrap_or(found)),
-                Meaning::Url => assigned::password_of_url(text, word.end()),
-                Meaning::Own => shape::own(text, word.range()).map(|at| (OWN, at)),
+                Meaning::Url => assigned::password_of_url(text, place.end),
+                Meaning::Own => shape::own(text, place).map(|at| (OWN, at)),
             };
-            let Some((rule, at)) = found else { continue };
+            let Some((rule, at)) = found else { return ControlFlow::Continue(()) };
             let line = lines.of(at.start);
             let secret = bytes.get(at).unwrap_or_default();
             let finding = Finding { rule, line, fingerprint: self.fingerprint(secret) };
-            if !is_allowed(&finding) {
-                return Some(finding);
+            if is_allowed(&finding) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(finding)
             }
-        }
-        None
+        })
     }
 
     /// A token of a known form in a value: it is called by its name, wherever it stands.
@@ -221,10 +221,14 @@ impl SecretRules {
         text: Text<'_>,
         value: &Range<usize>,
     ) -> Option<(&'static str, Range<usize>)> {
-        let words = self.words.find_overlapping_iter(text.bytes.get(value.clone())?);
-        words.into_iter().find_map(|word| match self.meanings.get(word.pattern().as_usize())? {
-            Meaning::Row(row) => Some((row.rule, row.find(text, value.start + word.start())?)),
-            _ => None,
+        self.words.visit(text.bytes.get(value.clone())?, |word, place| {
+            let found = match self.meanings.get(word) {
+                Some(Meaning::Row(row)) => {
+                    row.find(text, value.start + place.start).map(|at| (row.rule, at))
+                }
+                _ => None,
+            };
+            found.map_or(ControlFlow::Continue(()), ControlFlow::Break)
         })
     }
 
