@@ -223,7 +223,6 @@ async fn nothing_that_was_asked_for_and_not_found_is_kept_as_if_it_were() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_longer_than_a_message_comes_whole() {
-    use baton_protocol::frame::MAX_FRAME;
     use baton_protocol::id::{RunId, ThreadId};
     use baton_protocol::message::{MAX_PROMPT, RunSpec};
     let cloud = Cloud::start(&Settings::default());
@@ -286,7 +285,8 @@ async fn whole_records_go_from_log_to_log_as_they_are() {
         let packed = |objects| Some(vault.packed_record(objects, &mut open).unwrap()?.to_vec());
         let records = together.filter_map(packed);
         // Small ones are put together anew, and what does not compress may be longer than a frame.
-        let fits = |record: &Vec<u8>| (100_000..=MAX_FRAME).contains(&record.len());
+        let most = baton_protocol::frame::MAX_FRAME;
+        let fits = |record: &Vec<u8>| (100_000..=most).contains(&record.len());
         records.filter(fits).collect::<HashSet<Vec<u8>>>()
     };
     let (there, here) = (records(&cloud.vault_of(&home)), records(&other.vault));
