@@ -28,6 +28,12 @@ use crate::watch::{Coverage, Watch, WatchError, WatchOptions, Woken};
 /// wake the daemon each. Far below what fills the queue of the system: 5,461 new files.
 const GATHER: Duration = Duration::from_millis(10);
 
+/// Dirty directories, and the share of all of them, from which on everything is looked at: of a directory as it
+/// was that costs a sixth of listing it, because its tree is not made again. So it is after a first look, when
+/// nobody has watched yet.
+const MANY: u64 = 64;
+const SHARE: u64 = 6;
+
 /// How often directories are looked at in which so much happens that not every change is told.
 const HOT: Duration = Duration::from_secs(1);
 
@@ -125,6 +131,9 @@ impl Keeper {
         let started = clock.instant();
         let mut dirty = self.barrier();
         let barrier = clock.since(started);
+        if self.is_most(&dirty) {
+            dirty.set_everything();
+        }
         let scanned = if let Some(before) = self.sealed.take() {
             seal(&self.root, before, &dirty, &self.cache, sink, options, progress)
         } else {
@@ -176,6 +185,14 @@ impl Keeper {
     /// What was found and not kept.
     pub fn held(&self) -> Vec<Vec<u8>> {
         self.sealed.iter().flat_map(|sealed| sealed.held.keys().cloned()).collect()
+    }
+
+    /// Whether so many directories have to be listed that a look at everything costs less.
+    fn is_most(&self, dirty: &Dirty) -> bool {
+        let count = dirty.directories().len() as u64;
+        let state = self.watched.lock();
+        let all = state.watch.as_ref().map_or(0, |watch| watch.coverage().watched);
+        count >= MANY && count.saturating_mul(SHARE) >= all
     }
 
     /// Everything that became dirty up to now.

@@ -48,6 +48,9 @@ const APPLICATION: u32 = u32::from_be_bytes(*b"BTNc");
 /// Before 3.51.3 a reset of the write-ahead log could corrupt the database.
 const LEAST_SQLITE: i32 = 3_051_003;
 
+/// Statements that are kept parsed: parsing one takes longer than most of them.
+const STATEMENTS: usize = 64;
+
 /// How long a second process (a command without its daemon) waits for the first one's write.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -214,6 +217,9 @@ impl Catalog {
         reader.busy_timeout(BUSY).map_err(failed)?;
         reader.pragma_update(None, "query_only", true).map_err(failed)?;
         reader.pragma_update(None, "trusted_schema", false).map_err(failed)?;
+        for connection in [&connection, &reader] {
+            connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        }
         let (connection, reader) = (Mutex::new(connection), Mutex::new(reader));
         Ok(Self(Arc::new(Inner { path: path.to_owned(), reader, connection })))
     }

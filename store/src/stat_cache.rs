@@ -27,6 +27,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use crate::fs;
 pub(crate) use records::{CachedDirectory, CachedFile, FileStat, Inode, PackedDirectory};
 
+/// Statements that are kept parsed: all there are.
+const STATEMENTS: usize = 32;
+
 /// `BTNt`: tells a stat cache from any other SQLite file.
 const APPLICATION: u32 = u32::from_be_bytes(*b"BTNt");
 
@@ -126,7 +129,8 @@ impl StatCache {
     pub(crate) fn is_trusted(&self) -> bool {
         let find = "SELECT 1 FROM meta WHERE key = 'scanning'";
         self.with(false, |open| {
-            open.db.query_row(find, [], |_| Ok(())).optional().map(|found| found.is_none())
+            let mut find = open.db.prepare_cached(find)?;
+            find.query_row([], |_| Ok(())).optional().map(|found| found.is_none())
         })
     }
 
@@ -135,7 +139,9 @@ impl StatCache {
         let set = "INSERT OR IGNORE INTO meta(key, value) VALUES ('scanning', x'')";
         self.with((), |open| {
             open.ahead.clear();
-            open.db.execute(set, []).map(|_| open.wrote())
+            open.db.prepare_cached(set)?.execute([])?;
+            open.wrote();
+            Ok(())
         });
         self.flush();
     }
@@ -145,7 +151,9 @@ impl StatCache {
         let set = "DELETE FROM meta WHERE key = 'scanning'";
         self.with((), |open| {
             open.ahead.clear();
-            open.db.execute(set, []).map(|_| open.wrote())
+            open.db.prepare_cached(set)?.execute([])?;
+            open.wrote();
+            Ok(())
         });
         self.flush();
     }
@@ -393,7 +401,8 @@ impl Open {
 
     fn commit(&mut self) -> rusqlite::Result<()> {
         self.written = 0;
-        self.db.execute_batch("COMMIT; BEGIN")
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        self.db.prepare_cached("BEGIN")?.execute([]).map(drop)
     }
 }
 
@@ -440,6 +449,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // A power cut loses the last rows, never the order of what was written.
     db.pragma_update(None, "synchronous", "normal")?;
     db.pragma_update(None, "locking_mode", "exclusive")?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
     prepare(&db)?;
     Ok(db)
 }

@@ -9,8 +9,8 @@ impl Catalog {
     /// The value of a name.
     pub fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.read("reading a value", |db| {
-            db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-                .optional()
+            let find = "SELECT value FROM meta WHERE key = ?1";
+            db.prepare_cached(find)?.query_row([key], |row| row.get(0)).optional()
         })
     }
 

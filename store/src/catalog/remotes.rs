@@ -84,11 +84,12 @@ impl Catalog {
         self.read("reading the default remote", |db| {
             let chosen = "SELECT remotes.name FROM remotes JOIN meta
                           ON meta.key = ?1 AND CAST(meta.value AS TEXT) = remotes.name";
-            if let Some(name) = db.query_row(chosen, [DEFAULT], |row| row.get(0)).optional()? {
+            let mut chosen = db.prepare_cached(chosen)?;
+            if let Some(name) = chosen.query_row([DEFAULT], |row| row.get(0)).optional()? {
                 return Ok(Some(name));
             }
             let last = "SELECT name FROM remotes ORDER BY joined_at DESC, name LIMIT 1";
-            db.query_row(last, [], |row| row.get(0)).optional()
+            db.prepare_cached(last)?.query_row([], |row| row.get(0)).optional()
         })
     }
 
