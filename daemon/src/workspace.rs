@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use baton_protocol::id::{DeviceId, IdempotencyKey, SnapshotId, WorkspaceId};
 use baton_protocol::message::Head;
-use baton_protocol::object::{Omission, OmitReason, Snapshot, TreeSums};
+use baton_protocol::object::{Omission, OmitReason, Snapshot, Tree, TreeSums};
 use baton_store::catalog::Catalog;
 use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
@@ -22,6 +22,7 @@ use baton_store::diff::count_changes;
 use baton_store::error::StoreError;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
+use baton_store::objects::ObjectSource;
 use baton_store::scan::{Guard, Progress, ScanError, ScanOptions, Scanned};
 use baton_store::secrets::SecretRules;
 use baton_store::snapshot::{
@@ -252,6 +253,11 @@ impl Workspaces {
         beside: &mut Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
         let started = self.clock.instant();
+        if progress.wants_total()
+            && let Some(files) = self.files_before(workspace)
+        {
+            progress.set_total(files);
+        }
         let intake = self.vault.intake();
         let scan_options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX / 1_000_000)
@@ -314,6 +320,13 @@ impl Workspaces {
             scan,
             store,
         })
+    }
+
+    /// How many files the latest snapshot of a workspace has, where that can be read.
+    fn files_before(&self, workspace: WorkspaceId) -> Option<u64> {
+        let head = self.head(workspace)?.snapshot;
+        let root = load_snapshot(&self.vault, head).ok()?.root;
+        Some(Tree::decode(&self.vault.require(&root.into()).ok()?).ok()?.sums().files)
     }
 
     /// What is watched of a workspace, where anything was asked of it since the daemon started.

@@ -11,6 +11,7 @@
 //! - [`unchanged`]: whether a directory holds what it held
 //! - [`ground`]: what a walk and a seal stand on
 //! - [`under_way`]: directories until everything in them is there
+//! - [`count`]: how much there is
 //! - [`walk`]: everything below a directory, by several threads
 //! - [`seal`]: what is dirty, at a cost that follows it
 //!
@@ -26,6 +27,7 @@ mod entry;
 mod links;
 mod unchanged;
 mod ground;
+mod count;
 mod under_way;
 mod walk;
 mod seal;
@@ -107,10 +109,33 @@ impl Default for ScanOptions {
 pub struct Progress {
     files: AtomicU64,
     bytes: AtomicU64,
+    /// Nothing is known of it while it is zero.
+    total: AtomicU64,
+    wants_total: bool,
     cancelled: AtomicBool,
 }
 
 impl Progress {
+    /// One that is told how many files there are before they are read.
+    pub fn with_total() -> Self {
+        Self { wants_total: true, ..Self::default() }
+    }
+
+    /// Whether somebody should say how many files there are.
+    pub fn wants_total(&self) -> bool {
+        self.wants_total && self.total().is_none()
+    }
+
+    /// Files to be done, where that is known.
+    pub fn total(&self) -> Option<u64> {
+        Some(self.total.load(Ordering::Relaxed)).filter(|&total| total > 0)
+    }
+
+    /// Says how many files there are.
+    pub fn set_total(&self, files: u64) {
+        self.total.store(files, Ordering::Relaxed);
+    }
+
     /// Files done.
     pub fn files(&self) -> u64 {
         self.files.load(Ordering::Relaxed)
@@ -206,6 +231,9 @@ pub fn scan<S: ObjectSource + ObjectSink>(
     let trusted = cache.is_trusted();
     cache.begin_scan();
     let fd = fd.as_fd();
+    if progress.wants_total() {
+        count::count(fd, &rules, progress);
+    }
     let ground = Ground { fd, cache, sink, progress, options, rules: &rules, trusted };
     let start = Start { path: Vec::new(), verdict: Verdict::Keep, above: Scope::default() };
     let walked = walk(&ground, start).map_err(|error| at_root(root, error))?;

@@ -362,7 +362,7 @@ impl Daemon {
         id: WorkspaceId,
         root: &std::path::Path,
     ) -> Result<Taken, Fail> {
-        let progress = Arc::new(scan::Progress::default());
+        let progress = Arc::new(scan::Progress::with_total());
         step.set(Doing::Sealing(Arc::clone(&progress), self.clock.instant()));
         let (daemon, root) = (Arc::clone(self), root.to_owned());
         let work = move || {
@@ -444,7 +444,7 @@ impl Daemon {
                         Some(Doing::Sealing(progress, _)) => events.progress(Progress {
                             stage: "scan".to_owned(),
                             done: progress.files(),
-                            total: None,
+                            total: progress.total(),
                             bytes: progress.bytes(),
                         }),
                         Some(Doing::Sending(Some(progress), _)) => events.progress(progress),

@@ -283,6 +283,7 @@ impl Daemon {
         };
         let total = match doing {
             Doing::Sending(Some(progress), _) => progress.total,
+            Doing::Sealing(progress, _) => progress.total(),
             _ => None,
         };
         let passed =

@@ -43,6 +43,26 @@ fn named(scanned: &Scanned) -> Vec<(String, OmitReason)> {
 }
 
 #[test]
+fn the_total_is_what_the_walk_then_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for path in ["a", "d/b", "d/e/c", "d/e/skipped", "out/x", ".git/HEAD"] {
+        let path = root.join(path);
+        crate::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        drop(crate::fs::create_new(&path).unwrap());
+    }
+    crate::fs::write_atomic(&root.join(".gitignore"), b"out/\n", 0o644).unwrap();
+    crate::fs::write_atomic(&root.join("d/e/.gitignore"), b"skipped\n", 0o644).unwrap();
+    let progress = Progress::with_total();
+    let objects = MemoryObjects::default();
+    let cache = StatCache::default();
+    let scanned = scan(root, &cache, &objects, &ScanOptions::default(), &progress).unwrap();
+    assert_eq!((progress.total(), progress.files()), (Some(5), 5));
+    assert_eq!(scanned.sums.files, 5);
+    assert!(!progress.wants_total() && Progress::default().total().is_none());
+}
+
+#[test]
 fn a_second_scan_reads_what_changed_and_finds_the_same_tree() {
     let dir = tempfile::tempdir().unwrap();
     for i in 0..20 {
