@@ -29,7 +29,7 @@ const SLOWEST: Duration = Duration::from_millis(50);
 
 /// What makes the C library of Linux give memory back that a daemon needed for a first sync, and not for
 /// what comes after; measured on a million files: 115 MB instead of 165.
-const GIVE_BACK: [(&str, &str); 2] =
+pub(crate) const GIVE_BACK: [(&str, &str); 2] =
     [("MALLOC_ARENA_MAX", "2"), ("MALLOC_TRIM_THRESHOLD_", "262144")];
 
 /// A daemon log is set aside at the next start when it is larger.

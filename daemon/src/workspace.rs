@@ -217,18 +217,20 @@ impl Workspaces {
         options: &TakeOptions,
         progress: &Progress,
     ) -> Result<Taken, TakeError> {
-        self.take_beside(root, options, progress, None)
+        let workspace = self.find_or_add(root)?.id;
+        self.take_beside(workspace, root, options, progress, None)
     }
 
-    /// The same, and does something with a new snapshot while it is being made durable.
+    /// The same of a workspace that was found, and does something with a new snapshot while it is being made
+    /// durable.
     pub fn take_beside(
         &self,
+        workspace: WorkspaceId,
         root: &Path,
         options: &TakeOptions,
         progress: &Progress,
         mut beside: Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
-        let workspace = self.find_or_add(root)?.id;
         let keeper = self.keeper(workspace, root);
         // One look at a time.
         let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);

@@ -315,12 +315,12 @@ impl Appender {
         };
         tracing::debug!(error = &error as &dyn std::error::Error, "no room ahead");
         self.is_tight = true;
-        if let Err(error) = self.file.set_len(self.room).context("cutting", &self.path) {
-            self.broken = Some(error.to_string());
-        } else if !error.is_disk_full() {
+        self.broken = match self.file.set_len(self.room).context("cutting", &self.path) {
+            Ok(()) if error.is_disk_full() => None,
             // The page that the room began in holds the end of an entry too.
-            self.broken = Some(error.to_string());
-        }
+            Ok(()) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
     }
 
     fn rotate(&mut self, number: u64, first: &[u8]) -> Result<(), RotateError> {

@@ -107,7 +107,8 @@ impl Daemon {
         let Some(order) = self.queue.try_order(workspace.id, remote.node) else { return Ok(None) };
         let mut courier = Courier { daemon: self, remote: &remote, under_way: None, pushed: None };
         let options = TakeOptions::default();
-        let taken = self.workspaces.take_beside(root, &options, progress, Some(&mut courier))?;
+        let beside = Some(&mut courier as &mut dyn Beside);
+        let taken = self.workspaces.take_beside(workspace.id, root, &options, progress, beside)?;
         let pushed = courier.pushed;
         let target = Target { remote, embedded: false };
         Ok(Some(Begun { target, order, taken, pushed }))

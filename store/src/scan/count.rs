@@ -10,7 +10,7 @@ use rustix::fs::FileType;
 
 use super::Progress;
 use super::directory::{self, Listing, join};
-use super::ground::read_git_ignore;
+use super::ground::scope_of;
 use crate::ignore::{Rules, Scope, Verdict};
 
 /// Counts the files below a root, and tells them as the total.
@@ -26,10 +26,7 @@ pub(super) fn count(root: BorrowedFd<'_>, rules: &Rules, progress: &Progress) {
         if listing.read(fd.as_fd()).is_err() {
             continue;
         }
-        let mut scope = rules.enter(&above, &path, verdict, listing.has(b".git"));
-        if listing.has(b".gitignore") {
-            read_git_ignore(&mut scope, &fd, &path);
-        }
+        let scope = scope_of(rules, &above, (&path, verdict), &fd, &listing);
         for (name, kind) in listing.iter().filter(|(name, _)| !is_git_name(name)) {
             let at = join(&path, name);
             let is_directory = kind == FileType::Directory;

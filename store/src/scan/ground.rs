@@ -6,6 +6,7 @@ use baton_protocol::id::TreeId;
 use baton_protocol::object::{Omission, TreeSums};
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::directory::Listing;
 use super::entry::Linked;
 use super::{Progress, ScanOptions};
 use crate::ignore::{MAX_RULES, Rules, Scope, Verdict};
@@ -65,6 +66,21 @@ pub(super) struct Found {
     pub(super) tree: TreeId,
     pub(super) sums: TreeSums,
     pub(super) mode: u16,
+}
+
+/// The rules in a directory that was listed.
+pub(super) fn scope_of(
+    rules: &Rules,
+    above: &Scope,
+    (path, verdict): (&[u8], Verdict),
+    directory: &OwnedFd,
+    listing: &Listing,
+) -> Scope {
+    let mut scope = rules.enter(above, path, verdict, listing.has(b".git"));
+    if listing.has(b".gitignore") {
+        read_git_ignore(&mut scope, directory, path);
+    }
+    scope
 }
 
 /// Adds the `.gitignore` of a directory to its rules.

@@ -17,7 +17,7 @@ use rustix::fs::FileType;
 use super::ScanError;
 use super::directory::{self, Budget, Held, Listing, join};
 use super::entry::{Known, Linked, Taker, dropped_bits, exhausted, look, permissions, reason};
-use super::ground::{Found, Ground, Start, Walked, read_git_ignore};
+use super::ground::{Found, Ground, Start, Walked, scope_of};
 use super::read::FileReader;
 use super::unchanged::find_unchanged;
 use super::under_way::{Before, Directory, Parts};
@@ -233,11 +233,8 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         if let Some(reason) = dropped_bits(&stat) {
             self.omit(&place.path, reason);
         }
-        let is_repository = listing.has(b".git");
-        let mut scope = self.ground.rules.enter(above, &place.path, place.verdict, is_repository);
-        if listing.has(b".gitignore") {
-            read_git_ignore(&mut scope, &fd, &place.path);
-        }
+        let at = (&*place.path, place.verdict);
+        let scope = scope_of(self.ground.rules, above, at, &fd, listing);
         lock(&self.noted).directories.push(place.path.clone());
         let sorted = self.sort(&fd, &place, &scope, listing)?;
         let known = self.ground.cache.directory_on_a_walk(&place.path);

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::{Plan, mark};
+use crate::connect::GIVE_BACK;
 use crate::error::{CONFLICT, USAGE};
 
 /// Its name; a user has one.
@@ -29,6 +30,7 @@ pub(super) fn text(plan: &Plan<'_>) -> String {
     let mut search = OsStr::new("PATH=").to_owned();
     search.push(path);
     let search = quoted(&search, Where::Value);
+    let give_back = GIVE_BACK.map(|(name, value)| format!("{name}={value}")).join(" ");
     let mark = mark(owner);
     format!(
         "# {mark}
@@ -42,7 +44,7 @@ StartLimitBurst=5
 Type=notify
 ExecStart={start}
 Environment={search}
-Environment=MALLOC_ARENA_MAX=2 MALLOC_TRIM_THRESHOLD_=262144
+Environment={give_back}
 Restart=on-failure
 RestartSec=5
 RestartPreventExitStatus={USAGE} {CONFLICT}
