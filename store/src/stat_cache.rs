@@ -165,10 +165,10 @@ impl StatCache {
 
     /// What is known of a directory.
     pub(crate) fn directory(&self, path: &[u8]) -> CachedDirectory {
-        self.with(CachedDirectory::default(), |open| {
-            open.ahead.clear();
-            Ok(open.ahead.take(&open.db, path)?.unpack())
-        })
+        self.with(
+            CachedDirectory::default(),
+            |open| Ok(ahead::Ahead::one(&open.db, path)?.unpack()),
+        )
     }
 
     /// The same, for a walk that comes to all directories in about the order of their paths, and replaces

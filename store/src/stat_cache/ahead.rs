@@ -46,8 +46,15 @@ impl Ahead {
         if self.bytes > MOST {
             self.clear();
         }
-        self.read(db, path)?;
+        self.read(db, path, STEP)?;
         Ok(self.forget(path).unwrap_or_default())
+    }
+
+    /// What is known of one directory, for who does not ask for those that follow.
+    pub(super) fn one(db: &Connection, path: &[u8]) -> rusqlite::Result<PackedDirectory> {
+        let mut alone = Self::default();
+        alone.read(db, path, 1)?;
+        Ok(alone.forget(path).unwrap_or_default())
     }
 
     /// Hands a directory out, or forgets it: what is known of it changes.
@@ -57,8 +64,8 @@ impl Ahead {
         Some(found)
     }
 
-    /// Reads the directory at `path` whole, and those that follow.
-    fn read(&mut self, db: &Connection, path: &[u8]) -> rusqlite::Result<()> {
+    /// Reads the directory at `path` whole, and those that follow up to so many bytes.
+    fn read(&mut self, db: &Connection, path: &[u8], most: usize) -> rusqlite::Result<()> {
         let list = "SELECT path, inode, tree, below, files FROM directory WHERE path >= ?1
                     ORDER BY path, first";
         let mut list = db.prepare_cached(list)?;
@@ -76,7 +83,7 @@ impl Ahead {
                 self.keep(&path, directory);
             }
             // The first that follows says whether there is one at all.
-            if read >= STEP || (read == 0 && at != path) {
+            if read >= most || (read == 0 && at != path) {
                 return Ok(());
             }
             let directory = PackedDirectory {
