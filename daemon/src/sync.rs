@@ -3,13 +3,15 @@
 //! Both ends work on blocking threads: they read disks and hash, and wait for the network in between.
 //! What is under way meanwhile is in QUIC's windows.
 //!
+//! - [`records`]: whole records, from one log into another
 //! - [`push`]: sends what a node lacks, and the node's side of it
 //! - [`fetch`]: asks for what a vault lacks, and the node's side of it
 //!
 //! **Invariant:** what a peer sends reaches a vault only after its hash was computed here.
 
-pub mod fetch;
+mod records;
 pub mod push;
+pub mod fetch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,6 +75,15 @@ impl From<StoreError> for SyncError {
         match error {
             StoreError::Contradicted(id) => Self::Contradicted(id),
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<records::RecordError> for SyncError {
+    fn from(error: records::RecordError) -> Self {
+        match error {
+            records::RecordError::Damaged => Self::Record,
+            records::RecordError::Store(error) => error.into(),
         }
     }
 }

@@ -281,7 +281,8 @@ fn push_reply() -> impl Strategy<Value = PushReply> {
         (snapshot_id(), any::<u64>())
             .prop_map(|(snapshot, sequence)| PushReply::Acked { snapshot, sequence }),
         option::of((snapshot_id(), any::<u64>())).prop_map(|head| PushReply::HeadMoved { head }),
-        vec(object_id().prop_map(Into::into), 0..9).prop_map(|ids| PushReply::Missing { ids }),
+        (vec(object_id().prop_map(Into::into), 0..9), any::<bool>())
+            .prop_map(|(ids, more)| PushReply::Missing { ids, more }),
         vec(any::<u32>(), 0..9).prop_map(|items| PushReply::NeedFull { items }),
     ]
 }

@@ -372,7 +372,7 @@ fn replies() {
         ("runs", reply(Reply::Runs(Vec::new()))),
         ("acked", reply(Reply::Push(PushReply::Acked { snapshot, sequence: 300 }))),
         ("head moved", reply(Reply::Push(PushReply::HeadMoved { head: Some((snapshot, 300)) }))),
-        ("missing", reply(Reply::Push(PushReply::Missing { ids: vec![id.into()] }))),
+        ("missing", reply(Reply::Push(PushReply::Missing { ids: vec![id.into()], more: true }))),
         ("need full", reply(Reply::Push(PushReply::NeedFull { items: vec![0, 300] }))),
         ("done", reply(Reply::Fetch(FetchReply::Done { sent: 300, absent: Some(id.into()) }))),
         ("log", reply(Reply::Log(LogReply::Entries(vec![entry])))),
@@ -388,7 +388,7 @@ fn replies() {
         runs: 02000000010400
         acked: 24000000010500[02*32]ac02
         head moved: 2500000001050101[02*32]ac02
-        missing: 240000000105020101[06*32]
+        missing: 250000000105020101[06*32]01
         need full: 060000000105030200ac02
         done: 26000000010600ac020101[06*32]
         log: 0900000001070001ac020202780a

@@ -254,6 +254,8 @@ pub enum PushReply {
     Missing {
         /// At most [`MAX_IDS`].
         ids: Vec<WireId>,
+        /// Whether another list follows at once: the sender waits for the last one.
+        more: bool,
     },
     /// The bases of these items (counted from 0 over the whole stream) are not here: send the
     /// objects whole and commit again.

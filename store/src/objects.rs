@@ -5,7 +5,7 @@
 use baton_protocol::id::{ObjectId, ObjectKind};
 
 use crate::error::StoreError;
-use crate::segment::{Record, RecordDecoder};
+use crate::segment::{Record, RecordDecoder, RecordEntry};
 
 /// Where an object is on the disk. Ascending is the order in which many are read best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,15 @@ impl OpenRecord {
     }
 }
 
+/// A record as it stands in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedRecord<'a> {
+    /// What it says that it holds.
+    pub entries: &'a [RecordEntry],
+    /// All of it.
+    pub bytes: &'a [u8],
+}
+
 /// Objects by id.
 pub trait ObjectSource: Sync {
     /// The bytes of an object, checked against its hash; nothing where it is not here.
@@ -74,6 +83,16 @@ pub trait ObjectSource: Sync {
     ) -> Result<&'a [u8], StoreError> {
         open.alone = self.require(id)?;
         Ok(&open.alone)
+    }
+
+    /// The record that stands there, as it stands in the log and intact by its checksums; nothing where it is
+    /// not to be had. Whoever takes it apart checks the hashes.
+    fn packed_record<'a>(
+        &self,
+        _open: &'a mut OpenRecord,
+        _at: &Location,
+    ) -> Result<Option<PackedRecord<'a>>, StoreError> {
+        Ok(None)
     }
 
     /// The bytes of an object that must be here.

@@ -29,8 +29,8 @@ use crate::fs::Context;
 use crate::index::{Index, Location};
 use crate::journal::{Journal, Poison};
 use crate::layout::{Layout, StoreLock};
-use crate::objects::{ObjectSource, OpenRecord};
-use crate::segment::{Record, SegmentWriter};
+use crate::objects::{ObjectSource, OpenRecord, PackedRecord};
+use crate::segment::{Record, SegmentWriter, decode_table};
 
 /// What all vaults of a store share to make things durable.
 #[derive(Debug)]
@@ -317,6 +317,18 @@ impl ObjectSource for Vault {
         // Not on the disk yet, or damaged: the usual way says which.
         open.alone = self.require(id)?;
         Ok(&open.alone)
+    }
+
+    fn packed_record<'a>(
+        &self,
+        open: &'a mut OpenRecord,
+        at: &Location,
+    ) -> Result<Option<PackedRecord<'a>>, StoreError> {
+        open.at = None;
+        let OpenRecord { packed, record, .. } = open;
+        let is_intact =
+            self.read_packed(at, packed)? && decode_table(packed, &mut record.entries).is_some();
+        Ok(is_intact.then_some(PackedRecord { entries: &record.entries, bytes: packed }))
     }
 }
 

@@ -7,16 +7,16 @@
 
 use std::collections::HashSet;
 
-use baton_protocol::frame::{Batch, FrameKind, Item, MAX_FRAME, decode_batch, encode_header};
+use baton_protocol::frame::{Batch, FrameKind, Item, decode_batch, encode_header};
 use baton_protocol::id::{ObjectId, ObjectKind, SnapshotId};
 use baton_protocol::message::{
     FetchReply, FetchRequest, MAX_IDS, RefusalCode, Reply, WireId, decode,
 };
 use baton_protocol::session::fetch::FetchSession;
 use baton_store::objects::{Location, ObjectSource, OpenRecord};
-use baton_store::segment::{Record, RecordDecoder};
 use baton_store::vault::{CommitError, Intake, Vault};
 
+use super::records::{self, Taking};
 use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, store_refusal};
 use crate::transport::TransportError;
 
@@ -89,7 +89,7 @@ fn receive(
             }
             let frame = wire.answer_frame()?.ok_or(TransportError::Ended)?;
             bytes += frame.body.len() as u64;
-            taking.take(intake, session, frame.kind, &frame.body)?;
+            take(&mut taking, intake, session, frame.kind, &frame.body)?;
             if bytes - kept >= KEEP_AT {
                 intake.flush()?;
                 kept = bytes;
@@ -106,49 +106,32 @@ fn receive(
     }
 }
 
-/// Takes what comes; keeps its buffers from one record to the next.
-#[derive(Default)]
-struct Taking {
-    decoder: RecordDecoder,
-    record: Record,
-}
-
-impl Taking {
-    fn take(
-        &mut self,
-        intake: &Intake,
-        session: &mut FetchSession,
-        kind: FrameKind,
-        body: &[u8],
-    ) -> Result<(), SyncError> {
-        match kind {
-            FrameKind::Message => match decode(body)? {
-                Reply::Fetch(reply) => session.end(&reply)?,
-                Reply::Refused(refusal) => return Err(SyncError::Refused(refusal)),
-                _ => return Err(SyncError::OutOfTurn),
-            },
-            FrameKind::Objects => {
-                for item in decode_batch(body)? {
-                    let Item::Full { kind, bytes } = item else { return Err(SyncError::OutOfTurn) };
-                    let id = accept(intake, session, kind, &bytes)?;
-                    intake.put_hashed(id, &bytes)?;
-                }
-            }
-            FrameKind::Record => {
-                let Self { decoder, record } = self;
-                decoder.decode(body, record).ok_or(SyncError::Record)?;
-                for entry in &record.entries {
-                    // What stands in the table is believed where it is what the bytes say.
-                    let id = accept(intake, session, entry.id.kind, record.bytes(entry))?;
-                    if id != entry.id {
-                        return Err(SyncError::Record);
-                    }
-                }
-                intake.put_record(body, record)?;
+/// Takes one frame of what was asked for.
+fn take(
+    taking: &mut Taking,
+    intake: &Intake,
+    session: &mut FetchSession,
+    kind: FrameKind,
+    body: &[u8],
+) -> Result<(), SyncError> {
+    match kind {
+        FrameKind::Message => match decode(body)? {
+            Reply::Fetch(reply) => session.end(&reply)?,
+            Reply::Refused(refusal) => return Err(SyncError::Refused(refusal)),
+            _ => return Err(SyncError::OutOfTurn),
+        },
+        FrameKind::Objects => {
+            for item in decode_batch(body)? {
+                let Item::Full { kind, bytes } = item else { return Err(SyncError::OutOfTurn) };
+                let id = accept(intake, session, kind, &bytes)?;
+                intake.put_hashed(id, &bytes)?;
             }
         }
-        Ok(())
+        FrameKind::Record => {
+            taking.take(intake, body, |kind, bytes| accept(intake, session, kind, bytes))?;
+        }
     }
+    Ok(())
 }
 
 /// Checks an object, and wants the metadata that it names. Chunks are wanted when all metadata is here.
@@ -219,10 +202,13 @@ fn send(
     let mut sent = 0;
     for together in placed.chunk_by(|(a, _), (b, _)| a.record() == b.record()) {
         sent += together.len() as u32;
-        if let Some(record) = vault.packed_record(together, open)?
-            && record.len() <= MAX_FRAME
+        // Only where all of it was asked for.
+        let ids = || together.iter().map(|(_, id)| id);
+        if let Some((at, _)) = together.first()
+            && let Some(record) = records::read(vault, open, at)?
+            && record.entries.iter().map(|entry| &entry.id).eq(ids())
         {
-            write_frame(wire, FrameKind::Record, record)?;
+            records::send(wire, record.bytes)?;
             continue;
         }
         for (at, id) in together {
@@ -244,7 +230,7 @@ fn send(
         }
     }
     if !batch.is_empty() {
-        write_frame(wire, FrameKind::Objects, &batch.finish()?)?;
+        write_batch(wire, &mut batch)?;
     }
     // One of a kind that does not exist is not here either.
     let is_absent = |wanted: &&WireId| wanted.id().is_none_or(|id| absent.contains(&id));
@@ -252,10 +238,11 @@ fn send(
 }
 
 fn write_full(wire: &mut Wire, batch: &mut Batch) -> Result<(), SyncError> {
-    if batch.is_full() { write_frame(wire, FrameKind::Objects, &batch.finish()?) } else { Ok(()) }
+    if batch.is_full() { write_batch(wire, batch) } else { Ok(()) }
 }
 
-fn write_frame(wire: &mut Wire, kind: FrameKind, body: &[u8]) -> Result<(), SyncError> {
-    wire.write(&encode_header(kind, body.len())?)?;
-    Ok(wire.write(body)?)
+fn write_batch(wire: &mut Wire, batch: &mut Batch) -> Result<(), SyncError> {
+    let body = batch.finish()?;
+    wire.write(&encode_header(FrameKind::Objects, body.len())?)?;
+    Ok(wire.write(&body)?)
 }

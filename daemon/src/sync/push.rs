@@ -2,18 +2,21 @@
 
 use baton_protocol::delta::decode_delta;
 use baton_protocol::encode::DecodeError;
-use baton_protocol::frame::{FrameKind, Item, decode_batch};
+use baton_protocol::frame::{FrameKind, HEADER, Item, decode_batch};
 use baton_protocol::id::{DeviceId, ObjectId};
-use baton_protocol::message::{PushHello, PushReply, PushRequest, RefusalCode, Reply, decode};
+use baton_protocol::message::{
+    MAX_IDS, PushHello, PushReply, PushRequest, RefusalCode, Reply, decode,
+};
 use baton_protocol::object::Snapshot;
 use baton_protocol::session::push::{
     Planned, PushAction, PushOutcome, PushReceiver, PushSender, PushStats,
 };
 use baton_store::error::StoreError;
 use baton_store::journal::RefUpdate;
-use baton_store::objects::ObjectSource;
+use baton_store::objects::{Location, ObjectSource, OpenRecord};
 use baton_store::vault::{CommitError, Intake, Vault};
 
+use super::records::{self, RecordError, Taking};
 use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, store_refusal};
 use crate::transport::TransportError;
 
@@ -85,6 +88,10 @@ impl Sending {
                     sender.supply(&object, base.as_deref())?;
                     continue;
                 }
+                PushAction::Gather(wanted) => {
+                    write(wire, &std::mem::take(&mut gathered))?;
+                    send_records(wire, vault, sender, &wanted, progress)?;
+                }
                 PushAction::Send(bytes) if gathered.is_empty() => gathered = bytes,
                 PushAction::Send(bytes) => gathered.extend_from_slice(&bytes),
                 PushAction::Receive | PushAction::Finish(_) => {
@@ -118,6 +125,33 @@ impl Sending {
     }
 }
 
+/// Sends the records that hold what is wanted, in the order of the disk.
+fn send_records<S: ObjectSource + ?Sized>(
+    wire: &mut Wire,
+    vault: &S,
+    sender: &mut PushSender,
+    wanted: &[ObjectId],
+    progress: &mut impl FnMut(PushStats, usize),
+) -> Result<(), SyncError> {
+    let mut places: Vec<Location> = vault.locations(wanted)?.into_iter().flatten().collect();
+    places.sort_unstable();
+    places.dedup_by_key(|at| at.record());
+    let mut open = OpenRecord::default();
+    for at in &places {
+        let Some(record) = records::read(vault, &mut open, at)? else { continue };
+        let objects = record.entries.iter().map(|entry| (&entry.id, entry.len as usize));
+        if !sender.take_record(objects, HEADER + record.bytes.len()) {
+            continue;
+        }
+        if wire.is_stopped() {
+            return Err(SyncError::Cancelled);
+        }
+        or_why(wire, |wire| records::send(wire, record.bytes))?;
+        progress(sender.stats(), sender.queued());
+    }
+    Ok(())
+}
+
 fn write(wire: &mut Wire, bytes: &[u8]) -> Result<(), SyncError> {
     if bytes.is_empty() {
         return Ok(());
@@ -126,13 +160,20 @@ fn write(wire: &mut Wire, bytes: &[u8]) -> Result<(), SyncError> {
     if wire.is_stopped() {
         return Err(SyncError::Cancelled);
     }
-    match wire.write(bytes) {
-        // The node has said why, or will not say anything.
-        Err(TransportError::Stopped) => match wire.answer()? {
+    or_why(wire, |wire| Ok(wire.write(bytes)?))
+}
+
+/// Writes; where the node does not listen any more it has said why, or will not say anything.
+fn or_why(
+    wire: &mut Wire,
+    write: impl FnOnce(&mut Wire) -> Result<(), SyncError>,
+) -> Result<(), SyncError> {
+    match write(wire) {
+        Err(SyncError::Transport(TransportError::Stopped)) => match wire.answer()? {
             Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
             _ => Err(SyncError::OutOfTurn),
         },
-        other => Ok(other?),
+        other => other,
     }
 }
 
@@ -154,6 +195,7 @@ pub fn receive(
     let mut taken = 0u64;
     let intake = vault.intake();
     let mut receiver = PushReceiver::new();
+    let mut taking = Taking::default();
     let mut objects = 0u64;
     let mut unkept = 0u64;
     // How many there were when more was asked for.
@@ -168,17 +210,23 @@ pub fn receive(
             }
         };
         let reply = match frame.kind {
-            FrameKind::Objects => {
+            kind @ (FrameKind::Objects | FrameKind::Record) => {
                 taken = taken.saturating_add(frame.body.len() as u64);
                 if quota.vault.is_some_and(|most| used.saturating_add(taken) > most) {
                     intake.flush()?;
                     let message = "this user's quota on the node is used up";
                     return Ok(wire.refuse(RefusalCode::Limit, message)?);
                 }
-                match take_batch(&intake, &mut receiver, &frame.body) {
-                    Ok((count, bytes)) => {
+                let came = match kind {
+                    FrameKind::Record => taking.take(&intake, &frame.body, |kind, bytes| {
+                        Ok(receiver.accept(kind, bytes)?)
+                    }),
+                    _ => take_batch(&intake, &mut receiver, &frame.body),
+                };
+                match came {
+                    Ok(count) => {
                         objects += count;
-                        unkept += bytes;
+                        unkept += frame.body.len() as u64;
                     }
                     Err(TakeError::Malformed(why)) => {
                         return Ok(wire.refuse(RefusalCode::Malformed, why)?);
@@ -196,9 +244,6 @@ pub fn receive(
                 }
                 continue;
             }
-            FrameKind::Record => {
-                return Ok(wire.refuse(RefusalCode::Malformed, "a push sends no records")?);
-            }
             FrameKind::Message => {
                 let Ok(PushRequest::Commit) = decode(&frame.body) else {
                     return Ok(wire.refuse(RefusalCode::Malformed, "not a commit")?);
@@ -211,6 +256,11 @@ pub fn receive(
                     Some(reply) => reply,
                     None => match commit(&intake, device, hello) {
                         Ok(reply) => reply,
+                        Err(CommitError::Missing(ids)) => {
+                            ask(wire, &ids)?;
+                            asked_at = Some(objects);
+                            continue;
+                        }
                         Err(CommitError::Store(error))
                             if !matches!(error, StoreError::Contradicted(_)) =>
                         {
@@ -243,27 +293,30 @@ impl From<StoreError> for TakeError {
     }
 }
 
+impl From<RecordError> for TakeError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Damaged => Self::Malformed(error.to_string()),
+            RecordError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
 impl From<DecodeError> for TakeError {
     fn from(error: DecodeError) -> Self {
         Self::Malformed(error.to_string())
     }
 }
 
-/// Checks and stages the objects of one batch; returns how many, and their bytes.
-fn take_batch(
-    intake: &Intake,
-    receiver: &mut PushReceiver,
-    body: &[u8],
-) -> Result<(u64, u64), TakeError> {
+/// Checks and stages the objects of one batch; returns how many.
+fn take_batch(intake: &Intake, receiver: &mut PushReceiver, body: &[u8]) -> Result<u64, TakeError> {
     let items = decode_batch(body).map_err(|error| TakeError::Malformed(error.to_string()))?;
     let count = items.len() as u64;
-    let mut taken = 0;
     for item in items {
         match item {
             Item::Full { kind, bytes } => {
                 let id = receiver.accept(kind, &bytes)?;
                 intake.put_hashed(id, &bytes)?;
-                taken += bytes.len() as u64;
             }
             Item::Delta { kind, base, len, delta } => {
                 let found = intake.vault().find_prefix(Some(kind), &base)?;
@@ -281,14 +334,23 @@ fn take_batch(
                     Some(bytes) if baton_protocol::object::Object::decode(kind, &bytes).is_ok() => {
                         let id = receiver.accept(kind, &bytes)?;
                         intake.put_hashed(id, &bytes)?;
-                        taken += bytes.len() as u64;
                     }
                     _ => receiver.lacks_base(),
                 }
             }
         }
     }
-    Ok((count, taken))
+    Ok(count)
+}
+
+/// Asks for what is missing, in as many messages as that takes.
+fn ask(wire: &mut Wire, missing: &[ObjectId]) -> Result<(), SyncError> {
+    let last = missing.len().div_ceil(MAX_IDS);
+    for (page, ids) in (1..).zip(missing.chunks(MAX_IDS)) {
+        let ids = ids.iter().map(|&id| id.into()).collect();
+        wire.send(&Reply::Push(PushReply::Missing { ids, more: page < last }))?;
+    }
+    Ok(())
 }
 
 fn commit(intake: &Intake, device: DeviceId, hello: &PushHello) -> Result<PushReply, CommitError> {
@@ -300,7 +362,7 @@ fn commit(intake: &Intake, device: DeviceId, hello: &PushHello) -> Result<PushRe
     }
     let root = ObjectId::from(hello.new);
     let Some(bytes) = intake.read(&root)? else {
-        return Ok(PushReply::Missing { ids: vec![root.into()] });
+        return Err(CommitError::Missing(vec![root]));
     };
     let snapshot = Snapshot::decode(&bytes).map_err(|_| StoreError::DamagedObject(root))?;
     let update = RefUpdate {
@@ -316,9 +378,6 @@ fn commit(intake: &Intake, device: DeviceId, hello: &PushHello) -> Result<PushRe
             snapshot: committed.head.snapshot,
             sequence: committed.head.sequence,
         }),
-        Err(CommitError::Missing(ids)) => {
-            Ok(PushReply::Missing { ids: ids.into_iter().map(Into::into).collect() })
-        }
         Err(CommitError::HeadMoved { head }) => {
             let head = head.map(|head| (head.snapshot, head.sequence));
             Ok(PushReply::HeadMoved { head })

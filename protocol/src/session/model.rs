@@ -193,7 +193,7 @@ impl Node {
     }
 
     /// Takes one frame; answers a commit.
-    fn take(&mut self, frame: &[u8]) -> Option<Reply> {
+    pub(crate) fn take(&mut self, frame: &[u8]) -> Option<Reply> {
         assert!(frame.len() <= HEADER + MAX_FRAME);
         let (header, body) = frame.split_first_chunk::<HEADER>().unwrap();
         let (kind, len) = decode_header(*header).unwrap();
@@ -246,7 +246,10 @@ impl Node {
         }
         let missing = self.objects.missing(hello.new.into(), self.limit);
         if !missing.is_empty() {
-            return PushReply::Missing { ids: missing.into_iter().map(Into::into).collect() };
+            return PushReply::Missing {
+                ids: missing.into_iter().map(Into::into).collect(),
+                more: false,
+            };
         }
         if self.head.map(|(id, _)| id) != hello.base {
             return PushReply::HeadMoved { head: self.head };
@@ -287,6 +290,8 @@ pub(crate) fn push(
                 let base = base.and_then(|base| client.0.get(&base));
                 sender.supply(&client.0[&id], base.map(Vec::as_slice))?;
             }
+            // There is no log here that could hold records.
+            PushAction::Gather(_) => {}
             PushAction::Send(frame) => {
                 sent += frame.len() as u64;
                 replies.extend(node.take(&frame));

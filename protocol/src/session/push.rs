@@ -36,6 +36,9 @@ pub struct Planned {
 pub enum PushAction {
     /// Load the object, and its base where it is still there, and call [`PushSender::supply`].
     Load(Planned),
+    /// These are asked for next, one by one. Where whole records hold them, send those as they stand in the log,
+    /// each that [`PushSender::take_record`] lets go.
+    Gather(Vec<ObjectId>),
     /// Write these bytes to the stream.
     Send(Vec<u8>),
     /// Flush, read one message and call [`PushSender::receive`].
@@ -122,6 +125,12 @@ enum Standing {
     Whole,
 }
 
+/// Chunks from which on it is looked for records that hold them.
+const GATHERED: usize = 32;
+
+/// Ids of the node's that may wait to be found in the snapshot.
+const MOST_ASKED: usize = 16 * MAX_IDS;
+
 /// Half a hash: enough that nobody can make two objects that are taken for one, at half the memory.
 type Key = [u8; 16];
 
@@ -130,7 +139,12 @@ type Key = [u8; 16];
 pub struct PushSender {
     hello: PushHello,
     phase: Phase,
+    /// What is sent in this flight, unless a record had it.
     queue: VecDeque<Planned>,
+    /// How many of those are still to be sent.
+    queued: usize,
+    /// Chunks to send whole, before they join the queue.
+    wanted: Vec<ObjectId>,
     loading: Option<Loading>,
     batch: Batch,
     items: u32,
@@ -159,6 +173,8 @@ impl PushSender {
             hello,
             phase: Phase::Opening,
             queue: VecDeque::new(),
+            queued: 0,
+            wanted: Vec::new(),
             loading: None,
             batch: Batch::new(),
             items: 0,
@@ -170,7 +186,7 @@ impl PushSender {
         };
         for planned in plan {
             if sender.objects.insert(key(&planned.id), Standing::Queued).is_none() {
-                sender.queue.push_back(planned);
+                sender.enqueue(planned);
             }
         }
         sender.offer(hello.new.into());
@@ -183,8 +199,8 @@ impl PushSender {
     }
 
     /// Objects still to be loaded in this flight, for progress.
-    pub fn queued(&self) -> usize {
-        self.queue.len()
+    pub const fn queued(&self) -> usize {
+        self.queued
     }
 
     /// Says what to do next.
@@ -210,6 +226,9 @@ impl PushSender {
                     let mut frame = encode_header(FrameKind::Objects, body.len())?.to_vec();
                     frame.extend_from_slice(&body);
                     return Ok(self.send(frame));
+                }
+                if !self.wanted.is_empty() {
+                    return Ok(PushAction::Gather(self.gather()));
                 }
                 self.phase = Phase::Committing;
                 self.poll()
@@ -249,9 +268,7 @@ impl PushSender {
                 Standing::Whole
             }
         };
-        self.objects.insert(key(&id), standing);
-        self.items += 1;
-        self.stats.objects_sent += 1;
+        self.note_sent(&id, standing);
         if standing == Standing::Delta {
             // Mostly the node has all that it names and will not ask.
             if id.kind.is_metadata() {
@@ -260,6 +277,38 @@ impl PushSender {
             return Ok(());
         }
         self.explore(id, object)
+    }
+
+    /// Whether a record of these objects may be sent as it is, in a frame of so many bytes: it is sent then. All of it
+    /// has to belong to the snapshot and to be new to the node, as far as that is known, and half of it to be asked for.
+    pub fn take_record<'a>(
+        &mut self,
+        objects: impl Iterator<Item = (&'a ObjectId, usize)> + Clone,
+        frame: usize,
+    ) -> bool {
+        let (mut all, mut wanted) = (0, 0);
+        for (id, len) in objects.clone() {
+            all += len;
+            match self.objects.get(&key(id)) {
+                Some(Standing::Queued) => wanted += len,
+                Some(Standing::Open) if !id.kind.is_metadata() => {}
+                _ => return false,
+            }
+        }
+        if wanted < all - wanted {
+            return false;
+        }
+        objects.for_each(|(id, _)| self.note_sent(id, Standing::Whole));
+        self.stats.bytes_sent += frame as u64;
+        true
+    }
+
+    fn note_sent(&mut self, id: &ObjectId, standing: Standing) {
+        if self.objects.insert(key(id), standing) == Some(Standing::Queued) {
+            self.queued -= 1;
+        }
+        self.items += 1;
+        self.stats.objects_sent += 1;
     }
 
     /// Notes what an object names.
@@ -283,17 +332,21 @@ impl PushSender {
             Reply::Push(PushReply::HeadMoved { head }) => {
                 self.phase = Phase::Done(PushOutcome::HeadMoved { head });
             }
-            Reply::Push(PushReply::Missing { ids }) if ids.len() <= MAX_IDS => {
+            Reply::Push(PushReply::Missing { ids, more })
+                if ids.len() <= MAX_IDS && !(more && ids.is_empty()) =>
+            {
                 for id in ids {
                     let id = id.id().ok_or(PushError::OutOfTurn)?;
                     match self.objects.get(&key(&id)) {
                         Some(Standing::Open | Standing::Delta) => self.requeue(id),
                         // Named by an object that the node has and we had no reason to load.
-                        None if self.asked.insert(id) => {}
+                        None if self.asked.len() < MOST_ASKED && self.asked.insert(id) => {}
                         _ => return Err(PushError::NotOffered(id)),
                     }
                 }
-                self.again()?;
+                if !more {
+                    self.again()?;
+                }
             }
             Reply::Push(PushReply::NeedFull { items }) => {
                 for item in items {
@@ -312,7 +365,7 @@ impl PushSender {
 
     /// Another flight, which must bring the node something.
     fn again(&mut self) -> Result<(), PushError> {
-        if self.queue.is_empty() && self.asked.is_empty() {
+        if self.queued == 0 && self.asked.is_empty() {
             return Err(PushError::OutOfTurn);
         }
         self.phase = Phase::Sending;
@@ -333,16 +386,41 @@ impl PushSender {
 
     fn requeue(&mut self, id: ObjectId) {
         self.objects.insert(key(&id), Standing::Queued);
-        self.queue.push_back(Planned { id, base: None });
+        self.enqueue(Planned { id, base: None });
+    }
+
+    fn enqueue(&mut self, planned: Planned) {
+        self.queued += 1;
+        if planned.id.kind.is_metadata() || planned.base.is_some() {
+            self.queue.push_back(planned);
+        } else {
+            self.wanted.push(planned.id);
+        }
+    }
+
+    /// Puts the chunks that are wanted into the queue.
+    fn gather(&mut self) -> Vec<ObjectId> {
+        let wanted = std::mem::take(&mut self.wanted);
+        self.queue.extend(wanted.iter().map(|&id| Planned { id, base: None }));
+        wanted
     }
 
     /// The next object to send; where there is none and the node asked for something that is not
     /// known to be in the snapshot, the next one to look into.
     fn next_load(&mut self) -> Result<Option<Loading>, PushError> {
-        if let Some(planned) = self.queue.pop_front() {
-            return Ok(Some(Loading { planned, send: true }));
+        while let Some(planned) = self.queue.pop_front() {
+            if self.objects.get(&key(&planned.id)) == Some(&Standing::Queued) {
+                return Ok(Some(Loading { planned, send: true }));
+            }
         }
-        let Some(&asked) = self.asked.first() else { return Ok(None) };
+        let Some(&asked) = self.asked.first() else {
+            if self.wanted.is_empty() || self.wanted.len() >= GATHERED {
+                return Ok(None);
+            }
+            // What is small altogether goes as one batch.
+            self.gather();
+            return self.next_load();
+        };
         loop {
             let id = self.unexplored.pop().ok_or(PushError::NotOffered(asked))?;
             // What was sent whole meanwhile has been looked into.

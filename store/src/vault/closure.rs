@@ -17,7 +17,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use baton_protocol::id::{ObjectId, ObjectKind};
+use baton_protocol::id::{ChunkId, ObjectId, ObjectKind};
 use baton_protocol::object::{
     Blob, Content, Conversation, EntryKind, Manifest, Object, Snapshot, Tree, TreeSums,
 };
@@ -27,12 +27,18 @@ use super::staging::Staging;
 use crate::error::StoreError;
 use crate::objects::ObjectSource;
 
+/// Chunks that are gathered before they are looked at: 40 bytes of memory each.
+const MOST_CHUNKS: usize = 256 * 1024;
+
 /// A walk from one root.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     root: Option<ObjectId>,
-    /// Still to be looked at; what was missing last time is among them.
+    /// Metadata still to be looked at; what was missing last time is among it.
     open: Vec<Open>,
+    /// Chunks still to be looked at, and how many bytes are said of them. They come last: whoever has all of the
+    /// metadata can send them as they stand together in a log.
+    chunks: Vec<(ChunkId, u64)>,
     /// Metadata that was read, so that it is read once however often it is named.
     known: HashMap<ObjectId, Facts>,
     /// What of that was walked through: it is closed once nothing is open.
@@ -93,10 +99,30 @@ impl Walk {
             let open = vec![Open { id: root, said: Said::Nothing, before }];
             *self = Self { root: Some(root), open, ..Self::default() };
         }
+        loop {
+            let missing = self.metadata(vault, staging, limit)?;
+            if !missing.is_empty() {
+                return Ok(missing);
+            }
+            let missing = self.content(vault, staging, limit)?;
+            if !missing.is_empty() || self.open.is_empty() {
+                return Ok(missing);
+            }
+        }
+    }
+
+    /// Looks at metadata until there is none, too much content was met, or `limit` is missing.
+    fn metadata(
+        &mut self,
+        vault: &Vault,
+        staging: &Staging,
+        limit: usize,
+    ) -> Result<Vec<ObjectId>, StoreError> {
         let mut missing = Vec::new();
         let mut asked = HashSet::new();
         let mut absent = Vec::new();
         while missing.len() < limit
+            && self.chunks.len() < MOST_CHUNKS
             && let Some(open) = self.open.pop()
         {
             let looked = self.look(vault, staging, &open);
@@ -119,21 +145,60 @@ impl Walk {
         Ok(missing)
     }
 
+    /// Looks at chunks until there is none, or `limit` are missing.
+    fn content(
+        &mut self,
+        vault: &Vault,
+        staging: &Staging,
+        limit: usize,
+    ) -> Result<Vec<ObjectId>, StoreError> {
+        let mut missing = Vec::new();
+        let mut asked = HashSet::new();
+        let mut absent = Vec::new();
+        while missing.len() < limit
+            && let Some((chunk, said)) = self.chunks.pop()
+        {
+            let id = ObjectId::from(chunk);
+            match staging.length(vault, &id) {
+                Ok(Some(len)) if len == said => {}
+                Ok(None) => {
+                    if asked.insert(id) {
+                        missing.push(id);
+                    }
+                    absent.push((chunk, said));
+                }
+                other => {
+                    self.root = None;
+                    return Err(other.err().unwrap_or(StoreError::Contradicted(id)));
+                }
+            }
+        }
+        self.chunks.append(&mut absent);
+        Ok(missing)
+    }
+
     /// What was walked through, once.
     pub(super) fn take_walked(&mut self) -> HashSet<ObjectId> {
         std::mem::take(&mut self.walked)
     }
 
-    /// Looks at one object; says whether it is here.
+    /// Notes something to be looked at.
+    fn note(&mut self, open: Open) {
+        match open {
+            Open {
+                id: ObjectId { kind: ObjectKind::Chunk, hash },
+                said: Said::Bytes(said),
+                ..
+            } => {
+                self.chunks.push((ChunkId::from_bytes(hash), said));
+            }
+            metadata => self.open.push(metadata),
+        }
+    }
+
+    /// Looks at metadata; says whether it is here.
     fn look(&mut self, vault: &Vault, staging: &Staging, open: &Open) -> Result<bool, StoreError> {
         let Open { id, ref said, before } = *open;
-        if id.kind == ObjectKind::Chunk {
-            return match (staging.length(vault, &id)?, said) {
-                (None, _) => Ok(false),
-                (Some(len), Said::Bytes(said)) if len != *said => Err(StoreError::Contradicted(id)),
-                (Some(_), _) => Ok(true),
-            };
-        }
         if let Some(facts) = self.known.get(&id) {
             return if facts.agree(said) { Ok(true) } else { Err(StoreError::Contradicted(id)) };
         }
@@ -157,8 +222,8 @@ impl Walk {
                 .and_then(|before| vault.read(&before).ok().flatten())
                 .and_then(|bytes| Object::decode(id.kind, &bytes).ok());
             match older {
-                Some(older) => against(children, &self::children(&older), &mut self.open),
-                None => self.open.extend(children.into_iter().map(Child::open)),
+                Some(older) => against(children, &self::children(&older), |open| self.note(open)),
+                None => children.into_iter().for_each(|child| self.note(child.open())),
             }
         }
         Ok(true)
@@ -219,7 +284,7 @@ impl Child {
 }
 
 /// Names what is not named alike by the older form of the same object, which is whole.
-fn against(children: Vec<Child>, older: &[Child], to: &mut Vec<Open>) {
+fn against(children: Vec<Child>, older: &[Child], mut note: impl FnMut(Open)) {
     let proved: HashSet<(ObjectId, &Said)> =
         older.iter().map(|child| (child.id, &child.said)).collect();
     for child in children {
@@ -229,7 +294,7 @@ fn against(children: Vec<Child>, older: &[Child], to: &mut Vec<Open>) {
         // Of the same name, or for a part of something wide the one that covers where it begins.
         let after = older.partition_point(|older| older.name <= child.name);
         let before = after.checked_sub(1).and_then(|at| older.get(at)).map(|older| older.id);
-        to.push(Open { id: child.id, said: child.said, before });
+        note(Open { id: child.id, said: child.said, before });
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use baton_protocol::id::{ObjectId, ObjectKind};
-use baton_protocol::message::{Head, MAX_IDS};
+use baton_protocol::message::Head;
 use baton_protocol::object::Snapshot;
 
 use super::Vault;
@@ -44,6 +44,9 @@ pub(super) const FOLD_MEMORY: u64 = 4 * FOLD_AT;
 
 /// Bytes of memory above which small commits go to segments too, because folding does not keep up.
 const MAX_MEMORY: u64 = 16 * FOLD_AT;
+
+/// Missing objects that a commit names at once.
+const MOST_MISSING: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 struct Small {
@@ -258,7 +261,7 @@ impl Intake {
         before: Option<ObjectId>,
     ) -> Result<HashSet<ObjectId>, CommitError> {
         let mut walk = lock(&self.walk);
-        let missing = walk.advance(&self.vault, &self.staging, (root, before), MAX_IDS)?;
+        let missing = walk.advance(&self.vault, &self.staging, (root, before), MOST_MISSING)?;
         if !missing.is_empty() {
             return Err(CommitError::Missing(missing));
         }

@@ -16,7 +16,7 @@ use crate::layout::Class;
 use crate::objects::OpenRecord;
 use crate::segment::{
     MAX_RECORD, Record, RecordEntry, SealError, SegmentHeader, SegmentWriter, decode_record,
-    decode_table, read_header,
+    read_header,
 };
 
 /// Open segment files that are kept.
@@ -135,27 +135,8 @@ impl Vault {
         Ok(true)
     }
 
-    /// The bytes of a record as they stand in its segment, where exactly these objects, ascending, are in it
-    /// and it is intact by its checksums. Whoever takes it apart checks the hashes.
-    pub fn packed_record<'a>(
-        &self,
-        objects: &[(Location, ObjectId)],
-        open: &'a mut OpenRecord,
-    ) -> Result<Option<&'a [u8]>, StoreError> {
-        let Some((at, _)) = objects.first() else { return Ok(None) };
-        open.at = None;
-        if !self.read_packed(at, &mut open.packed)?
-            || decode_table(&open.packed, &mut open.record.entries).is_none()
-        {
-            return Ok(None);
-        }
-        let is_all =
-            open.record.entries.iter().map(|entry| &entry.id).eq(objects.iter().map(|(_, id)| id));
-        Ok(is_all.then_some(open.packed.as_slice()))
-    }
-
     /// Reads the bytes of a record; false where they are not there.
-    fn read_packed(&self, at: &Location, to: &mut Vec<u8>) -> Result<bool, StoreError> {
+    pub(super) fn read_packed(&self, at: &Location, to: &mut Vec<u8>) -> Result<bool, StoreError> {
         let Some((file, path)) = self.segment_file(at.segment)? else { return Ok(false) };
         if at.record_len as usize > MAX_RECORD {
             return Ok(false);

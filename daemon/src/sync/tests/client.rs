@@ -6,6 +6,8 @@ use baton_protocol::frame::{HEADER, MAX_FRAME};
 use baton_protocol::id::{ChunkId, ManifestId, RunId, ThreadId};
 use baton_protocol::message::{MAX_IDS, PushReply, PushRequest, RunSpec, RunState, WireId, encode};
 use baton_protocol::object::{Blob, Content, Extent, MAX_OBJECT, Manifest, Tree};
+use baton_store::layout::Class;
+use baton_store::segment::RecordBuilder;
 
 use super::*;
 
@@ -137,6 +139,15 @@ fn body(heads: &[(u8, u64)], codec: u8, stored: &[u8], rest: &[u8]) -> Vec<u8> {
     to.finish()
 }
 
+/// A record of chunks under the ids of other bytes.
+fn record(objects: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut builder = RecordBuilder::default();
+    for (named, bytes) in objects {
+        builder.push(ObjectId::of(ObjectKind::Chunk, named), bytes);
+    }
+    builder.encode(Class::Data).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_that_are_none_are_refused_and_said_to_be() {
     let scene = Scene::new(&Settings::default()).await;
@@ -161,6 +172,12 @@ async fn frames_that_are_none_are_refused_and_said_to_be() {
         ("a bomb in a small batch", objects(&body(&[(1, 10)], 1, &bomb, b""))),
         ("many bombs", objects(&body(&[(1, long); 4], 1, &bomb, b""))),
         ("a delta that is not there", objects(&body(&[(0x81, 9)], 0, b"", b""))),
+        ("a record that is none", frame(FrameKind::Record, b"BTNR")),
+        ("a damaged record", frame(FrameKind::Record, &record(&[(b"one", b"one")])[1..])),
+        (
+            "a record that lies",
+            frame(FrameKind::Record, &record(&[(b"one", b"one"), (b"x", b"y")])),
+        ),
         ("a message that is none", frame(FrameKind::Message, b"\x63\x00")),
         ("a commit and more", frame(FrameKind::Message, b"\x00\x00")),
     ];
@@ -302,7 +319,10 @@ async fn a_delta_with_a_lying_base_brings_nothing_in() {
         let asked = raw.commit().await;
         let (full, missing) = (
             PushReply::NeedFull { items: vec![0] },
-            PushReply::Missing { ids: vec![ObjectId::of(ObjectKind::Chunk, &new).into()] },
+            PushReply::Missing {
+                ids: vec![ObjectId::of(ObjectKind::Chunk, &new).into()],
+                more: false,
+            },
         );
         assert!(asked == full || asked == missing, "{asked:?}");
     }
@@ -321,7 +341,10 @@ async fn a_delta_with_a_lying_base_brings_nothing_in() {
     let theirs = snapshot_of(held, stranger.device(), 1).encode();
     let mut raw = Raw::push(&stranger, &scene.cloud.remote(), None, SnapshotId::of(&theirs)).await;
     raw.objects(&[(ObjectKind::Snapshot, theirs)]).await;
-    assert_eq!(raw.commit().await, PushReply::Missing { ids: vec![ObjectId::from(held).into()] });
+    assert_eq!(
+        raw.commit().await,
+        PushReply::Missing { ids: vec![ObjectId::from(held).into()], more: false }
+    );
     assert_eq!(scene.cloud.head(&stranger), None);
     scene.unharmed().await;
 }
@@ -334,10 +357,10 @@ async fn asking_for_ever_ends() {
     let mut raw = scene.raw(SnapshotId::of(&snapshot)).await;
     raw.objects(&[(ObjectKind::Snapshot, snapshot), object]).await;
     let missing = ObjectId::of(ObjectKind::Chunk, b"never sent").into();
-    assert_eq!(raw.commit().await, PushReply::Missing { ids: vec![missing] });
+    assert_eq!(raw.commit().await, PushReply::Missing { ids: vec![missing], more: false });
     // Something else is not nothing.
     raw.objects(&[(ObjectKind::Chunk, b"something else".to_vec())]).await;
-    assert_eq!(raw.commit().await, PushReply::Missing { ids: vec![missing] });
+    assert_eq!(raw.commit().await, PushReply::Missing { ids: vec![missing], more: false });
     raw.send(&encode(&PushRequest::Commit).unwrap()).await;
     let (code, message) = raw.refused().await;
     assert_eq!(

@@ -42,7 +42,7 @@ fn pushed(answer: PushReply) -> Lie {
 }
 
 fn missing(ids: &[ObjectId]) -> Lie {
-    pushed(PushReply::Missing { ids: ids.iter().map(|&id| id.into()).collect() })
+    pushed(PushReply::Missing { ids: ids.iter().map(|&id| id.into()).collect(), more: false })
 }
 
 /// Does what it was told, and remembers what it was sent.

@@ -178,7 +178,7 @@ fn lied_to(lies: Vec<Reply>) -> Result<Pushed, PushError> {
 }
 
 fn missing(ids: &[ObjectId]) -> Reply {
-    Reply::Push(PushReply::Missing { ids: ids.iter().map(|&id| id.into()).collect() })
+    Reply::Push(PushReply::Missing { ids: ids.iter().map(|&id| id.into()).collect(), more: false })
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn looking_for_what_a_node_asks_loads_metadata_once_and_no_content() {
                 loaded.push(planned.id);
                 sender.supply(&client.0[&planned.id], None).unwrap();
             }
-            Ok(PushAction::Send(_)) => {}
+            Ok(PushAction::Send(_) | PushAction::Gather(_)) => {}
             Ok(PushAction::Receive) => sender.receive(missing(&[stranger])).unwrap(),
             Ok(PushAction::Finish(_)) => panic!("nothing was acknowledged"),
             Err(error) => break error,
@@ -221,6 +221,57 @@ fn looking_for_what_a_node_asks_loads_metadata_once_and_no_content() {
     assert_eq!(looked_into.len(), expected.len());
     assert_eq!(looked_into.into_iter().collect::<BTreeSet<_>>(), expected);
     drop(before);
+}
+
+#[test]
+fn a_record_goes_once_and_only_with_what_the_snapshot_contains() {
+    let mut client = Objects::default();
+    let new = client.snapshot(&files(100), Vec::new(), 1);
+    let mut chunks: Vec<ObjectId> = client.closure(new.into()).into_iter().collect();
+    chunks.retain(|id| !id.kind.is_metadata());
+    chunks.sort_unstable();
+    let lengths = |ids: &[ObjectId]| -> Vec<(ObjectId, usize)> {
+        ids.iter().map(|id| (*id, client.0[id].len())).collect()
+    };
+    let stranger = (ObjectId::of(ObjectKind::Chunk, b"of another tree"), 15);
+    let offer = |sender: &mut PushSender, record: &[(ObjectId, usize)]| {
+        sender.take_record(record.iter().map(|(id, len)| (id, *len)), 1000)
+    };
+    let mut sender = PushSender::new(hello(None, new), cold(&client, new));
+    let mut sent = Vec::new();
+    let mut node = Node::new(Objects::default(), None);
+    node.limit = 1000;
+    let mut replies = Vec::new();
+    let mut record_bytes = 0;
+    let (first, rest) = chunks.split_at(40);
+    loop {
+        match sender.poll().unwrap() {
+            PushAction::Load(Planned { id, .. }) => {
+                sent.push(id);
+                sender.supply(&client.0[&id], None).unwrap();
+            }
+            PushAction::Gather(wanted) => {
+                assert_eq!(wanted.iter().collect::<BTreeSet<_>>(), chunks.iter().collect());
+                assert_eq!(sender.queued(), chunks.len());
+                let mut mixed = lengths(first);
+                mixed.push(stranger);
+                assert!(!offer(&mut sender, &mixed));
+                assert!(offer(&mut sender, &lengths(first)));
+                assert!(!offer(&mut sender, &lengths(first)));
+                record_bytes = 1000;
+                for id in first {
+                    node.objects.put(ObjectKind::Chunk, client.0[id].clone());
+                }
+                assert_eq!(sender.queued(), rest.len());
+            }
+            PushAction::Send(frame) => replies.extend(node.take(&frame)),
+            PushAction::Receive => sender.receive(replies.pop().unwrap()).unwrap(),
+            PushAction::Finish(_) => break,
+        }
+    }
+    assert!(first.iter().all(|id| !sent.contains(id)) && rest.iter().all(|id| sent.contains(id)));
+    assert_eq!(sender.stats().objects_sent, client.closure(new.into()).len() as u64);
+    assert!(sender.stats().bytes_sent > record_bytes);
 }
 
 #[test]
@@ -262,7 +313,7 @@ fn answers_out_of_turn_are_refused() {
     let many = vec![WireId::from(ObjectId::from(other)); MAX_IDS + 1];
     for lie in [
         missing(&[]),
-        Reply::Push(PushReply::Missing { ids: many }),
+        Reply::Push(PushReply::Missing { ids: many, more: false }),
         Reply::Push(PushReply::NeedFull { items: Vec::new() }),
         Reply::Push(PushReply::NeedFull { items: vec![9999] }),
         Reply::Push(PushReply::Acked { snapshot: other, sequence: 2 }),
@@ -316,7 +367,7 @@ fn items_that_lack_a_base_are_asked_for_in_frames_that_fit() {
 #[test]
 fn the_largest_messages_fit_a_frame() {
     let ids = vec![WireId::from(ObjectId::of(ObjectKind::Chunk, b"")); MAX_IDS];
-    message::encode(&Reply::Push(PushReply::Missing { ids })).unwrap();
+    message::encode(&Reply::Push(PushReply::Missing { ids, more: true })).unwrap();
     let items = vec![u32::MAX; MAX_ITEMS];
     message::encode(&Reply::Push(PushReply::NeedFull { items })).unwrap();
 }

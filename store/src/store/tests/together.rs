@@ -104,8 +104,8 @@ fn a_record_of_another_log_is_kept_as_it_is_where_all_of_it_is_new() {
                 vault.locations(&[entry.id]).unwrap().pop().flatten().map(|at| (at, entry.id)),
             );
         }
-        let kept = vault.packed_record(&objects, &mut open).unwrap();
-        assert_eq!(kept == Some(bytes.as_slice()), *is_kept);
+        let packed = vault.packed_record(&mut open, &objects[0].0).unwrap();
+        assert_eq!(packed.is_some_and(|record| record.bytes == bytes.as_slice()), *is_kept);
         // What stands together is read through one record, and damage is not read at all.
         for (at, id) in &objects {
             let bytes = vault.read_from(&mut open, id, Some(at)).unwrap();
