@@ -12,6 +12,7 @@
 //! - [`ground`]: what a walk and a seal stand on
 //! - [`under_way`]: directories until everything in them is there
 //! - [`count`]: how much there is
+//! - [`tasks`]: what several threads have to do
 //! - [`walk`]: everything below a directory, by several threads
 //! - [`seal`]: what is dirty, at a cost that follows it
 //!
@@ -29,6 +30,7 @@ mod unchanged;
 mod ground;
 mod count;
 mod under_way;
+mod tasks;
 mod walk;
 mod seal;
 

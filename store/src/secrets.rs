@@ -188,7 +188,7 @@ impl SecretRules {
             let finding = Finding { rule, line: 1, fingerprint: self.fingerprint(bytes) };
             return (!is_allowed(&finding)).then_some(finding);
         }
-        if bytes.iter().take(BINARY_WITHIN).any(|&byte| byte == 0) {
+        if bytes.get(..BINARY_WITHIN).unwrap_or(bytes).contains(&0) {
             return None;
         }
         let text = Text { bytes, is_settings: assigned::is_settings(path) };

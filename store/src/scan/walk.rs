@@ -6,9 +6,9 @@
 //!
 //! **Invariant:** a directory is encoded after everything below it is in the sink.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason};
 use baton_protocol::path::{MAX_PATH, RelPath, is_git_name};
@@ -19,6 +19,7 @@ use super::directory::{self, Budget, Held, Listing, join};
 use super::entry::{Known, Linked, Taker, dropped_bits, exhausted, look, permissions, reason};
 use super::ground::{Found, Ground, Start, Walked, scope_of};
 use super::read::FileReader;
+use super::tasks::{Place, Task, Tasks};
 use super::unchanged::find_unchanged;
 use super::under_way::{Before, Directory, Parts};
 use crate::ignore::{Scope, Verdict};
@@ -46,8 +47,7 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
     let walk = Walk {
         ground,
         budget: Budget::default(),
-        work: Mutex::new(Work { tasks: vec![first], open: 1, failure: None }),
-        wake: Condvar::new(),
+        tasks: Tasks::new(first, ground.options.threads.max(1)),
         noted: Mutex::default(),
         result: Mutex::new(None),
         may_know_more: AtomicBool::new(false),
@@ -66,7 +66,7 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
         }
         walk.run();
     });
-    if let Some(error) = lock(&walk.work).failure.take() {
+    if let Some(error) = walk.tasks.failure() {
         return Err(error);
     }
     let Noted { omitted, mut directories, links, held } = std::mem::take(&mut *lock(&walk.noted));
@@ -88,8 +88,7 @@ pub(super) fn walk<S: ObjectSource + ObjectSink>(
 struct Walk<'a, S> {
     ground: &'a Ground<'a, S>,
     budget: Budget,
-    work: Mutex<Work>,
-    wake: Condvar,
+    tasks: Tasks,
     noted: Mutex<Noted>,
     result: Mutex<Option<Found>>,
     may_know_more: AtomicBool,
@@ -104,45 +103,6 @@ struct Noted {
     directories: Vec<Vec<u8>>,
     links: Vec<(Linked, Vec<u8>, Vec<u8>)>,
     held: Vec<(Vec<u8>, Finding)>,
-}
-
-/// What is to be done.
-struct Work {
-    tasks: Vec<Task>,
-    /// Tasks on the stack or under way.
-    open: usize,
-    failure: Option<ScanError>,
-}
-
-/// A directory that was seen and not yet opened.
-struct Place {
-    above: Option<Arc<Directory>>,
-    name: Vec<u8>,
-    path: Vec<u8>,
-    verdict: Verdict,
-}
-
-enum Task {
-    /// Open and list a directory; `held` is the one above, `scope` its rules.
-    Directory { place: Place, held: Option<Arc<Held>>, scope: Scope },
-    /// Take files of a directory that is listed.
-    Files { directory: Arc<Directory>, held: Option<Arc<Held>>, files: Vec<(Vec<u8>, FileType)> },
-}
-
-/// Ends a task, also when its thread panics: the others must not wait for it.
-struct Under<'a, 'b, S>(&'a Walk<'b, S>);
-
-impl<S> Drop for Under<'_, '_, S> {
-    fn drop(&mut self) {
-        let mut work = lock(&self.0.work);
-        work.open -= 1;
-        if std::thread::panicking() {
-            work.failure.get_or_insert(ScanError::Cancelled);
-        }
-        if work.open == 0 || work.failure.is_some() {
-            self.0.wake.notify_all();
-        }
-    }
 }
 
 /// A listing parted into directories, each with its path, and the rest by its place.
@@ -172,34 +132,17 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             reader: FileReader::default(),
         };
         let mut worker = Worker { taker, listing: Listing::default() };
-        while let Some(task) = self.next() {
-            let under = Under(self);
+        while let Some((task, under_way)) = self.tasks.next() {
             let done = match task {
                 _ if self.ground.progress.is_cancelled() => Err(ScanError::Cancelled),
                 Task::Directory { place, held, scope } => {
                     self.directory(&mut worker, place, held, &scope)
                 }
                 Task::Files { directory, held, files } => {
-                    self.files(&mut worker.taker, &directory, held.as_deref(), &files)
+                    self.files(&mut worker.taker, &directory, held.as_ref(), &files)
                 }
             };
-            if let Err(error) = done {
-                lock(&self.work).failure.get_or_insert(error);
-            }
-            drop(under);
-        }
-    }
-
-    fn next(&self) -> Option<Task> {
-        let mut work = lock(&self.work);
-        loop {
-            if work.failure.is_some() || work.open == 0 {
-                return None;
-            }
-            if let Some(task) = work.tasks.pop() {
-                return Some(task);
-            }
-            work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
+            under_way.end(done);
         }
     }
 
@@ -261,10 +204,6 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             batches.push(files.split_off(files.len().saturating_sub(BATCH)));
         }
         lock(&directory.parts).open = directories.len() + batches.len() + 1;
-        if directories.is_empty() && batches.is_empty() {
-            let first = self.take(taker, &directory, fd, &first);
-            return first.and_then(|()| self.finish_part(directory));
-        }
         let held = self.budget.hold(fd);
         let directories = directories.into_iter().map(|(name, path, verdict)| Task::Directory {
             place: Place { above: Some(Arc::clone(&directory)), name, path, verdict },
@@ -276,8 +215,8 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             held: held.clone(),
             files,
         });
-        self.push(directories.rev().chain(batches));
-        self.files(taker, &directory, held.as_deref(), &first)
+        self.tasks.push(directories.rev().chain(batches));
+        self.files(taker, &directory, held.as_ref(), &first)
     }
 
     /// Parts a listing into directories and the rest, without what does not belong to the tree.
@@ -356,19 +295,18 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         &self,
         taker: &mut Taker<'_, S>,
         directory: &Arc<Directory>,
-        held: Option<&Held>,
+        held: Option<&Arc<Held>>,
         files: &[(Vec<u8>, FileType)],
     ) -> Result<(), ScanError> {
         let opened = match held {
             Some(held) => {
-                return self
-                    .take(taker, directory, held, files)
-                    .and_then(|()| self.finish_part(Arc::clone(directory)));
+                self.take(taker, directory, (held.as_fd(), Some(held)), files)?;
+                return self.finish_part(Arc::clone(directory));
             }
             None => directory::open_below(self.ground.fd, &directory.path),
         };
         match opened {
-            Ok(fd) => self.take(taker, directory, fd, files)?,
+            Ok(fd) => self.take(taker, directory, (fd.as_fd(), None), files)?,
             Err(error) => {
                 let reason = reason(error).map_err(exhausted)?;
                 for (name, _) in files {
@@ -380,12 +318,13 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
         self.finish_part(Arc::clone(directory))
     }
 
+    /// Takes files; gives half of what is left to whoever has nothing to do: how long one takes shows when it is read.
     fn take(
         &self,
         taker: &mut Taker<'_, S>,
-        directory: &Directory,
-        fd: impl AsFd,
-        files: &[(Vec<u8>, FileType)],
+        directory: &Arc<Directory>,
+        (fd, held): (BorrowedFd<'_>, Option<&Arc<Held>>),
+        mut files: &[(Vec<u8>, FileType)],
     ) -> Result<(), ScanError> {
         if files.is_empty() {
             return Ok(());
@@ -396,9 +335,18 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             Before::Other(known) => Some(known),
             Before::Same(_) => None,
         };
-        for (name, kind) in files {
+        while let [(name, kind), rest @ ..] = files {
+            files = rest;
             if self.ground.progress.is_cancelled() {
                 return Err(ScanError::Cancelled);
+            }
+            if !rest.is_empty() && self.tasks.is_somebody_idle() {
+                let (mine, theirs) = rest.split_at(rest.len() / 2);
+                files = mine;
+                lock(&directory.parts).open += 1;
+                let (directory, held) = (Arc::clone(directory), held.cloned());
+                let theirs = Task::Files { directory, held, files: theirs.to_vec() };
+                self.tasks.push(std::iter::once(theirs));
             }
             let inspect = |bytes: &[u8]| {
                 self.ground.inspect(&directory.scope, &join(&directory.path, name), bytes)
@@ -408,7 +356,7 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
                 kept: self.ground.trusted,
                 inspect: self.ground.options.guard.is_some().then_some(&inspect),
             };
-            let taken = taker.take(fd.as_fd(), name, *kind, known)?;
+            let taken = taker.take(fd, name, *kind, known)?;
             if let Some(reason) = taken.omitted {
                 self.omit(&join(&directory.path, name), reason);
                 flawed = true;
@@ -461,20 +409,6 @@ impl<S: ObjectSource + ObjectSink> Walk<'_, S> {
             let kind = EntryKind::Directory { mode: directory.mode, tree, below };
             lock(&above.parts).entries.push(Entry { name: directory.name.clone(), kind });
             directory = above;
-        }
-    }
-
-    fn push(&self, tasks: impl Iterator<Item = Task>) {
-        let mut work = lock(&self.work);
-        let before = work.tasks.len();
-        work.tasks.extend(tasks);
-        let added = work.tasks.len() - before;
-        work.open += added;
-        drop(work);
-        if added > 1 {
-            self.wake.notify_all();
-        } else {
-            self.wake.notify_one();
         }
     }
 

@@ -98,45 +98,60 @@ pub fn scan(
     resync: bool,
     mut visit: impl FnMut(u64, u32, Record) -> Result<(), StoreError>,
 ) -> Result<u64, StoreError> {
+    scan_as(file, path, start, resync, decode_record, |at, bytes, record| {
+        visit(at, bytes.len() as u32, record)
+    })
+}
+
+/// As [`scan`], of what `decode` makes of the bytes of a record: nothing where they are not intact.
+pub(super) fn scan_as<T>(
+    file: &File,
+    path: &Path,
+    start: u64,
+    resync: bool,
+    mut decode: impl FnMut(&[u8]) -> Option<T>,
+    mut visit: impl FnMut(u64, &[u8], T) -> Result<(), StoreError>,
+) -> Result<u64, StoreError> {
     let len = file.metadata().context("reading", path)?.len();
     let mut at = start;
     let mut end = start;
     let mut bytes = Vec::new();
     while at < len {
-        let Some(record) = read_record(file, path, at, len, &mut bytes)? else {
+        let is_read = read_record(file, path, at, len, &mut bytes)?;
+        let Some(record) = is_read.then(|| decode(&bytes)).flatten() else {
             if !resync {
                 break;
             }
             at = next_magic(file, path, at + 1, len)?;
             continue;
         };
-        let record_len = bytes.len() as u32;
-        visit(at, record_len, record)?;
-        at += u64::from(record_len);
+        visit(at, &bytes, record)?;
+        at += bytes.len() as u64;
         end = at;
     }
     Ok(end)
 }
 
+/// Reads the bytes of the record at `at`; false where none begins there that fits.
 fn read_record(
     file: &File,
     path: &Path,
     at: u64,
     len: u64,
     bytes: &mut Vec<u8>,
-) -> Result<Option<Record>, StoreError> {
+) -> Result<bool, StoreError> {
     let mut head = [0; RecordHead::LEN];
     if len - at < head.len() as u64 {
-        return Ok(None);
+        return Ok(false);
     }
     file.read_exact_at(&mut head, at).context("reading", path)?;
-    let Some(head) = RecordHead::decode(&head) else { return Ok(None) };
+    let Some(head) = RecordHead::decode(&head) else { return Ok(false) };
     if len - at < head.record_len() as u64 {
-        return Ok(None);
+        return Ok(false);
     }
     bytes.resize(head.record_len(), 0);
     file.read_exact_at(bytes, at).context("reading", path)?;
-    Ok(decode_record(bytes))
+    Ok(true)
 }
 
 /// The next offset from `at` on where the bytes of a record's magic stand, or the end.

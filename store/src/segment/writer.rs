@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::footer::{FooterEntry, encode_footer};
-use super::reader::{SegmentHeader, scan};
-use super::record::RecordEntry;
+use super::reader::{SegmentHeader, scan_as};
+use super::record::{RecordEntry, decode_table};
 use crate::error::StoreError;
 use crate::fs::{self, Context};
 
@@ -110,25 +110,25 @@ impl SegmentWriter {
     ) -> Result<Option<Self>, StoreError> {
         let file = fs::open_writable(path)?;
         let mut entries = Vec::new();
+        let mut hasher = blake3::Hasher::new();
+        let mut first = [0; SegmentHeader::LEN];
+        file.read_exact_at(&mut first, 0).context("reading", path)?;
+        hasher.update(&first);
+        // The checksums are enough, and taking 64 MiB of records apart is not.
+        let table = |bytes: &[u8]| {
+            let mut entries = Vec::new();
+            decode_table(bytes, &mut entries).map(|_| entries)
+        };
         let start = SegmentHeader::LEN as u64;
-        let len = scan(&file, path, start, false, |offset, record_len, record| {
-            note(&mut entries, &record.entries, offset, record_len);
+        let len = scan_as(&file, path, start, false, table, |offset, bytes, table| {
+            note(&mut entries, &table, offset, bytes.len() as u32);
+            hasher.update(bytes);
             Ok(())
         })?;
         if len < least {
             return Ok(None);
         }
         file.set_len(len).context("cutting", path)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < len {
-            let want = (len - at).min(buffer.len() as u64) as usize;
-            let part = buffer.get_mut(..want).unwrap_or_default();
-            file.read_exact_at(part, at).context("reading", path)?;
-            hasher.update(part);
-            at += want as u64;
-        }
         let (file, path) = (Arc::new(file), path.to_owned());
         let begun = len;
         Ok(Some(Self { file, path, header, len, synced: 0, begun, hasher, entries, broken: false }))

@@ -1,16 +1,23 @@
 //! What an intake has taken so far: records under construction, and what became of the rest.
 //!
 //! Objects come from several threads: each builds a record of its own, and compression happens outside
-//! every lock.
+//! every lock. A thread of the intake's own takes full records as fast as it can, so that one large file keeps
+//! two cores busy; what it cannot take at once is compressed where it was filled.
+//!
+//! - [`packing`]: that thread
 //!
 //! **Invariant:** after a failure nothing that was staged counts as written; the intake can only be
 //! given up.
+
+mod packing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use baton_protocol::id::ObjectId;
+
+use packing::Packing;
 
 use super::Vault;
 use crate::error::StoreError;
@@ -23,9 +30,9 @@ use crate::segment::{RecordBuilder, RecordEntry, RecordPacker};
 const SLOTS: usize = 4;
 
 /// Objects and bytes after which appended records are synced and indexed, so that an interrupted
-/// push goes on from there, and memory stays bounded.
-const FLUSH_AT: usize = 100_000;
-const FLUSH_BYTES: u64 = 256 * 1024 * 1024;
+/// push goes on from there, memory stays bounded, and little is left to do at the end.
+const FLUSH_AT: usize = 50_000;
+const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Where an object is.
 #[derive(Clone, Debug)]
@@ -62,9 +69,16 @@ struct Appended {
 /// The objects of one intake.
 #[derive(Debug)]
 pub(super) struct Staging {
-    places: RwLock<HashMap<ObjectId, Place>>,
+    log: Arc<Log>,
     data: [Mutex<RecordBuilder>; SLOTS],
     metadata: [Mutex<RecordBuilder>; SLOTS],
+    packing: Packing,
+}
+
+/// Records on their way into the log, and where each object is.
+#[derive(Debug, Default)]
+struct Log {
+    places: RwLock<HashMap<ObjectId, Place>>,
     appended: Mutex<Appended>,
     /// Those that are not in use: as many as threads ever compressed at once.
     benches: Mutex<Vec<Workbench>>,
@@ -74,26 +88,21 @@ pub(super) struct Staging {
 impl Staging {
     pub(super) fn new() -> Self {
         Self {
-            places: RwLock::default(),
+            log: Arc::default(),
             data: Default::default(),
             metadata: Default::default(),
-            appended: Mutex::default(),
-            benches: Mutex::default(),
-            failed: OnceLock::new(),
+            packing: Packing::default(),
         }
     }
 
     /// Refuses where something that was put has been lost on its way.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        match self.failed.get() {
-            None => Ok(()),
-            Some(first) => Err(StoreError::Incomplete { first: first.clone() }),
-        }
+        self.log.check()
     }
 
     /// Notes an object that stays in memory.
     pub(super) fn remember(&self, id: ObjectId, bytes: Arc<[u8]>) {
-        self.place(id, Place::Memory(bytes));
+        self.log.place(id, Place::Memory(bytes));
     }
 
     /// Puts an object on its way into a segment.
@@ -115,16 +124,21 @@ impl Staging {
                 None => (first, lock(slots.get(first).unwrap_or(&slots[0]))),
             };
             builder.push(id, bytes);
-            self.place(id, Place::Building(class, at));
+            self.log.place(id, Place::Building(class, at));
             if !builder.is_full(class) {
                 return Ok(());
             }
-            let mut bench = self.bench()?;
+            let mut bench = self.log.bench()?;
             std::mem::swap(&mut *builder, &mut bench.builder);
             bench
         };
-        self.append(vault, class, bench)?;
-        self.flush_if_due(vault)
+        match self.packing.offer(&self.log, vault, (class, bench)) {
+            None => Ok(()),
+            Some((class, bench)) => {
+                self.log.append(vault, class, bench)?;
+                self.log.flush_if_due(vault)
+            }
+        }
     }
 
     /// Takes a whole record as it is, of one class and with none of its objects here.
@@ -136,9 +150,88 @@ impl Staging {
         entries: &[RecordEntry],
     ) -> Result<(), StoreError> {
         self.check()?;
-        let appended = self.note(vault.append_record(class, record, entries))?;
-        self.note_appended(appended, entries);
-        self.flush_if_due(vault)
+        let appended = self.log.note(vault.append_record(class, record, entries))?;
+        self.log.note_appended(appended, entries);
+        self.log.flush_if_due(vault)
+    }
+
+    /// Makes what went to segments durable and indexed. What is still in memory stays there.
+    pub(super) fn flush(&self, vault: &Vault) -> Result<(), StoreError> {
+        self.check()?;
+        for class in Class::ALL {
+            for slot in self.slots(class) {
+                let mut bench = self.log.bench()?;
+                std::mem::swap(&mut *lock(slot), &mut bench.builder);
+                self.log.append(vault, class, bench)?;
+            }
+        }
+        self.packing.wait(&self.log);
+        self.check()?;
+        self.log.flush_appended(vault)
+    }
+
+    /// Whether an object was put here.
+    pub(super) fn contains(&self, id: &ObjectId) -> bool {
+        self.log.find(id).is_some()
+    }
+
+    /// The length of an object, here or in the vault.
+    pub(super) fn length(&self, vault: &Vault, id: &ObjectId) -> Result<Option<u64>, StoreError> {
+        match self.log.find(id) {
+            Some(Place::Memory(bytes)) => Ok(Some(bytes.len() as u64)),
+            Some(Place::Segment(at)) => Ok(Some(at.len.into())),
+            Some(Place::Building(..)) => Ok(self.read(vault, id)?.map(|bytes| bytes.len() as u64)),
+            None => vault.length(id),
+        }
+    }
+
+    /// Reads an object from here or from the vault.
+    pub(super) fn read(&self, vault: &Vault, id: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
+        loop {
+            match self.log.find(id) {
+                Some(Place::Memory(bytes)) => return Ok(Some(bytes.to_vec())),
+                Some(Place::Segment(at)) => return vault.read_at(id, &at).map(Some),
+                Some(Place::Building(class, at)) => {
+                    let slot = self.slots(class).get(at);
+                    let found = slot.and_then(|slot| lock(slot).find(id).map(<[u8]>::to_vec));
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                    // Another thread is compressing that record this moment, or has failed to.
+                    self.check()?;
+                    std::thread::yield_now();
+                }
+                None => return vault.read(id),
+            }
+        }
+    }
+
+    /// Records of an intake that was given up are dead bytes: nothing has to find them.
+    pub(super) fn give_up(&mut self, vault: &Vault) {
+        self.packing.end();
+        let mut dead: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+        for (_, at) in std::mem::take(&mut *lock(&self.log.appended)).rows {
+            dead.entry(at.segment).or_default().insert(at.offset);
+        }
+        for (segment, offsets) in dead {
+            vault.0.unindexed.done(segment, &offsets);
+        }
+    }
+
+    fn slots(&self, class: Class) -> &[Mutex<RecordBuilder>; SLOTS] {
+        match class {
+            Class::Data => &self.data,
+            Class::Metadata => &self.metadata,
+        }
+    }
+}
+
+impl Log {
+    fn check(&self) -> Result<(), StoreError> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some(first) => Err(StoreError::Incomplete { first: first.clone() }),
+        }
     }
 
     fn flush_if_due(&self, vault: &Vault) -> Result<(), StoreError> {
@@ -147,19 +240,6 @@ impl Staging {
             appended.rows.len() >= FLUSH_AT || appended.bytes >= FLUSH_BYTES
         };
         if due { self.flush_appended(vault) } else { Ok(()) }
-    }
-
-    /// Makes what went to segments durable and indexed. What is still in memory stays there.
-    pub(super) fn flush(&self, vault: &Vault) -> Result<(), StoreError> {
-        self.check()?;
-        for class in Class::ALL {
-            for slot in self.slots(class) {
-                let mut bench = self.bench()?;
-                std::mem::swap(&mut *lock(slot), &mut bench.builder);
-                self.append(vault, class, bench)?;
-            }
-        }
-        self.flush_appended(vault)
     }
 
     fn flush_appended(&self, vault: &Vault) -> Result<(), StoreError> {
@@ -212,67 +292,17 @@ impl Staging {
         }
     }
 
-    /// Whether an object was put here.
-    pub(super) fn contains(&self, id: &ObjectId) -> bool {
-        self.places.read().unwrap_or_else(PoisonError::into_inner).contains_key(id)
-    }
-
-    /// The length of an object, here or in the vault.
-    pub(super) fn length(&self, vault: &Vault, id: &ObjectId) -> Result<Option<u64>, StoreError> {
-        let place = self.places.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-        match place {
-            Some(Place::Memory(bytes)) => Ok(Some(bytes.len() as u64)),
-            Some(Place::Segment(at)) => Ok(Some(at.len.into())),
-            Some(Place::Building(..)) => Ok(self.read(vault, id)?.map(|bytes| bytes.len() as u64)),
-            None => vault.length(id),
-        }
-    }
-
-    /// Reads an object from here or from the vault.
-    pub(super) fn read(&self, vault: &Vault, id: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
-        loop {
-            let place = self.places.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-            match place {
-                Some(Place::Memory(bytes)) => return Ok(Some(bytes.to_vec())),
-                Some(Place::Segment(at)) => return vault.read_at(id, &at).map(Some),
-                Some(Place::Building(class, at)) => {
-                    let slot = self.slots(class).get(at);
-                    let found = slot.and_then(|slot| lock(slot).find(id).map(<[u8]>::to_vec));
-                    if found.is_some() {
-                        return Ok(found);
-                    }
-                    // Another thread is compressing that record this moment, or has failed to.
-                    self.check()?;
-                    std::thread::yield_now();
-                }
-                None => return vault.read(id),
-            }
-        }
-    }
-
-    /// Records of an intake that was given up are dead bytes: nothing has to find them.
-    pub(super) fn give_up(&mut self, vault: &Vault) {
-        let mut dead: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
-        for (_, at) in std::mem::take(&mut *lock(&self.appended)).rows {
-            dead.entry(at.segment).or_default().insert(at.offset);
-        }
-        for (segment, offsets) in dead {
-            vault.0.unindexed.done(segment, &offsets);
-        }
-    }
-
     /// Remembers a failure.
     fn note<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        outcome.inspect_err(|error| {
-            self.failed.get_or_init(|| error.to_string());
-        })
+        outcome.inspect_err(|error| self.fail(error.to_string()))
     }
 
-    fn slots(&self, class: Class) -> &[Mutex<RecordBuilder>; SLOTS] {
-        match class {
-            Class::Data => &self.data,
-            Class::Metadata => &self.metadata,
-        }
+    fn fail(&self, why: String) {
+        self.failed.get_or_init(|| why);
+    }
+
+    fn find(&self, id: &ObjectId) -> Option<Place> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     fn place(&self, id: ObjectId, place: Place) {
