@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// Has cargo download what `--edits` lacks.
     #[arg(long, requires = "edits")]
     pub(crate) fetch: bool,
+    /// Pushes over links of several kinds.
+    #[arg(long)]
+    pub(crate) links: bool,
     /// The program to measure.
     #[arg(long, value_name = "PROGRAM", default_value = env!("CARGO_BIN_EXE_baton"))]
     pub(crate) baton: PathBuf,

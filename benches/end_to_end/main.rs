@@ -9,6 +9,7 @@
 //! cargo bench -p baton --bench end_to_end -- --work DIR --growth                  # 1,000 to 100,000 files
 //! cargo bench -p baton --bench end_to_end -- --work DIR --growth --growth-max 6   # to a million
 //! cargo bench -p baton --bench end_to_end -- --work DIR --edits CRATES --fetch    # 300 real edits
+//! cargo bench -p baton --bench end_to_end -- --work DIR --links                   # near and far
 //! ```
 //!
 //! `--work` decides on which file system is measured. Everything is made in a folder of its own there, and
@@ -30,6 +31,7 @@
 //! - [`peers`], [`compare`]: the tools of today, and the race
 //! - [`growth`]: each cost at 10³ to 10⁶ files
 //! - [`crates`], [`edits`]: real edits
+//! - [`links`]: near and far, with and without loss
 //!
 //! **Invariant:** the given tree is never written to: edits are made in a copy.
 //!
@@ -64,6 +66,7 @@ mod compare;
 mod growth;
 mod crates;
 mod edits;
+mod links;
 
 use arguments::Arguments;
 use processes::Scratch;
@@ -84,11 +87,15 @@ fn main() {
         edits::run(&arguments, crates, &scratch);
         did = true;
     }
+    if arguments.links {
+        links::run(&arguments, &scratch);
+        did = true;
+    }
     if let Some(tree) = &arguments.tree {
         compare::run(&arguments, tree, &scratch);
         did = true;
     }
     if !did {
-        eprintln!("nothing to do: say --tree DIR, --growth or --edits DIR; see --help");
+        eprintln!("nothing to do: say --tree DIR, --growth, --links or --edits DIR; see --help");
     }
 }
