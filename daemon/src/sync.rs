@@ -74,16 +74,8 @@ impl From<StoreError> for SyncError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Contradicted(id) => Self::Contradicted(id),
+            StoreError::Forged(_) => Self::Record,
             other => Self::Store(other),
-        }
-    }
-}
-
-impl From<records::RecordError> for SyncError {
-    fn from(error: records::RecordError) -> Self {
-        match error {
-            records::RecordError::Damaged => Self::Record,
-            records::RecordError::Store(error) => error.into(),
         }
     }
 }

@@ -39,6 +39,9 @@ pub enum StoreError {
     /// what lies below it. Whoever made that one lied.
     #[error("{0} is not what is said of it")]
     Contradicted(ObjectId),
+    /// A record of another log says of this object that it has another hash than it has.
+    #[error("{0} is not what a record says that it is")]
+    Forged(ObjectId),
     /// There is more than can be handled.
     #[error("there are more than {limit} {what}")]
     TooMany {

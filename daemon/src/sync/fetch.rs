@@ -14,11 +14,13 @@ use baton_protocol::message::{
 };
 use baton_protocol::session::fetch::FetchSession;
 use baton_store::objects::{Location, ObjectSource, OpenRecord};
+use baton_store::segment::RecordEntry;
 use baton_store::vault::{CommitError, Intake, Vault};
 
-use super::records::{self, Taking};
+use super::records;
 use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, store_refusal};
 use crate::transport::TransportError;
+use crate::transport::stream::Frame;
 
 /// Objects that are asked for before it is looked at again what is missing.
 const ROUND: usize = 4 * MAX_IDS;
@@ -68,7 +70,7 @@ fn receive(
     progress: &mut impl FnMut(u64, u64, u64),
 ) -> Result<(), SyncError> {
     let (mut bytes, mut kept) = (0, 0);
-    let mut taking = Taking::default();
+    let mut entries = Vec::new();
     loop {
         // The walk says what is missing, also below what an earlier fetch has left unfinished.
         let missing = intake.missing(snapshot.into(), ROUND)?;
@@ -89,7 +91,7 @@ fn receive(
             }
             let frame = wire.answer_frame()?.ok_or(TransportError::Ended)?;
             bytes += frame.body.len() as u64;
-            take(&mut taking, intake, session, frame.kind, &frame.body)?;
+            take(&mut entries, intake, session, frame)?;
             if bytes - kept >= KEEP_AT {
                 intake.flush()?;
                 kept = bytes;
@@ -108,27 +110,28 @@ fn receive(
 
 /// Takes one frame of what was asked for.
 fn take(
-    taking: &mut Taking,
+    entries: &mut Vec<RecordEntry>,
     intake: &Intake,
     session: &mut FetchSession,
-    kind: FrameKind,
-    body: &[u8],
+    frame: Frame,
 ) -> Result<(), SyncError> {
-    match kind {
-        FrameKind::Message => match decode(body)? {
+    match frame.kind {
+        FrameKind::Message => match decode(&frame.body)? {
             Reply::Fetch(reply) => session.end(&reply)?,
             Reply::Refused(refusal) => return Err(SyncError::Refused(refusal)),
             _ => return Err(SyncError::OutOfTurn),
         },
         FrameKind::Objects => {
-            for item in decode_batch(body)? {
+            for item in decode_batch(&frame.body)? {
                 let Item::Full { kind, bytes } = item else { return Err(SyncError::OutOfTurn) };
                 let id = accept(intake, session, kind, &bytes)?;
                 intake.put_hashed(id, &bytes)?;
             }
         }
         FrameKind::Record => {
-            taking.take(intake, body, |kind, bytes| accept(intake, session, kind, bytes))?;
+            let head = records::table(&frame.body, entries).ok_or(SyncError::Record)?;
+            entries.iter().try_for_each(|entry| session.accept_chunk(entry.id))?;
+            intake.put_record(frame.body, head, entries)?;
         }
     }
     Ok(())
@@ -204,7 +207,8 @@ fn send(
         sent += together.len() as u32;
         // Only where all of it was asked for.
         let ids = || together.iter().map(|(_, id)| id);
-        if let Some((at, _)) = together.first()
+        if let Some((at, id)) = together.first()
+            && !id.kind.is_metadata()
             && let Some(record) = records::read(vault, open, at)?
             && record.entries.iter().map(|entry| &entry.id).eq(ids())
         {

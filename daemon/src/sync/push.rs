@@ -14,9 +14,10 @@ use baton_protocol::session::push::{
 use baton_store::error::StoreError;
 use baton_store::journal::RefUpdate;
 use baton_store::objects::{Location, ObjectSource, OpenRecord};
+use baton_store::segment::RecordEntry;
 use baton_store::vault::{CommitError, Intake, Vault};
 
-use super::records::{self, RecordError, Taking};
+use super::records;
 use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, store_refusal};
 use crate::transport::TransportError;
 
@@ -195,7 +196,7 @@ pub fn receive(
     let mut taken = 0u64;
     let intake = vault.intake();
     let mut receiver = PushReceiver::new();
-    let mut taking = Taking::default();
+    let mut entries = Vec::new();
     let mut objects = 0u64;
     let mut unkept = 0u64;
     // How many there were when more was asked for.
@@ -211,22 +212,23 @@ pub fn receive(
         };
         let reply = match frame.kind {
             kind @ (FrameKind::Objects | FrameKind::Record) => {
-                taken = taken.saturating_add(frame.body.len() as u64);
+                let len = frame.body.len() as u64;
+                taken = taken.saturating_add(len);
                 if quota.vault.is_some_and(|most| used.saturating_add(taken) > most) {
                     intake.flush()?;
                     let message = "this user's quota on the node is used up";
                     return Ok(wire.refuse(RefusalCode::Limit, message)?);
                 }
                 let came = match kind {
-                    FrameKind::Record => taking.take(&intake, &frame.body, |kind, bytes| {
-                        Ok(receiver.accept(kind, bytes)?)
-                    }),
+                    FrameKind::Record => {
+                        take_record(&intake, &mut receiver, &mut entries, frame.body)
+                    }
                     _ => take_batch(&intake, &mut receiver, &frame.body),
                 };
                 match came {
                     Ok(count) => {
                         objects += count;
-                        unkept += frame.body.len() as u64;
+                        unkept += len;
                     }
                     Err(TakeError::Malformed(why)) => {
                         return Ok(wire.refuse(RefusalCode::Malformed, why)?);
@@ -262,7 +264,10 @@ pub fn receive(
                             continue;
                         }
                         Err(CommitError::Store(error))
-                            if !matches!(error, StoreError::Contradicted(_)) =>
+                            if !matches!(
+                                error,
+                                StoreError::Contradicted(_) | StoreError::Forged(_)
+                            ) =>
                         {
                             return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
                         }
@@ -289,15 +294,9 @@ enum TakeError {
 
 impl From<StoreError> for TakeError {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<RecordError> for TakeError {
-    fn from(error: RecordError) -> Self {
         match error {
-            RecordError::Damaged => Self::Malformed(error.to_string()),
-            RecordError::Store(error) => Self::Store(error),
+            StoreError::Forged(_) => Self::Malformed(error.to_string()),
+            error => Self::Store(error),
         }
     }
 }
@@ -306,6 +305,20 @@ impl From<DecodeError> for TakeError {
     fn from(error: DecodeError) -> Self {
         Self::Malformed(error.to_string())
     }
+}
+
+/// Stages a record, whose hashes are checked beside; returns how many objects it says that it holds.
+fn take_record(
+    intake: &Intake,
+    receiver: &mut PushReceiver,
+    entries: &mut Vec<RecordEntry>,
+    body: Vec<u8>,
+) -> Result<u64, TakeError> {
+    let damaged = || TakeError::Malformed("a damaged record".to_owned());
+    let head = records::table(&body, entries).ok_or_else(damaged)?;
+    entries.iter().for_each(|_| receiver.accept_chunk());
+    intake.put_record(body, head, entries)?;
+    Ok(entries.len() as u64)
 }
 
 /// Checks and stages the objects of one batch; returns how many.

@@ -5,7 +5,7 @@
 //! one in the order of its disk, so that what stands together there comes together.
 //!
 //! **Invariant:** an object leaves [`FetchSession::accept`] only if its hash is one that was asked for and
-//! its bytes are canonical.
+//! its bytes are canonical; all bytes are a canonical chunk.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -125,6 +125,17 @@ impl FetchSession {
         object.check_received().map_err(malformed)?;
         self.received += 1;
         Ok((id, object.children()))
+    }
+
+    /// Takes the next object, a chunk, by its id: the caller computes its hash, and ends the fetch where it is
+    /// another one.
+    pub fn accept_chunk(&mut self, id: ObjectId) -> Result<(), FetchError> {
+        let request = self.requests.front_mut().ok_or(FetchError::OutOfTurn)?;
+        if id.kind != ObjectKind::Chunk || !request.left.remove(&id) {
+            return Err(FetchError::Unasked(id));
+        }
+        self.received += 1;
+        Ok(())
     }
 
     /// Takes the end of the oldest answer under way: all that its request asked for has come, or

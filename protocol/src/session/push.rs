@@ -466,6 +466,11 @@ impl PushReceiver {
         Ok(ObjectId::of(kind, bytes))
     }
 
+    /// Counts an item that needs no check but that of its hash, which the caller makes: a chunk.
+    pub const fn accept_chunk(&mut self) {
+        self.items = self.items.saturating_add(1);
+    }
+
     /// Notes that the next item could not be restored: its base is not here, or is another one.
     pub fn lacks_base(&mut self) {
         self.unresolved.push_back(self.items);

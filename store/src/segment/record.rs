@@ -250,6 +250,11 @@ impl RecordHead {
         self.count
     }
 
+    /// Bytes of its objects.
+    pub const fn raw_len(&self) -> usize {
+        self.raw
+    }
+
     /// Length of the whole record.
     pub const fn record_len(&self) -> usize {
         HEAD + self.count * ROW + 4 + self.stored + 4

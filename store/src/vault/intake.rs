@@ -22,7 +22,7 @@ use crate::error::StoreError;
 use crate::journal::{Commit, Entry, RefUpdate};
 use crate::layout::Class;
 use crate::objects::{ObjectSink, ObjectSource};
-use crate::segment::{Record, RecordBuilder, RecordHead};
+use crate::segment::{RecordBuilder, RecordEntry, RecordHead};
 
 /// Bytes of memory up to which a commit goes into the journal.
 const SMALL: usize = 1024 * 1024;
@@ -148,34 +148,39 @@ impl Intake {
         self.store_in_segment(id, bytes)
     }
 
-    /// Takes the objects of a record of another log, whose ids were computed from their very bytes: `record`
-    /// is what came out of `bytes`, an intact record, which are kept as they are where that can be. As [`Intake::put_hashed`]
-    /// otherwise.
-    pub fn put_record(&self, bytes: &[u8], record: &Record) -> Result<(), StoreError> {
+    /// Takes a record of another log, of which [`decode_table`](crate::segment::decode_table) said this. It is kept as it
+    /// is where that can be.
+    ///
+    /// Nothing of it is believed: the hashes are computed here, mostly beside the caller. Where one is another,
+    /// whoever puts more or commits hears [`StoreError::Forged`], and nothing of that record is kept.
+    pub fn put_record(
+        &self,
+        record: Vec<u8>,
+        head: RecordHead,
+        entries: &[RecordEntry],
+    ) -> Result<(), StoreError> {
         let putting = self.settling.read().unwrap_or_else(PoisonError::into_inner);
-        let mut is_new = true;
-        for entry in &record.entries {
-            is_new = is_new && !self.contains(&entry.id)?;
-        }
-        let class = RecordHead::decode(bytes).map(|head| head.class);
-        let mut kinds = record.entries.iter().map(|entry| entry.id.kind.is_metadata());
-        let class = class.filter(|&class| kinds.all(|kind| kind == (class == Class::Metadata)));
         // Directories are read one at a time: their records stay as small as they are made here.
-        let fits = class == Some(Class::Data) && is_new && record.raw.len() >= AS_IT_IS;
-        if let Some(class) = class.filter(|_| fits) {
+        let mut fits = head.class == Class::Data && head.raw_len() >= AS_IT_IS;
+        for entry in entries {
+            fits = fits && !entry.id.kind.is_metadata() && !self.contains(&entry.id)?;
+        }
+        if fits {
             let spilled = lock(&self.small).spill();
             self.store(&spilled)?;
-            return self.staging.store_record(&self.vault, class, bytes, &record.entries);
+            return self.staging.store_record(&self.vault, record, entries);
         }
         drop(putting);
-        for entry in &record.entries {
-            self.put_hashed(entry.id, record.bytes(entry))?;
-        }
+        let proved = self.staging.prove(&record)?;
+        let mut entries = proved.record.entries.iter();
+        entries.try_for_each(|entry| self.put_hashed(entry.id, proved.record.bytes(entry)))?;
+        self.staging.recycle(proved);
         Ok(())
     }
 
     /// Objects that are missing below `root`, at most `limit`; none where all of it is here.
     pub fn missing(&self, root: ObjectId, limit: usize) -> Result<Vec<ObjectId>, StoreError> {
+        self.staging.wait()?;
         lock(&self.walk).advance(&self.vault, &self.staging, (root, None), limit)
     }
 
@@ -260,6 +265,7 @@ impl Intake {
         root: ObjectId,
         before: Option<ObjectId>,
     ) -> Result<HashSet<ObjectId>, CommitError> {
+        self.staging.wait()?;
         let mut walk = lock(&self.walk);
         let missing = walk.advance(&self.vault, &self.staging, (root, before), MOST_MISSING)?;
         if !missing.is_empty() {

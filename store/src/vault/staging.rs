@@ -15,16 +15,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use baton_protocol::id::ObjectId;
+use baton_protocol::id::{ObjectId, ObjectKind};
 
-use packing::Packing;
+use packing::{Job, Packing};
 
 use super::Vault;
 use crate::error::StoreError;
 use crate::index::Location;
 use crate::layout::Class;
 use crate::objects::ObjectSource;
-use crate::segment::{RecordBuilder, RecordEntry, RecordPacker};
+use crate::segment::{Record, RecordBuilder, RecordDecoder, RecordEntry, RecordPacker};
 
 /// Records under construction for each class: as many threads can put at once.
 const SLOTS: usize = 4;
@@ -39,6 +39,8 @@ const FLUSH_BYTES: u64 = 64 * 1024 * 1024;
 enum Place {
     Memory(Arc<[u8]>),
     Building(Class, usize),
+    /// In a record that is on its way into the log.
+    UnderWay,
     Segment(Location),
 }
 
@@ -82,7 +84,25 @@ struct Log {
     appended: Mutex<Appended>,
     /// Those that are not in use: as many as threads ever compressed at once.
     benches: Mutex<Vec<Workbench>>,
-    failed: OnceLock<String>,
+    /// The same for taking records apart.
+    openers: Mutex<Vec<Proved>>,
+    failed: OnceLock<Failure>,
+}
+
+/// Why nothing more is taken.
+#[derive(Clone, Debug)]
+enum Failure {
+    /// Something that was put did not get into the log.
+    Lost(String),
+    /// A record said of this object that it is what it is not.
+    Forged(ObjectId),
+}
+
+/// A record whose objects have the hashes that it says, with the memory for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Proved {
+    decoder: RecordDecoder,
+    pub(super) record: Record,
 }
 
 impl Staging {
@@ -132,27 +152,43 @@ impl Staging {
             std::mem::swap(&mut *builder, &mut bench.builder);
             bench
         };
-        match self.packing.offer(&self.log, vault, (class, bench)) {
+        self.do_or_offer(vault, Job::Pack(class, bench))
+    }
+
+    fn do_or_offer(&self, vault: &Vault, job: Job) -> Result<(), StoreError> {
+        match self.packing.offer(&self.log, vault, job) {
             None => Ok(()),
-            Some((class, bench)) => {
-                self.log.append(vault, class, bench)?;
-                self.log.flush_if_due(vault)
-            }
+            Some(job) => self.log.work(vault, job),
         }
     }
 
-    /// Takes a whole record as it is, of one class and with none of its objects here.
+    /// Takes a whole record of file data as it is, with none of its objects here; they are proved on the way.
     pub(super) fn store_record(
         &self,
         vault: &Vault,
-        class: Class,
-        record: &[u8],
+        record: Vec<u8>,
         entries: &[RecordEntry],
     ) -> Result<(), StoreError> {
         self.check()?;
-        let appended = self.log.note(vault.append_record(class, record, entries))?;
-        self.log.note_appended(appended, entries);
-        self.log.flush_if_due(vault)
+        entries.iter().for_each(|entry| self.log.place(entry.id, Place::UnderWay));
+        self.do_or_offer(vault, Job::Keep(record))
+    }
+
+    /// Takes a record apart and computes the hash of every object.
+    pub(super) fn prove(&self, record: &[u8]) -> Result<Proved, StoreError> {
+        self.check()?;
+        self.log.prove(record)
+    }
+
+    /// Takes the memory of a record back.
+    pub(super) fn recycle(&self, proved: Proved) {
+        lock(&self.log.openers).push(proved);
+    }
+
+    /// Returns once every full record is in the log.
+    pub(super) fn wait(&self) -> Result<(), StoreError> {
+        self.packing.wait(&self.log);
+        self.check()
     }
 
     /// Makes what went to segments durable and indexed. What is still in memory stays there.
@@ -165,8 +201,7 @@ impl Staging {
                 self.log.append(vault, class, bench)?;
             }
         }
-        self.packing.wait(&self.log);
-        self.check()?;
+        self.wait()?;
         self.log.flush_appended(vault)
     }
 
@@ -180,7 +215,9 @@ impl Staging {
         match self.log.find(id) {
             Some(Place::Memory(bytes)) => Ok(Some(bytes.len() as u64)),
             Some(Place::Segment(at)) => Ok(Some(at.len.into())),
-            Some(Place::Building(..)) => Ok(self.read(vault, id)?.map(|bytes| bytes.len() as u64)),
+            Some(Place::Building(..) | Place::UnderWay) => {
+                Ok(self.read(vault, id)?.map(|bytes| bytes.len() as u64))
+            }
             None => vault.length(id),
         }
     }
@@ -201,6 +238,7 @@ impl Staging {
                     self.check()?;
                     std::thread::yield_now();
                 }
+                Some(Place::UnderWay) => self.wait()?,
                 None => return vault.read(id),
             }
         }
@@ -230,7 +268,44 @@ impl Log {
     fn check(&self) -> Result<(), StoreError> {
         match self.failed.get() {
             None => Ok(()),
-            Some(first) => Err(StoreError::Incomplete { first: first.clone() }),
+            Some(Failure::Lost(first)) => Err(StoreError::Incomplete { first: first.clone() }),
+            Some(&Failure::Forged(id)) => Err(StoreError::Forged(id)),
+        }
+    }
+
+    /// Brings a full record into the log.
+    fn work(&self, vault: &Vault, job: Job) -> Result<(), StoreError> {
+        match job {
+            Job::Pack(class, bench) => self.append(vault, class, bench)?,
+            Job::Keep(bytes) => {
+                let proved = self.prove(&bytes)?;
+                let entries = &proved.record.entries;
+                let appended = self.note(vault.append_record(Class::Data, &bytes, entries))?;
+                self.note_appended(appended, entries);
+                lock(&self.openers).push(proved);
+            }
+        }
+        self.flush_if_due(vault)
+    }
+
+    fn prove(&self, bytes: &[u8]) -> Result<Proved, StoreError> {
+        let mut proved = lock(&self.openers).pop().unwrap_or_default();
+        let Proved { decoder, record } = &mut proved;
+        let lie = match decoder.decode(bytes, record) {
+            Some(_) => record.find_lie(),
+            None => Some(
+                record
+                    .entries
+                    .first()
+                    .map_or(ObjectId::of(ObjectKind::Chunk, b""), |entry| entry.id),
+            ),
+        };
+        match lie {
+            None => Ok(proved),
+            Some(id) => {
+                self.failed.get_or_init(|| Failure::Forged(id));
+                Err(StoreError::Forged(id))
+            }
         }
     }
 
@@ -298,7 +373,7 @@ impl Log {
     }
 
     fn fail(&self, why: String) {
-        self.failed.get_or_init(|| why);
+        self.failed.get_or_init(|| Failure::Lost(why));
     }
 
     fn find(&self, id: &ObjectId) -> Option<Place> {

@@ -322,6 +322,11 @@ async fn a_fetch_believes_what_it_can_check() {
         }
         frame(FrameKind::Record, &builder.encode(Class::Metadata).unwrap())
     };
+    let chunks = {
+        let mut builder = RecordBuilder::default();
+        builder.push(ObjectId::of(ObjectKind::Chunk, b"x"), b"x");
+        frame(FrameKind::Record, &builder.encode(Class::Data).unwrap())
+    };
     let mut flipped = record(id.into(), &[]);
     *flipped.last_mut().unwrap() ^= 1;
     let unasked: Check<u64> = |r| matches!(r, Err(SyncError::Fetch(FetchError::Unasked(_))));
@@ -351,7 +356,9 @@ async fn a_fetch_believes_what_it_can_check() {
         ("it is absent", vec![say(&[done(0, Some(id.into()))])], absent),
         ("its root is absent", vec![Lie::Honest, say(&[done(0, Some(root))])], absent),
         ("a delta", vec![say(&[delta])], not_due),
-        ("a record with more in it", vec![say(&[record(id.into(), &[b"x"])])], out_of_turn),
+        ("a record with more in it", vec![say(&[record(id.into(), &[b"x"])])], no_record),
+        ("a record of a directory", vec![say(&[record(id.into(), &[])])], no_record),
+        ("a record that nobody asked for", vec![say(&[chunks])], unasked),
         ("a record of something else", vec![say(&[record(root, &[])])], |r| {
             matches!(r, Err(SyncError::Fetch(FetchError::Unasked(_)) | SyncError::Record))
         }),

@@ -65,7 +65,7 @@ fn what_is_put_during_a_commit_is_not_taken_for_durable() {
 #[test]
 fn a_record_of_another_log_is_kept_as_it_is_where_all_of_it_is_new() {
     use crate::objects::OpenRecord;
-    use crate::segment::{RecordBuilder, decode_record};
+    use crate::segment::{RecordBuilder, decode_record, decode_table};
 
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
@@ -88,7 +88,9 @@ fn a_record_of_another_log_is_kept_as_it_is_where_all_of_it_is_new() {
     ];
     let intake = vault.intake();
     for (bytes, _) in &records {
-        intake.put_record(bytes, &decode_record(bytes).unwrap()).unwrap();
+        let mut entries = Vec::new();
+        let head = decode_table(bytes, &mut entries).unwrap();
+        intake.put_record(bytes.clone(), head, &entries).unwrap();
     }
     intake.keep(&[]).unwrap();
     drop(vault);
@@ -113,4 +115,35 @@ fn a_record_of_another_log_is_kept_as_it_is_where_all_of_it_is_new() {
         }
     }
     assert_eq!(crate::check::check(&store, true, |_, _| {}).unwrap().problems, []);
+}
+
+#[test]
+fn a_record_that_lies_ends_the_intake_and_leaves_nothing() {
+    use crate::error::StoreError;
+    use crate::segment::{RecordBuilder, decode_table};
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let vault = store.vault(VAULT).unwrap();
+    // Small ones are proved at once, large ones beside.
+    for len in [100, 30_000] {
+        let intake = vault.intake();
+        let mut builder = RecordBuilder::default();
+        let bytes: Vec<_> = (40..48).map(|seed| noise(seed, len)).collect();
+        let ids: Vec<_> = bytes.iter().map(|it| ObjectId::of(ObjectKind::Chunk, it)).collect();
+        // Two of them under the names of each other.
+        for (id, bytes) in ids.iter().zip(bytes[1..].iter().chain(&bytes[..1])) {
+            builder.push(*id, bytes);
+        }
+        let record = builder.encode(Class::Data).unwrap();
+        let mut entries = Vec::new();
+        let head = decode_table(&record, &mut entries).unwrap();
+        let put = intake.put_record(record, head, &entries);
+        assert!(put.is_ok() || matches!(put, Err(StoreError::Forged(_))), "{put:?}");
+        let lie = intake.missing(ids[0], 1).unwrap_err();
+        assert!(matches!(lie, StoreError::Forged(_)), "{lie}");
+        assert!(matches!(intake.flush(), Err(StoreError::Forged(_))));
+        drop(intake);
+        assert!(ids.iter().all(|id| !vault.contains(id).unwrap()));
+    }
 }

@@ -1,6 +1,7 @@
-//! A thread that compresses and appends full records, beside those who fill them.
+//! A thread that compresses full records, proves those of another log, and appends them, beside those who bring
+//! them.
 //!
-//! It is started with the first record of file data that is full, and ends with the intake. With one core there
+//! It is started with the first record of file data, and ends with the intake. With one core there
 //! is none.
 //!
 //! **Invariant:** what was taken and has not been appended is counted, and who waits for it also hears of a failure.
@@ -14,7 +15,13 @@ use crate::layout::Class;
 use crate::vault::Vault;
 
 /// A full record.
-type Full = (Class, Workbench);
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Of this class, to be compressed.
+    Pack(Class, Workbench),
+    /// Of another log, all of it chunks that are new, to be proved and kept as it is.
+    Keep(Vec<u8>),
+}
 
 /// The thread, once there is one.
 #[derive(Debug, Default)]
@@ -25,7 +32,7 @@ pub(super) struct Packing {
 
 #[derive(Debug)]
 struct Thread {
-    full: SyncSender<Full>,
+    jobs: SyncSender<Job>,
     handle: JoinHandle<()>,
 }
 
@@ -59,21 +66,21 @@ impl Taken {
 }
 
 impl Packing {
-    /// Hands a full record over; gives it back where it is better packed at once.
-    pub(super) fn offer(&self, log: &Arc<Log>, vault: &Vault, full: Full) -> Option<Full> {
+    /// Hands a full record over; gives it back where it is better done at once.
+    pub(super) fn offer(&self, log: &Arc<Log>, vault: &Vault, job: Job) -> Option<Job> {
         // Metadata is little, and waited for by who reads it back.
-        if full.0 != Class::Data {
-            return Some(full);
+        if matches!(job, Job::Pack(Class::Metadata, _)) {
+            return Some(job);
         }
         let Some(thread) = self.thread.get_or_init(|| self.start(log, vault)) else {
-            return Some(full);
+            return Some(job);
         };
         *lock(&self.taken.count) += 1;
-        match thread.full.try_send(full) {
+        match thread.jobs.try_send(job) {
             Ok(()) => None,
-            Err(TrySendError::Full(full) | TrySendError::Disconnected(full)) => {
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
                 self.taken.fewer();
-                Some(full)
+                Some(job)
             }
         }
     }
@@ -88,8 +95,8 @@ impl Packing {
 
     /// Ends the thread once it has appended what it was given.
     pub(super) fn end(&mut self) {
-        if let Some(Some(Thread { full, handle })) = self.thread.take() {
-            drop(full);
+        if let Some(Some(Thread { jobs, handle })) = self.thread.take() {
+            drop(jobs);
             drop(handle.join());
         }
     }
@@ -98,18 +105,17 @@ impl Packing {
         if std::thread::available_parallelism().is_ok_and(|cores| cores.get() < 2) {
             return None;
         }
-        let (full, records) = sync_channel::<Full>(1);
+        let (jobs, offered) = sync_channel::<Job>(1);
         let (log, vault, taken) = (Arc::clone(log), vault.clone(), Arc::clone(&self.taken));
         let pack = move || {
-            for (class, bench) in records {
+            for job in offered {
                 let _under_way = UnderWay { taken: &taken, log: &log };
                 // A failure is noted in the log, where the next who puts something meets it.
-                let _noted =
-                    log.append(&vault, class, bench).and_then(|()| log.flush_if_due(&vault));
+                let _noted = log.work(&vault, job);
             }
         };
         match std::thread::Builder::new().name("pack".to_owned()).spawn(pack) {
-            Ok(handle) => Some(Thread { full, handle }),
+            Ok(handle) => Some(Thread { jobs, handle }),
             Err(error) => {
                 tracing::warn!(%error, "packing records without a thread of its own");
                 None
