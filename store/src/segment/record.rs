@@ -21,15 +21,18 @@ use crate::layout::Class;
 /// Raw bytes after which a record is closed: as many as are decompressed to read one file, which a push of
 /// an edit waits for at both ends: 0.35 ms each, where a record of 1 MiB takes 0.7.
 ///
-/// The Linux source (1,299 MB), grouped and compressed at the levels of zstd:
+/// The Linux source (1,297 MB without what is twice), grouped in the order of its directories and compressed at the levels of zstd, in MB:
 ///
 /// | | -1 | -2 | -3 |
 /// |---|---|---|---|
-/// | 256 KiB | 236.1 MB | 225.1 MB | 222.9 MB |
-/// | 1 MiB | 227.9 MB | 219.0 MB | **207.7 MB** |
+/// | 256 KiB | 231.1 | | 212.3 |
+/// | 512 KiB | 227.3 | 219.5 | **207.1** |
+/// | 1 MiB | 225.3 | | 203.2 |
+/// | 2 MiB | 224.4 | | 200.3 |
 ///
-/// Level 3 is also faster in the larger groups (346 MB/s against 319): its tables are larger, and are
-/// filled more seldom. Level 1 would save an eighth of an ingest and cost a tenth of the disk.
+/// Level 1 takes four fifths of the time of level 3 (3.4 s of one core against 4.2 s), and compressing is half of an ingest: it would
+/// save a tenth of that and cost a tenth of the disk and of every link. So there is one level, whatever is the
+/// bottleneck. Smaller tables at level 3 (15 bits) were no faster than the noise of the measurement.
 pub const RECORD_TARGET: usize = 512 * 1024;
 
 /// The same for directories and what else is no file data: hashes hardly compress, so that grouping them

@@ -187,15 +187,26 @@ impl SegmentWriter {
     /// Makes every appended record durable. After an error what reached the disk is unknown, and
     /// the store must be poisoned.
     pub fn sync(&mut self) -> Result<(), StoreError> {
+        match self.begin_sync()? {
+            Some(begun) => self.end_sync(begun.run()),
+            None => Ok(()),
+        }
+    }
+
+    /// A sync that runs while others append; nothing where everything is durable.
+    pub fn begin_sync(&self) -> Result<Option<Sync>, StoreError> {
         if self.broken {
             return Err(self.refusal());
         }
-        if self.synced < self.len {
-            let synced = self.file.sync_data().context("syncing", &self.path);
-            self.broken |= synced.is_err();
-            synced?;
-            self.synced = self.len;
-        }
+        let to = self.len;
+        let sync = || Sync { file: Arc::clone(&self.file), path: self.path.clone(), to };
+        Ok((self.synced < to).then(sync))
+    }
+
+    /// Notes what became of one. After an error as [`SegmentWriter::sync`].
+    pub fn end_sync(&mut self, synced: Result<u64, StoreError>) -> Result<(), StoreError> {
+        self.broken |= synced.is_err();
+        self.synced = self.synced.max(synced?);
         Ok(())
     }
 
@@ -224,6 +235,21 @@ impl SegmentWriter {
             offset: self.len,
             detail: "an earlier write failed and could not be taken back",
         }
+    }
+}
+
+/// A sync of what a segment holds, without its writer.
+#[derive(Debug)]
+pub struct Sync {
+    file: Arc<File>,
+    path: PathBuf,
+    to: u64,
+}
+
+impl Sync {
+    /// Runs it; returns up to where the segment is durable.
+    pub fn run(&self) -> Result<u64, StoreError> {
+        Ok(self.file.sync_data().context("syncing", &self.path).map(|()| self.to)?)
     }
 }
 

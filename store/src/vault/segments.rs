@@ -213,10 +213,19 @@ impl Vault {
     /// Makes everything that was appended durable.
     pub(super) fn sync_segments(&self) -> Result<(), StoreError> {
         self.0.commits.poison.check()?;
+        let poison = |error| self.0.commits.poison.set(error);
         for slot in &self.0.writers {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(open) = slot.as_mut() {
-                open.writer.sync().map_err(|error| self.0.commits.poison.set(error))?;
+            let lock = || slot.lock().unwrap_or_else(PoisonError::into_inner);
+            // Others append meanwhile; who seals a segment syncs it.
+            let (segment, begun) = match lock().as_ref() {
+                Some(open) => (open.segment, open.writer.begin_sync().map_err(poison)?),
+                None => continue,
+            };
+            let Some(begun) = begun else { continue };
+            let synced = begun.run();
+            match lock().as_mut().filter(|open| open.segment == segment) {
+                Some(open) => open.writer.end_sync(synced).map_err(poison)?,
+                None => drop(synced.map_err(poison)?),
             }
         }
         Ok(())
