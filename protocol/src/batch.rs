@@ -36,7 +36,13 @@ pub const MAX_BATCH: usize = 4096;
 pub const BATCH_RESTORED: usize = 16 * 1024 * 1024;
 
 /// Most bytes of bases and of what is restored from them: the last object and its base go over the target.
-const MOST_RESTORED: usize = BATCH_RESTORED + 2 * MAX_OBJECT;
+const MOST_RESTORED: usize = BATCH_RESTORED + 2 * weight(ObjectKind::Tree, MAX_OBJECT);
+
+/// What the bytes of an object count for: those of metadata take four times the memory while their names
+/// and hashes are looked at.
+const fn weight(kind: ObjectKind, len: usize) -> usize {
+    if kind.is_metadata() { 4 * len } else { len }
+}
 
 /// Bytes of reference after which a batch is sent.
 const REFERENCE_TARGET: usize = 1024 * 1024;
@@ -122,7 +128,7 @@ impl Batch {
             hunks::surroundings(base_bytes, &hunks, &mut self.reference);
         }
         self.renewals.note(base, id, object, &decoded);
-        self.restored += base_bytes.len() + object.len();
+        self.restored += weight(id.kind, base_bytes.len() + object.len());
         self.leans = true;
         let mut to = Writer::new();
         hunks::write(&hunks, &mut to);
@@ -328,14 +334,15 @@ impl Parcel {
             self.lacks = true;
             return;
         };
-        self.restored += bytes.len();
-        match Object::decode(id.kind, &bytes) {
-            Ok(object) if self.restored <= MOST_RESTORED => {
-                self.named.extend(object.children());
-                self.bases.push(Base { id, bytes, object });
-            }
-            // More than a sender takes is another base than it took.
-            _ => self.lacks = true,
+        self.restored += weight(id.kind, bytes.len());
+        // More than a sender takes is another base than it took.
+        if self.restored <= MOST_RESTORED
+            && let Ok(object) = Object::decode(id.kind, &bytes)
+        {
+            self.named.extend(object.children());
+            self.bases.push(Base { id, bytes, object });
+        } else {
+            self.lacks = true;
         }
     }
 
@@ -358,7 +365,7 @@ impl Parcel {
                     let base = bases.next().ok_or(LACKS)?;
                     let (_, from) = renewals.renewed(base.id, &base.bytes, base.object);
                     let bytes = hunks::restore(&from, hunks, &mut text)?;
-                    restored += bytes.len();
+                    restored += weight(*kind, bytes.len());
                     check_total("restored length", restored, MOST_RESTORED)?;
                     (*kind, bytes, Some(base.id))
                 }

@@ -282,10 +282,11 @@ fn a_batch_cannot_restore_more_than_a_batch_may() {
         count += 1;
     }
     assert_eq!(count, BATCH_RESTORED / MAX_CHUNK / 2);
-    // Some more fit, as if the last one had been of the largest size.
+    // Some more fit, as if the last one had been a directory of the largest size.
     let bases = [(ObjectKind::Chunk, zeros)];
-    assert!(open(&pack(&vec![item.clone(); count + 2]), &bases).is_ok());
-    assert!(open(&pack(&vec![item.clone(); count + 3]), &bases).is_err());
+    let most = MOST_RESTORED / MAX_CHUNK / 2;
+    assert!(count < most && open(&pack(&vec![item.clone(); most]), &bases).is_ok());
+    assert!(open(&pack(&vec![item.clone(); most + 1]), &bases).is_err());
     // Bases alone are not more, either.
     let mut parcel = Parcel::decode(&pack(&vec![item; 4 * count])).unwrap();
     let mut taken = 0;
