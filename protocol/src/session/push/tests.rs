@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::batch::Parcel;
 use crate::id::{ObjectKind, TreeId};
-use crate::message::{RefusalCode, VERSION, Welcome, WireId};
+use crate::message::{MAX_ITEMS, RefusalCode, VERSION, Welcome, WireId};
 use crate::session::model::{Files, Node, Objects, Pushed, hello, push};
 
 fn text(seed: u64, len: usize) -> Vec<u8> {
