@@ -30,7 +30,8 @@ struct Edit {
     whole: u64,
     /// The same in one stream.
     stream: u64,
-    /// Each against what it was, by zstd -3: what the format of a delta has to work with.
+    /// Each alone against what it was, by zstd -3: what the edits of several files have in common is sent
+    /// again with each.
     deltas: u64,
     /// Of those that were not there before, which have nothing to be told apart from: by zstd -3.
     new: u64,
@@ -51,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments, folder: &Path, scratch: &Scratch) {
     node.remove();
     let mut text = format!(
         "{} pushes of what differs between successive releases. *whole* is zstd -3 of each changed file, *stream* of all of \
-         them together; *deltas* what it makes of those that were there before against what they were, and *new* of the others.\n\n",
+         them together; *deltas* what it makes of those that were there before, each against what it was, and *new* of the others.\n\n",
         near.len()
     );
     text.push_str(&table("loopback", &near));

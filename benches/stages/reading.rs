@@ -2,7 +2,8 @@
 
 use std::hint::black_box;
 
-use baton_protocol::delta::{compress, encode_delta};
+use baton_protocol::batch::Batch;
+use baton_protocol::delta::compress;
 use baton_protocol::id::{ChunkId, ObjectId, ObjectKind};
 use baton_protocol::object::{Blob, Content, Entry, EntryKind, build_tree};
 use baton_store::chunk::Chunker;
@@ -80,7 +81,13 @@ pub(crate) fn compressions(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(source.len() as u64)).sample_size(30);
     group.bench_function("file", |bencher| bencher.iter(|| compress(&source, 3).unwrap()));
     group.bench_function("edit", |bencher| {
-        bencher.iter(|| encode_delta(&source, &edited).unwrap());
+        let of = |bytes: &[u8]| ObjectId::of(ObjectKind::Chunk, bytes);
+        let (base, id) = (of(&source), of(&edited));
+        bencher.iter(|| {
+            let mut batch = Batch::new();
+            batch.push_delta(id, &edited, base, &source).unwrap();
+            batch.finish().unwrap()
+        });
     });
     let mut builder = RecordBuilder::default();
     let mut bytes = 0;

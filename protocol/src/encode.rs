@@ -99,6 +99,12 @@ impl Writer {
         self.bytes.push(value as u8);
     }
 
+    /// A number near to one that the reader knows, below or above.
+    pub fn near(&mut self, known: usize, value: usize) {
+        let distance = 2 * known.abs_diff(value) as u64;
+        self.varint(if value < known { distance - 1 } else { distance });
+    }
+
     /// Bytes whose length the reader knows.
     pub fn fixed(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -178,6 +184,19 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Limit { what, value, limit });
         }
         Ok(value)
+    }
+
+    /// A number of at most `limit` near to one that is known, as [`Writer::near`] writes it.
+    pub fn near(
+        &mut self,
+        what: &'static str,
+        known: usize,
+        limit: usize,
+    ) -> Result<usize, DecodeError> {
+        let distance = self.varint()?;
+        let by = usize::try_from(distance.div_ceil(2)).unwrap_or(usize::MAX);
+        let value = if distance % 2 == 0 { known.checked_add(by) } else { known.checked_sub(by) };
+        value.filter(|&value| value <= limit).ok_or(DecodeError::Inconsistent { what })
     }
 
     /// The number of entries of a list, each of which takes at least `least` bytes.

@@ -15,15 +15,17 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
 use crate::arbitrary;
+use crate::batch::{BATCH_TARGET, Batch, MAX_BATCH, Parcel, Wanted};
+use crate::delta::hunks;
 use crate::delta::{self, LEVEL};
-use crate::encode::{DecodeError, Reader};
-use crate::frame::{
-    BATCH_RESTORED, BATCH_TARGET, Batch, HEADER, Item, MAX_BATCH, MAX_FRAME, decode_batch,
-    decode_header, encode_header,
-};
-use crate::id::ObjectKind;
+use crate::encode::{DecodeError, Reader, Writer};
+use crate::frame::{HEADER, MAX_FRAME, decode_header, encode_header};
+use crate::id::{ChunkId, ObjectId, ObjectKind};
 use crate::message::{self, FetchRequest, Opening, PushRequest, Reply};
-use crate::object::{Conversation, MAX_OBJECT, Manifest, Object, Omissions, Snapshot, Tree};
+use crate::object::{
+    Blob, Content, Conversation, Entry, EntryKind, MAX_OBJECT, Manifest, Object, Omissions,
+    Snapshot, Tree,
+};
 use crate::ticket::Ticket;
 
 /// Inputs of each test where no time is given.
@@ -245,16 +247,38 @@ fn reader() {
     });
 }
 
+/// What the deltas of [`batch`] lean on: a chunk, and a directory that names it.
+fn bases() -> [(ObjectId, Vec<u8>); 2] {
+    let chunk: Vec<u8> = (0..3000u32).map(|i| (i % 251) as u8).collect();
+    [(ObjectKind::Chunk, chunk.clone()), (ObjectKind::Tree, directory(&chunk))]
+        .map(|(kind, bytes)| (ObjectId::of(kind, &bytes), bytes))
+}
+
+/// A directory of one file.
+fn directory(chunk: &[u8]) -> Vec<u8> {
+    let content = Content::Chunk(ChunkId::of(chunk));
+    let blob = Blob { size: chunk.len() as u64, content };
+    let kind = EntryKind::File { mode: 0o644, blob };
+    Tree::Leaf(vec![Entry { name: b"f".to_vec(), kind }]).encode()
+}
+
 /// A batch of a few objects and deltas.
 fn batch(random: &mut Random) -> Vec<u8> {
     let mut batch = Batch::new();
+    let [(chunk_id, chunk), (tree_id, tree)] = bases();
     for _ in 0..random.below(9) {
-        let kind = ObjectKind::ALL[random.below(5)];
-        let bytes = vec![random.next() as u8; random.below(300)];
-        if random.below(2) == 0 {
-            batch.push_full(kind, &bytes);
-        } else {
-            batch.push_delta(kind, random.next().to_le_bytes(), random.below(MAX_OBJECT), &bytes);
+        let mut bytes = chunk.clone();
+        bytes[random.below(3000)] ^= 1;
+        bytes.truncate(random.below(4000));
+        let id = ObjectId::of(ObjectKind::Chunk, &bytes);
+        match random.below(3) {
+            0 => batch.push_full(ObjectKind::Chunk, &bytes),
+            1 => batch.push_delta(id, &bytes, chunk_id, &chunk).unwrap(),
+            _ => {
+                let above = directory(&bytes);
+                let id = ObjectId::of(ObjectKind::Tree, &above);
+                batch.push_delta(id, &above, tree_id, &tree).unwrap();
+            }
         }
     }
     batch.finish().unwrap()
@@ -264,22 +288,26 @@ fn batch(random: &mut Random) -> Vec<u8> {
 fn batches() {
     let mut random = Random::new(1);
     let corpus = (0..CORPUS).map(|_| batch(&mut random)).collect();
-    // What a batch holds, twice (as one buffer and item by item), and the list of items.
-    let fixed = 2 * (BATCH_TARGET + MAX_OBJECT) + MAX_BATCH * 256;
+    // The table, the list of items and the hunks of as many as it has bytes for.
+    let fixed = 4 << 20;
+    let bases = bases();
     fuzz(corpus, |_, input| {
-        let Ok(items) = within(input, 4, fixed, decode_batch) else { return false };
-        let (mut full, mut restored) = (0, 0);
-        for item in &items {
-            match item {
-                Item::Full { bytes, .. } => full += bytes.len(),
-                Item::Delta { len, delta, .. } => {
-                    restored += len;
-                    assert!(delta.len() <= input.len());
-                }
+        let Ok(mut parcel) = within(input, 4, fixed, Parcel::decode) else { return false };
+        assert!(parcel.len() <= MAX_BATCH);
+        while let Some(wanted) = parcel.next_base() {
+            let (Wanted::Id(ObjectId { kind, .. }) | Wanted::Prefix(kind, _)) = wanted;
+            parcel.supply(bases.iter().find(|(id, _)| id.kind == kind).cloned());
+        }
+        // What comes out of a delta is bounded by its base and the text.
+        let most = parcel.len() * 2 * MAX_OBJECT;
+        let text = 3 * (BATCH_TARGET + MAX_OBJECT);
+        let restored = within(input, 4, text + most.min(64 << 20), |_| parcel.restore());
+        if let Ok(objects) = &restored {
+            for (id, bytes) in objects {
+                assert_eq!(*id, ObjectId::of(id.kind, bytes));
             }
         }
-        assert!(full <= BATCH_TARGET + MAX_OBJECT && restored <= BATCH_RESTORED + MAX_OBJECT);
-        true
+        restored.is_ok()
     });
 }
 
@@ -342,19 +370,45 @@ fn fetch_requests() {
 #[test]
 fn deltas() {
     let base: Vec<u8> = (0..3000u32).map(|i| (i % 251) as u8).collect();
-    let object = |i: usize| {
+    let delta = |i: usize| {
         let mut object = base.clone();
         object[i * 17] ^= 1;
         object.truncate(2000 + i);
-        object
+        let mut to = Writer::new();
+        hunks::write(&hunks::compare(&base, &object), &mut to);
+        to.finish()
     };
-    let corpus = (0..CORPUS).map(|i| delta::encode_delta(&base, &object(i)).unwrap()).collect();
+    let corpus = (0..CORPUS).map(delta).collect();
+    let text = vec![7; 1000];
+    fuzz(corpus, |_, input| {
+        let mut from = Reader::new(input);
+        // A hunk takes eight times the bytes that it stands in.
+        let Ok(found) = within(input, 9, 4096, |_| hunks::read(&mut from)) else { return false };
+        let len = hunks::restored_len(base.len(), &found);
+        assert!(len.is_none_or(|len| len <= MAX_OBJECT));
+        let restored = within(input, 0, len.unwrap_or_default() + 4096, |_| {
+            hunks::restore(&base, &found, &mut Reader::new(&text))
+        });
+        if len.is_some() {
+            let mut around = Vec::new();
+            hunks::surroundings(&base, &found, &mut around);
+            assert!(around.len() <= base.len());
+        }
+        restored.inspect(|object| assert_eq!(Some(object.len()), len)).is_ok()
+    });
+}
+
+#[test]
+fn texts() {
+    let reference: Vec<u8> = (0..3000u32).map(|i| (i % 251) as u8).collect();
+    let text = |i: usize| [&reference[i..i + 500], &[i as u8], &reference[2000 - i..]].concat();
+    let corpus = (0..CORPUS).map(|i| delta::compress_text(&reference, &text(i)).unwrap()).collect();
     fuzz(corpus, |random, input| {
-        let len = [2000 + random.below(CORPUS), random.below(2 * MAX_OBJECT)][random.below(2)];
-        // The object, once more while it grows by the byte too many, and the reading buffer.
-        let fixed = 3 * MAX_OBJECT;
-        let restored = within(input, 4, fixed, |input| delta::decode_delta(&base, input, len));
-        restored.inspect(|object| assert_eq!(object.len(), len)).is_ok()
+        let len = [1501 + random.below(CORPUS), random.below(2 * MAX_OBJECT)][random.below(2)];
+        let fixed = len + 3 * MAX_OBJECT;
+        let restored =
+            within(input, 4, fixed, |input| delta::decompress_text(&reference, input, len));
+        restored.inspect(|text| assert_eq!(text.len(), len)).is_ok()
     });
 }
 

@@ -6,8 +6,9 @@
 
 use std::fmt::Write;
 
+use crate::batch::{Batch, Parcel};
 use crate::delta;
-use crate::frame::{Batch, FrameKind, Item, decode_batch, encode_header};
+use crate::frame::{FrameKind, encode_header};
 use crate::id::{
     ChunkId, ConversationId, DeviceId, IdempotencyKey, ManifestId, NodeId, ObjectId, ObjectKind,
     RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
@@ -241,15 +242,27 @@ fn tickets() {
 fn batches() {
     let mut batch = Batch::new();
     batch.push_full(ObjectKind::Chunk, b"hello");
-    batch.push_delta(ObjectKind::Tree, *b"prefix--", 300, b"delta");
+    let (base, object) = ([7; 300], [&[7; 100][..], b"delta", &[7; 190]].concat());
+    let of = |bytes: &[u8]| ObjectId::of(ObjectKind::Chunk, bytes);
+    batch.push_delta(of(&object), &object, of(&base), &base).unwrap();
+    // A directory of one file, which is that.
+    let directory = |bytes: &[u8]| {
+        let content = Content::Chunk(ChunkId::of(bytes));
+        let blob = Blob { size: bytes.len() as u64, content };
+        let kind = EntryKind::File { mode: 0o644, blob };
+        Tree::Leaf(vec![Entry { name: b"f".to_vec(), kind }]).encode()
+    };
+    let [old, new] = [directory(&base), directory(&object)];
+    let of = |bytes: &[u8]| ObjectId::of(ObjectKind::Tree, bytes);
+    batch.push_delta(of(&new), &new, of(&old), &old).unwrap();
     let body = batch.finish().unwrap();
     let header = encode_header(FrameKind::Objects, body.len()).unwrap();
     let found = [("header", hex(&header)), ("body", hex(&body))];
     assert_golden(
         &found,
         r"
-        header: 1b00000002
-        body: 02010583ac027072656669782d2d05000568656c6c6f64656c7461
+        header: 1f00000002
+        body: 1313038312270177270ca28f00c1000164050a010568656c6c6f64656c7461
     ",
     );
 }
@@ -261,19 +274,14 @@ fn compressed_bytes_stay_readable() {
     let base: Vec<u8> = (0..200u8).collect();
     let mut object = base.clone();
     object.insert(100, 7);
-    let restored = delta::decode_delta(
-        &base,
-        &unhex("28b52ffd00505d0000080702008169a984656a80"),
-        object.len(),
-    );
+    let packed = unhex("28b52ffd00505d0000080702008169a984656a80");
+    let restored = delta::decompress_text(&base, &packed, object.len());
     assert_eq!(restored.ok().as_ref(), Some(&object));
-    let spliced = delta::encode_delta(&base, &object).unwrap();
-    assert_golden(&[("splice", hex(&spliced))], "splice: 01646407");
-    let full = Item::Full { kind: ObjectKind::Chunk, bytes: vec![b'x'; 100] };
-    assert_eq!(
-        decode_batch(&unhex("010164011128b52ffd206445000010787801003f012c")).unwrap(),
-        [full]
-    );
+    let whole = Parcel::decode(&unhex("030301016428b52ffd206445000010787801003f012c"))
+        .unwrap()
+        .whole()
+        .unwrap();
+    assert_eq!(whole, Some(vec![(ObjectKind::Chunk, vec![b'x'; 100])]));
 }
 
 fn run() -> RunInfo {

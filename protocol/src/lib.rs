@@ -10,6 +10,7 @@
 //! - [`object`]: manifest, tree, conversation, snapshot
 //! - [`delta`]: compression, and one object against another
 //! - [`frame`]: what stands on a stream
+//! - [`batch`]: objects that travel together, whole or as what differs from what the receiver has
 //! - [`ticket`]: how a home learns to trust a node
 //! - [`message`]: requests and replies
 //! - [`session`]: push and fetch, without I/O
@@ -20,6 +21,7 @@ pub mod encode;
 pub mod object;
 pub mod delta;
 pub mod frame;
+pub mod batch;
 pub mod ticket;
 pub mod message;
 pub mod session;

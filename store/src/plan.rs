@@ -6,8 +6,8 @@
 //! - [`directories`]: nodes of directories
 //! - [`content`]: manifests and chunks
 //!
-//! **Invariant:** parents come before their children and nothing comes twice. What is left out is
-//! reachable from the base.
+//! **Invariant:** children come before what names them, so that the receiver knows how that changes, and
+//! nothing comes twice. What is left out is reachable from the base.
 
 mod content;
 mod directories;
@@ -15,7 +15,7 @@ mod directories;
 use std::collections::{HashMap, HashSet};
 
 use baton_protocol::id::{ConversationId, ObjectId, SnapshotId, TreeId};
-use baton_protocol::object::{Blob, Conversation, Part, Snapshot};
+use baton_protocol::object::{Blob, Conversation, Entry, Part, Snapshot};
 use baton_protocol::session::push::Planned;
 
 use directories::Compared;
@@ -36,7 +36,10 @@ pub fn plan_push<S: ObjectSource + ?Sized>(
     let snapshot = load_snapshot(source, new)?;
     if let Some(base) = base {
         match against(source, base, new, &snapshot) {
-            Ok(plan) => return Ok(plan),
+            Ok(mut plan) => {
+                plan.reverse();
+                return Ok(plan);
+            }
             Err(error) if error.is_corruption() => {
                 tracing::warn!(%error, %base, "planning a push without its base");
             }
@@ -80,13 +83,21 @@ struct Plan<'a, S: ?Sized> {
     planned: Vec<Planned>,
     /// What the node has, as far as it was met, and what is planned.
     has: HashSet<ObjectId>,
+    /// What the old side has where the new one has nothing of that name.
+    gone: Vec<Entry>,
     /// Pairs of directories that were compared and are still to be planned.
     kept: HashMap<(TreeId, TreeId), Compared>,
 }
 
 impl<'a, S: ObjectSource + ?Sized> Plan<'a, S> {
     fn new(source: &'a S) -> Self {
-        Self { source, planned: Vec::new(), has: HashSet::new(), kept: HashMap::new() }
+        Self {
+            source,
+            planned: Vec::new(),
+            has: HashSet::new(),
+            gone: Vec::new(),
+            kept: HashMap::new(),
+        }
     }
 
     /// Plans an object; says whether that is new.

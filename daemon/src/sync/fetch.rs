@@ -7,7 +7,8 @@
 
 use std::collections::HashSet;
 
-use baton_protocol::frame::{Batch, FrameKind, Item, decode_batch, encode_header};
+use baton_protocol::batch::{Batch, Parcel};
+use baton_protocol::frame::{FrameKind, encode_header};
 use baton_protocol::id::{ObjectId, ObjectKind, SnapshotId};
 use baton_protocol::message::{
     FetchReply, FetchRequest, MAX_IDS, RefusalCode, Reply, WireId, decode,
@@ -122,8 +123,8 @@ fn take(
             _ => return Err(SyncError::OutOfTurn),
         },
         FrameKind::Objects => {
-            for item in decode_batch(&frame.body)? {
-                let Item::Full { kind, bytes } = item else { return Err(SyncError::OutOfTurn) };
+            let objects = Parcel::decode(&frame.body)?.whole()?.ok_or(SyncError::OutOfTurn)?;
+            for (kind, bytes) in objects {
                 let id = accept(intake, session, kind, &bytes)?;
                 intake.put_hashed(id, &bytes)?;
             }

@@ -1,8 +1,8 @@
 //! A push: the sending home, and the receiving node.
 
-use baton_protocol::delta::decode_delta;
+use baton_protocol::batch::{Parcel, Wanted};
 use baton_protocol::encode::DecodeError;
-use baton_protocol::frame::{FrameKind, HEADER, Item, decode_batch};
+use baton_protocol::frame::{FrameError, FrameKind, HEADER};
 use baton_protocol::id::{DeviceId, ObjectId};
 use baton_protocol::message::{
     MAX_IDS, PushHello, PushReply, PushRequest, RefusalCode, Reply, decode,
@@ -26,7 +26,7 @@ use crate::transport::TransportError;
 pub struct Quota {
     /// Objects.
     pub objects: u64,
-    /// Deltas whose bases are not here and that were not asked for again: four bytes of memory each.
+    /// Objects that could not be restored and were not asked for again: four bytes of memory each.
     pub unresolved: usize,
     /// Bytes after which what came is made durable and found, so that a push on another connection goes
     /// on from there while this one still waits for a device that is gone.
@@ -301,6 +301,12 @@ impl From<StoreError> for TakeError {
     }
 }
 
+impl From<FrameError> for TakeError {
+    fn from(error: FrameError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
 impl From<DecodeError> for TakeError {
     fn from(error: DecodeError) -> Self {
         Self::Malformed(error.to_string())
@@ -321,37 +327,15 @@ fn take_record(
     Ok(entries.len() as u64)
 }
 
-/// Checks and stages the objects of one batch; returns how many.
+/// Checks and stages the objects of one batch; returns how many came.
 fn take_batch(intake: &Intake, receiver: &mut PushReceiver, body: &[u8]) -> Result<u64, TakeError> {
-    let items = decode_batch(body).map_err(|error| TakeError::Malformed(error.to_string()))?;
-    let count = items.len() as u64;
-    for item in items {
-        match item {
-            Item::Full { kind, bytes } => {
-                let id = receiver.accept(kind, &bytes)?;
-                intake.put_hashed(id, &bytes)?;
-            }
-            Item::Delta { kind, base, len, delta } => {
-                let found = intake.vault().find_prefix(Some(kind), &base)?;
-                let base = match found.as_slice() {
-                    [id] => match intake.read(id) {
-                        // As good as none: the whole object comes.
-                        Err(error) if error.is_corruption() => None,
-                        read => read?,
-                    },
-                    _ => None,
-                };
-                // A base that is not the sender's gives other bytes, or none: both ask for the whole.
-                let object = base.and_then(|base| decode_delta(&base, &delta, len).ok());
-                match object {
-                    Some(bytes) if baton_protocol::object::Object::decode(kind, &bytes).is_ok() => {
-                        let id = receiver.accept(kind, &bytes)?;
-                        intake.put_hashed(id, &bytes)?;
-                    }
-                    _ => receiver.lacks_base(),
-                }
-            }
-        }
+    let mut parcel = Parcel::decode(body)?;
+    let count = parcel.len() as u64;
+    while let Some(wanted) = parcel.next_base() {
+        parcel.supply(find_base(intake, wanted)?);
+    }
+    for (id, bytes) in receiver.accept_batch(parcel)? {
+        intake.put_hashed(id, &bytes)?;
     }
     Ok(count)
 }
@@ -364,6 +348,24 @@ fn ask(wire: &mut Wire, missing: &[ObjectId]) -> Result<(), SyncError> {
         wire.send(&Reply::Push(PushReply::Missing { ids, more: page < last }))?;
     }
     Ok(())
+}
+
+/// The base of a delta, where it is here and whole.
+fn find_base(intake: &Intake, wanted: Wanted) -> Result<Option<(ObjectId, Vec<u8>)>, StoreError> {
+    let id = match wanted {
+        Wanted::Id(id) => id,
+        Wanted::Prefix(kind, prefix) => {
+            match intake.vault().find_prefix(Some(kind), &prefix)?.as_slice() {
+                [id] => *id,
+                _ => return Ok(None),
+            }
+        }
+    };
+    match intake.read(&id) {
+        // As good as none: the whole object comes.
+        Err(error) if error.is_corruption() => Ok(None),
+        read => Ok(read?.map(|bytes| (id, bytes))),
+    }
 }
 
 fn commit(intake: &Intake, device: DeviceId, hello: &PushHello) -> Result<PushReply, CommitError> {

@@ -12,7 +12,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use baton_protocol::frame::{Batch, FrameKind, decode_batch, encode_header};
+use baton_protocol::batch::{Batch, Parcel};
+use baton_protocol::frame::{FrameKind, encode_header};
 use baton_protocol::id::{
     DeviceId, IdempotencyKey, ObjectId, ObjectKind, SnapshotId, TreeId, WorkspaceId,
 };

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::delta;
-use crate::frame::{FrameKind, HEADER, Item, MAX_FRAME, decode_batch, decode_header};
+use crate::batch::{Parcel, Wanted};
+use crate::frame::{FrameKind, HEADER, MAX_FRAME, decode_header};
 use crate::id::{
     ChunkId, DeviceId, IdempotencyKey, ObjectId, ObjectKind, SnapshotId, TreeId, WorkspaceId,
 };
@@ -138,6 +138,8 @@ impl Objects {
         let known = self.closure(base);
         let mut plan = vec![Planned { id: new, base: Some(base) }];
         self.plan_below(Some(base), new, &known, &mut plan);
+        // What names an object comes after it.
+        plan.reverse();
         plan
     }
 
@@ -199,7 +201,7 @@ impl Node {
         let (kind, len) = decode_header(*header).unwrap();
         assert_eq!(len, body.len());
         if kind == FrameKind::Objects {
-            decode_batch(body).unwrap().into_iter().for_each(|item| self.keep(item));
+            self.keep(Parcel::decode(body).unwrap());
             return None;
         }
         if self.hello.is_none() {
@@ -216,27 +218,16 @@ impl Node {
         Some(Reply::Push(self.commit()))
     }
 
-    fn keep(&mut self, item: Item) {
-        let (kind, bytes) = match item {
-            Item::Full { kind, bytes } => {
-                self.receiver.accept(kind, &bytes).unwrap();
-                (kind, bytes)
-            }
-            Item::Delta { kind, base, len, delta } => {
-                let restored = self
-                    .objects
-                    .0
-                    .iter()
-                    .find(|(id, _)| id.kind == kind && id.prefix() == base)
-                    .and_then(|(_, base)| delta::decode_delta(base, &delta, len).ok())
-                    .filter(|bytes| self.receiver.accept(kind, bytes).is_ok());
-                match restored {
-                    Some(bytes) => (kind, bytes),
-                    None => return self.receiver.lacks_base(),
-                }
-            }
-        };
-        self.objects.put(kind, bytes);
+    fn keep(&mut self, mut parcel: Parcel) {
+        while let Some(wanted) = parcel.next_base() {
+            let mut known = self.objects.0.iter();
+            let base = known.find(|(id, _)| match wanted {
+                Wanted::Id(wanted) => **id == wanted,
+                Wanted::Prefix(kind, prefix) => id.kind == kind && id.prefix() == prefix,
+            });
+            parcel.supply(base.map(|(id, bytes)| (*id, bytes.clone())));
+        }
+        self.objects.0.extend(self.receiver.accept_batch(parcel).unwrap());
     }
 
     fn commit(&mut self) -> PushReply {

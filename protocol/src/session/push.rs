@@ -8,19 +8,23 @@
 //! metadata until it finds that.
 //!
 //! **Invariant:** a node can make a sender send only objects that the pushed snapshot contains, each
-//! whole at most once.
+//! at most once in a batch that needs nothing to be restored.
+
+mod receiver;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use crate::delta::{self, DeltaError};
+use crate::batch::Batch;
 use crate::encode::DecodeError;
-use crate::frame::{Batch, FrameError, FrameKind, HashPrefix, encode_header};
-use crate::id::{ObjectId, ObjectKind, SnapshotId};
+use crate::frame::{FrameError, FrameKind, encode_header};
+use crate::id::{ObjectId, SnapshotId};
 use crate::message::{
-    self, MAX_IDS, MAX_ITEMS, Opening, PushHello, PushReply, PushRequest, Refusal, Reply, Request,
+    self, MAX_IDS, Opening, PushHello, PushReply, PushRequest, Refusal, Reply, Request,
 };
 use crate::object::Object;
+
+pub use receiver::PushReceiver;
 
 /// An object to send, and an older form of it that the node should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +83,6 @@ pub enum PushError {
     /// A frame could not be made.
     #[error("preparing a frame")]
     Frame(#[from] FrameError),
-    /// A delta could not be made.
-    #[error("preparing a delta")]
-    Delta(#[from] DeltaError),
     /// An object of our own is damaged.
     #[error("{id} is damaged")]
     Damaged {
@@ -119,9 +120,9 @@ enum Standing {
     Open,
     /// It is sent in this flight.
     Queued,
-    /// It went as a delta; the node may ask for it once more, whole.
-    Delta,
-    /// It went whole.
+    /// It went in a batch that leans on bases; the node may ask for it once more, whole.
+    Leaning,
+    /// It went whole, with nothing but whole ones.
     Whole,
 }
 
@@ -148,8 +149,10 @@ pub struct PushSender {
     loading: Option<Loading>,
     batch: Batch,
     items: u32,
-    /// What went as a delta, by its item number.
-    deltas: HashMap<u32, ObjectId>,
+    /// What is in the batch.
+    batched: Vec<ObjectId>,
+    /// What went in batches that lean on bases, by its item number.
+    leaning: HashMap<u32, ObjectId>,
     objects: HashMap<Key, Standing>,
     /// Metadata whose children are not known yet: named by an object and not loaded itself, or sent as the
     /// difference to what the node has.
@@ -178,7 +181,8 @@ impl PushSender {
             loading: None,
             batch: Batch::new(),
             items: 0,
-            deltas: HashMap::new(),
+            batched: Vec::new(),
+            leaning: HashMap::new(),
             objects: HashMap::new(),
             unexplored: Vec::new(),
             asked: BTreeSet::new(),
@@ -222,6 +226,7 @@ impl PushSender {
                     return Ok(PushAction::Load(loading.planned));
                 }
                 if !self.batch.is_empty() {
+                    self.number_batched();
                     let body = self.batch.finish()?;
                     let mut frame = encode_header(FrameKind::Objects, body.len())?.to_vec();
                     frame.extend_from_slice(&body);
@@ -253,30 +258,33 @@ impl PushSender {
         if !send {
             return self.explore(id, object);
         }
-        let delta = match base_id.zip(base) {
-            Some((id, base)) => Some((id, delta::encode_delta(base, object)?)),
-            None => None,
+        self.batched.push(id);
+        self.note_sent(&id, Standing::Leaning);
+        let Some((base_id, base)) = base_id.zip(base) else {
+            self.batch.push_full(id.kind, object);
+            return self.explore(id, object);
         };
-        let standing = match delta {
-            Some((base, delta)) if delta.len() + size_of::<HashPrefix>() < object.len() => {
-                self.deltas.insert(self.items, id);
-                self.batch.push_delta(id.kind, base.prefix(), object.len(), &delta);
-                Standing::Delta
-            }
-            _ => {
-                self.batch.push_full(id.kind, object);
-                Standing::Whole
-            }
-        };
-        self.note_sent(&id, standing);
-        if standing == Standing::Delta {
-            // Mostly the node has all that it names and will not ask.
-            if id.kind.is_metadata() {
-                self.unexplored.push(id);
-            }
-            return Ok(());
+        self.batch
+            .push_delta(id, object, base_id, base)
+            .map_err(|source| PushError::Damaged { id, source })?;
+        // Mostly the node has all that it names and will not ask.
+        if id.kind.is_metadata() {
+            self.unexplored.push(id);
         }
-        self.explore(id, object)
+        Ok(())
+    }
+
+    /// Numbers the objects of the batch, which goes next, and notes whether they go without a base.
+    fn number_batched(&mut self) {
+        let leans = self.batch.leans();
+        for id in self.batched.drain(..) {
+            if leans {
+                self.leaning.insert(self.items, id);
+            } else {
+                self.objects.insert(key(&id), Standing::Whole);
+            }
+            self.items += 1;
+        }
     }
 
     /// Whether a record of these objects may be sent as it is, in a frame of so many bytes: it is sent then. All of it
@@ -298,7 +306,10 @@ impl PushSender {
         if wanted < all - wanted {
             return false;
         }
-        objects.for_each(|(id, _)| self.note_sent(id, Standing::Whole));
+        for (id, _) in objects {
+            self.note_sent(id, Standing::Whole);
+            self.items += 1;
+        }
         self.stats.bytes_sent += frame as u64;
         true
     }
@@ -307,7 +318,6 @@ impl PushSender {
         if self.objects.insert(key(id), standing) == Some(Standing::Queued) {
             self.queued -= 1;
         }
-        self.items += 1;
         self.stats.objects_sent += 1;
     }
 
@@ -338,7 +348,7 @@ impl PushSender {
                 for id in ids {
                     let id = id.id().ok_or(PushError::OutOfTurn)?;
                     match self.objects.get(&key(&id)) {
-                        Some(Standing::Open | Standing::Delta) => self.requeue(id),
+                        Some(Standing::Open | Standing::Leaning) => self.requeue(id),
                         // Named by an object that the node has and we had no reason to load.
                         None if self.asked.len() < MOST_ASKED && self.asked.insert(id) => {}
                         _ => return Err(PushError::NotOffered(id)),
@@ -350,8 +360,8 @@ impl PushSender {
             }
             Reply::Push(PushReply::NeedFull { items }) => {
                 for item in items {
-                    let id = self.deltas.remove(&item).ok_or(PushError::OutOfTurn)?;
-                    if self.objects.get(&key(&id)) != Some(&Standing::Delta) {
+                    let id = self.leaning.remove(&item).ok_or(PushError::OutOfTurn)?;
+                    if self.objects.get(&key(&id)) != Some(&Standing::Leaning) {
                         return Err(PushError::NotOffered(id));
                     }
                     self.requeue(id);
@@ -424,7 +434,7 @@ impl PushSender {
         loop {
             let id = self.unexplored.pop().ok_or(PushError::NotOffered(asked))?;
             // What was sent whole meanwhile has been looked into.
-            if let Some(Standing::Open | Standing::Delta) = self.objects.get(&key(&id)) {
+            if let Some(Standing::Open | Standing::Leaning) = self.objects.get(&key(&id)) {
                 return Ok(Some(Loading { planned: Planned { id, base: None }, send: false }));
             }
         }
@@ -439,56 +449,6 @@ impl PushSender {
 fn key(id: &ObjectId) -> Key {
     let [key @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = id.hash;
     key
-}
-
-/// The receiving side: numbers the items of a stream, checks objects, and remembers which deltas
-/// could not be restored.
-#[derive(Debug, Default)]
-pub struct PushReceiver {
-    items: u32,
-    unresolved: VecDeque<u32>,
-}
-
-impl PushReceiver {
-    /// Starts with the first item of a stream.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Checks that an item is a canonical object that a peer may send, and computes its id.
-    ///
-    /// An item that is refused is not counted. A whole object that is refused ends the push; what
-    /// was restored from a delta may have come from the wrong base (eight bytes of a hash name it),
-    /// so that the driver calls [`Self::lacks_base`] for it.
-    pub fn accept(&mut self, kind: ObjectKind, bytes: &[u8]) -> Result<ObjectId, DecodeError> {
-        Object::decode(kind, bytes)?.check_received()?;
-        self.items = self.items.saturating_add(1);
-        Ok(ObjectId::of(kind, bytes))
-    }
-
-    /// Counts an item that needs no check but that of its hash, which the caller makes: a chunk.
-    pub const fn accept_chunk(&mut self) {
-        self.items = self.items.saturating_add(1);
-    }
-
-    /// Notes that the next item could not be restored: its base is not here, or is another one.
-    pub fn lacks_base(&mut self) {
-        self.unresolved.push_back(self.items);
-        self.items = self.items.saturating_add(1);
-    }
-
-    /// Items whose bases are not here and that were not asked for again, for the driver's limit.
-    pub fn unresolved(&self) -> usize {
-        self.unresolved.len()
-    }
-
-    /// What to ask for before the closure is worth checking: at most [`MAX_ITEMS`], the others at
-    /// the next commit.
-    pub fn need_full(&mut self) -> Option<PushReply> {
-        let count = self.unresolved.len().min(MAX_ITEMS);
-        let items: Vec<_> = self.unresolved.drain(..count).collect();
-        (!items.is_empty()).then_some(PushReply::NeedFull { items })
-    }
 }
 
 #[cfg(test)]

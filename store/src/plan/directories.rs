@@ -1,7 +1,9 @@
 //! Nodes of directories, and the content of what is in them.
 //!
 //! Two passes over the pairs of directories that differ. The first collects what the old side has
-//! at those places, so that a renamed file or directory is not sent again; the second plans.
+//! at those places, so that a renamed file or directory is not sent again, and what is gone from there;
+//! the second plans. What is new is told apart from what is gone under the same or a similar name: it may
+//! be that, moved and edited.
 
 use baton_protocol::id::{ObjectId, TreeId};
 use baton_protocol::object::{Blob, Entry, EntryKind};
@@ -15,6 +17,10 @@ use crate::trees::{Node, compare};
 /// Pairs of directories, and entries of each, that are kept from the first pass to the second: more than a
 /// usual edit has.
 const MAX_KEPT: usize = 64;
+
+/// Entries that are gone among which the older form of a new one is looked for. Each new one is held against
+/// each of them.
+const MAX_GONE: usize = 64;
 
 /// What differs between two directories.
 pub(super) struct Compared {
@@ -54,6 +60,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             self.nodes(&found);
             for (old, new) in found.entries {
                 let Some(new) = new else { continue };
+                let old = old.or_else(|| self.gone_like(&new).cloned());
                 match new.kind {
                     EntryKind::File { blob, .. } | EntryKind::Symlink { target: blob } => {
                         self.blob(old.as_ref().and_then(blob_of), blob)?;
@@ -76,6 +83,9 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             for (old, new) in &found.entries {
                 let Some(old) = old else { continue };
                 self.has.insert(old.content());
+                if new.is_none() && self.gone.len() < MAX_GONE {
+                    self.gone.push(old.clone());
+                }
                 let new = new.as_ref().and_then(tree_of);
                 if let (Some(old), Some(new)) = (tree_of(old), new)
                     && old != new
@@ -88,6 +98,17 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             }
         }
         Ok(())
+    }
+
+    /// What a new entry may have been: of the same kind, with the most like name, the first of several.
+    fn gone_like(&self, new: &Entry) -> Option<&Entry> {
+        let same_kind = |old: &&Entry| tree_of(old).is_some() == tree_of(new).is_some();
+        let rated = self.gone.iter().rev().filter(same_kind);
+        let rated = rated.map(|old| (likeness(&old.name, &new.name), old));
+        rated
+            .filter(|(likeness, _)| *likeness > 0)
+            .max_by_key(|(likeness, _)| *likeness)
+            .map(|(_, old)| old)
     }
 
     fn compare(&self, old: Option<TreeId>, new: TreeId) -> Result<Compared, StoreError> {
@@ -112,6 +133,21 @@ fn base_of<'a>(new: &Place, old: &'a [Place]) -> Option<&'a Place> {
     let same = || old.iter().filter(|old| old.level == new.level);
     let before = same().rfind(|old| old.first <= new.first);
     before.or_else(|| same().next()).or_else(|| old.first())
+}
+
+/// How like two names are: nothing unless they are the same, or end in the same suffix.
+fn likeness(old: &[u8], new: &[u8]) -> usize {
+    if old == new {
+        return usize::MAX;
+    }
+    let suffix = |name: &[u8]| {
+        let at = name.iter().rposition(|&byte| byte == b'.')?;
+        Some(name.len() - at)
+    };
+    let begins = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+    let ends = old.iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+    // The shorter of two suffixes that ends the other name, too, is that name's.
+    if suffix(new).is_some_and(|suffix| suffix <= ends) { begins + ends } else { 0 }
 }
 
 fn blob_of(entry: &Entry) -> Option<Blob> {

@@ -77,19 +77,19 @@ fn closure(objects: &MemoryObjects, root: ObjectId) -> HashMap<ObjectId, Vec<Obj
     found
 }
 
-/// The plan brings a node from the base to the new snapshot, with nothing twice and no child before
-/// a parent. Returns it.
+/// The plan brings a node from the base to the new snapshot, with nothing twice and what is
+/// found in an object before that. Returns it.
 fn check(objects: &MemoryObjects, base: SnapshotId, new: SnapshotId) -> Vec<Planned> {
     let plan = plan_push(objects, Some(base), new).unwrap();
     let has = closure(objects, base.into());
     let needs = closure(objects, new.into());
     let mut sent = std::collections::HashSet::new();
     let mut named = std::collections::HashSet::from([ObjectId::from(new)]);
-    for planned in &plan {
+    for planned in plan.iter().rev() {
         assert!(needs.contains_key(&planned.id), "{planned:?} is not needed");
         assert!(!has.contains_key(&planned.id), "{planned:?} is there already");
         assert!(sent.insert(planned.id), "{planned:?} is planned twice");
-        assert!(named.contains(&planned.id), "{planned:?} comes before its parent");
+        assert!(named.contains(&planned.id), "{planned:?} comes after what it is found in");
         named.extend(&needs[&planned.id]);
         if let Some(base) = planned.base {
             assert!(has.contains_key(&base), "the base of {planned:?} is not there");
@@ -121,7 +121,7 @@ fn one_edit_is_the_way_down_to_it_each_against_its_older_form() {
     let plan = check(&o, base, store(&o, &tree));
     let (s, t, chunk) = (ObjectKind::Snapshot, ObjectKind::Tree, ObjectKind::Chunk);
     let kinds: Vec<_> = plan.iter().map(|planned| planned.id.kind).collect();
-    assert_eq!(kinds, [s, t, t, t, chunk]);
+    assert_eq!(kinds, [chunk, t, t, t, s]);
     assert!(plan.iter().all(|planned| planned.base.is_some()));
 }
 
@@ -132,6 +132,32 @@ fn what_was_renamed_is_not_sent_again() {
     let new = store(&o, &files(&[("z/b/f", b"one"), ("z/g", b"two"), ("y", b"three")]));
     // The snapshot and its root: `z` is what `a` was.
     assert_eq!(check(&o, base, new).len(), 2);
+}
+
+#[test]
+fn what_was_moved_and_edited_goes_against_what_it_was() {
+    let o = MemoryObjects::default();
+    let base = store(
+        &o,
+        &files(&[("a/f.rs", b"one"), ("a/g.rs", b"two"), ("d/x/h", b"three"), ("d/i", b"four")]),
+    );
+    let chunk = |bytes: &[u8]| ObjectId::of(ObjectKind::Chunk, bytes);
+    let base_of = |list: &[(&str, &[u8])], bytes: &[u8]| {
+        let plan = check(&o, base, store(&o, &files(list)));
+        plan.iter().find(|planned| planned.id == chunk(bytes)).unwrap().base
+    };
+    let rest: [(&str, &[u8]); 2] = [("d/x/h", b"three"), ("d/i", b"four")];
+    // Elsewhere, and under a name that is more like one than the other.
+    let moved = [&rest[..], &[("b/g.rs", b"two!"), ("a/f.rs", b"one")]].concat();
+    assert_eq!(base_of(&moved, b"two!"), Some(chunk(b"two")));
+    let renamed = [&rest[..], &[("a/ff.rs", b"one!")]].concat();
+    assert_eq!(base_of(&renamed, b"one!"), Some(chunk(b"one")));
+    let other = [&rest[..], &[("a/g.txt", b"two!")]].concat();
+    assert_eq!(base_of(&other, b"two!"), None);
+    // A file in a directory that was moved; what was not edited there does not travel.
+    let kept: [(&str, &[u8]); 2] = [("a/f.rs", b"one"), ("a/g.rs", b"two")];
+    let moved = [&kept[..], &[("e/d/x/h", b"three!"), ("e/d/i", b"four")]].concat();
+    assert_eq!(base_of(&moved, b"three!"), Some(chunk(b"three")));
 }
 
 #[test]
@@ -146,7 +172,7 @@ fn a_large_file_goes_as_the_chunks_that_changed() {
     // From one chunk to many and back.
     let small = store(&o, &files(&[("big", &big[..1000])]));
     let plan = check(&o, base, small);
-    assert!(plan.last().is_some_and(|planned| planned.base.is_some()));
+    assert!(plan.first().is_some_and(|planned| planned.base.is_some()));
     check(&o, small, base);
 }
 

@@ -126,16 +126,21 @@ fn directory(tree: TreeId, files: u64, bytes: u64) -> EntryKind {
 }
 
 /// A batch whose parts say what they like.
-fn body(heads: &[(u8, u64)], codec: u8, stored: &[u8], rest: &[u8]) -> Vec<u8> {
-    let mut to = Writer::new();
-    to.varint(heads.len() as u64);
-    for &(kind, len) in heads {
-        to.byte(kind);
-        to.varint(len);
+fn body(items: &[(u8, u64)], text: &[u8]) -> Vec<u8> {
+    let mut table = Writer::new();
+    table.varint(items.len() as u64);
+    for &(kind, len) in items {
+        table.byte(kind);
+        table.varint(len);
     }
-    to.byte(codec);
-    to.bytes(stored);
-    to.fixed(rest);
+    body_of(&table.finish(), text)
+}
+
+fn body_of(table: &[u8], text: &[u8]) -> Vec<u8> {
+    let mut to = Writer::new();
+    to.varint(table.len() as u64);
+    to.bytes(table);
+    to.fixed(text);
     to.finish()
 }
 
@@ -161,17 +166,18 @@ async fn frames_that_are_none_are_refused_and_said_to_be() {
         ("a body one too long", [&too_long[..], &[2]].concat()),
         ("an unknown frame", vec![1, 0, 0, 0, 9, 0]),
         ("an empty batch body", objects(&[])),
-        ("a count without objects", objects(&[200])),
-        ("more objects than a batch has", objects(&[0xff, 0xff, 0x7f])),
-        ("an unknown kind", objects(&body(&[(77, 1)], 0, b"x", b""))),
-        ("an unknown codec", objects(&body(&[(1, 1)], 7, b"x", b""))),
-        ("a shorter object", objects(&body(&[(1, 2)], 0, b"x", b""))),
-        ("a longer object", objects(&body(&[(1, 1)], 0, b"xy", b""))),
-        ("an object too long", objects(&body(&[(1, long + 1)], 0, b"x", b""))),
-        ("bytes after the batch", objects(&body(&[(1, 1)], 0, b"x", b"y"))),
-        ("a bomb in a small batch", objects(&body(&[(1, 10)], 1, &bomb, b""))),
-        ("many bombs", objects(&body(&[(1, long); 4], 1, &bomb, b""))),
-        ("a delta that is not there", objects(&body(&[(0x81, 9)], 0, b"", b""))),
+        ("a count without objects", objects(&body_of(&[200], b""))),
+        ("more objects than a batch has", objects(&body_of(&[0xff, 0xff, 0x7f], b""))),
+        ("a table that is not there", objects(&[5, 5, 1])),
+        ("a table too long", objects(&[0xff, 0xff, 0x7f, 1, 0])),
+        ("a table that is none", objects(&[9, 3, 1, 2, 3])),
+        ("an unknown kind", objects(&body(&[(77, 1)], b"x"))),
+        ("a shorter object", objects(&body(&[(1, 2)], b"x"))),
+        ("a longer object", objects(&body(&[(1, 1)], b"xy"))),
+        ("an object too long", objects(&body(&[(1, long + 1)], b"x"))),
+        ("a bomb in a small batch", objects(&body(&[(1, 10)], &bomb))),
+        ("many bombs", objects(&body(&[(1, long); 4], &bomb))),
+        ("a delta that is not there", objects(&body(&[(0x81, 9)], b""))),
         ("a record that is none", frame(FrameKind::Record, b"BTNR")),
         ("a damaged record", frame(FrameKind::Record, &record(&[(b"one", b"one")])[1..])),
         (
@@ -189,7 +195,7 @@ async fn frames_that_are_none_are_refused_and_said_to_be() {
     }
     // A stream that ends inside a frame is one that was lost.
     let mut raw = scene.raw(new).await;
-    raw.send(&objects(&body(&[(1, 1)], 0, b"x", b""))[..HEADER + 2]).await;
+    raw.send(&objects(&body(&[(1, 1)], b"x"))[..HEADER + 2]).await;
     raw.0.finish();
     assert!(matches!(within(raw.0.read_frame()).await, Ok(None)));
     scene.unharmed().await;
@@ -297,32 +303,37 @@ async fn a_delta_with_a_lying_base_brings_nothing_in() {
     let base = ObjectId::of(ObjectKind::Chunk, &old);
     assert!(vault.contains(&base).unwrap());
     let new = [&old[..], b"and more"].concat();
-    let made = delta::encode_delta(&old, &new).unwrap();
-    let other = ObjectId::of(ObjectKind::Chunk, &project()["d1/f1.rs"]);
+    let id_of = |bytes: &[u8]| ObjectId::of(ObjectKind::Chunk, bytes);
+    let other = project()["d1/f1.rs"].clone();
     let (root, root_object) = leaf(&[("f", file(chunk_blob(&new)))]);
     let snapshot = snapshot_of(root, scene.home.device(), 2).encode();
     let id = SnapshotId::of(&snapshot);
-    for (kind, base, len, delta) in [
-        // Nobody has it; another object; longer than it is; no delta at all.
-        (ObjectKind::Chunk, [0; 8], new.len(), &made[..]),
-        (ObjectKind::Chunk, other.prefix(), new.len(), &made[..]),
-        (ObjectKind::Chunk, base.prefix(), new.len() + 1, &made[..]),
-        (ObjectKind::Chunk, base.prefix(), new.len(), b"no delta"),
-        (ObjectKind::Tree, base.prefix(), new.len(), &made[..]),
-    ] {
+    let delta = |base: ObjectId, bytes: &[u8]| {
         let mut items = Batch::new();
-        items.push_delta(kind, base, len, delta);
+        items.push_delta(id_of(&new), &new, base, bytes).unwrap();
+        items.finish().unwrap()
+    };
+    let mut of_a_tree = Writer::new();
+    of_a_tree.varint(1);
+    of_a_tree.byte(ObjectKind::Tree as u8 | 0x80);
+    of_a_tree.fixed(&base.prefix());
+    of_a_tree.varint(0);
+    for body in [
+        // Nobody has it; another object; made from another one; of another kind; no text at all.
+        delta(id_of(b"nobody"), &old),
+        delta(id_of(&other), &old),
+        delta(base, &other),
+        body_of(&of_a_tree.finish(), b""),
+        delta(base, &old).split_last().unwrap().1.to_vec(),
+    ] {
         let mut raw = scene.raw(id).await;
-        raw.send(&frame(FrameKind::Objects, &items.finish().unwrap())).await;
+        raw.send(&frame(FrameKind::Objects, &body)).await;
         raw.objects(&[(ObjectKind::Snapshot, snapshot.clone()), root_object.clone()]).await;
         // Another object may come out of another base: then the right one is missing.
         let asked = raw.commit().await;
         let (full, missing) = (
             PushReply::NeedFull { items: vec![0] },
-            PushReply::Missing {
-                ids: vec![ObjectId::of(ObjectKind::Chunk, &new).into()],
-                more: false,
-            },
+            PushReply::Missing { ids: vec![id_of(&new).into()], more: false },
         );
         assert!(asked == full || asked == missing, "{asked:?}");
     }
@@ -333,9 +344,10 @@ async fn a_delta_with_a_lying_base_brings_nothing_in() {
     let mut items = Batch::new();
     items.push_full(ObjectKind::Snapshot, &theirs);
     items.push_full(ObjectKind::Tree, &root_object.1);
-    items.push_delta(ObjectKind::Chunk, base.prefix(), new.len(), &made);
+    items.push_delta(id_of(&new), &new, base, &old).unwrap();
     raw.send(&frame(FrameKind::Objects, &items.finish().unwrap())).await;
-    assert_eq!(raw.commit().await, PushReply::NeedFull { items: vec![2] });
+    // With it go those that came beside it.
+    assert_eq!(raw.commit().await, PushReply::NeedFull { items: vec![0, 1, 2] });
     // What the owner has is missing there.
     let held = load_snapshot(&scene.home.vault, scene.first).unwrap().root;
     let theirs = snapshot_of(held, stranger.device(), 1).encode();
@@ -382,8 +394,9 @@ async fn objects_without_end_meet_a_limit() {
     }
     assert_eq!(raw.refused().await.0, RefusalCode::Limit);
     let mut items = Batch::new();
+    let unknown = ObjectId::of(ObjectKind::Chunk, b"unknown");
     for _ in 0..11 {
-        items.push_delta(ObjectKind::Chunk, [9; 8], 1, b"");
+        items.push_delta(unknown, b"x", unknown, b"").unwrap();
     }
     let mut raw = scene.raw(new).await;
     raw.send(&frame(FrameKind::Objects, &items.finish().unwrap())).await;

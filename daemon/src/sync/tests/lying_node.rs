@@ -1,6 +1,5 @@
 //! A node that was joined and means harm, against a real home.
 
-use baton_protocol::frame::Item;
 use baton_protocol::id::ChunkId;
 use baton_protocol::message::{
     FetchReply, PushReply, PushRequest, Refusal, RunInfo, WireId, encode,
@@ -107,10 +106,8 @@ impl Handler for Script {
 impl Script {
     fn note(&self, body: &[u8]) {
         let mut seen = self.seen.lock().unwrap();
-        for item in decode_batch(body).unwrap() {
-            if let Item::Full { kind, bytes } = item {
-                seen.push(ObjectId::of(kind, &bytes));
-            }
+        for (kind, bytes) in Parcel::decode(body).unwrap().whole().unwrap().into_iter().flatten() {
+            seen.push(ObjectId::of(kind, &bytes));
         }
     }
 
@@ -310,7 +307,7 @@ async fn a_fetch_believes_what_it_can_check() {
     let say = |parts: &[Vec<u8>]| Lie::Say(parts.concat());
     let delta = {
         let mut items = Batch::new();
-        items.push_delta(ObjectKind::Snapshot, [0; 8], 10, b"delta");
+        items.push_delta(id.into(), &bytes, id.into(), &bytes).unwrap();
         frame(FrameKind::Objects, &items.finish().unwrap())
     };
     // A record of the snapshot with some other objects, whatever is said of their ids.
