@@ -172,6 +172,7 @@ struct Loading {
 impl PushSender {
     /// Starts a push that sends `plan` at once, in that order.
     pub fn new(hello: PushHello, plan: impl IntoIterator<Item = Planned>) -> Self {
+        let mut planned_order = Vec::new();
         let mut sender = Self {
             hello,
             phase: Phase::Opening,
@@ -191,7 +192,13 @@ impl PushSender {
         for planned in plan {
             if sender.objects.insert(key(&planned.id), Standing::Queued).is_none() {
                 sender.enqueue(planned);
+                planned_order.push(planned);
             }
+        }
+        // What is small altogether goes in the order of the plan, which is the best for deltas.
+        if sender.wanted.len() < GATHERED {
+            sender.wanted.clear();
+            sender.queue = planned_order.into();
         }
         sender.offer(hello.new.into());
         sender
