@@ -5,8 +5,10 @@
 //!
 //! - [`measure`]: how large it will be
 //! - [`staging`]: where it is built, and how it is put in place or taken away
+//! - [`crew`]: the threads that share the work
 //! - [`layout`]: directories first, and the list of what goes into them
-//! - [`write`]: files, by several threads, in the order in which the store can read them
+//! - [`write`]: what is one chunk, in the order in which the store can read it
+//! - [`large`]: files of several chunks, in parts
 //! - [`remove`]: taking away what a restore has made
 //!
 //! **Invariant:** nothing is written outside the target, whatever the tree says: every name was
@@ -14,14 +16,17 @@
 //! are made after everything else. An owner is never restored.
 
 mod measure;
+mod crew;
 mod layout;
+mod write;
+mod large;
 pub(crate) mod remove;
 mod staging;
-mod write;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use baton_protocol::id::TreeId;
 use baton_protocol::object::{Omission, OmitReason};
@@ -118,16 +123,11 @@ pub fn restore<S: ObjectSource + ?Sized>(
     progress: &Progress,
 ) -> Result<Restored, RestoreError> {
     let mut staging = staging::Staging::open(into, false)?;
-    measure::check(source, root)?;
+    let trees = measure::Kept::new(source);
+    measure::check(&trees, root)?;
     loop {
-        let build = Build {
-            source,
-            root: staging.directory(),
-            into,
-            progress,
-            not_carried: Mutex::default(),
-        };
-        let restored = build.run(root, root_mode, options.threads)?;
+        let build = Build::new(source, &trees, staging.directory(), into, options, progress);
+        let restored = build.run(root, root_mode)?;
         if staging.commit()? {
             return Ok(restored);
         }
@@ -140,18 +140,45 @@ pub fn restore<S: ObjectSource + ?Sized>(
 /// A restore under way.
 struct Build<'a, S: ?Sized> {
     source: &'a S,
+    trees: &'a measure::Kept<'a, S>,
     /// The directory that becomes the root of the tree.
     root: BorrowedFd<'a>,
     into: &'a Path,
+    threads: usize,
     progress: &'a Progress,
+    files: AtomicU64,
+    bytes: AtomicU64,
     not_carried: Mutex<Vec<Omission>>,
 }
 
-impl<S: ObjectSource + ?Sized> Build<'_, S> {
-    fn run(self, root: TreeId, root_mode: u16, threads: usize) -> Result<Restored, RestoreError> {
+impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
+    fn new(
+        source: &'a S,
+        trees: &'a measure::Kept<'a, S>,
+        root: BorrowedFd<'a>,
+        into: &'a Path,
+        options: &RestoreOptions,
+        progress: &'a Progress,
+    ) -> Self {
+        Self {
+            source,
+            trees,
+            root,
+            into,
+            threads: options.threads.max(1),
+            progress,
+            files: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            not_carried: Mutex::default(),
+        }
+    }
+
+    fn run(self, root: TreeId, root_mode: u16) -> Result<Restored, RestoreError> {
         let mut layout = self.lay_out(root)?;
-        let (files, bytes) = self.write_files(&mut layout, threads)?;
-        let links = self.make_links(&layout)?;
+        let files = std::mem::take(&mut layout.files);
+        self.write_files(&layout, files)?;
+        let mut links = std::mem::take(&mut layout.links);
+        self.write_pieces(&layout, &mut links)?;
         self.set_modes(&layout)?;
         let at = |action, error: Errno| Err(error).context(action, self.into);
         rustix::fs::fchmod(self.root, Mode::from_raw_mode(root_mode.into()))
@@ -160,7 +187,14 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
             self.not_carried.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         not_carried.sort_unstable();
         not_carried.dedup();
-        Ok(Restored { files: files + links, bytes, not_carried })
+        Ok(Restored { files: self.files.into_inner(), bytes: self.bytes.into_inner(), not_carried })
+    }
+
+    /// Counts what was made.
+    fn add(&self, files: u64, bytes: u64) {
+        self.files.fetch_add(files, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.add(files, bytes);
     }
 
     /// Names what the target cannot hold; a path too long to be written down by what is above it.

@@ -4,11 +4,14 @@
 //! another one a thousand times, which does the same. Each object is read once here, however often it is
 //! named.
 //!
+//! What was read is [kept](Kept) for the one who reads it next, to make it.
+//!
 //! **Invariant:** time and memory follow the number of different directories, not that of their copies.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
-use baton_protocol::id::TreeId;
+use baton_protocol::id::{ObjectId, TreeId};
 use baton_protocol::object::EntryKind;
 
 use super::RestoreError;
@@ -23,6 +26,58 @@ pub(super) const MAX_ENTRIES: u64 = 1 << 24;
 /// Most bytes of a checkout, holes included: 1 PiB, which takes minutes to look through if all of it is
 /// one hole.
 pub(super) const MAX_BYTES: u64 = 1 << 50;
+
+/// Bytes of directories that are kept: those of a tree of 200,000 files.
+const KEPT: usize = 16 << 20;
+
+/// Directories that were read once and will be read once more.
+pub(super) struct Kept<'a, S: ?Sized> {
+    source: &'a S,
+    nodes: Mutex<Nodes>,
+}
+
+#[derive(Default)]
+struct Nodes {
+    by_id: HashMap<ObjectId, Vec<u8>>,
+    bytes: usize,
+}
+
+impl<'a, S: ?Sized> Kept<'a, S> {
+    pub(super) fn new(source: &'a S) -> Self {
+        Self { source, nodes: Mutex::default() }
+    }
+
+    fn nodes(&self) -> std::sync::MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: ObjectSource + ?Sized> ObjectSource for Kept<'_, S> {
+    fn read(&self, id: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
+        {
+            let mut nodes = self.nodes();
+            if let Some(bytes) = nodes.by_id.remove(id) {
+                nodes.bytes -= bytes.len();
+                return Ok(Some(bytes));
+            }
+        }
+        let read = self.source.read(id)?;
+        if let Some(bytes) = &read {
+            let mut nodes = self.nodes();
+            if nodes.bytes + bytes.len() <= KEPT {
+                nodes.bytes += bytes.len();
+                if let Some(before) = nodes.by_id.insert(*id, bytes.clone()) {
+                    nodes.bytes -= before.len();
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    fn contains(&self, id: &ObjectId) -> Result<bool, StoreError> {
+        self.source.contains(id)
+    }
+}
 
 /// What writing a tree out makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -206,15 +206,10 @@ fn building_inside_the_target_ends_the_same() {
     let scanned = scan_tree(&from, &objects);
     let build = |others: bool| {
         let mut staging = staging::Staging::open(&to, true).unwrap();
-        let progress = Progress::default();
-        let build = Build {
-            source: &objects,
-            root: staging.directory(),
-            into: &to,
-            progress: &progress,
-            not_carried: Mutex::default(),
-        };
-        build.run(scanned.root, scanned.root_mode, 2).unwrap();
+        let (options, progress) = (RestoreOptions::default(), Progress::default());
+        let trees = measure::Kept::new(&objects);
+        let build = Build::new(&objects, &trees, staging.directory(), &to, &options, &progress);
+        build.run(scanned.root, scanned.root_mode).unwrap();
         if others {
             write(&to.join("other"), b"theirs", 0o644);
         }
