@@ -3,9 +3,10 @@
 //! Not here: changing a directory that has content. A restore makes a new one, in a folder of its
 //! own beside the target, and puts it in place with one rename.
 //!
-//! - [`measure`]: how large it will be
 //! - [`staging`]: where it is built, and how it is put in place or taken away
+//! - [`ahead`]: reading directories many at a time
 //! - [`crew`]: the threads that share the work
+//! - [`measure`]: how large it will be
 //! - [`layout`]: directories first, and the list of what goes into them
 //! - [`write`]: what is one chunk, in the order in which the store can read it
 //! - [`large`]: files of several chunks, in parts
@@ -15,8 +16,9 @@
 //! checked by the decoder, every path is walked by descriptor without following links, and links
 //! are made after everything else. An owner is never restored.
 
-mod measure;
+mod ahead;
 mod crew;
+mod measure;
 mod layout;
 mod write;
 mod large;
@@ -123,8 +125,8 @@ pub fn restore<S: ObjectSource + ?Sized>(
     progress: &Progress,
 ) -> Result<Restored, RestoreError> {
     let mut staging = staging::Staging::open(into, false)?;
-    let trees = measure::Kept::new(source);
-    measure::check(&trees, root)?;
+    let trees = ahead::Ahead::new(source);
+    measure::check(&trees, root, options.threads.max(1))?;
     loop {
         let build = Build::new(source, &trees, staging.directory(), into, options, progress);
         let restored = build.run(root, root_mode)?;
@@ -140,7 +142,7 @@ pub fn restore<S: ObjectSource + ?Sized>(
 /// A restore under way.
 struct Build<'a, S: ?Sized> {
     source: &'a S,
-    trees: &'a measure::Kept<'a, S>,
+    trees: &'a ahead::Ahead<'a, S>,
     /// The directory that becomes the root of the tree.
     root: BorrowedFd<'a>,
     into: &'a Path,
@@ -154,7 +156,7 @@ struct Build<'a, S: ?Sized> {
 impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
     fn new(
         source: &'a S,
-        trees: &'a measure::Kept<'a, S>,
+        trees: &'a ahead::Ahead<'a, S>,
         root: BorrowedFd<'a>,
         into: &'a Path,
         options: &RestoreOptions,

@@ -19,11 +19,11 @@ use rustix::io::Errno;
 use super::crew::Crew;
 use super::{Build, RestoreError, open_directory};
 use crate::error::StoreError;
-use crate::objects::{Location, ObjectSource};
+use crate::objects::{Location, ObjectSource, OpenRecord};
 use crate::snapshot::for_each_entry;
 
 /// Directories that one thread takes at a time.
-const BATCH: usize = 8;
+const BATCH: usize = 32;
 
 /// What is to be made.
 #[derive(Debug, Default)]
@@ -156,13 +156,20 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
             let threads = self.threads.min(level.len().div_ceil(BATCH));
             Crew::run(threads, |crew| {
                 let mut modes = Modes::default();
+                let mut record = OpenRecord::default();
                 while !crew.is_stopped() {
                     let start = next.fetch_add(BATCH, Ordering::Relaxed);
                     if start >= level.end {
                         break;
                     }
+                    let numbers = start..level.end.min(start + BATCH);
+                    let trees: Vec<TreeId> = numbers
+                        .clone()
+                        .map(|number| layout.directory(number as Number).map_or(root, |at| at.tree))
+                        .collect();
+                    self.trees.read_ahead(&trees, 1, &mut record)?;
                     let mut some = Layout::default();
-                    for number in start..level.end.min(start + BATCH) {
+                    for number in numbers {
                         self.lay_out_one(&layout, number as Number, root, &mut some, &mut modes)?;
                     }
                     found.lock().unwrap_or_else(PoisonError::into_inner).push((start, some));

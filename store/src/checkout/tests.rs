@@ -68,6 +68,12 @@ fn awkward(root: &Path) {
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         write(&at(format!("size-{size}").as_bytes()), &bytes, 0o644);
     }
+    // The same chunk over and over, and one that nobody may write to.
+    write(&at(b"repeats"), &[b'a'; 3 << 20], 0o644);
+    let mut large = vec![0; 3 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut large);
+    large[1 << 20..2 << 20].fill(0);
+    write(&at(b"large"), &large, 0o400);
     for name in [&b"\xff\xfe"[..], b"new\nline", &[b'n'; 255], b"-rf", b" ", b"\\", b"*"] {
         write(&at(name), name, 0o640);
     }
@@ -207,7 +213,7 @@ fn building_inside_the_target_ends_the_same() {
     let build = |others: bool| {
         let mut staging = staging::Staging::open(&to, true).unwrap();
         let (options, progress) = (RestoreOptions::default(), Progress::default());
-        let trees = measure::Kept::new(&objects);
+        let trees = ahead::Ahead::new(&objects);
         let build = Build::new(&objects, &trees, staging.directory(), &to, &options, &progress);
         build.run(scanned.root, scanned.root_mode).unwrap();
         if others {
