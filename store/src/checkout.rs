@@ -126,9 +126,10 @@ pub fn restore<S: ObjectSource + ?Sized>(
 ) -> Result<Restored, RestoreError> {
     let mut staging = staging::Staging::open(into, false)?;
     let trees = ahead::Ahead::new(source);
-    measure::check(&trees, root, options.threads.max(1))?;
+    let threads = options.threads.max(1);
+    measure::check(&trees, root, threads)?;
     loop {
-        let build = Build::new(source, &trees, staging.directory(), into, options, progress);
+        let build = Build::new(source, &trees, staging.directory(), into, threads, progress);
         let restored = build.run(root, root_mode)?;
         if staging.commit()? {
             return Ok(restored);
@@ -159,7 +160,7 @@ impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
         trees: &'a ahead::Ahead<'a, S>,
         root: BorrowedFd<'a>,
         into: &'a Path,
-        options: &RestoreOptions,
+        threads: usize,
         progress: &'a Progress,
     ) -> Self {
         Self {
@@ -167,7 +168,7 @@ impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
             trees,
             root,
             into,
-            threads: options.threads.max(1),
+            threads,
             progress,
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),

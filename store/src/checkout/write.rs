@@ -211,17 +211,14 @@ impl Opened {
         layout: &Layout,
         directory: Number,
     ) -> Result<&OwnedFd, Errno> {
-        match self.0.iter().position(|&(number, _)| number == directory) {
-            Some(at) => {
-                if let Some(before) = self.0.get_mut(..=at) {
-                    before.rotate_right(1);
-                }
+        if let Some(at) = self.0.iter().position(|&(number, _)| number == directory) {
+            if let Some(before) = self.0.get_mut(..=at) {
+                before.rotate_right(1);
             }
-            None => {
-                let fd = open_directory(build.root, layout.path(directory))?;
-                self.0.truncate(OPEN - 1);
-                self.0.insert(0, (directory, fd));
-            }
+        } else {
+            let fd = open_directory(build.root, layout.path(directory))?;
+            self.0.truncate(OPEN - 1);
+            self.0.insert(0, (directory, fd));
         }
         self.0.first().map(|(_, fd)| fd).ok_or(Errno::BADF)
     }
