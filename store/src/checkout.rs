@@ -1,27 +1,41 @@
 //! From a tree of objects to a new directory on the disk.
 //!
-//! Not here: changing a directory that has content. A restore makes a new one, in a folder of its
-//! own beside the target, and puts it in place with one rename.
+//! A [restore](restore()) makes a new directory, in a folder of its own beside the target, and puts it in
+//! place with one rename. A [change](change()) of a checkout touches only that in which two trees differ.
 //!
-//! - [`measure`]: how large it will be
 //! - [`staging`]: where it is built, and how it is put in place or taken away
+//! - [`ahead`]: reading directories many at a time
+//! - [`crew`]: the threads that share the work
+//! - [`measure`]: how large it will be
 //! - [`layout`]: directories first, and the list of what goes into them
-//! - [`write`]: files, by several threads, in the order in which the store can read them
+//! - [`write`]: what is one chunk, in the order in which the store can read it
+//! - [`large`]: files of several chunks, in parts
 //! - [`remove`]: taking away what a restore has made
+//! - [`difference`]: in what two trees differ, and what of it is there
+//! - [`moves`]: out of a checkout and into it
+//! - [`change`](mod@change): making a checkout of the one a checkout of the other
 //!
 //! **Invariant:** nothing is written outside the target, whatever the tree says: every name was
 //! checked by the decoder, every path is walked by descriptor without following links, and links
 //! are made after everything else. An owner is never restored.
 
+mod ahead;
+mod crew;
 mod measure;
 mod layout;
+mod write;
+mod large;
 pub(crate) mod remove;
 mod staging;
-mod write;
+mod difference;
+mod moves;
+mod change;
 
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use baton_protocol::id::TreeId;
 use baton_protocol::object::{Omission, OmitReason};
@@ -29,10 +43,13 @@ use baton_protocol::path::{MAX_PATH, RelPath};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
+pub use change::{Changed, Kept, Root, change};
+
 use crate::error::StoreError;
 use crate::fs::{Context, FsError};
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
+use layout::Layout;
 
 /// How a restore goes.
 #[derive(Clone, Copy, Debug)]
@@ -118,16 +135,12 @@ pub fn restore<S: ObjectSource + ?Sized>(
     progress: &Progress,
 ) -> Result<Restored, RestoreError> {
     let mut staging = staging::Staging::open(into, false)?;
-    measure::check(source, root)?;
+    let trees = ahead::Ahead::new(source);
+    let threads = options.threads.max(1);
+    measure::check(&trees, root, threads)?;
     loop {
-        let build = Build {
-            source,
-            root: staging.directory(),
-            into,
-            progress,
-            not_carried: Mutex::default(),
-        };
-        let restored = build.run(root, root_mode, options.threads)?;
+        let build = Build::new(source, &trees, staging.directory(), into, threads, progress);
+        let restored = build.run(root, root_mode)?;
         if staging.commit()? {
             return Ok(restored);
         }
@@ -140,27 +153,67 @@ pub fn restore<S: ObjectSource + ?Sized>(
 /// A restore under way.
 struct Build<'a, S: ?Sized> {
     source: &'a S,
+    trees: &'a ahead::Ahead<'a, S>,
     /// The directory that becomes the root of the tree.
     root: BorrowedFd<'a>,
     into: &'a Path,
+    threads: usize,
     progress: &'a Progress,
+    files: AtomicU64,
+    bytes: AtomicU64,
     not_carried: Mutex<Vec<Omission>>,
 }
 
-impl<S: ObjectSource + ?Sized> Build<'_, S> {
-    fn run(self, root: TreeId, root_mode: u16, threads: usize) -> Result<Restored, RestoreError> {
-        let mut layout = self.lay_out(root)?;
-        let (files, bytes) = self.write_files(&mut layout, threads)?;
-        let links = self.make_links(&layout)?;
+impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
+    fn new(
+        source: &'a S,
+        trees: &'a ahead::Ahead<'a, S>,
+        root: BorrowedFd<'a>,
+        into: &'a Path,
+        threads: usize,
+        progress: &'a Progress,
+    ) -> Self {
+        Self {
+            source,
+            trees,
+            root,
+            into,
+            threads,
+            progress,
+            files: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            not_carried: Mutex::default(),
+        }
+    }
+
+    fn run(self, root: TreeId, root_mode: u16) -> Result<Restored, RestoreError> {
+        let layout = self.lay_out(root)?;
+        let (root, into) = (self.root, self.into);
+        let restored = self.fill(layout)?;
+        rustix::fs::fchmod(root, Mode::from_raw_mode(root_mode.into()))
+            .context("setting the mode of", into)?;
+        Ok(restored)
+    }
+
+    /// Makes what goes into the directories.
+    fn fill(self, mut layout: Layout) -> Result<Restored, RestoreError> {
+        let files = std::mem::take(&mut layout.files);
+        self.write_files(&layout, files)?;
+        let mut links = std::mem::take(&mut layout.links);
+        self.write_pieces(&layout, &mut links)?;
         self.set_modes(&layout)?;
-        let at = |action, error: Errno| Err(error).context(action, self.into);
-        rustix::fs::fchmod(self.root, Mode::from_raw_mode(root_mode.into()))
-            .or_else(|error| at("setting the mode of", error))?;
         let mut not_carried =
             self.not_carried.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         not_carried.sort_unstable();
         not_carried.dedup();
-        Ok(Restored { files: files + links, bytes, not_carried })
+        Ok(Restored { files: self.files.into_inner(), bytes: self.bytes.into_inner(), not_carried })
+    }
+
+    /// Counts what was made.
+    fn add(&self, files: u64, bytes: u64) {
+        self.files.fetch_add(files, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.progress.add(files, bytes);
     }
 
     /// Names what the target cannot hold; a path too long to be written down by what is above it.
@@ -191,10 +244,14 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
     }
 
     fn failed(&self, action: &'static str, path: &[u8], error: Errno) -> RestoreError {
-        use std::os::unix::ffi::OsStrExt;
-        let path = self.into.join(std::ffi::OsStr::from_bytes(path));
-        FsError { action, path, source: error.into() }.into()
+        failed(self.into, action, path, error)
     }
+}
+
+/// An error at a path below a directory.
+fn failed(above: &Path, action: &'static str, path: &[u8], error: Errno) -> RestoreError {
+    let path = above.join(std::ffi::OsStr::from_bytes(path));
+    FsError { action, path, source: error.into() }.into()
 }
 
 /// Opens a directory of the tree being built.

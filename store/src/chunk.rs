@@ -43,6 +43,11 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     ZEROS.get(..bytes.len()) == Some(bytes)
 }
 
+/// Whether a chunk is all zero, told from its name.
+pub(crate) fn is_zero_chunk(extent: Extent) -> bool {
+    ZEROS.get(..extent.len as usize).is_some_and(|zeros| ChunkId::of(zeros) == extent.chunk)
+}
+
 /// Puts content that is in memory.
 pub fn store_bytes<S: ObjectSink + ?Sized>(bytes: &[u8], sink: &S) -> Result<Blob, StoreError> {
     if bytes.len() <= MAX_CHUNK {

@@ -2,18 +2,21 @@
 //!
 //! A tree of a few objects can stand for more files than any disk holds: a directory that names
 //! another one a thousand times, which does the same. Each object is read once here, however often it is
-//! named.
+//! named: level by level, so that those of one level are read in the order of the log and by several threads.
 //!
 //! **Invariant:** time and memory follow the number of different directories, not that of their copies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use baton_protocol::id::TreeId;
 use baton_protocol::object::EntryKind;
 
 use super::RestoreError;
+use super::ahead::{Ahead, BATCH};
+use super::crew::Crew;
 use crate::error::StoreError;
-use crate::objects::ObjectSource;
+use crate::objects::{ObjectSource, OpenRecord};
 use crate::snapshot::for_each_entry;
 
 /// Most files, links and directories of a checkout: some times the largest trees known. The list of
@@ -40,62 +43,108 @@ impl Extent {
     }
 }
 
-/// A directory whose entries are known, and whose directories are being measured.
+/// What is in one directory.
+#[derive(Debug, Default)]
+struct Own {
+    extent: Extent,
+    directories: Vec<TreeId>,
+}
+
+/// A directory whose directories are being measured.
 struct Open {
     tree: TreeId,
     left: Vec<TreeId>,
     so_far: Extent,
 }
 
-/// Measures a tree.
-pub(super) fn measure<S: ObjectSource + ?Sized>(
-    source: &S,
+/// Refuses a tree that no checkout should be made of.
+pub(super) fn check<S: ObjectSource + ?Sized>(
+    source: &Ahead<'_, S>,
     root: TreeId,
-) -> Result<Extent, StoreError> {
-    let mut measured: HashMap<TreeId, Extent> = HashMap::new();
-    let mut above: Vec<Open> = Vec::new();
-    let mut at = open(source, root)?;
-    loop {
-        if let Some(tree) = at.left.pop() {
-            match measured.get(&tree) {
-                Some(&extent) => at.so_far.add(extent),
-                None => above.push(std::mem::replace(&mut at, open(source, tree)?)),
-            }
-            continue;
-        }
-        let Open { tree, so_far, .. } = at;
-        measured.insert(tree, so_far);
-        let Some(next) = above.pop() else { return Ok(so_far) };
-        at = next;
-        at.so_far.add(so_far);
+    threads: usize,
+) -> Result<(), RestoreError> {
+    let Extent { entries, bytes } = add_up(read_all(source, root, threads)?, root);
+    if entries > MAX_ENTRIES || bytes > MAX_BYTES {
+        return Err(RestoreError::TooLarge { entries, bytes });
     }
+    Ok(())
 }
 
-fn open<S: ObjectSource + ?Sized>(source: &S, tree: TreeId) -> Result<Open, StoreError> {
-    let (mut left, mut so_far) = (Vec::new(), Extent::default());
+/// Reads every different directory.
+fn read_all<S: ObjectSource + ?Sized>(
+    source: &Ahead<'_, S>,
+    root: TreeId,
+    threads: usize,
+) -> Result<HashMap<TreeId, Own>, RestoreError> {
+    let mut all = HashMap::new();
+    let mut known = HashSet::from([root]);
+    let mut level = vec![root];
+    while !level.is_empty() {
+        let left = Mutex::new(level.chunks(BATCH));
+        let found = Mutex::new(Vec::with_capacity(level.len()));
+        Crew::run(threads.min(level.len().div_ceil(BATCH)), |crew| {
+            let mut record = OpenRecord::default();
+            while !crew.is_stopped() {
+                let Some(trees) = left.lock().unwrap_or_else(PoisonError::into_inner).next() else {
+                    break;
+                };
+                // To be measured, and to be made.
+                source.read_ahead(trees, 2, &mut record)?;
+                let mut some = Vec::with_capacity(trees.len());
+                for &tree in trees {
+                    some.push((tree, read(source, tree)?));
+                }
+                found.lock().unwrap_or_else(PoisonError::into_inner).append(&mut some);
+            }
+            Ok(())
+        })?;
+        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let below = found.iter().flat_map(|(_, own)| &own.directories);
+        level = below.copied().filter(|&tree| known.insert(tree)).collect();
+        all.extend(found);
+    }
+    Ok(all)
+}
+
+fn read<S: ObjectSource + ?Sized>(source: &Ahead<'_, S>, tree: TreeId) -> Result<Own, StoreError> {
+    let mut own = Own::default();
     for_each_entry(source, tree, |entry| {
         let bytes = match entry.kind {
             EntryKind::File { blob, .. } => blob.size,
             EntryKind::Symlink { .. } => 0,
             EntryKind::Directory { tree, .. } => {
-                left.push(tree);
+                own.directories.push(tree);
                 0
             }
         };
-        so_far.add(Extent { entries: 1, bytes });
+        own.extent.add(Extent { entries: 1, bytes });
         Ok::<_, StoreError>(())
     })?;
-    Ok(Open { tree, left, so_far })
+    Ok(own)
 }
 
-/// Refuses a tree that no checkout should be made of.
-pub(super) fn check<S: ObjectSource + ?Sized>(
-    source: &S,
-    root: TreeId,
-) -> Result<(), RestoreError> {
-    let Extent { entries, bytes } = measure(source, root)?;
-    if entries > MAX_ENTRIES || bytes > MAX_BYTES {
-        return Err(RestoreError::TooLarge { entries, bytes });
+/// What all copies of all directories make together.
+fn add_up(mut all: HashMap<TreeId, Own>, root: TreeId) -> Extent {
+    let mut open = |tree| {
+        // No directory is in itself: it is named by what it is a part of.
+        let Own { extent: so_far, directories: left } = all.remove(&tree).unwrap_or_default();
+        Open { tree, left, so_far }
+    };
+    let mut measured: HashMap<TreeId, Extent> = HashMap::new();
+    let mut above: Vec<Open> = Vec::new();
+    let mut at = open(root);
+    loop {
+        if let Some(tree) = at.left.pop() {
+            match measured.get(&tree) {
+                Some(&extent) => at.so_far.add(extent),
+                None => above.push(std::mem::replace(&mut at, open(tree))),
+            }
+            continue;
+        }
+        let Open { tree, so_far, .. } = at;
+        measured.insert(tree, so_far);
+        let Some(next) = above.pop() else { return so_far };
+        at = next;
+        at.so_far.add(so_far);
     }
-    Ok(())
 }

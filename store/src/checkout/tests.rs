@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use baton_protocol::id::{ChunkId, ManifestId, ObjectKind};
+use baton_protocol::id::{ChunkId, ManifestId, ObjectKind, VaultId};
 use baton_protocol::object::{Blob, Content, Entry, EntryKind, Tree, TreeSums};
 use rustix::fs::{CWD, FileType, OFlags};
 
@@ -17,25 +17,29 @@ use crate::scan::directory::{list, open_in};
 use crate::scan::{ScanOptions, Scanned, scan};
 use crate::stat_cache::StatCache;
 
-fn scan_tree(root: &Path, objects: &MemoryObjects) -> Scanned {
+pub(super) fn scan_tree<S: ObjectSink + ObjectSource>(root: &Path, objects: &S) -> Scanned {
     let options = ScanOptions::default();
     scan(root, &StatCache::default(), objects, &options, &Progress::default()).unwrap()
 }
 
-fn restore_tree(objects: &MemoryObjects, scanned: &Scanned, into: &Path) -> Restored {
+pub(super) fn restore_tree<S: ObjectSource>(
+    objects: &S,
+    scanned: &Scanned,
+    into: &Path,
+) -> Restored {
     let options = RestoreOptions::default();
     let progress = Progress::default();
     restore(objects, scanned.root, scanned.root_mode, into, &options, &progress).unwrap()
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32) {
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) {
     let mut file = crate::fs::create_new(path).unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
     file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// What stands in a directory, as another program sees it: by path, mode and content.
-fn look(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
+pub(super) fn look(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
     let mut seen = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
@@ -55,19 +59,25 @@ fn look(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
 }
 
 /// Takes away what the temporary folder cannot: directories that are closed, or too deep.
-fn tidy(dir: &Path) {
+pub(super) fn tidy(dir: &Path) {
     let fd: OwnedFd = crate::fs::open(dir).unwrap().into();
     remove::remove_contents(fd.as_fd()).unwrap();
 }
 
 /// Everything that trees have and copies tend to lose.
-fn awkward(root: &Path) {
+pub(super) fn awkward(root: &Path) {
     let at = |name: &[u8]| root.join(OsStr::from_bytes(name));
     for size in [0, 1, 256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1] {
         let mut bytes = vec![0; size];
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         write(&at(format!("size-{size}").as_bytes()), &bytes, 0o644);
     }
+    // The same chunk over and over, and one that nobody may write to.
+    write(&at(b"repeats"), &vec![b'a'; 3 << 20], 0o644);
+    let mut large = vec![0; 3 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut large);
+    large[1 << 20..2 << 20].fill(0);
+    write(&at(b"large"), &large, 0o400);
     for name in [&b"\xff\xfe"[..], b"new\nline", &[b'n'; 255], b"-rf", b" ", b"\\", b"*"] {
         write(&at(name), name, 0o640);
     }
@@ -118,6 +128,25 @@ fn an_awkward_tree_comes_back_exactly() {
     assert!(look(&from) == look(&to), "an independent walk finds a difference");
     // Nothing is left beside it.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    tidy(dir.path());
+}
+
+#[test]
+fn an_awkward_tree_comes_back_out_of_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::create_dir(&from).unwrap();
+    awkward(&from);
+    let store = crate::store::Store::open(&dir.path().join("store")).unwrap();
+    let vault = store.vault(VaultId::from_bytes([1; 16])).unwrap();
+    let intake = vault.intake();
+    let scanned = scan_tree(&from, &intake);
+    intake.keep(&[scanned.root.into()]).unwrap();
+    store.fold().unwrap();
+    let at = vault.locations(&[scanned.root.into()]).unwrap();
+    assert!(matches!(at.as_slice(), [Some(_)]));
+    restore_tree(&vault, &scanned, &to);
+    assert!(look(&from) == look(&to), "an independent walk finds a difference");
     tidy(dir.path());
 }
 
@@ -207,14 +236,9 @@ fn building_inside_the_target_ends_the_same() {
     let build = |others: bool| {
         let mut staging = staging::Staging::open(&to, true).unwrap();
         let progress = Progress::default();
-        let build = Build {
-            source: &objects,
-            root: staging.directory(),
-            into: &to,
-            progress: &progress,
-            not_carried: Mutex::default(),
-        };
-        build.run(scanned.root, scanned.root_mode, 2).unwrap();
+        let trees = ahead::Ahead::new(&objects);
+        let build = Build::new(&objects, &trees, staging.directory(), &to, 2, &progress);
+        build.run(scanned.root, scanned.root_mode).unwrap();
         if others {
             write(&to.join("other"), b"theirs", 0o644);
         }

@@ -1,4 +1,4 @@
-//! The files of a restore: read in the order of the disk, written by several threads.
+//! What is made of one chunk: small files, parts of large ones, links.
 //!
 //! A thread takes whole records, so that each is read and decompressed once; a file costs one lookup, the
 //! hash of its bytes, and three system calls: it is made with its mode, written and closed.
@@ -6,30 +6,30 @@
 //! **Invariant:** a file is new and is reached through no link; it has its exact mode, and all its bytes,
 //! before the folder that it is in can be reached by anybody else.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use baton_protocol::id::{ChunkId, ObjectId};
-use baton_protocol::object::{Blob, Content, Extent, MAX_CHUNK};
+use baton_protocol::id::ObjectId;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::layout::{File, Layout, Modes, Number};
+use super::crew::Crew;
+use super::layout::{Layout, Modes, Number, Piece, Place, What};
 use super::{Build, RestoreError, open_directory};
-use crate::chunk::{for_each_extent, is_zero, read_chunk};
+use crate::chunk::is_zero;
 use crate::error::StoreError;
-use crate::objects::{Location, ObjectSource, OpenRecord};
+use crate::objects::{ObjectSource, OpenRecord};
 
-/// Files that one thread takes at a time, and the rest of the last one's record.
+/// Pieces that one thread takes at a time, and the rest of the last one's record.
 const BATCH: usize = 64;
 
-/// Files that one thread takes at most: there may be millions of copies of one content.
+/// Pieces that one thread takes at most: there may be millions of copies of one content.
 const MOST: usize = 16 * BATCH;
 
-/// Files that are looked up at a time.
-const LOOKUPS: usize = 64 * 1024;
+/// Pieces that are looked up at a time.
+const LOOKUPS: usize = 16 * 1024;
 
 /// Directories that one thread keeps open.
 const OPEN: usize = 16;
@@ -37,255 +37,189 @@ const OPEN: usize = 16;
 /// Zeros shorter than a page of the file system are written: a hole would not be one.
 const HOLE: usize = 4096;
 
-const CREATE: OFlags = OFlags::WRONLY
-    .union(OFlags::CREATE)
-    .union(OFlags::EXCL)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+/// How a file is opened to be written.
+pub(super) const WRITE: OFlags = OFlags::WRONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What the threads share.
-struct Writing<'a> {
-    layout: &'a Layout,
-    /// The first file that nobody has taken.
-    next: Mutex<usize>,
-    files: AtomicU64,
-    bytes: AtomicU64,
-    stop: AtomicBool,
-    failure: Mutex<Option<RestoreError>>,
-}
+/// How a file is made.
+pub(super) const CREATE: OFlags = WRITE.union(OFlags::CREATE).union(OFlags::EXCL);
 
-/// What a thread keeps from one file to the next.
+/// What a thread keeps from one piece to the next.
 #[derive(Default)]
 struct Desk {
     opened: Opened,
     record: OpenRecord,
     modes: Modes,
+    /// The large file that the last part was of.
+    large: Option<(Place, File)>,
+    /// What was made and is not counted yet.
+    files: u64,
+    bytes: u64,
 }
 
 /// The directories that a thread has open, the last used one first.
 #[derive(Default)]
-struct Opened(Vec<(Number, OwnedFd)>);
-
-impl<'a> Writing<'a> {
-    /// Takes the next files: some, up to the end of a record.
-    fn take(&self) -> &'a [File] {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = self.layout.files.get(*next..).unwrap_or_default();
-        let record = |file: &File| file.at.map(|at| at.record());
-        let mut end = left.len().min(BATCH);
-        while end < MOST
-            && let [last, following, ..] = left.get(end.saturating_sub(1)..).unwrap_or_default()
-            && record(last).is_some()
-            && record(last) == record(following)
-        {
-            end += 1;
-        }
-        *next += end;
-        left.get(..end).unwrap_or_default()
-    }
-}
+pub(super) struct Opened(Vec<(Number, OwnedFd)>);
 
 impl<S: ObjectSource + ?Sized> Build<'_, S> {
-    /// Writes all files; returns their number and bytes.
-    pub(super) fn write_files(
+    /// Makes all pieces, and takes them off the list.
+    pub(super) fn write_pieces(
         &self,
-        layout: &mut Layout,
-        threads: usize,
-    ) -> Result<(u64, u64), RestoreError> {
-        for files in layout.files.chunks_mut(LOOKUPS) {
-            let ids: Vec<ObjectId> = files.iter().map(|file| file.blob.content.id()).collect();
-            for (file, at) in files.iter_mut().zip(self.source.locations(&ids)?) {
-                file.at = at;
-            }
-        }
-        // Copies of one content stand together, and what is not on the disk comes first.
-        layout.files.sort_unstable_by_key(|file| (file.at, file.place));
-        let writing = Writing {
-            layout,
-            next: Mutex::new(0),
-            files: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            failure: Mutex::new(None),
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.max(1) {
-                // Without a further thread this one does the work.
-                let spawned = std::thread::Builder::new()
-                    .name("restore".to_owned())
-                    .spawn_scoped(scope, || self.write_some(&writing));
-                if let Err(error) = spawned {
-                    tracing::warn!(%error, "restoring with fewer threads");
-                }
-            }
-            self.write_some(&writing);
-        });
-        match writing.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok((writing.files.into_inner(), writing.bytes.into_inner())),
-        }
-    }
-
-    fn write_some(&self, writing: &Writing<'_>) {
-        let mut desk = Desk::default();
-        loop {
-            let batch = writing.take();
-            if batch.is_empty() {
-                return;
-            }
-            for file in batch {
-                if writing.stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let written = if self.progress.is_cancelled() {
-                    Err(RestoreError::Cancelled)
-                } else {
-                    self.write_file(writing, &mut desk, file)
-                };
-                if let Err(error) = written {
-                    writing.stop.store(true, Ordering::Relaxed);
-                    let mut failure =
-                        writing.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    failure.get_or_insert(error);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn write_file(
-        &self,
-        writing: &Writing<'_>,
-        desk: &mut Desk,
-        file: &File,
+        layout: &Layout,
+        pieces: &mut Vec<Piece>,
     ) -> Result<(), RestoreError> {
-        let Desk { opened, record, modes } = desk;
-        let layout = writing.layout;
-        let failed = |action, error: Errno| self.failed(action, &layout.path_of(file.place), error);
-        let number = file.place.directory;
-        let directory = match opened.take(number) {
-            Some(fd) => fd,
-            None => open_directory(self.root, layout.path(number))
-                .map_err(|error| failed("opening the directory of", error))?,
-        };
-        let mode = Mode::from_raw_mode(file.mode.into());
-        let created = rustix::fs::openat(&directory, layout.name(file.place), CREATE, mode);
-        opened.keep(number, directory);
-        let to = match created {
-            Ok(to) => std::fs::File::from(to),
-            Err(error) => return self.refused("creating", &layout.path_of(file.place), error),
-        };
-        let written = match file.blob.content {
-            Content::Chunk(chunk) => {
-                let extent = Extent { len: file.blob.size as u32, chunk };
-                self.write_chunk(&to, extent, file.at.as_ref(), record)
+        self.locate(pieces)?;
+        // Copies of one content stand together, and what is not on the disk comes first.
+        pieces.sort_unstable_by_key(|piece| (piece.at, piece.place));
+        let left = Mutex::new(pieces.as_slice());
+        let threads = self.threads.min(pieces.len().div_ceil(BATCH));
+        Crew::run(threads, |crew| {
+            let mut desk = Desk::default();
+            loop {
+                let batch = take(&mut left.lock().unwrap_or_else(PoisonError::into_inner));
+                if batch.is_empty() {
+                    return Ok(());
+                }
+                for piece in batch {
+                    if crew.is_stopped() {
+                        return Ok(());
+                    }
+                    if self.progress.is_cancelled() {
+                        return Err(RestoreError::Cancelled);
+                    }
+                    self.write_piece(layout, &mut desk, piece)?;
+                }
+                self.add(std::mem::take(&mut desk.files), std::mem::take(&mut desk.bytes));
             }
-            Content::Manifest(_) => self.write_content(&to, file.blob),
-        };
-        written.map_err(|error| match error {
-            ContentError::Write(error) => failed("writing", error),
-            ContentError::Restore(error) => error,
         })?;
-        let comes_out = match modes.comes_out(file.mode) {
-            Some(comes_out) => comes_out,
-            None => rustix::fs::fstat(to.as_fd())
-                .map(|stat| modes.note(file.mode, stat.st_mode))
-                .map_err(|error| failed("looking at", error))?,
-        };
-        if !comes_out {
-            rustix::fs::fchmod(to.as_fd(), mode)
-                .map_err(|error| failed("setting the mode of", error))?;
-        }
-        writing.files.fetch_add(1, Ordering::Relaxed);
-        writing.bytes.fetch_add(file.blob.size, Ordering::Relaxed);
-        self.progress.add(1, file.blob.size);
+        pieces.clear();
         Ok(())
     }
 
-    /// Writes a file that is one chunk.
-    fn write_chunk(
+    /// Finds out where the chunks are.
+    fn locate(&self, pieces: &mut [Piece]) -> Result<(), RestoreError> {
+        let threads = self.threads.min(pieces.len().div_ceil(LOOKUPS));
+        let left = Mutex::new(pieces.chunks_mut(LOOKUPS));
+        Crew::run(threads, |crew| {
+            while !crew.is_stopped() {
+                let Some(some) = left.lock().unwrap_or_else(PoisonError::into_inner).next() else {
+                    break;
+                };
+                let ids: Vec<ObjectId> = some.iter().map(|piece| piece.chunk.into()).collect();
+                for (piece, at) in some.iter_mut().zip(self.source.locations(&ids)?) {
+                    piece.at = at;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn write_piece(
         &self,
-        to: &std::fs::File,
-        extent: Extent,
-        at: Option<&Location>,
-        record: &mut OpenRecord,
-    ) -> Result<(), ContentError> {
-        let id = ObjectId::from(extent.chunk);
-        let bytes = self.source.read_from(record, &id, at)?;
-        if bytes.len() as u64 != u64::from(extent.len) {
+        layout: &Layout,
+        desk: &mut Desk,
+        piece: &Piece,
+    ) -> Result<(), RestoreError> {
+        let Desk { opened, record, modes, large, .. } = desk;
+        let place = piece.place;
+        let failed = |action, error: Errno| self.failed(action, &layout.path_of(place), error);
+        let refused = |error| self.refused("creating", &layout.path_of(place), error);
+        let id = ObjectId::from(piece.chunk);
+        let bytes = self.source.read_from(record, &id, piece.at.as_ref())?;
+        if bytes.len() as u64 != u64::from(piece.len) {
             return Err(StoreError::DamagedObject(id).into());
         }
-        let written = if bytes.len() >= HOLE && is_zero(bytes) {
-            to.set_len(bytes.len() as u64)
-        } else {
-            to.write_all_at(bytes, 0)
-        };
-        written.map_err(|error| write_error(&error))
-    }
-
-    fn write_content(&self, to: &std::fs::File, blob: Blob) -> Result<(), ContentError> {
-        // The last chunk that was all zero: a hole has the same one over and over.
-        let mut zero: Option<ChunkId> = None;
-        let mut end = 0;
-        for_each_extent(self.source, blob, |offset, extent| {
-            if self.progress.is_cancelled() {
-                return Err(ContentError::Restore(RestoreError::Cancelled));
+        let is_hole = bytes.len() >= HOLE && is_zero(bytes);
+        let directory = opened
+            .find(self, layout, place.directory)
+            .map_err(|error| failed("opening the directory of", error))?;
+        match piece.what {
+            What::File(mode) => {
+                let raw_mode = Mode::from_raw_mode(mode.into());
+                let made = rustix::fs::openat(directory, layout.name(place), CREATE, raw_mode);
+                let to = match made {
+                    Ok(to) => File::from(to),
+                    Err(error) => return refused(error),
+                };
+                let written = if is_hole {
+                    to.set_len(bytes.len() as u64)
+                } else {
+                    to.write_all_at(bytes, 0)
+                };
+                written.map_err(|error| failed("writing", errno(&error)))?;
+                let comes_out = match modes.comes_out(mode) {
+                    Some(comes_out) => comes_out,
+                    None => rustix::fs::fstat(to.as_fd())
+                        .map(|stat| modes.note(mode, stat.st_mode))
+                        .map_err(|error| failed("looking at", error))?,
+                };
+                if !comes_out {
+                    rustix::fs::fchmod(to.as_fd(), raw_mode)
+                        .map_err(|error| failed("setting the mode of", error))?;
+                }
+                desk.files += 1;
+                desk.bytes += u64::from(piece.len);
             }
-            if zero == Some(extent.chunk) {
-                return Ok(());
+            // Its length is set: what is not written is a hole.
+            What::Part(_) if is_hole => desk.bytes += u64::from(piece.len),
+            What::Part(offset) => {
+                if large.as_ref().is_none_or(|(opened, _)| *opened != place) {
+                    let to =
+                        rustix::fs::openat(directory, layout.name(place), WRITE, Mode::empty())
+                            .map_err(|error| failed("opening", error))?;
+                    *large = Some((place, to.into()));
+                }
+                if let Some((_, to)) = large {
+                    to.write_all_at(bytes, offset)
+                        .map_err(|error| failed("writing", errno(&error)))?;
+                }
+                desk.bytes += u64::from(piece.len);
             }
-            let bytes = read_chunk(self.source, extent)?;
-            if bytes.len() >= HOLE && is_zero(&bytes) {
-                zero = Some(extent.chunk);
-                return Ok(());
-            }
-            end = offset + bytes.len() as u64;
-            to.write_all_at(&bytes, offset).map_err(|error| write_error(&error))
-        })?;
-        if end < blob.size {
-            to.set_len(blob.size).map_err(|error| write_error(&error))?;
+            What::Link => match rustix::fs::symlinkat(bytes, directory, layout.name(place)) {
+                Ok(()) => desk.files += 1,
+                Err(error) => return refused(error),
+            },
         }
         Ok(())
     }
+}
 
-    /// The bytes of a blob that is one chunk.
-    pub(super) fn read_small(&self, blob: Blob) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = Vec::new();
-        for_each_extent(self.source, blob, |offset, extent: Extent| {
-            if offset + u64::from(extent.len) > MAX_CHUNK as u64 {
-                return Err(StoreError::DamagedObject(blob.content.id()));
-            }
-            bytes.extend_from_slice(&read_chunk(self.source, extent)?);
-            Ok(())
-        })?;
-        Ok(bytes)
+/// Takes the next pieces: some, up to the end of a record.
+fn take<'a>(left: &mut &'a [Piece]) -> &'a [Piece] {
+    let record = |piece: &Piece| piece.at.map(|at| at.record());
+    let mut end = left.len().min(BATCH);
+    while end < MOST
+        && let [last, following, ..] = left.get(end.saturating_sub(1)..).unwrap_or_default()
+        && record(last).is_some()
+        && record(last) == record(following)
+    {
+        end += 1;
     }
+    let (taken, rest) = left.split_at_checked(end).unwrap_or_default();
+    *left = rest;
+    taken
 }
 
-/// Why a file has not got its content.
-enum ContentError {
-    Write(Errno),
-    Restore(RestoreError),
-}
-
-impl From<StoreError> for ContentError {
-    fn from(error: StoreError) -> Self {
-        Self::Restore(error.into())
-    }
-}
-
-fn write_error(error: &std::io::Error) -> ContentError {
-    ContentError::Write(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+fn errno(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
 impl Opened {
-    fn take(&mut self, directory: Number) -> Option<OwnedFd> {
-        let at = self.0.iter().position(|&(number, _)| number == directory)?;
-        Some(self.0.remove(at).1)
-    }
-
-    fn keep(&mut self, directory: Number, fd: OwnedFd) {
-        self.0.truncate(OPEN - 1);
-        self.0.insert(0, (directory, fd));
+    /// A directory of the tree being built.
+    pub(super) fn find<S: ObjectSource + ?Sized>(
+        &mut self,
+        build: &Build<'_, S>,
+        layout: &Layout,
+        directory: Number,
+    ) -> Result<&OwnedFd, Errno> {
+        if let Some(at) = self.0.iter().position(|&(number, _)| number == directory) {
+            if let Some(before) = self.0.get_mut(..=at) {
+                before.rotate_right(1);
+            }
+        } else {
+            let fd = open_directory(build.root, layout.path(directory))?;
+            self.0.truncate(OPEN - 1);
+            self.0.insert(0, (directory, fd));
+        }
+        self.0.first().map(|(_, fd)| fd).ok_or(Errno::BADF)
     }
 }
