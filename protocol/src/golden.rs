@@ -336,17 +336,17 @@ fn requests() {
     assert_golden(
         &found,
         r"
-        join: 1e00000001010100[09*20]066c6170746f70
-        hello: 0300000001010101
-        push: 4400000001010102[01*16]00[02*32][03*16]
-        fetch: 0300000001010103
-        refs: 0300000001010104
-        create run: 6600000001010105[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f
-        list runs: 0300000001010106
-        show run: 1300000001010107[01*16]
-        logs: 1600000001010108[01*16]ac0201
-        wait run: 1300000001010109[01*16]
-        cancel run: 130000000101010a[01*16]
+        join: 1e00000001020200[09*20]066c6170746f70
+        hello: 0300000001020201
+        push: 4400000001020202[01*16]00[02*32][03*16]
+        fetch: 0300000001020203
+        refs: 0300000001020204
+        create run: 6600000001020205[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f
+        list runs: 0300000001020206
+        show run: 1300000001020207[01*16]
+        logs: 1600000001020208[01*16]ac0201
+        wait run: 1300000001020209[01*16]
+        cancel run: 130000000102020a[01*16]
         commit: 010000000100
         want: 2300000001000103[06*32]
     ",
@@ -420,5 +420,5 @@ fn numbers() {
     assert_eq!(message::encode(&RefusalCode::Version).unwrap()[5..], [0]);
     assert_eq!(message::encode(&RefusalCode::Unavailable).unwrap()[5..], [10]);
     assert_eq!(message::ALPN, b"baton/1");
-    assert_eq!(message::VERSION, 1);
+    assert_eq!(message::VERSION, 2);
 }

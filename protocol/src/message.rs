@@ -13,7 +13,7 @@ use crate::id::{
 };
 
 /// The version of the messages in this file.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
 pub const ALPN: &[u8] = b"baton/1";

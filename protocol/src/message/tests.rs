@@ -95,13 +95,13 @@ proptest! {
 
 #[test]
 fn a_newer_client_is_told_our_version_whatever_it_asks() {
-    // Versions 2 to 3, and a request that this version does not know.
-    let body = [2, 3, 200, 1, 2, 3];
+    // Versions 3 to 4, and a request that this version does not know.
+    let body = [3, 4, 200, 1, 2, 3];
     assert!(decode::<Opening>(&body).is_err());
     let refused = Opening::decode(&body).unwrap_err();
-    assert!(matches!(refused, OpeningError::Version { oldest: 2, newest: 3 }));
-    assert_eq!(refused.to_string(), "the client speaks versions 2 to 3, this program speaks 1");
-    assert!(matches!(Opening::decode(&[1, 1, 200]), Err(OpeningError::Malformed(_))));
+    assert!(matches!(refused, OpeningError::Version { oldest: 3, newest: 4 }));
+    assert_eq!(refused.to_string(), "the client speaks versions 3 to 4, this program speaks 2");
+    assert!(matches!(Opening::decode(&[1, 2, 200]), Err(OpeningError::Malformed(_))));
     assert!(matches!(Opening::decode(&[]), Err(OpeningError::Malformed(_))));
     // A client that also speaks ours.
     assert!(Opening::decode(&[1, 3, 1]).unwrap().is_spoken());
