@@ -6,6 +6,7 @@ use clap::Parser as _;
 
 /// Whole commands beside the tools of today.
 #[derive(Debug, clap::Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Arguments {
     /// Where everything is made; decides on which file system is measured.
     #[arg(long, value_name = "DIR", default_value = "target/bench")]

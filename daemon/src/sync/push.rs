@@ -322,7 +322,9 @@ fn take_record(
 ) -> Result<u64, TakeError> {
     let damaged = || TakeError::Malformed("a damaged record".to_owned());
     let head = records::table(&body, entries).ok_or_else(damaged)?;
-    entries.iter().for_each(|_| receiver.accept_chunk());
+    for _ in entries.iter() {
+        receiver.accept_chunk();
+    }
     intake.put_record(body, head, entries)?;
     Ok(entries.len() as u64)
 }

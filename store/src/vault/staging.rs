@@ -170,7 +170,9 @@ impl Staging {
         entries: &[RecordEntry],
     ) -> Result<(), StoreError> {
         self.check()?;
-        entries.iter().for_each(|entry| self.log.place(entry.id, Place::UnderWay));
+        for entry in entries {
+            self.log.place(entry.id, Place::UnderWay);
+        }
         self.do_or_offer(vault, Job::Keep(record))
     }
 
