@@ -83,6 +83,8 @@ pub enum StoreError {
     Incomplete {
         /// What failed.
         first: String,
+        /// Whether there was no room.
+        is_full: bool,
     },
     /// A record could not be compressed; memory is the only known cause.
     #[error("compressing a record")]
@@ -116,6 +118,7 @@ impl StoreError {
             Self::Database { source, .. } => {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
+            Self::Incomplete { is_full, .. } => *is_full,
             _ => false,
         }
     }

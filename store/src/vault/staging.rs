@@ -93,7 +93,7 @@ struct Log {
 #[derive(Clone, Debug)]
 enum Failure {
     /// Something that was put did not get into the log.
-    Lost(String),
+    Lost { first: String, is_full: bool },
     /// A record said of this object that it is what it is not.
     Forged(ObjectId),
 }
@@ -270,7 +270,9 @@ impl Log {
     fn check(&self) -> Result<(), StoreError> {
         match self.failed.get() {
             None => Ok(()),
-            Some(Failure::Lost(first)) => Err(StoreError::Incomplete { first: first.clone() }),
+            Some(Failure::Lost { first, is_full }) => {
+                Err(StoreError::Incomplete { first: first.clone(), is_full: *is_full })
+            }
             Some(&Failure::Forged(id)) => Err(StoreError::Forged(id)),
         }
     }
@@ -371,11 +373,11 @@ impl Log {
 
     /// Remembers a failure.
     fn note<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        outcome.inspect_err(|error| self.fail(error.to_string()))
+        outcome.inspect_err(|error| self.fail(error.to_string(), error.is_disk_full()))
     }
 
-    fn fail(&self, why: String) {
-        self.failed.get_or_init(|| Failure::Lost(why));
+    fn fail(&self, first: String, is_full: bool) {
+        self.failed.get_or_init(|| Failure::Lost { first, is_full });
     }
 
     fn find(&self, id: &ObjectId) -> Option<Place> {

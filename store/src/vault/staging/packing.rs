@@ -52,7 +52,7 @@ struct UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.log.fail("the thread that packs records has failed".to_owned());
+            self.log.fail("the thread that packs records has failed".to_owned(), false);
         }
         self.taken.fewer();
     }
