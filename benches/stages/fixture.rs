@@ -132,32 +132,6 @@ impl Fixture {
         files.next().unwrap().unwrap().path()
     }
 
-    /// The tree with so many files edited, in the vault only.
-    pub(crate) fn root_with(&self, edited: usize) -> TreeId {
-        let mut folders = vec![self.tree.clone()];
-        let mut before = Vec::new();
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if before.len() < edited {
-                    before.push((std::fs::read(&path).unwrap(), path));
-                }
-            }
-        }
-        for (bytes, path) in &before {
-            std::fs::write(path, [bytes, &b"// one more line\n"[..]].concat()).unwrap();
-        }
-        let intake = self.vault().intake();
-        let root = scan_into(&self.tree, &StatCache::default(), &intake).root;
-        intake.keep(&[root.into()]).unwrap();
-        for (bytes, path) in before {
-            std::fs::write(path, bytes).unwrap();
-        }
-        root
-    }
-
     pub(crate) fn vault(&self) -> Vault {
         vault_of(&self.store)
     }

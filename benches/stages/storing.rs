@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use baton_protocol::id::{ObjectId, ObjectKind, TreeId};
-use baton_store::checkout::{RestoreOptions, Root, change, restore};
+use baton_store::checkout::{RestoreOptions, restore};
 use baton_store::objects::{ObjectSink, ObjectSource};
 use baton_store::plan::plan_push;
 use baton_store::scan::Progress;
@@ -148,25 +148,5 @@ pub(crate) fn checkouts(criterion: &mut Criterion, fixture: &Fixture) {
             BatchSize::PerIteration,
         );
     });
-    let at = fixture.folder.path().join("changed");
-    let (options, progress) = (RestoreOptions::default(), Progress::default());
-    restore(&vault, fixture.root, 0o755, &at, &options, &progress).unwrap();
-    let cache = StatCache::default();
-    for (name, edited) in [("one file changed", 1), ("500 files changed", 500)] {
-        let root = |tree| Root { tree, mode: 0o755 };
-        let mut roots = (root(fixture.root), root(fixture.root_with(edited)));
-        group.throughput(Throughput::Elements(edited as u64));
-        group.bench_function(name, |bencher| {
-            bencher.iter(|| {
-                let changed = change(&vault, &cache, roots, &at, &options, &progress).unwrap();
-                assert_eq!((changed.files, changed.kept.len()), (edited as u64, 0));
-                // And back, the next time.
-                roots = (roots.1, roots.0);
-            });
-        });
-        if roots.1.tree == fixture.root {
-            change(&vault, &cache, roots, &at, &options, &progress).unwrap();
-        }
-    }
     group.finish();
 }
