@@ -1,7 +1,7 @@
 //! From a tree of objects to a new directory on the disk.
 //!
-//! A [restore](restore()) makes a new directory, in a folder of its own beside the target, and puts it in
-//! place with one rename. A [change](change()) of a checkout touches only that in which two trees differ.
+//! Not here: changing a directory that has content. A restore makes a new one, in a folder of its
+//! own beside the target, and puts it in place with one rename.
 //!
 //! - [`staging`]: where it is built, and how it is put in place or taken away
 //! - [`ahead`]: reading directories many at a time
@@ -11,9 +11,6 @@
 //! - [`write`]: what is one chunk, in the order in which the store can read it
 //! - [`large`]: files of several chunks, in parts
 //! - [`remove`]: taking away what a restore has made
-//! - [`difference`]: in what two trees differ, and what of it is there
-//! - [`moves`]: out of a checkout and into it
-//! - [`change`](mod@change): making a checkout of the one a checkout of the other
 //!
 //! **Invariant:** nothing is written outside the target, whatever the tree says: every name was
 //! checked by the decoder, every path is walked by descriptor without following links, and links
@@ -27,12 +24,8 @@ mod write;
 mod large;
 pub(crate) mod remove;
 mod staging;
-mod difference;
-mod moves;
-mod change;
 
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,13 +36,10 @@ use baton_protocol::path::{MAX_PATH, RelPath};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-pub use change::{Changed, Kept, Root, change};
-
 use crate::error::StoreError;
 use crate::fs::{Context, FsError};
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
-use layout::Layout;
 
 /// How a restore goes.
 #[derive(Clone, Copy, Debug)]
@@ -187,21 +177,15 @@ impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
     }
 
     fn run(self, root: TreeId, root_mode: u16) -> Result<Restored, RestoreError> {
-        let layout = self.lay_out(root)?;
-        let (root, into) = (self.root, self.into);
-        let restored = self.fill(layout)?;
-        rustix::fs::fchmod(root, Mode::from_raw_mode(root_mode.into()))
-            .context("setting the mode of", into)?;
-        Ok(restored)
-    }
-
-    /// Makes what goes into the directories.
-    fn fill(self, mut layout: Layout) -> Result<Restored, RestoreError> {
+        let mut layout = self.lay_out(root)?;
         let files = std::mem::take(&mut layout.files);
         self.write_files(&layout, files)?;
         let mut links = std::mem::take(&mut layout.links);
         self.write_pieces(&layout, &mut links)?;
         self.set_modes(&layout)?;
+        let at = |action, error: Errno| Err(error).context(action, self.into);
+        rustix::fs::fchmod(self.root, Mode::from_raw_mode(root_mode.into()))
+            .or_else(|error| at("setting the mode of", error))?;
         let mut not_carried =
             self.not_carried.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         not_carried.sort_unstable();
@@ -244,14 +228,10 @@ impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
     }
 
     fn failed(&self, action: &'static str, path: &[u8], error: Errno) -> RestoreError {
-        failed(self.into, action, path, error)
+        use std::os::unix::ffi::OsStrExt;
+        let path = self.into.join(std::ffi::OsStr::from_bytes(path));
+        FsError { action, path, source: error.into() }.into()
     }
-}
-
-/// An error at a path below a directory.
-fn failed(above: &Path, action: &'static str, path: &[u8], error: Errno) -> RestoreError {
-    let path = above.join(std::ffi::OsStr::from_bytes(path));
-    FsError { action, path, source: error.into() }.into()
 }
 
 /// Opens a directory of the tree being built.

@@ -121,36 +121,6 @@ impl Layout {
         Place { directory, start, len: name.len() as u8 }
     }
 
-    /// Adds a file or a link; a directory is nothing that is filled.
-    pub(super) fn add(
-        &mut self,
-        directory: Number,
-        name: &[u8],
-        kind: EntryKind,
-    ) -> Result<(), StoreError> {
-        let place = self.place(directory, name);
-        let at = None;
-        match kind {
-            EntryKind::File { mode, blob } => match blob.content {
-                Content::Chunk(chunk) => {
-                    let (len, what) = (blob.size as u32, What::File(mode));
-                    self.files.push(Piece { at, place, chunk, len, what });
-                }
-                Content::Manifest(_) => self.large.push(Large { place, mode, blob }),
-            },
-            EntryKind::Symlink { target } => {
-                // The decoder lets through what is one chunk long.
-                let Content::Chunk(chunk) = target.content else {
-                    return Err(StoreError::DamagedObject(target.content.id()));
-                };
-                let (len, what) = (target.size as u32, What::Link);
-                self.links.push(Piece { at, place, chunk, len, what });
-            }
-            EntryKind::Directory { .. } => {}
-        }
-        Ok(())
-    }
-
     /// Adds what is in some more directories.
     fn append(&mut self, mut other: Self) {
         let before = self.names.len() as u32;
@@ -245,8 +215,24 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
                 return Ok(());
             }
             match kind {
-                EntryKind::File { .. } | EntryKind::Symlink { .. } => {
-                    to.add(number, &name, kind)?;
+                EntryKind::File { mode, blob } => {
+                    let place = to.place(number, &name);
+                    match blob.content {
+                        Content::Chunk(chunk) => {
+                            let what = What::File(mode);
+                            let len = blob.size as u32;
+                            to.files.push(Piece { at: None, place, chunk, len, what });
+                        }
+                        Content::Manifest(_) => to.large.push(Large { place, mode, blob }),
+                    }
+                }
+                EntryKind::Symlink { target } => {
+                    // The decoder lets through what is one chunk long.
+                    let Content::Chunk(chunk) = target.content else {
+                        return Err(StoreError::DamagedObject(tree.into()).into());
+                    };
+                    let (place, len) = (to.place(number, &name), target.size as u32);
+                    to.links.push(Piece { at: None, place, chunk, len, what: What::Link });
                 }
                 EntryKind::Directory { mode, tree, below: said } => {
                     let above = match opened.take() {

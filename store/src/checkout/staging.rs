@@ -24,10 +24,9 @@ use crate::fs::{Context, FsError};
 use crate::scan::directory::{list, open_in};
 
 /// Bytes of the target's name in that of the staging folder, so that it fits a name.
-pub(super) const NAME_KEPT: usize = 200;
+const NAME_KEPT: usize = 200;
 
-/// How a directory is opened that the user names.
-pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A directory whose content becomes the target's, or is taken away.
 #[derive(Debug)]
@@ -36,7 +35,6 @@ pub(super) struct Staging {
     /// What the folder is in, and its name there.
     above: OwnedFd,
     name: OsString,
-    path: PathBuf,
     target: PathBuf,
     place: Place,
     is_committed: bool,
@@ -118,32 +116,7 @@ impl Staging {
         let directory = open_in(above.as_fd(), name.as_bytes()).context("opening", &path)?;
         // Without the bit that a folder may have handed down: below it every mode comes out alike.
         rustix::fs::fchmod(&directory, Mode::RWXU).context("creating", &path)?;
-        Ok(Self { directory, above, name, path, target, place, is_committed: false })
-    }
-
-    /// Opens a folder for what is moved into a checkout and out of it: beside it, or in it where that cannot
-    /// be. It is taken away at the end.
-    pub(super) fn scratch(checkout: BorrowedFd<'_>, path: &Path) -> Result<Self, RestoreError> {
-        let path = path.canonicalize().context("resolving", path)?;
-        if !is_mount_point(&path) {
-            match Self::open_beside(&path, true) {
-                Err(RestoreError::Fs(error)) if cannot_build_beside(&error) => {}
-                opened => return opened,
-            }
-        }
-        let inside = checkout.try_clone_to_owned().context("opening", &path)?;
-        Self::make(inside, &path, ".baton", path.clone(), Place::Inside)
-    }
-
-    /// Leaves the folder where it is: what is in it may be nowhere else.
-    pub(super) fn leave(&mut self) {
-        tracing::warn!(path = %self.path.display(), "files of a checkout are left here");
-        self.is_committed = true;
-    }
-
-    /// Where the folder is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { directory, above, name, target, place, is_committed: false })
     }
 
     /// The directory to build in.
@@ -221,7 +194,7 @@ fn move_entry(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>) -> Result<(
 }
 
 /// Renames to a name that nothing has.
-pub(super) fn rename_new(
+fn rename_new(
     from: BorrowedFd<'_>,
     name: &[u8],
     to: BorrowedFd<'_>,

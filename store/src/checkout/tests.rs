@@ -17,29 +17,25 @@ use crate::scan::directory::{list, open_in};
 use crate::scan::{ScanOptions, Scanned, scan};
 use crate::stat_cache::StatCache;
 
-pub(super) fn scan_tree<S: ObjectSink + ObjectSource>(root: &Path, objects: &S) -> Scanned {
+fn scan_tree<S: ObjectSink + ObjectSource>(root: &Path, objects: &S) -> Scanned {
     let options = ScanOptions::default();
     scan(root, &StatCache::default(), objects, &options, &Progress::default()).unwrap()
 }
 
-pub(super) fn restore_tree<S: ObjectSource>(
-    objects: &S,
-    scanned: &Scanned,
-    into: &Path,
-) -> Restored {
+fn restore_tree<S: ObjectSource>(objects: &S, scanned: &Scanned, into: &Path) -> Restored {
     let options = RestoreOptions::default();
     let progress = Progress::default();
     restore(objects, scanned.root, scanned.root_mode, into, &options, &progress).unwrap()
 }
 
-pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) {
+fn write(path: &Path, bytes: &[u8], mode: u32) {
     let mut file = crate::fs::create_new(path).unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
     file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// What stands in a directory, as another program sees it: by path, mode and content.
-pub(super) fn look(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
+fn look(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
     let mut seen = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
@@ -59,13 +55,13 @@ pub(super) fn look(root: &Path) -> BTreeMap<Vec<u8>, (u32, Vec<u8>)> {
 }
 
 /// Takes away what the temporary folder cannot: directories that are closed, or too deep.
-pub(super) fn tidy(dir: &Path) {
+fn tidy(dir: &Path) {
     let fd: OwnedFd = crate::fs::open(dir).unwrap().into();
     remove::remove_contents(fd.as_fd()).unwrap();
 }
 
 /// Everything that trees have and copies tend to lose.
-pub(super) fn awkward(root: &Path) {
+fn awkward(root: &Path) {
     let at = |name: &[u8]| root.join(OsStr::from_bytes(name));
     for size in [0, 1, 256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1] {
         let mut bytes = vec![0; size];
