@@ -226,22 +226,19 @@ pub fn receive(
                     _ => take_batch(&intake, &mut receiver, &frame.body),
                 };
                 match came {
-                    Ok(count) => {
+                    Ok((count, bytes)) => {
                         objects += count;
-                        unkept += len;
+                        unkept += bytes;
                     }
-                    Err(TakeError::Malformed(why)) => {
-                        return Ok(wire.refuse(RefusalCode::Malformed, why)?);
-                    }
-                    Err(TakeError::Store(error)) => {
-                        return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
-                    }
+                    Err(error) => return error.tell(wire),
                 }
                 if objects > quota.objects || receiver.unresolved() > quota.unresolved {
                     return Ok(wire.refuse(RefusalCode::Limit, "too many objects in one push")?);
                 }
                 if unkept >= quota.keep_at {
-                    intake.flush()?;
+                    if let Err(error) = intake.flush() {
+                        return TakeError::from(error).tell(wire);
+                    }
                     unkept = 0;
                 }
                 continue;
@@ -292,6 +289,16 @@ enum TakeError {
     Store(StoreError),
 }
 
+impl TakeError {
+    /// Ends the push with it.
+    fn tell(self, wire: &mut Wire) -> Result<(), SyncError> {
+        match self {
+            Self::Malformed(why) => Ok(wire.refuse(RefusalCode::Malformed, why)?),
+            Self::Store(error) => Ok(wire.send(&Reply::Refused(store_refusal(&error)))?),
+        }
+    }
+}
+
 impl From<StoreError> for TakeError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -313,33 +320,40 @@ impl From<DecodeError> for TakeError {
     }
 }
 
-/// Stages a record, whose hashes are checked beside; returns how many objects it says that it holds.
+/// Stages a record, whose hashes are checked beside; returns how many objects it says that it holds, and its bytes.
 fn take_record(
     intake: &Intake,
     receiver: &mut PushReceiver,
     entries: &mut Vec<RecordEntry>,
     body: Vec<u8>,
-) -> Result<u64, TakeError> {
+) -> Result<(u64, u64), TakeError> {
+    let len = body.len() as u64;
     let damaged = || TakeError::Malformed("a damaged record".to_owned());
     let head = records::table(&body, entries).ok_or_else(damaged)?;
     for _ in entries.iter() {
         receiver.accept_chunk();
     }
     intake.put_record(body, head, entries)?;
-    Ok(entries.len() as u64)
+    Ok((entries.len() as u64, len))
 }
 
-/// Checks and stages the objects of one batch; returns how many came.
-fn take_batch(intake: &Intake, receiver: &mut PushReceiver, body: &[u8]) -> Result<u64, TakeError> {
+/// Checks and stages the objects of one batch; returns how many came, and the bytes of those that are whole.
+fn take_batch(
+    intake: &Intake,
+    receiver: &mut PushReceiver,
+    body: &[u8],
+) -> Result<(u64, u64), TakeError> {
     let mut parcel = Parcel::decode(body)?;
     let count = parcel.len() as u64;
     while let Some(wanted) = parcel.next_base() {
         parcel.supply(find_base(intake, wanted)?);
     }
+    let mut taken = 0;
     for (id, bytes) in receiver.accept_batch(parcel)? {
         intake.put_hashed(id, &bytes)?;
+        taken += bytes.len() as u64;
     }
-    Ok(count)
+    Ok((count, taken))
 }
 
 /// Asks for what is missing, in as many messages as that takes.

@@ -3,6 +3,7 @@
 
 use baton_protocol::frame::{FrameKind, MAX_FRAME, encode_header};
 use baton_protocol::id::ObjectKind;
+use baton_protocol::object::MAX_CHUNK;
 use baton_store::objects::{Location, ObjectSource, OpenRecord, PackedRecord};
 use baton_store::segment::{RecordEntry, RecordHead, decode_table};
 
@@ -23,8 +24,10 @@ pub(super) fn send(wire: &mut Wire, record: &[u8]) -> Result<(), SyncError> {
     Ok(wire.write(record)?)
 }
 
-/// Takes the table of a record that came, all of it chunks: nothing else travels so.
+/// Takes the table of a record that came, all of it chunks as they may be: nothing else travels so.
 pub(super) fn table(body: &[u8], entries: &mut Vec<RecordEntry>) -> Option<RecordHead> {
     let head = decode_table(body, entries)?;
-    entries.iter().all(|entry| entry.id.kind == ObjectKind::Chunk).then_some(head)
+    let is_chunk =
+        |entry: &RecordEntry| entry.id.kind == ObjectKind::Chunk && entry.len as usize <= MAX_CHUNK;
+    entries.iter().all(is_chunk).then_some(head)
 }

@@ -202,6 +202,10 @@ impl RecordPacker {
         builder: &RecordBuilder,
         class: Class,
     ) -> Result<&[u8], delta::DeltaError> {
+        // Nobody could read it back.
+        if builder.raw.len() > MAX_RAW {
+            return Err(delta::DeltaError::Length { expected: MAX_RAW });
+        }
         self.compressor.compress(&builder.raw, &mut self.packed)?;
         let (codec, payload) = if self.packed.len() < builder.raw.len() - builder.raw.len() / 16 {
             (ZSTD, &self.packed)

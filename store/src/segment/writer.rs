@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::footer::{FooterEntry, encode_footer};
 use super::reader::{SegmentHeader, scan_as};
@@ -65,6 +65,7 @@ pub struct SegmentWriter {
     hasher: blake3::Hasher,
     entries: Vec<FooterEntry>,
     broken: bool,
+    disk: Arc<Disk>,
 }
 
 impl SegmentWriter {
@@ -96,7 +97,18 @@ impl SegmentWriter {
         hasher.update(&bytes);
         let len = bytes.len() as u64;
         let entries = Vec::new();
-        Ok(Self { file, path, header, len, synced: 0, begun: 0, hasher, entries, broken: false })
+        Ok(Self {
+            file,
+            path,
+            header,
+            len,
+            synced: 0,
+            begun: 0,
+            hasher,
+            entries,
+            broken: false,
+            disk: Arc::default(),
+        })
     }
 
     /// Goes on with a segment that an earlier process left open, after its last intact record.
@@ -131,7 +143,18 @@ impl SegmentWriter {
         file.set_len(len).context("cutting", path)?;
         let (file, path) = (Arc::new(file), path.to_owned());
         let begun = len;
-        Ok(Some(Self { file, path, header, len, synced: 0, begun, hasher, entries, broken: false }))
+        Ok(Some(Self {
+            file,
+            path,
+            header,
+            len,
+            synced: 0,
+            begun,
+            hasher,
+            entries,
+            broken: false,
+            disk: Arc::default(),
+        }))
     }
 
     /// Which segment it is.
@@ -199,7 +222,8 @@ impl SegmentWriter {
             return Err(self.refusal());
         }
         let to = self.len;
-        let sync = || Sync { file: Arc::clone(&self.file), path: self.path.clone(), to };
+        let (file, disk) = (Arc::clone(&self.file), Arc::clone(&self.disk));
+        let sync = || Sync { file, disk, path: self.path.clone(), to };
         Ok((self.synced < to).then(sync))
     }
 
@@ -222,10 +246,11 @@ impl SegmentWriter {
         }
         let name = hash.to_hex().to_string();
         let finish = || {
-            self.file.sync_data().context("syncing", &self.path)?;
-            fs::rename(&self.path, &self.path.with_file_name(&name))
+            self.disk.sync(&self.file, &self.path)?;
+            fs::rename(&self.path, &self.path.with_file_name(&name))?;
+            Ok(())
         };
-        finish().map_err(|error| SealError::Broken(error.into()))?;
+        finish().map_err(SealError::Broken)?;
         Ok(Sealed { name, len: self.len + footer.len() as u64 })
     }
 
@@ -242,14 +267,35 @@ impl SegmentWriter {
 #[derive(Debug)]
 pub struct Sync {
     file: Arc<File>,
+    disk: Arc<Disk>,
     path: PathBuf,
     to: u64,
+}
+
+/// Syncs of one segment, one after the other.
+///
+/// The system tells of a write that failed once, to whoever syncs next: of two at the same time the other would hear that all
+/// is well. So after a failure none succeeds.
+#[derive(Debug, Default)]
+struct Disk(Mutex<bool>);
+
+impl Disk {
+    fn sync(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        let mut has_failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *has_failed {
+            let detail = "an earlier sync failed";
+            return Err(StoreError::Damaged { path: path.to_owned(), offset: 0, detail });
+        }
+        let synced = file.sync_data().context("syncing", path);
+        *has_failed = synced.is_err();
+        Ok(synced?)
+    }
 }
 
 impl Sync {
     /// Runs it; returns up to where the segment is durable.
     pub fn run(&self) -> Result<u64, StoreError> {
-        Ok(self.file.sync_data().context("syncing", &self.path).map(|()| self.to)?)
+        self.disk.sync(&self.file, &self.path).map(|()| self.to)
     }
 }
 

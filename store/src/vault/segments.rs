@@ -222,10 +222,11 @@ impl Vault {
                 None => continue,
             };
             let Some(begun) = begun else { continue };
-            let synced = begun.run();
+            // Noted before anybody else can end a sync of the same segment.
+            let synced = begun.run().map_err(poison);
             match lock().as_mut().filter(|open| open.segment == segment) {
-                Some(open) => open.writer.end_sync(synced).map_err(poison)?,
-                None => drop(synced.map_err(poison)?),
+                Some(open) => open.writer.end_sync(synced)?,
+                None => drop(synced?),
             }
         }
         Ok(())

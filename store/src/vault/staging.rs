@@ -158,7 +158,10 @@ impl Staging {
     fn do_or_offer(&self, vault: &Vault, job: Job) -> Result<(), StoreError> {
         match self.packing.offer(&self.log, vault, job) {
             None => Ok(()),
-            Some(job) => self.log.work(vault, job),
+            Some(job) => {
+                let _under_way = self.packing.count(&self.log);
+                self.log.work(vault, job)
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use baton_protocol::encode::Writer;
 use baton_protocol::frame::{HEADER, MAX_FRAME};
 use baton_protocol::id::{ChunkId, ManifestId, RunId, ThreadId};
 use baton_protocol::message::{MAX_IDS, PushReply, PushRequest, RunSpec, RunState, WireId, encode};
-use baton_protocol::object::{Blob, Content, Extent, MAX_OBJECT, Manifest, Tree};
+use baton_protocol::object::{Blob, Content, Extent, MAX_CHUNK, MAX_OBJECT, Manifest, Tree};
 use baton_store::layout::Class;
 use baton_store::segment::RecordBuilder;
 
@@ -160,6 +160,7 @@ async fn frames_that_are_none_are_refused_and_said_to_be() {
     let objects = |body: &[u8]| frame(FrameKind::Objects, body);
     let bomb = delta::compress(&vec![0; MAX_OBJECT], 3).unwrap();
     let long = MAX_OBJECT as u64;
+    let long_chunk = vec![7; MAX_CHUNK + 1];
     let too_long = u32::try_from(MAX_FRAME + 1).unwrap().to_le_bytes();
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("a body of 4 GiB", vec![0xff, 0xff, 0xff, 0xff, 2]),
@@ -179,6 +180,10 @@ async fn frames_that_are_none_are_refused_and_said_to_be() {
         ("many bombs", objects(&body(&[(1, long); 4], &bomb))),
         ("a delta that is not there", objects(&body(&[(0x81, 9)], b""))),
         ("a record that is none", frame(FrameKind::Record, b"BTNR")),
+        (
+            "a record of a chunk too long",
+            frame(FrameKind::Record, &record(&[(&long_chunk, &long_chunk)])),
+        ),
         ("a damaged record", frame(FrameKind::Record, &record(&[(b"one", b"one")])[1..])),
         (
             "a record that lies",

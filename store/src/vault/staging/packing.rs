@@ -44,7 +44,8 @@ struct Taken {
 }
 
 /// One of them, until it is appended or lost.
-struct UnderWay<'a> {
+#[derive(Debug)]
+pub(super) struct UnderWay<'a> {
     taken: &'a Taken,
     log: &'a Log,
 }
@@ -83,6 +84,12 @@ impl Packing {
                 Some(job)
             }
         }
+    }
+
+    /// Counts a record that its bringer brings into the log.
+    pub(super) fn count<'a>(&'a self, log: &'a Log) -> UnderWay<'a> {
+        *lock(&self.taken.count) += 1;
+        UnderWay { taken: &self.taken, log }
     }
 
     /// Returns once everything that was handed over is appended, or something was lost.
