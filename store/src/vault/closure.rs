@@ -45,6 +45,21 @@ pub(super) struct Walk {
     walked: HashSet<ObjectId>,
 }
 
+/// What is missing, each once.
+#[derive(Default)]
+struct Missing {
+    ids: Vec<ObjectId>,
+    noted: HashSet<ObjectId>,
+}
+
+impl Missing {
+    fn note(&mut self, id: ObjectId) {
+        if self.noted.insert(id) {
+            self.ids.push(id);
+        }
+    }
+}
+
 /// An object to be looked at.
 #[derive(Clone, Debug)]
 struct Open {
@@ -99,6 +114,20 @@ impl Walk {
             let open = vec![Open { id: root, said: Said::Nothing, before }];
             *self = Self { root: Some(root), open, ..Self::default() };
         }
+        let missing = self.go_on(vault, staging, limit);
+        if missing.is_err() {
+            // Whoever asks again meets it again.
+            self.root = None;
+        }
+        missing
+    }
+
+    fn go_on(
+        &mut self,
+        vault: &Vault,
+        staging: &Staging,
+        limit: usize,
+    ) -> Result<Vec<ObjectId>, StoreError> {
         loop {
             let missing = self.metadata(vault, staging, limit)?;
             if !missing.is_empty() {
@@ -118,31 +147,19 @@ impl Walk {
         staging: &Staging,
         limit: usize,
     ) -> Result<Vec<ObjectId>, StoreError> {
-        let mut missing = Vec::new();
-        let mut asked = HashSet::new();
+        let mut missing = Missing::default();
         let mut absent = Vec::new();
-        while missing.len() < limit
+        while missing.ids.len() < limit
             && self.chunks.len() < MOST_CHUNKS
             && let Some(open) = self.open.pop()
         {
-            let looked = self.look(vault, staging, &open);
-            match looked {
-                Ok(true) => {}
-                Ok(false) => {
-                    if asked.insert(open.id) {
-                        missing.push(open.id);
-                    }
-                    absent.push(open);
-                }
-                Err(error) => {
-                    // Whoever asks again meets it again.
-                    self.root = None;
-                    return Err(error);
-                }
+            if !self.look(vault, staging, &open)? {
+                missing.note(open.id);
+                absent.push(open);
             }
         }
         self.open.append(&mut absent);
-        Ok(missing)
+        Ok(missing.ids)
     }
 
     /// Looks at chunks until there is none, or `limit` are missing.
@@ -152,29 +169,23 @@ impl Walk {
         staging: &Staging,
         limit: usize,
     ) -> Result<Vec<ObjectId>, StoreError> {
-        let mut missing = Vec::new();
-        let mut asked = HashSet::new();
+        let mut missing = Missing::default();
         let mut absent = Vec::new();
-        while missing.len() < limit
+        while missing.ids.len() < limit
             && let Some((chunk, said)) = self.chunks.pop()
         {
             let id = ObjectId::from(chunk);
-            match staging.length(vault, &id) {
-                Ok(Some(len)) if len == said => {}
-                Ok(None) => {
-                    if asked.insert(id) {
-                        missing.push(id);
-                    }
+            match staging.length(vault, &id)? {
+                Some(len) if len == said => {}
+                Some(_) => return Err(StoreError::Contradicted(id)),
+                None => {
+                    missing.note(id);
                     absent.push((chunk, said));
-                }
-                other => {
-                    self.root = None;
-                    return Err(other.err().unwrap_or(StoreError::Contradicted(id)));
                 }
             }
         }
         self.chunks.append(&mut absent);
-        Ok(missing)
+        Ok(missing.ids)
     }
 
     /// What was walked through, once.
