@@ -16,7 +16,7 @@ pub mod fetch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use baton_protocol::frame::FrameError;
+use baton_protocol::frame::{FrameError, FrameKind, encode_header};
 use baton_protocol::id::ObjectId;
 use baton_protocol::message::{Refusal, RefusalCode, Reply};
 use baton_store::error::StoreError;
@@ -144,6 +144,12 @@ impl Wire {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
         self.runtime.block_on(self.stream.write(bytes))
+    }
+
+    /// Writes a whole frame.
+    fn write_frame(&mut self, kind: FrameKind, body: &[u8]) -> Result<(), SyncError> {
+        self.write(&encode_header(kind, body.len())?)?;
+        Ok(self.write(body)?)
     }
 
     fn send<T: Serialize>(&mut self, message: &T) -> Result<(), TransportError> {

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use baton_protocol::batch::{Batch, Parcel};
-use baton_protocol::frame::{FrameKind, encode_header};
+use baton_protocol::frame::FrameKind;
 use baton_protocol::id::{ObjectId, ObjectKind, SnapshotId};
 use baton_protocol::message::{
     FetchReply, FetchRequest, MAX_IDS, RefusalCode, Reply, WireId, decode,
@@ -213,7 +213,7 @@ fn send(
             && let Some(record) = records::read(vault, open, at)?
             && record.entries.iter().map(|entry| &entry.id).eq(ids())
         {
-            records::send(wire, record.bytes)?;
+            wire.write_frame(FrameKind::Record, record.bytes)?;
             continue;
         }
         for (at, id) in together {
@@ -235,7 +235,7 @@ fn send(
         }
     }
     if !batch.is_empty() {
-        write_batch(wire, &mut batch)?;
+        wire.write_frame(FrameKind::Objects, &batch.finish()?)?;
     }
     // One of a kind that does not exist is not here either.
     let is_absent = |wanted: &&WireId| wanted.id().is_none_or(|id| absent.contains(&id));
@@ -243,11 +243,8 @@ fn send(
 }
 
 fn write_full(wire: &mut Wire, batch: &mut Batch) -> Result<(), SyncError> {
-    if batch.is_full() { write_batch(wire, batch) } else { Ok(()) }
-}
-
-fn write_batch(wire: &mut Wire, batch: &mut Batch) -> Result<(), SyncError> {
-    let body = batch.finish()?;
-    wire.write(&encode_header(FrameKind::Objects, body.len())?)?;
-    Ok(wire.write(&body)?)
+    if !batch.is_full() {
+        return Ok(());
+    }
+    wire.write_frame(FrameKind::Objects, &batch.finish()?)
 }

@@ -147,7 +147,7 @@ fn send_records<S: ObjectSource + ?Sized>(
         if wire.is_stopped() {
             return Err(SyncError::Cancelled);
         }
-        or_why(wire, |wire| records::send(wire, record.bytes))?;
+        or_why(wire, |wire| wire.write_frame(FrameKind::Record, record.bytes))?;
         progress(sender.stats(), sender.queued());
     }
     Ok(())

@@ -1,13 +1,13 @@
 //! Whole records of a log on their way into another one: sent as they stand there, taken apart where they
 //! arrive only to be hashed, and kept as they came.
 
-use baton_protocol::frame::{FrameKind, MAX_FRAME, encode_header};
+use baton_protocol::frame::MAX_FRAME;
 use baton_protocol::id::ObjectKind;
 use baton_protocol::object::MAX_CHUNK;
 use baton_store::objects::{Location, ObjectSource, OpenRecord, PackedRecord};
 use baton_store::segment::{RecordEntry, RecordHead, decode_table};
 
-use super::{SyncError, Wire};
+use super::SyncError;
 
 /// Reads the record that stands at a place; nothing where that is damaged, or longer than a frame.
 pub(super) fn read<'a, S: ObjectSource + ?Sized>(
@@ -16,12 +16,6 @@ pub(super) fn read<'a, S: ObjectSource + ?Sized>(
     at: &Location,
 ) -> Result<Option<PackedRecord<'a>>, SyncError> {
     Ok(source.packed_record(open, at)?.filter(|record| record.bytes.len() <= MAX_FRAME))
-}
-
-/// Sends one.
-pub(super) fn send(wire: &mut Wire, record: &[u8]) -> Result<(), SyncError> {
-    wire.write(&encode_header(FrameKind::Record, record.len())?)?;
-    Ok(wire.write(record)?)
 }
 
 /// Takes the table of a record that came, all of it chunks as they may be: nothing else travels so.

@@ -172,7 +172,6 @@ struct Loading {
 impl PushSender {
     /// Starts a push that sends `plan` at once, in that order.
     pub fn new(hello: PushHello, plan: impl IntoIterator<Item = Planned>) -> Self {
-        let mut planned_order = Vec::new();
         let mut sender = Self {
             hello,
             phase: Phase::Opening,
@@ -189,16 +188,17 @@ impl PushSender {
             asked: BTreeSet::new(),
             stats: PushStats::default(),
         };
-        for planned in plan {
-            if sender.objects.insert(key(&planned.id), Standing::Queued).is_none() {
+        let is_new =
+            |planned: &Planned| sender.objects.insert(key(&planned.id), Standing::Queued).is_none();
+        let plan: Vec<Planned> = plan.into_iter().filter(is_new).collect();
+        if plan.iter().filter(|planned| stands_alone(planned)).count() < GATHERED {
+            // What is small altogether goes in the order of the plan, which is the best for deltas.
+            sender.queued = plan.len();
+            sender.queue = plan.into();
+        } else {
+            for planned in plan {
                 sender.enqueue(planned);
-                planned_order.push(planned);
             }
-        }
-        // What is small altogether goes in the order of the plan, which is the best for deltas.
-        if sender.wanted.len() < GATHERED {
-            sender.wanted.clear();
-            sender.queue = planned_order.into();
         }
         sender.offer(hello.new.into());
         sender
@@ -408,10 +408,10 @@ impl PushSender {
 
     fn enqueue(&mut self, planned: Planned) {
         self.queued += 1;
-        if planned.id.kind.is_metadata() || planned.base.is_some() {
-            self.queue.push_back(planned);
-        } else {
+        if stands_alone(&planned) {
             self.wanted.push(planned.id);
+        } else {
+            self.queue.push_back(planned);
         }
     }
 
@@ -451,6 +451,11 @@ impl PushSender {
         self.stats.bytes_sent += bytes.len() as u64;
         PushAction::Send(bytes)
     }
+}
+
+/// Whether it is a chunk that goes whole, which a record may hold.
+fn stands_alone(planned: &Planned) -> bool {
+    !planned.id.kind.is_metadata() && planned.base.is_none()
 }
 
 fn key(id: &ObjectId) -> Key {
