@@ -2,6 +2,8 @@
 //!
 //! Not here: damaged bytes. [`mutated`] makes those from the bytes of a valid value.
 
+pub(crate) mod git;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::{btree_map, btree_set, vec};
@@ -10,8 +12,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::id::{
-    ChunkId, ConversationId, DeviceId, IdempotencyKey, ManifestId, NodeId, ObjectId, ObjectKind,
-    RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
+    ChunkId, ConversationId, DeviceId, GitStateId, IdempotencyKey, ManifestId, NodeId, ObjectId,
+    ObjectKind, RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
     FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream, Opening, PushHello, PushReply,
@@ -38,6 +40,7 @@ ids!(
     tree_id TreeId,
     conversation_id ConversationId,
     snapshot_id SnapshotId,
+    git_state_id GitStateId,
     device_id DeviceId,
     node_id NodeId,
     workspace_id WorkspaceId,

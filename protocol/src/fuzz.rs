@@ -23,8 +23,8 @@ use crate::frame::{HEADER, MAX_FRAME, decode_header, encode_header};
 use crate::id::{ChunkId, ObjectId, ObjectKind};
 use crate::message::{self, FetchRequest, Opening, PushRequest, Reply};
 use crate::object::{
-    Blob, Content, Conversation, Entry, EntryKind, MAX_OBJECT, Manifest, Object, Omissions,
-    Snapshot, Tree,
+    Blob, Content, Conversation, Entry, EntryKind, GitFiles, GitIndex, GitOids, GitOmissions,
+    GitRefs, GitSettings, GitState, MAX_OBJECT, Manifest, Object, Omissions, Snapshot, Tree,
 };
 use crate::ticket::Ticket;
 
@@ -206,15 +206,37 @@ fn omissions() {
 }
 
 #[test]
+fn git_state() {
+    object(corpus(arbitrary::git::state(), GitState::encode), GitState::decode, GitState::encode);
+}
+
+#[test]
+fn git_lists() {
+    use arbitrary::git;
+    object(corpus(git::oids(), GitOids::encode), GitOids::decode, GitOids::encode);
+    object(corpus(git::refs(), GitRefs::encode), GitRefs::decode, GitRefs::encode);
+    object(corpus(git::settings(), GitSettings::encode), GitSettings::decode, GitSettings::encode);
+    object(corpus(git::files(), GitFiles::encode), GitFiles::decode, GitFiles::encode);
+    let omissions = corpus(git::omissions(), GitOmissions::encode);
+    object(omissions, GitOmissions::decode, GitOmissions::encode);
+}
+
+#[test]
+fn git_index() {
+    object(corpus(arbitrary::git::index(), GitIndex::encode), GitIndex::decode, GitIndex::encode);
+}
+
+#[test]
 fn any_object() {
     let corpus = [
         corpus(arbitrary::manifest(), Manifest::encode),
         corpus(arbitrary::tree(), Tree::encode),
         corpus(arbitrary::conversation(), Conversation::encode),
         corpus(arbitrary::snapshot(), Snapshot::encode),
+        corpus(arbitrary::git::state(), GitState::encode),
     ];
     fuzz(corpus.concat(), |random, input| {
-        let kind = ObjectKind::ALL[random.below(5)];
+        let kind = ObjectKind::ALL[random.below(ObjectKind::ALL.len())];
         let object = within(input, 32, 8192, |input| Object::decode(kind, input));
         object.is_ok_and(|object| object.children().len() * 32 <= input.len())
     });

@@ -10,8 +10,8 @@ use crate::batch::{Batch, Parcel};
 use crate::delta;
 use crate::frame::{FrameKind, encode_header};
 use crate::id::{
-    ChunkId, ConversationId, DeviceId, IdempotencyKey, ManifestId, NodeId, ObjectId, ObjectKind,
-    RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
+    ChunkId, ConversationId, DeviceId, GitStateId, IdempotencyKey, ManifestId, NodeId, ObjectId,
+    ObjectKind, RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
     self, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream, Opening, PushHello,
@@ -19,8 +19,11 @@ use crate::message::{
     Welcome,
 };
 use crate::object::{
-    Blob, Content, Conversation, Entry, EntryKind, Extent, Manifest, ManifestChild, Omission,
-    Omissions, OmitReason, Part, Snapshot, Tree, TreeChild, TreeSums, build_manifest, build_tree,
+    Blob, Content, Conversation, Entry, EntryKind, Extent, GitEntry, GitFile, GitFiles, GitHash,
+    GitHead, GitIndex, GitMode, GitOid, GitOids, GitOmission, GitOmissions, GitOmitReason, GitPack,
+    GitPlace, GitRef, GitRefName, GitRefs, GitSetting, GitSettings, GitState, GitTarget, GitUndo,
+    GitUnit, Manifest, ManifestChild, Omission, Omissions, OmitReason, Part, RefStorage, Snapshot,
+    Tree, TreeChild, TreeSums, build_manifest, build_tree,
 };
 use crate::path::RelPath;
 use crate::ticket::{SECRET, Ticket};
@@ -121,6 +124,78 @@ fn manifests() -> [Manifest; 2] {
     ]
 }
 
+fn git_oid(byte: u8) -> GitOid {
+    GitOid::new(GitHash::Sha1, &[byte; 20]).unwrap()
+}
+
+fn ref_name(name: &str) -> GitRefName {
+    GitRefName::new(name.as_bytes()).unwrap()
+}
+
+fn git_state() -> GitState {
+    GitState {
+        hash: GitHash::Sha1,
+        storage: RefStorage::Reftable,
+        busy: false,
+        head: GitHead::Symbolic(ref_name("refs/heads/main")),
+        refs: small(1),
+        index: Some(large(2)),
+        settings: small(3),
+        files: None,
+        packs: vec![GitPack { blob: large(4), tips: small(5) }],
+        units: vec![GitUnit {
+            path: path("libs/x"),
+            place: GitPlace::Module(b"x".to_vec()),
+            state: GitStateId::from_bytes([6; 32]),
+        }],
+        omitted: Some(small(7)),
+    }
+}
+
+/// The lists that a git state names.
+fn git_lists() -> [(&'static str, Vec<u8>); 6] {
+    let hash = GitHash::Sha1;
+    let target = GitTarget::Object(git_oid(1));
+    let refs = vec![
+        GitRef { name: ref_name("ORIG_HEAD"), target },
+        GitRef {
+            name: ref_name("refs/remotes/o/HEAD"),
+            target: GitTarget::Symbolic(ref_name("refs/remotes/o/x")),
+        },
+    ];
+    let entry = GitEntry {
+        path: b"a/b".to_vec(),
+        stage: 2,
+        mode: GitMode::Executable,
+        assume_valid: false,
+        skip_worktree: true,
+        intent_to_add: false,
+        clean: Some(255),
+        oid: git_oid(2),
+    };
+    let undo = GitUndo {
+        path: b"u".to_vec(),
+        stages: [None, Some((GitMode::File, git_oid(3))), Some((GitMode::Symlink, git_oid(4)))],
+    };
+    let index = GitIndex { hash, version: 4, sparse: true, entries: vec![entry], undo: vec![undo] };
+    let setting = GitSetting {
+        section: "branch".into(),
+        subsection: Some(b"main".to_vec()),
+        key: "remote".into(),
+        value: b"o".to_vec(),
+    };
+    let file = GitFile { path: path("MERGE_MSG"), bytes: b"m\n".to_vec() };
+    let omission = GitOmission { what: "core.sshcommand".into(), reason: GitOmitReason::Command };
+    [
+        ("git objects", GitOids { hash, oids: vec![git_oid(1), git_oid(2)] }.encode()),
+        ("git refs", GitRefs { hash, refs }.encode()),
+        ("git index", index.encode()),
+        ("git settings", GitSettings(vec![setting]).encode()),
+        ("git files", GitFiles(vec![file]).encode()),
+        ("git omissions", GitOmissions(vec![omission]).encode()),
+    ]
+}
+
 fn omissions() -> Omissions {
     Omissions(vec![
         Omission { path: path(".env"), reason: OmitReason::Secret },
@@ -140,7 +215,10 @@ fn objects() {
         ("conversation", hex(&conversation().encode())),
         ("snapshot", hex(&snapshot().encode())),
         ("omissions", hex(&omissions().encode())),
+        ("git state", hex(&git_state().encode())),
     ];
+    let lists = git_lists().map(|(name, bytes)| (name, hex(&bytes)));
+    let found = [&found[..], &lists].concat();
     assert_golden(
         &found,
         r"
@@ -152,6 +230,13 @@ fn objects() {
         conversation: 0106636c6175646504306131622a010d73657373696f6e2e6a736f6e6c808040[06*32]0209612f706c616e2e6d6405[07*32]05622e706e6705[08*32]
         snapshot: [01*17][02*32]ac0202[09*32][08*32][03*32]ed030105[04*32]01[05*32]80d0eab6b7330d68616c6620646f6e6520e29c93
         omissions: 0203042e656e76010a72756e2f736f636b6574
+        git state: 01010200000f726566732f68656164732f6d61696e05[01*33]808040[02*32]05[03*32]0001808040[04*32][05*33]01066c6962732f78010178[06*32]0105[07*32]
+        git objects: 0102[01*20][02*20]
+        git refs: 0102094f5249475f4845414400[01*20]13726566732f72656d6f7465732f6f2f484541440110726566732f72656d6f7465732f6f2f78
+        git index: 0104010103612f6251[02*20]80020101750001[03*21][04*20]
+        git settings: 01066272616e636801046d61696e0672656d6f7465016f
+        git files: 01094d455247455f4d5347026d0a
+        git omissions: 01010f636f72652e737368636f6d6d616e64
     ",
     );
 }
@@ -166,6 +251,7 @@ fn ids() {
         ("tree", TreeId::of(&leaf().encode()).to_string()),
         ("conversation", ConversationId::of(&conversation().encode()).to_string()),
         ("snapshot", SnapshotId::of(&snapshot().encode()).to_string()),
+        ("git state", GitStateId::of(&git_state().encode()).to_string()),
         ("device of a run", RunId::from_bytes([7; 16]).device().to_string()),
         ("hash of a ticket's secret", hex(&Ticket::secret_hash(&[9; SECRET]))),
     ];
@@ -178,6 +264,7 @@ fn ids() {
         tree: fa5301d50c80a657be6b066edbfa326d0aa6b737a9a014145bc48d34b1cfcc45
         conversation: 3f7182e924ff109f1350975bc6eab864a12353d96ca0ba20f8b4babdc5986e8a
         snapshot: 74ff28fe58dc9165cbc7cbb1025522a3e165caa94a64e05855f73513adb173e7
+        git state: 9088ee3def1d8b656708f83d817df3fa5cd4f2e7710a37fa8aefa937a159c671
         device of a run: 3fe24f3965801c3f07d346bfd6d7631204a747e76aa3a88be8eebedf186f7d3d
         hash of a ticket's secret: 56af85c408ddd2e0866fbc08a53c0ee3146015e02f53105c9bf014623a0fa897
     ",
@@ -409,6 +496,12 @@ fn replies() {
 fn numbers() {
     for (at, reason) in OmitReason::ALL.into_iter().enumerate() {
         assert_eq!(reason as usize, at + 1);
+    }
+    for (at, reason) in GitOmitReason::ALL.into_iter().enumerate() {
+        assert_eq!(reason as usize, at + 1);
+    }
+    for (at, mode) in GitMode::ALL.into_iter().enumerate() {
+        assert_eq!(mode as usize, at);
     }
     for (at, kind) in ObjectKind::ALL.into_iter().enumerate() {
         assert_eq!(kind as usize, at + 1);

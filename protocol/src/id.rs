@@ -127,6 +127,9 @@ id_type!(
     /// A root tree with everything that travels beside it.
     SnapshotId, 32);
 id_type!(
+    /// The state of one git repository.
+    GitStateId, 32);
+id_type!(
     /// An enrolled home: the bytes of its Ed25519 public key; for a run, bytes derived from its id.
     DeviceId, 32);
 id_type!(
@@ -165,12 +168,20 @@ pub enum ObjectKind {
     Conversation = 4,
     /// [`crate::object::Snapshot`].
     Snapshot = 5,
+    /// [`crate::object::GitState`].
+    GitState = 6,
 }
 
 impl ObjectKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Chunk, Self::Manifest, Self::Tree, Self::Conversation, Self::Snapshot];
+    pub const ALL: [Self; 6] = [
+        Self::Chunk,
+        Self::Manifest,
+        Self::Tree,
+        Self::Conversation,
+        Self::Snapshot,
+        Self::GitState,
+    ];
 
     /// The kind with this number.
     pub const fn from_number(number: u8) -> Option<Self> {
@@ -180,6 +191,7 @@ impl ObjectKind {
             3 => Self::Tree,
             4 => Self::Conversation,
             5 => Self::Snapshot,
+            6 => Self::GitState,
             _ => return None,
         })
     }
@@ -198,21 +210,23 @@ impl ObjectKind {
             Self::Tree => "tree",
             Self::Conversation => "conversation",
             Self::Snapshot => "snapshot",
+            Self::GitState => "git",
         }
     }
 
     fn context(self) -> &'static ContextKey {
-        static KEYS: LazyLock<[ContextKey; 5]> = LazyLock::new(|| {
+        static KEYS: LazyLock<[ContextKey; 6]> = LazyLock::new(|| {
             ObjectKind::ALL
                 .map(|kind| hash_derive_key_context(&format!("baton 2026 {} v1", kind.name())))
         });
-        let [chunk, manifest, tree, conversation, snapshot] = &*KEYS;
+        let [chunk, manifest, tree, conversation, snapshot, git] = &*KEYS;
         match self {
             Self::Chunk => chunk,
             Self::Manifest => manifest,
             Self::Tree => tree,
             Self::Conversation => conversation,
             Self::Snapshot => snapshot,
+            Self::GitState => git,
         }
     }
 }
@@ -277,6 +291,7 @@ content_id!(ManifestId, Manifest);
 content_id!(TreeId, Tree);
 content_id!(ConversationId, Conversation);
 content_id!(SnapshotId, Snapshot);
+content_id!(GitStateId, GitState);
 
 impl RunId {
     /// The device under which a run's own snapshots are kept: a run is a device.

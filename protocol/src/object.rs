@@ -4,6 +4,7 @@
 //! the bytes. A decoder refuses whatever its encoder would not have written.
 
 mod conversation;
+mod git;
 mod manifest;
 mod snapshot;
 mod tree;
@@ -13,6 +14,12 @@ use crate::id::{ChunkId, ManifestId, ObjectId, ObjectKind};
 use crate::path::{NameError, is_git_name};
 
 pub use conversation::{Conversation, Part};
+pub use git::{
+    GitEntry, GitFile, GitFiles, GitHash, GitHead, GitIndex, GitMode, GitOid, GitOids, GitOmission,
+    GitOmissions, GitOmitReason, GitPack, GitPlace, GitRef, GitRefName, GitRefs, GitSetting,
+    GitSettings, GitState, GitTarget, GitUndo, GitUnit, MAX_GIT_PACKS, MAX_GIT_UNITS, RefStorage,
+    is_index_path, is_module_name, unit_path,
+};
 pub use manifest::{Extent, MANIFEST_MAX, MANIFEST_MIN, Manifest, ManifestChild, build_manifest};
 pub use snapshot::{Omission, Omissions, OmitReason, Snapshot};
 pub use tree::{
@@ -98,6 +105,8 @@ pub enum Object {
     Conversation(Conversation),
     /// See [`Snapshot`].
     Snapshot(Snapshot),
+    /// See [`GitState`].
+    GitState(GitState),
 }
 
 impl Object {
@@ -116,6 +125,7 @@ impl Object {
             ObjectKind::Tree => Self::Tree(Tree::decode(bytes)?),
             ObjectKind::Conversation => Self::Conversation(Conversation::decode(bytes)?),
             ObjectKind::Snapshot => Self::Snapshot(Snapshot::decode(bytes)?),
+            ObjectKind::GitState => Self::GitState(GitState::decode(bytes)?),
         })
     }
 
@@ -142,6 +152,7 @@ impl Object {
             Self::Tree(tree) => tree.children(),
             Self::Conversation(conversation) => conversation.children(),
             Self::Snapshot(snapshot) => snapshot.children(),
+            Self::GitState(state) => state.children(),
         }
     }
 }

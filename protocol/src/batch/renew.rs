@@ -8,9 +8,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::id::{ChunkId, ConversationId, ManifestId, ObjectId, SnapshotId, TreeId};
+use crate::id::{ChunkId, ConversationId, GitStateId, ManifestId, ObjectId, SnapshotId, TreeId};
 use crate::object::{
-    Blob, Content, Conversation, EntryKind, Manifest, Object, Snapshot, Tree, TreeSums,
+    Blob, Content, Conversation, EntryKind, GitState, Manifest, Object, Snapshot, Tree, TreeSums,
 };
 
 /// The new forms of objects, by what they were.
@@ -38,7 +38,7 @@ impl Renewals {
                 sums = tree.sums();
                 first = tree.first_name().map(<[u8]>::to_vec);
             }
-            Object::Conversation(_) => {}
+            Object::Conversation(_) | Object::GitState(_) => {}
             // Nothing names it as a part.
             Object::Snapshot(_) => return,
         }
@@ -68,6 +68,11 @@ impl Renewals {
                 let conversation = self.conversation(conversation);
                 let bytes = conversation.encode();
                 (Object::Conversation(conversation), bytes)
+            }
+            Object::GitState(state) => {
+                let state = self.git_state(state);
+                let bytes = state.encode();
+                (Object::GitState(state), bytes)
             }
             Object::Snapshot(snapshot) => {
                 let snapshot = self.snapshot(base, snapshot);
@@ -148,6 +153,19 @@ impl Renewals {
         let Conversation { transcript, attachments, .. } = &mut conversation;
         transcript.iter_mut().chain(attachments).for_each(|part| self.blob(&mut part.blob));
         conversation
+    }
+
+    fn git_state(&self, mut state: GitState) -> GitState {
+        let lists = [&mut state.refs, &mut state.settings].into_iter();
+        let lists = lists.chain(&mut state.index).chain(&mut state.files).chain(&mut state.omitted);
+        let packs = state.packs.iter_mut().flat_map(|pack| [&mut pack.blob, &mut pack.tips]);
+        lists.chain(packs).for_each(|blob| self.blob(blob));
+        for unit in &mut state.units {
+            if let Some(new) = self.of(unit.state) {
+                unit.state = GitStateId::from_bytes(new.hash);
+            }
+        }
+        state
     }
 
     /// Mostly a snapshot follows the one that it is sent against.

@@ -58,6 +58,13 @@ properties! {
     a_tree: Tree from arbitrary::tree();
     a_conversation: Conversation from arbitrary::conversation();
     a_snapshot: Snapshot from arbitrary::snapshot();
+    a_git_state: GitState from arbitrary::git::state();
+    a_list_of_git_objects: GitOids from arbitrary::git::oids();
+    a_list_of_refs: GitRefs from arbitrary::git::refs();
+    an_index: GitIndex from arbitrary::git::index();
+    a_list_of_settings: GitSettings from arbitrary::git::settings();
+    a_list_of_files: GitFiles from arbitrary::git::files();
+    a_list_of_git_omissions: GitOmissions from arbitrary::git::omissions();
     a_list_of_omissions: Omissions from arbitrary::omissions();
 }
 

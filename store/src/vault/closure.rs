@@ -252,7 +252,9 @@ impl Facts {
                 first: tree.first_name().map(Into::into),
                 sums: tree.sums(),
             },
-            Object::Chunk | Object::Conversation(_) | Object::Snapshot(_) => Self::Other,
+            Object::Chunk | Object::Conversation(_) | Object::Snapshot(_) | Object::GitState(_) => {
+                Self::Other
+            }
         }
     }
 
@@ -351,6 +353,12 @@ fn children(object: &Object) -> Vec<Child> {
             let conversations = conversations.iter().map(|&id| Child::new(b"", id, Said::Nothing));
             // In the order of their names here.
             omitted.into_iter().chain(conversations).chain([root]).collect()
+        }
+        Object::GitState(state) => {
+            let units = state.units.iter();
+            let units =
+                units.map(|unit| Child::new(unit.path.as_bytes(), unit.state, Said::Nothing));
+            state.blobs().map(|blob| Child::of_blob(b"", blob)).chain(units).collect()
         }
     }
 }
