@@ -11,6 +11,7 @@
 //! - [`secrets`]: what must not leave by itself
 //! - [`catalog`]: what is not content
 //! - [`chunk`], [`trees`], [`stat_cache`], [`ignore`], [`scan`], [`snapshot`]: from a tree to a snapshot
+//! - [`git`]: a repository captured and made again
 //! - [`diff`], [`plan`]: what differs, and what has to travel
 //! - [`checkout`]: from a snapshot to a tree
 //! - [`check`]: whether all of it is whole
@@ -32,6 +33,7 @@ pub mod stat_cache;
 pub mod ignore;
 pub mod scan;
 pub mod snapshot;
+pub mod git;
 pub mod diff;
 pub mod plan;
 pub mod checkout;

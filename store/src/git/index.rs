@@ -1,0 +1,38 @@
+//! The index of a repository: read into its meaning, and written again.
+//!
+//! - [`parse`]: the file, of every version that git writes, split ones with the file that they share
+//! - [`look`]: which files of a worktree are surely as the index has them
+//! - [`trees`]: directories that are known to be as a tree object has them
+//! - [`write`](mod@write): the file
+//!
+//! **Invariant:** what git remembers of files is written only for a file that was looked at here, and whose time
+//! cannot be that of a change that is still to come.
+
+mod bitmap;
+mod parse;
+mod look;
+mod trees;
+mod write;
+
+use baton_protocol::object::GitHash;
+
+use super::GitError;
+
+pub(super) use look::{mark_clean, remember};
+pub(super) use parse::{Index, read};
+pub(super) use trees::build_trees;
+pub(super) use write::write;
+
+/// Hashes as git does.
+fn hash_of(hash: GitHash, bytes: &[u8]) -> Result<gix::ObjectId, GitError> {
+    let mut hasher = gix::hash::hasher(kind(hash));
+    hasher.update(bytes);
+    hasher.try_finalize().map_err(|_| GitError::refused("the bytes of an object", "they collide"))
+}
+
+const fn kind(hash: GitHash) -> gix::hash::Kind {
+    match hash {
+        GitHash::Sha1 => gix::hash::Kind::Sha1,
+        GitHash::Sha256 => gix::hash::Kind::Sha256,
+    }
+}

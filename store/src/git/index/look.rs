@@ -1,0 +1,150 @@
+//! Files of a worktree, looked at in the order of an index.
+//!
+//! **Invariant:** no link is followed on the way to a file: what lies behind one is not the file of an entry.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use baton_protocol::object::{GitEntry, GitMode};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+use super::hash_of;
+use super::parse::{Index, Stat};
+use crate::fs::Context;
+use crate::git::GitError;
+
+/// What a file looks like now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) stat: Stat,
+    /// As an index would have it, without regard to its content.
+    pub(crate) mode: GitMode,
+    /// Of the last change of its content, in seconds and nanoseconds.
+    pub(crate) modified: (i64, i64),
+}
+
+/// The files of a worktree. Directories on the way to the last one stay open.
+#[derive(Debug)]
+pub(crate) struct Files {
+    root: OwnedFd,
+    open: Vec<(Vec<u8>, Option<OwnedFd>)>,
+}
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Files {
+    pub(crate) fn below(worktree: &Path) -> Result<Self, GitError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(worktree, flags, Mode::empty()).context("opening", worktree)?;
+        Ok(Self { root, open: Vec::new() })
+    }
+
+    /// Looks at the file or link at a path; nothing where there is none.
+    pub(crate) fn look(&mut self, path: &[u8]) -> Option<Seen> {
+        let mut names: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+        let name = names.pop()?;
+        let same =
+            self.open.iter().zip(&names).take_while(|((open, _), name)| open == *name).count();
+        self.open.truncate(same);
+        for name in names.get(same..).unwrap_or_default() {
+            let above = self.deepest();
+            let opened = above
+                .and_then(|above| rustix::fs::openat(above, *name, DIRECTORY, Mode::empty()).ok());
+            self.open.push((name.to_vec(), opened));
+        }
+        let stat = rustix::fs::statat(self.deepest()?, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let mode = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile if stat.st_mode & 0o100 != 0 => GitMode::Executable,
+            FileType::RegularFile => GitMode::File,
+            FileType::Symlink => GitMode::Symlink,
+            _ => return None,
+        };
+        Some(Seen {
+            mode,
+            modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            stat: Stat {
+                ctime: (stat.st_ctime as u32, stat.st_ctime_nsec as u32),
+                mtime: (stat.st_mtime as u32, stat.st_mtime_nsec as u32),
+                dev: stat.st_dev as u32,
+                inode: stat.st_ino as u32,
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                size: stat.st_size as u32,
+            },
+        })
+    }
+
+    fn deepest(&self) -> Option<&OwnedFd> {
+        match self.open.last() {
+            None => Some(&self.root),
+            Some((_, opened)) => opened.as_ref(),
+        }
+    }
+}
+
+/// Whether an entry stands for a file at all.
+pub(crate) const fn has_file(entry: &GitEntry) -> bool {
+    entry.stage == 0
+        && !entry.skip_worktree
+        && !entry.intent_to_add
+        && matches!(entry.mode, GitMode::File | GitMode::Executable | GitMode::Symlink)
+}
+
+/// Marks the entries whose files git knows to be as the index has them: they look as they did when git
+/// looked at them, and have not changed so shortly before the index was written that a later change
+/// could hide behind the same time.
+pub(crate) fn mark_clean(index: &mut Index, worktree: &Path) -> Result<(), GitError> {
+    let mut files = Files::below(worktree)?;
+    // The same device has another number here and there; git does not look at it either.
+    let same = |a: Stat, b: Stat| Stat { dev: 0, ..a } == Stat { dev: 0, ..b };
+    let empty = hash_of(index.index.hash, b"blob 0\0")?;
+    for (entry, stat) in index.index.entries.iter_mut().zip(&index.stats) {
+        // Git writes a size of zero for what it has to look at again.
+        let unsure = stat.size == 0 && entry.oid.as_bytes() != empty.as_slice();
+        if !has_file(entry) || unsure {
+            continue;
+        }
+        let Some(seen) = files.look(&entry.path) else { continue };
+        if same(seen.stat, *stat) && seen.modified < index.written {
+            entry.clean = Some(stat.size);
+        }
+    }
+    Ok(())
+}
+
+/// What is to be remembered, by the number of the entry.
+#[derive(Debug)]
+pub(crate) struct Remembered {
+    pub(crate) known: BTreeMap<usize, Stat>,
+    /// Whether files were left out because they had just been changed.
+    pub(crate) has_young: bool,
+}
+
+/// What is to be remembered of each file of a worktree, by the number of its entry: of those that are clean, and
+/// that were last changed before `tick`, the time at which the look began.
+pub(crate) fn remember(
+    entries: &[GitEntry],
+    worktree: &Path,
+    trusts_mode: bool,
+    tick: (i64, i64),
+) -> Result<Remembered, GitError> {
+    let mut files = Files::below(worktree)?;
+    let mut known = BTreeMap::new();
+    let mut has_young = false;
+    for (at, entry) in entries.iter().enumerate() {
+        let Some(size) = entry.clean.filter(|_| has_file(entry)) else { continue };
+        let Some(seen) = files.look(&entry.path) else { continue };
+        let both_files = entry.mode != GitMode::Symlink && seen.mode != GitMode::Symlink;
+        let same_mode = seen.mode == entry.mode || (both_files && !trusts_mode);
+        if same_mode && seen.stat.size == size {
+            if seen.modified < tick {
+                known.insert(at, seen.stat);
+            } else {
+                has_young = true;
+            }
+        }
+    }
+    Ok(Remembered { known, has_young })
+}

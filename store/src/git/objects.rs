@@ -1,0 +1,186 @@
+//! Objects of git that the other side lacks, in packs.
+//!
+//! A pack is made for *tips*: all that is reachable from them, but for what is reachable from the tips of the
+//! packs before it. So a list of packs is whole if each is, and the list of its tips says what it holds.
+//!
+//! Packs are few: a new one takes in those before it that are not twice as large as itself.
+//!
+//! **Invariant:** what the repository itself lacks is told, and nothing is fetched for it.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use baton_protocol::object::{Blob, GitHash, GitOid, GitOids, GitPack, MAX_GIT_PACKS};
+
+use super::view::View;
+use super::{GitError, MAX_LIST};
+use crate::chunk::{ChunkError, Chunker, store_bytes};
+use crate::objects::{ObjectSink, ObjectSource};
+use crate::snapshot::load_blob;
+
+/// Longest answer on which objects there are, in bytes.
+const MAX_ANSWER: u64 = 1 << 30;
+
+/// An object by a name that may be cut short.
+pub(super) fn find(
+    view: &View<'_>,
+    hash: GitHash,
+    names: &[Vec<u8>],
+) -> Result<Vec<Option<GitOid>>, GitError> {
+    const DOING: &str = "look for objects";
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let input = names.join(&b'\n');
+    let answer = view
+        .git()
+        .args(["cat-file", "--batch-check=%(objectname)", "--buffer"])
+        .bytes(DOING, &[&input[..], b"\n"].concat(), MAX_ANSWER)?
+        .checked(DOING)?;
+    let mut found = Vec::with_capacity(names.len());
+    // `… missing` and `… ambiguous` are no names of objects.
+    found.extend(answer.split(|&byte| byte == b'\n').map(|line| GitOid::from_hex(hash, line)));
+    found.truncate(names.len());
+    if found.len() < names.len() {
+        let said = "it did not answer for every object".to_owned();
+        return Err(GitError::Git { doing: DOING, said });
+    }
+    Ok(found)
+}
+
+/// Which of these objects are there.
+pub(super) fn present(
+    view: &View<'_>,
+    hash: GitHash,
+    oids: &BTreeSet<GitOid>,
+) -> Result<BTreeSet<GitOid>, GitError> {
+    let names: Vec<_> = oids.iter().map(|oid| oid.to_string().into_bytes()).collect();
+    Ok(find(view, hash, &names)?.into_iter().flatten().collect())
+}
+
+/// The objects of the tree of a commit, files and directories; nothing where it cannot be listed.
+pub(super) fn objects_of_tree(
+    view: &View<'_>,
+    hash: GitHash,
+    commit: GitOid,
+) -> Result<BTreeSet<GitOid>, GitError> {
+    let tree = format!("{commit}^{{tree}}");
+    let args = ["ls-tree", "-r", "-t", "-z", "--full-tree", "--format=%(objectname)", &tree];
+    let listed = view.git().args(args).bytes("list a tree", b"", MAX_ANSWER)?;
+    if !listed.success {
+        return Ok(BTreeSet::new());
+    }
+    let names = listed.value.split(|&byte| byte == 0);
+    Ok(names.filter_map(|name| GitOid::from_hex(hash, name)).collect())
+}
+
+/// The packs that bring all that is reachable from `tips` to a side that has `before`, whose lists of tips are read
+/// from `source`. All of the tips must be there.
+pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
+    view: &View<'_>,
+    hash: GitHash,
+    tips: &BTreeSet<GitOid>,
+    before: &[GitPack],
+    is_partial: bool,
+    sink: &S,
+) -> Result<Vec<GitPack>, GitError> {
+    let mut kept = Vec::new();
+    let mut had = BTreeSet::new();
+    for pack in before {
+        let known = GitOids::decode(&load_blob(sink, pack.tips, MAX_LIST)?)?;
+        if known.hash != hash {
+            return Err(GitError::refused("the state before", "it is of another repository"));
+        }
+        had.extend(known.oids.iter().copied());
+        kept.push((*pack, known.oids));
+    }
+    if tips.iter().all(|tip| had.contains(tip)) {
+        return Ok(before.to_vec());
+    }
+    let sizes: Vec<_> = before.iter().map(|pack| pack.blob.size).collect();
+    let merged = kept.split_off(kept_packs(&sizes));
+    let mut packs: Vec<_> = kept.iter().map(|(pack, _)| *pack).collect();
+    let had: BTreeSet<_> = kept.into_iter().flat_map(|(_, tips)| tips).collect();
+    // What went meanwhile is not missed: all that is needed now is reachable from the tips of now.
+    let merged = merged.into_iter().flat_map(|(_, tips)| tips).collect();
+    let mut all = present(view, hash, &merged)?;
+    all.extend(tips);
+    let blob = make(view, hash, &all, &had, is_partial, sink)?;
+    let oids = all.into_iter().collect();
+    packs.push(GitPack { blob, tips: store_bytes(&GitOids { hash, oids }.encode(), sink)? });
+    Ok(packs)
+}
+
+/// How many packs stay as they are when another one is added. The others, from the first that is not twice as
+/// large as all after it, go into one with the new one.
+fn kept_packs(sizes: &[u64]) -> usize {
+    let mut after = 0u64;
+    let mut keep = sizes.len();
+    for (at, &size) in sizes.iter().enumerate().rev() {
+        if after > 0 && size < after.saturating_mul(2) {
+            keep = at;
+        }
+        after = after.saturating_add(size);
+    }
+    keep.min(MAX_GIT_PACKS - 1)
+}
+
+/// One pack, from git into the sink without a file between.
+fn make<S: ObjectSink + ?Sized>(
+    view: &View<'_>,
+    hash: GitHash,
+    tips: &BTreeSet<GitOid>,
+    had: &BTreeSet<GitOid>,
+    is_partial: bool,
+    sink: &S,
+) -> Result<Blob, GitError> {
+    const DOING: &str = "pack objects";
+    let mut input = Vec::new();
+    for tip in tips {
+        input.extend_from_slice(format!("{tip}\n").as_bytes());
+    }
+    // What went meanwhile cannot be taken from, and need not be.
+    for tip in present(view, hash, had)? {
+        input.extend_from_slice(format!("^{tip}\n").as_bytes());
+    }
+    let missing = if is_partial { "--missing=allow-any" } else { "--missing=error" };
+    let args =
+        ["pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "-q", missing];
+    view.git()
+        .args(args)
+        .run(
+            DOING,
+            |mut stdin| stdin.write_all(&input),
+            |stdout| {
+                Chunker::new().store(stdout, sink).map_err(|error| match error {
+                    ChunkError::Store(error) => error.into(),
+                    ChunkError::Read(_) => GitError::refused("a pack", "git stopped writing it"),
+                })
+            },
+        )?
+        .checked(DOING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_stay_few_however_many_are_added() {
+        assert_eq!(kept_packs(&[]), 0);
+        assert_eq!(kept_packs(&[5]), 1);
+        assert_eq!(kept_packs(&[100, 10, 5]), 3);
+        assert_eq!(kept_packs(&[100, 10, 9, 1]), 1);
+        assert_eq!(kept_packs(&[100, 10, 90]), 0);
+        let mut sizes: Vec<u64> = vec![1_000_000];
+        let mut written = 0;
+        for _ in 0..10_000 {
+            let merged: u64 = sizes.split_off(kept_packs(&sizes)).iter().sum();
+            sizes.push(merged + 100);
+            written += merged + 100;
+            assert!(sizes.len() < 20, "{sizes:?}");
+        }
+        // Each byte is written again about once for each time that what is there doubles.
+        assert!(written < 10_000 * 100 * 20, "{written}");
+    }
+}

@@ -1,0 +1,441 @@
+//! Which settings of a repository travel, and how they are written.
+//!
+//! A setting travels only if it stands on the list below: how the worktree is to be read, how branches and
+//! remotes belong together, what git does when it merges or shows, and who the user is. Whatever
+//! names a program, a file elsewhere, or a credential does not, and is named by its key.
+//!
+//! **Invariant:** the list holds where a repository is captured and again where it is rebuilt, so that a state
+//! that a peer made up sets nothing else.
+
+use baton_protocol::object::{GitOmitReason, GitSetting};
+
+use super::{Told, shown};
+
+/// Whole sections without subsection, every key of which only says how git merges, shows or asks.
+const SECTIONS: [&str; 6] = ["advice", "pull", "push", "rerere", "status", "stash"];
+
+/// Keys by section, without subsection.
+const KEYS: [(&str, &[&str]); 14] = [
+    (
+        "core",
+        &[
+            "abbrev",
+            "autocrlf",
+            "bigfilethreshold",
+            "checkstat",
+            "commentchar",
+            "eol",
+            "filemode",
+            "ignorecase",
+            "logallrefupdates",
+            "precomposeunicode",
+            "preloadindex",
+            "protecthfs",
+            "protectntfs",
+            "quotepath",
+            "safecrlf",
+            "sparsecheckout",
+            "sparsecheckoutcone",
+            "splitindex",
+            "symlinks",
+            "trustctime",
+            "untrackedcache",
+            "whitespace",
+        ],
+    ),
+    ("index", &["skiphash", "sparse", "threads", "version"]),
+    ("user", &["email", "name", "useconfigonly"]),
+    ("author", &["email", "name"]),
+    ("committer", &["email", "name"]),
+    ("branch", &["autosetupmerge", "autosetuprebase", "sort"]),
+    ("remote", &["pushdefault"]),
+    (
+        "merge",
+        &[
+            "autostash",
+            "branchdesc",
+            "conflictstyle",
+            "directoryrenames",
+            "ff",
+            "log",
+            "renamelimit",
+            "renames",
+            "renormalize",
+            "stat",
+        ],
+    ),
+    (
+        "rebase",
+        &[
+            "autosquash",
+            "autostash",
+            "forkpoint",
+            "missingcommitscheck",
+            "rebasemerges",
+            "stat",
+            "updaterefs",
+        ],
+    ),
+    (
+        "diff",
+        &[
+            "algorithm",
+            "colormoved",
+            "context",
+            "dirstat",
+            "ignoresubmodules",
+            "indentheuristic",
+            "interhunkcontext",
+            "mnemonicprefix",
+            "noprefix",
+            "relative",
+            "renamelimit",
+            "renames",
+            "submodule",
+            "wserrorhighlight",
+        ],
+    ),
+    ("commit", &["cleanup", "status", "verbose"]),
+    ("log", &["abbrevcommit", "date", "decorate", "follow", "showroot"]),
+    ("i18n", &["commitencoding", "logoutputencoding"]),
+    ("submodule", &["active"]),
+];
+
+/// Keys by section, below a subsection that is a name of the user's.
+const NAMED: [(&str, &[&str]); 3] = [
+    ("branch", &["description", "merge", "mergeoptions", "pushremote", "rebase", "remote"]),
+    (
+        "remote",
+        &[
+            "fetch",
+            "partialclonefilter",
+            "promisor",
+            "prune",
+            "prunetags",
+            "push",
+            "pushurl",
+            "skipdefaultupdate",
+            "tagopt",
+            "url",
+        ],
+    ),
+    ("submodule", &["active", "branch", "ignore", "url"]),
+];
+
+/// Sections that make git what it is at the place where it stands: a rebuild writes its own.
+const OWN: [(&str, &str); 4] = [
+    ("core", "bare"),
+    ("core", "repositoryformatversion"),
+    ("core", "worktree"),
+    ("extensions", ""),
+];
+
+/// What is to become of a setting.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Travels,
+    /// It travels with this value.
+    Cleaned(Vec<u8>),
+    /// It does not, and the other side says so by itself.
+    Own,
+    Stays(GitOmitReason),
+}
+
+/// The settings that travel, in order; what does not is told by its name, and never by its value.
+pub(super) fn select(all: &[GitSetting], told: &mut Told) -> Vec<GitSetting> {
+    let mut selected = Vec::new();
+    for setting in all {
+        match judge(setting) {
+            Verdict::Travels => selected.push(setting.clone()),
+            Verdict::Cleaned(value) => {
+                told.note(GitOmitReason::Credential, name_of(setting));
+                selected.push(GitSetting { value, ..setting.clone() });
+            }
+            Verdict::Own => {}
+            Verdict::Stays(reason) => told.note(reason, name_of(setting)),
+        }
+    }
+    selected
+}
+
+fn judge(setting: &GitSetting) -> Verdict {
+    let GitSetting { section, subsection, key, value } = setting;
+    if OWN.iter().any(|(own, name)| own == section && (name.is_empty() || name == key)) {
+        return Verdict::Own;
+    }
+    let listed = |list: &[(&str, &[&str])]| {
+        list.iter().any(|(name, keys)| name == section && keys.contains(&key.as_str()))
+    };
+    let is_known = match subsection {
+        None => SECTIONS.contains(&section.as_str()) || listed(&KEYS),
+        Some(_) => listed(&NAMED),
+    };
+    if !is_known {
+        return Verdict::Stays(why_not(section, key));
+    }
+    // A value that begins like an option could become one; a key of these sections is none.
+    if value.starts_with(b"-") && matches!(section.as_str(), "remote" | "submodule" | "branch") {
+        return Verdict::Stays(GitOmitReason::Command);
+    }
+    let names_place = matches!(key.as_str(), "url" | "pushurl")
+        || (section == "branch" && matches!(key.as_str(), "remote" | "pushremote"))
+        || (section == "remote" && key == "pushdefault");
+    if names_place { judge_url(value) } else { Verdict::Travels }
+}
+
+/// Why a setting that is not on the list stays: for the report, which should not cry wolf over a setting
+/// that names no program.
+fn why_not(section: &str, key: &str) -> GitOmitReason {
+    const PROGRAMS: [&str; 12] = [
+        "command", "cmd", "clean", "smudge", "process", "textconv", "driver", "editor", "pager",
+        "program", "helper", "hook",
+    ];
+    let credential = section == "credential"
+        || key.contains("password")
+        || key.contains("token")
+        || matches!(key, "extraheader" | "cookiefile" | "signingkey" | "sslkey" | "sslcert");
+    match section {
+        "include" | "includeif" => GitOmitReason::Outside,
+        "alias" | "filter" | "difftool" | "mergetool" | "pager" | "browser" | "man" | "gpg" => {
+            GitOmitReason::Command
+        }
+        "url" | "credential" => GitOmitReason::Credential,
+        _ if credential => GitOmitReason::Credential,
+        _ if PROGRAMS.iter().any(|program| key.ends_with(program))
+            || matches!(
+                key,
+                "hookspath"
+                    | "fsmonitor"
+                    | "sshcommand"
+                    | "askpass"
+                    | "gitproxy"
+                    | "uploadpack"
+                    | "receivepack"
+                    | "vcs"
+                    | "update"
+                    | "packobjectshook"
+                    | "alternaterefscommand"
+                    | "external"
+            ) =>
+        {
+            GitOmitReason::Command
+        }
+        _ => GitOmitReason::NotCarried,
+    }
+}
+
+/// A URL, or the name of a remote: what runs a helper stays, and a password does not travel.
+fn judge_url(url: &[u8]) -> Verdict {
+    if url.iter().any(u8::is_ascii_control) {
+        return Verdict::Stays(GitOmitReason::Broken);
+    }
+    let scheme_end = url.windows(3).position(|at| at == b"://");
+    // `ext::sh -c …` runs it; any other `name::` runs a helper of that name.
+    if let Some(at) = url.windows(2).position(|at| at == b"::")
+        && scheme_end.is_none_or(|end| at < end)
+        && url.iter().take(at).all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte))
+    {
+        return Verdict::Stays(GitOmitReason::Command);
+    }
+    let Some(end) = scheme_end else {
+        // `user@host:path` and paths: no password can stand there.
+        return Verdict::Travels;
+    };
+    let (scheme, rest) = url.split_at(end + 3);
+    let authority_len = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority_len);
+    let host_at = authority.iter().rposition(|&byte| byte == b'@').map_or(0, |at| at + 1);
+    let (user, host) = authority.split_at(host_at);
+    // For ssh the name is a part of the address, and without it another user is asked for.
+    let by_ssh = scheme.starts_with(b"ssh") || scheme.starts_with(b"git+ssh");
+    let name = user.split(|&byte| byte == b':' || byte == b'@').next().unwrap_or_default();
+    let kept_user = if by_ssh && !name.is_empty() { [name, b"@"].concat() } else { Vec::new() };
+    let is_web = scheme.starts_with(b"http") || scheme.starts_with(b"ftp");
+    let query_at = path.iter().position(|byte| b"?#".contains(byte)).filter(|_| is_web);
+    let kept_path = path.get(..query_at.unwrap_or(path.len())).unwrap_or_default();
+    let cleaned = [scheme, &kept_user, host, kept_path].concat();
+    if cleaned == url { Verdict::Travels } else { Verdict::Cleaned(cleaned) }
+}
+
+/// A setting for people. What stands below a section may be a URL with a password in it, but for the
+/// sections where it is a name.
+fn name_of(setting: &GitSetting) -> String {
+    let GitSetting { section, subsection, key, .. } = setting;
+    match subsection {
+        None => format!("{section}.{key}"),
+        Some(name) if NAMED.iter().any(|(named, _)| named == section) && !name.contains(&b'@') => {
+            format!("{section}.{}.{key}", shown(name))
+        }
+        Some(_) => format!("{section}.*.{key}"),
+    }
+}
+
+/// Settings as a file of git.
+pub(super) fn write(settings: &[GitSetting]) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut open: Option<(&str, Option<&[u8]>)> = None;
+    for GitSetting { section, subsection, key, value } in settings {
+        let header = (section.as_str(), subsection.as_deref());
+        if open != Some(header) {
+            open = Some(header);
+            text.push(b'[');
+            text.extend_from_slice(section.as_bytes());
+            if let Some(name) = subsection {
+                text.extend_from_slice(b" \"");
+                for &byte in name {
+                    if matches!(byte, b'"' | b'\\') {
+                        text.push(b'\\');
+                    }
+                    text.push(byte);
+                }
+                text.push(b'"');
+            }
+            text.extend_from_slice(b"]\n");
+        }
+        text.push(b'\t');
+        text.extend_from_slice(key.as_bytes());
+        text.extend_from_slice(b" = \"");
+        for &byte in value {
+            match byte {
+                b'\n' => text.extend_from_slice(b"\\n"),
+                b'\t' => text.extend_from_slice(b"\\t"),
+                b'"' | b'\\' => text.extend_from_slice(&[b'\\', byte]),
+                _ => text.push(byte),
+            }
+        }
+        text.extend_from_slice(b"\"\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::place::parse_config;
+    use super::*;
+
+    fn travels(config: &str) -> (String, Vec<(String, &'static str)>) {
+        let (settings, untold) = parse_config(config.as_bytes()).unwrap();
+        assert_eq!(untold, 0);
+        let mut told = Told::default();
+        let selected = select(&settings, &mut told);
+        let text = String::from_utf8(write(&selected)).unwrap();
+        let told = told.into_list().into_iter().map(|it| (it.what, it.reason.name())).collect();
+        (text, told)
+    }
+
+    /// Everything in a configuration that is known to make git run something, or to hold a secret.
+    #[test]
+    fn nothing_that_runs_or_is_secret_travels() {
+        let hostile = "
+            [core] fsmonitor = ./evil
+                hooksPath = evil
+                sshCommand = evil
+                editor = evil
+                pager = evil
+                askPass = evil
+                gitProxy = evil
+                attributesFile = /etc/passwd
+                excludesFile = /etc/passwd
+                worktree = /
+                alternateRefsCommand = evil
+            [include] path = /etc/passwd
+            [includeIf \"gitdir:/\"] path = /etc/passwd
+            [alias] st = !evil
+            [filter \"lfs\"] clean = evil
+                smudge = evil
+                process = evil
+            [diff] external = evil
+            [diff \"x\"] textconv = evil
+                command = evil
+            [merge \"x\"] driver = evil
+            [difftool \"x\"] cmd = evil
+            [mergetool \"x\"] cmd = evil
+            [credential] helper = !evil
+            [credential \"https://u:SECRET@h\"] helper = !evil
+            [http] extraHeader = Authorization: SECRET
+            [http \"https://h\"] extraHeader = SECRET
+            [url \"https://u:SECRET@h/\"] insteadOf = gh:
+            [gpg] program = evil
+            [sequence] editor = evil
+            [commit] gpgSign = true
+            [user] signingKey = SECRET
+            [uploadpack] packObjectsHook = evil
+            [remote \"o\"] uploadpack = evil
+                receivepack = evil
+                vcs = evil
+                proxy = evil
+            [submodule \"x\"] update = !evil
+            [interactive] diffFilter = evil
+            [trailer \"x\"] command = evil
+            [receive] x = evil
+            [web] browser = evil
+            [init] templateDir = evil
+            [extensions] worktreeConfig = true
+            ";
+        let (text, told) = travels(hostile);
+        assert_eq!(text, "");
+        let names: Vec<_> = told.iter().map(|(what, _)| what.as_str()).collect();
+        for name in ["core.fsmonitor", "filter.*.clean", "credential.*.helper", "url.*.insteadof"] {
+            assert!(names.contains(&name), "{name} of {names:?}");
+        }
+        assert!(!told.iter().any(|(what, _)| what.contains("SECRET")));
+        let reason = |name: &str| told.iter().find(|(what, _)| what == name).unwrap().1;
+        assert_eq!(reason("core.sshcommand"), "command");
+        assert_eq!(reason("include.path"), "outside");
+        assert_eq!(reason("http.extraheader"), "credential");
+        assert_eq!(reason("user.signingkey"), "credential");
+    }
+
+    #[test]
+    fn what_git_needs_to_go_on_travels() {
+        let usual = "[core]\n\tautocrlf = \"input\"\n\tfilemode = \"false\"\n\
+            [user]\n\tname = \"A \\\"B\\\" \\\\ C\"\n\
+            [remote \"origin\"]\n\turl = \"git@h:a/b.git\"\n\tfetch = \"+refs/heads/*:refs/remotes/origin/*\"\n\
+            [branch \"we \\\"ird\"]\n\tremote = \"origin\"\n\tmerge = \"refs/heads/x\"\n\
+            [pull]\n\trebase = \"true\"\n";
+        let (text, told) = travels(usual);
+        assert_eq!(text, usual);
+        assert_eq!(told, []);
+        assert_eq!(travels("[core]\nignorecase").0, "[core]\n\tignorecase = \"true\"\n");
+    }
+
+    #[test]
+    fn urls_lose_what_is_secret_and_those_that_run_something_stay() {
+        for (url, kept) in [
+            ("https://h/a.git", "https://h/a.git"),
+            ("https://user:SECRET@h/a.git", "https://h/a.git"),
+            ("https://TOKEN@h/a.git", "https://h/a.git"),
+            ("https://h/a.git?token=SECRET#x", "https://h/a.git"),
+            ("https://a@b:SECRET@h:8080/x@y", "https://h:8080/x@y"),
+            ("ssh://git@h:22/a", "ssh://git@h:22/a"),
+            ("ssh://git:SECRET@h/a", "ssh://git@h/a"),
+            ("git@h:a/b.git", "git@h:a/b.git"),
+            ("../a.git", "../a.git"),
+            ("/srv/a.git", "/srv/a.git"),
+            ("C:/a", "C:/a"),
+            ("ssh://[::1]/a", "ssh://[::1]/a"),
+        ] {
+            let wanted = if url == kept { Verdict::Travels } else { Verdict::Cleaned(kept.into()) };
+            assert_eq!(judge_url(url.as_bytes()), wanted, "{url}");
+        }
+        for url in ["ext::sh -c evil", "fd::7", "my-helper::https://h", "a\rb", "a\nb"] {
+            assert!(matches!(judge_url(url.as_bytes()), Verdict::Stays(_)), "{url:?}");
+        }
+        let option =
+            "[remote \"o\"] url = --upload-pack=evil\n[submodule \"x\"] url = -oProxyCommand=x";
+        assert_eq!(travels(option).0, "");
+    }
+
+    #[test]
+    fn what_is_written_is_what_git_reads() {
+        let value: Vec<u8> = (1..=255).collect();
+        let setting = GitSetting {
+            section: "branch".into(),
+            subsection: Some(b"a \"b\" \\ ]".to_vec()),
+            key: "description".into(),
+            value,
+        };
+        let (read, untold) = parse_config(&write(std::slice::from_ref(&setting))).unwrap();
+        assert_eq!((read, untold), (vec![setting], 0));
+    }
+}

@@ -1,0 +1,5 @@
+//! Captured and rebuilt repositories beside what real git says of both.
+
+mod lab;
+mod states;
+mod fidelity;
