@@ -205,13 +205,15 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
     let mut files = files::read(&repo, &mut told)?;
     if let Some(view) = &view {
         files.retain(|file| !file.path.as_bytes().starts_with(b"logs/"));
-        let bytes = refs::read_table_logs(&repo, view, "refs/stash")?;
-        if let Ok(path) = RelPath::new(b"logs/refs/stash")
-            && !bytes.is_empty()
-        {
-            files.push(GitFile { path, bytes });
-            files.sort_by(|a, b| a.path.cmp(&b.path));
+        for name in ["HEAD", "refs/stash"] {
+            let bytes = refs::read_table_logs(&repo, view, name)?;
+            if let Ok(path) = RelPath::new(format!("logs/{name}").as_bytes())
+                && !bytes.is_empty()
+            {
+                files.push(GitFile { path, bytes });
+            }
         }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
     }
     for line in files::commands(&files) {
         told.note(GitOmitReason::Runs, line);

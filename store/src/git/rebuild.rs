@@ -100,6 +100,9 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     let plan = Plan { source, options };
     plan.check(state, 0)?;
     let dot_git = worktree.join(".git");
+    if !worktree.is_dir() {
+        return Err(GitError::refused(worktree.display().to_string(), "it is no folder"));
+    }
     if dot_git.symlink_metadata().is_ok() {
         return Err(GitError::refused(dot_git.display().to_string(), "it is there already"));
     }
@@ -115,6 +118,45 @@ struct Loaded {
     index: Option<GitIndex>,
     settings: GitSettings,
     files: Vec<GitFile>,
+}
+
+/// Where a repository will be once all of them are in place.
+#[derive(Clone)]
+struct Home {
+    /// Its folder, relative to the worktree of the outermost one.
+    git_dir: Vec<u8>,
+    /// Its worktree, likewise; the outermost one's own is empty.
+    worktree: Vec<u8>,
+}
+
+impl Home {
+    fn outermost() -> Self {
+        Self { git_dir: b".git".to_vec(), worktree: Vec::new() }
+    }
+
+    fn module(&self, path: &[u8], name: &[u8]) -> Self {
+        let worktree = match self.worktree.as_slice() {
+            [] => path.to_vec(),
+            outer => [outer, path].join(&b'/'),
+        };
+        Self { git_dir: [&self.git_dir[..], b"modules", name].join(&b'/'), worktree }
+    }
+
+    /// What the configuration says of the worktree.
+    fn location(&self) -> Option<String> {
+        let path = [up_from(&self.git_dir).as_bytes(), &self.worktree].concat();
+        (!self.worktree.is_empty()).then(|| String::from_utf8_lossy(&path).into_owned())
+    }
+
+    /// What the `.git` of the worktree says.
+    fn link(&self) -> Vec<u8> {
+        [b"gitdir: ", up_from(&self.worktree).as_bytes(), &self.git_dir, b"\n"].concat()
+    }
+}
+
+/// The way from a folder to the one that its path starts at.
+fn up_from(path: &[u8]) -> String {
+    "../".repeat(path.split(|&byte| byte == b'/').count())
 }
 
 struct Plan<'a, S: ?Sized> {
@@ -192,19 +234,19 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         }
         let folder = worktree.join(format!("{BUILDING}{}", random_name()?));
         let mut building = Building(Some(folder.clone()));
-        self.build(id, worktree, &folder, None, told)?;
+        self.build(id, worktree, &folder, &Home::outermost(), told)?;
         fs::rename(&folder, dot_git)?;
         building.0 = None;
         Ok(())
     }
 
-    /// Builds a repository in a folder. With `location` its worktree is not the folder around it.
+    /// Builds a repository in a folder.
     fn build(
         &self,
         id: GitStateId,
         worktree: &Path,
         git_dir: &Path,
-        location: Option<&str>,
+        home: &Home,
         told: &mut Told,
     ) -> Result<(), GitError> {
         let Loaded { state, refs, index, settings, files } = self.load(id)?;
@@ -234,8 +276,9 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         for line in files::commands(&files) {
             told.note(GitOmitReason::Runs, line);
         }
-        self.build_units(&state, worktree, git_dir, told)?;
-        let format = format_config(state.hash, state.storage, location);
+        self.build_units(&state, worktree, git_dir, home, told)?;
+        let location = home.location();
+        let format = format_config(state.hash, state.storage, location.as_deref());
         let config = [format.as_bytes(), &settings::write(&kept)].concat();
         if parse_config(&config).is_none() {
             return Err(GitError::refused("the settings", "git could not read them"));
@@ -256,6 +299,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             .git
             .at(git_dir)
             .args(["index-pack", "--stdin", "--fix-thin", &check])
+            .args(is_partial.then_some("--promisor"))
             .run(
                 DOING,
                 |mut stdin| {
@@ -294,10 +338,12 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             RefStorage::Reftable => {
                 fs::create_dir_all(&git_dir.join("reftable"))?;
                 write_new(&git_dir.join("reftable/tables.list"), b"")?;
-                let log = files.iter().find(|file| file.path.as_bytes() == b"logs/refs/stash");
-                let log = log.map_or(&b""[..], |file| &file.bytes);
+                let logs = [&b"logs/HEAD"[..], b"logs/refs/stash"].map(|path| {
+                    let log = files.iter().find(|file| file.path.as_bytes() == path);
+                    log.map_or(&b""[..], |file| &file.bytes)
+                });
                 let git = || self.options.git.at(git_dir);
-                refs::write_tables(git, state.hash, &state.head, refs, log)
+                refs::write_tables(git, state.hash, &state.head, refs, logs)
             }
         }
     }
@@ -307,6 +353,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         state: &GitState,
         worktree: &Path,
         git_dir: &Path,
+        home: &Home,
         told: &mut Told,
     ) -> Result<(), GitError> {
         for unit in &state.units {
@@ -331,12 +378,10 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
                 GitPlace::Module(name) => {
                     let folder = git_dir.join("modules").join(as_path(name));
                     fs::create_dir_all(&folder)?;
-                    // From `modules/NAME` to the worktree, as git itself writes it.
-                    let up = "../".repeat(2 + name.split(|&byte| byte == b'/').count());
-                    let location = format!("{up}{}", String::from_utf8_lossy(path));
-                    self.build(unit.state, &inner, &folder, Some(&location), &mut inner_told)?;
+                    let home = home.module(path, name);
+                    self.build(unit.state, &inner, &folder, &home, &mut inner_told)?;
                     match open_folder(worktree, path) {
-                        Ok(folder) => write_link(&folder, &inner, path, name)?,
+                        Ok(folder) => write_link(&folder, &inner, &home.link())?,
                         Err(_) => {
                             told.note(
                                 GitOmitReason::Missing,
@@ -505,14 +550,7 @@ fn open_folder(worktree: &Path, path: &[u8]) -> Result<std::os::fd::OwnedFd, Git
 }
 
 /// Writes the `.git` of a submodule, which names its folder.
-fn write_link(
-    folder: &std::os::fd::OwnedFd,
-    inner: &Path,
-    path: &[u8],
-    name: &[u8],
-) -> Result<(), GitError> {
-    let up = "../".repeat(path.split(|&byte| byte == b'/').count());
-    let text = [b"gitdir: ", up.as_bytes(), b".git/modules/", name, b"\n"].concat();
+fn write_link(folder: &std::os::fd::OwnedFd, inner: &Path, text: &[u8]) -> Result<(), GitError> {
     let dot_git = inner.join(".git");
     if rustix::fs::statat(folder, ".git", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return Err(GitError::refused(dot_git.display().to_string(), "it is there already"));
@@ -520,5 +558,5 @@ fn write_link(
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     let file = rustix::fs::openat(folder, ".git", flags, mode).context("creating", &dot_git)?;
-    Ok(std::fs::File::from(file).write_all(&text).context("writing", &dot_git)?)
+    Ok(std::fs::File::from(file).write_all(text).context("writing", &dot_git)?)
 }

@@ -318,19 +318,28 @@ fn target_line(target: &GitTarget) -> Vec<u8> {
     }
 }
 
-/// Writes refs and `HEAD` into a new repository that keeps them in tables, through git. The reflog of the
-/// stash comes first, because every line of it is a change of that ref.
+/// Lines of the reflog of `HEAD` that are written into tables, the last ones: git is run for each.
+const MAX_HEAD_LINES: usize = 20;
+
+/// Writes refs and `HEAD` into a new repository that keeps them in tables, through git. Reflogs come first,
+/// because every line of one is a change of its ref.
 pub(super) fn write_tables<'a>(
     git: impl Fn() -> Run<'a>,
     hash: GitHash,
     head: &GitHead,
     refs: &[GitRef],
-    stash_log: &[u8],
+    logs: [&[u8]; 2],
 ) -> Result<(), GitError> {
     const DOING: &str = "write refs";
-    for line in stash_log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        let Some(line) = parse_log_line(line, hash) else { continue };
-        write_log_line(&git, &line)?;
+    let [head_log, stash_log] = logs.map(|log| {
+        let lines = log.split(|&byte| byte == b'\n').filter_map(|it| parse_log_line(it, hash));
+        lines.collect::<Vec<_>>()
+    });
+    for line in head_log.iter().skip(head_log.len().saturating_sub(MAX_HEAD_LINES)) {
+        write_log_line(&git, "HEAD", line)?;
+    }
+    for line in &stash_log {
+        write_log_line(&git, "refs/stash", line)?;
     }
     let mut input = Vec::new();
     for GitRef { name, target } in refs {
@@ -362,20 +371,26 @@ pub(super) fn write_tables<'a>(
     Ok(())
 }
 
-fn write_log_line<'a>(git: &impl Fn() -> Run<'a>, line: &LogLine<'_>) -> Result<(), GitError> {
-    const DOING: &str = "write the reflog of the stash";
+fn write_log_line<'a>(
+    git: &impl Fn() -> Run<'a>,
+    changed: &str,
+    line: &LogLine<'_>,
+) -> Result<(), GitError> {
+    const DOING: &str = "write a reflog";
     let end = line.who.iter().rposition(|&byte| byte == b'<').unwrap_or_default();
     let (name, address) = line.who.split_at(end);
     let address =
         address.strip_prefix(b"<").and_then(|it| it.strip_suffix(b">")).unwrap_or_default();
     let date = [b"@", line.when].concat();
+    let message = (!line.message.is_empty()).then(|| [as_path(b"-m"), as_path(line.message)]);
     let run = git()
         .env("GIT_COMMITTER_NAME", as_path(name.trim_ascii_end()))
         .env("GIT_COMMITTER_EMAIL", as_path(address))
         .env("GIT_COMMITTER_DATE", as_path(&date))
-        .args(["update-ref", "--create-reflog", "-m"])
-        .args([as_path(line.message)])
-        .args(["refs/stash", &line.new.to_string()]);
+        .args(["update-ref", "--no-deref", "--create-reflog"])
+        // Git takes no empty message, and writes one where it is given none.
+        .args(message.iter().flatten())
+        .args([changed, &line.new.to_string()]);
     run.bytes(DOING, b"", MAX_REF)?.checked(DOING)?;
     Ok(())
 }

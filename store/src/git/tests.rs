@@ -3,3 +3,5 @@
 mod lab;
 mod states;
 mod fidelity;
+mod hostile;
+mod moving;

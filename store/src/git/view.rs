@@ -19,7 +19,6 @@ pub(super) struct View<'a> {
     folder: PathBuf,
     objects: PathBuf,
     shallow: PathBuf,
-    has_common: bool,
 }
 
 impl<'a> View<'a> {
@@ -35,15 +34,17 @@ impl<'a> View<'a> {
             folder,
             objects: repo.common_dir.join("objects"),
             shallow: repo.common_dir.join("shallow"),
-            has_common: repo.storage == RefStorage::Reftable && repo.git_dir != repo.common_dir,
         };
         write_skeleton(&this.git_dir(), repo.hash, repo.storage)?;
         if repo.storage == RefStorage::Reftable {
             link(&repo.git_dir.join("reftable"), &this.git_dir().join("reftable"))?;
         }
-        if this.has_common {
-            write_skeleton(&this.common_dir(), repo.hash, repo.storage)?;
-            link(&repo.common_dir.join("reftable"), &this.common_dir().join("reftable"))?;
+        if repo.storage == RefStorage::Reftable && repo.git_dir != repo.common_dir {
+            // Tables of a worktree's own, and those that it shares.
+            let common = this.folder.join("common");
+            write_skeleton(&common, repo.hash, repo.storage)?;
+            link(&repo.common_dir.join("reftable"), &common.join("reftable"))?;
+            write(&this.git_dir().join("commondir"), b"../common\n")?;
         }
         Ok(this)
     }
@@ -52,16 +53,9 @@ impl<'a> View<'a> {
         self.folder.join("git")
     }
 
-    fn common_dir(&self) -> PathBuf {
-        self.folder.join("common")
-    }
-
     /// A run of git on the objects of the repository.
     pub(super) fn git(&self) -> Run<'a> {
-        let mut run = self.program.at(&self.git_dir()).env("GIT_OBJECT_DIRECTORY", &self.objects);
-        if self.has_common {
-            run = run.env("GIT_COMMON_DIR", self.common_dir());
-        }
+        let run = self.program.at(&self.git_dir()).env("GIT_OBJECT_DIRECTORY", &self.objects);
         if self.shallow.is_file() { run.env("GIT_SHALLOW_FILE", &self.shallow) } else { run }
     }
 }

@@ -115,6 +115,7 @@ impl Lab {
         let mut command = Command::new("git");
         command
             .args(["-c", "protocol.file.allow=always", "-c", "advice.detachedHead=false"])
+            .args(["-c", "core.fsync=none", "-c", "maintenance.auto=false"])
             .args(args)
             .current_dir(folder)
             .env_clear()

@@ -1,0 +1,296 @@
+//! Repositories that change: while they are captured, and from one capture to the next.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use baton_protocol::object::GitPlace;
+use baton_protocol::path::RelPath;
+
+use super::lab::{Dice, Kept, Lab, PLAIN, all_kept};
+use crate::git::{CaptureOptions, Captured, capture, load_git_omissions};
+use crate::ignore::GitUser;
+
+fn small(kept: Kept) -> Lab {
+    let lab = Lab::new(kept);
+    for at in 0..20 {
+        lab.write(&format!("d{}/{at}", at % 3), format!("{at}\n"));
+    }
+    lab.commit("first");
+    lab
+}
+
+fn after(lab: &Lab, base: &Captured) -> Captured {
+    let options = CaptureOptions { base: Some(base.id), ..lab.options() };
+    capture(&lab.work(), &lab.objects, &options).unwrap()
+}
+
+/// Long enough for a file that was written before to be older than one that is written after.
+fn let_the_clock_go_on() {
+    std::thread::sleep(Duration::from_millis(30));
+}
+
+#[test]
+fn a_lock_says_busy_only_while_it_is_young() {
+    let lab = small(PLAIN);
+    assert!(!lab.capture().state.busy);
+    let lock = lab.work().join(".git/index.lock");
+    crate::fs::write_atomic(&lock, b"", 0o644).unwrap();
+    let busy = lab.capture();
+    assert!(busy.state.busy);
+    assert!(busy.omitted.iter().any(|it| it.what == "index.lock"));
+    let mut options = lab.options();
+    options.now += Duration::from_secs(3600);
+    let old = capture(&lab.work(), &lab.objects, &options).unwrap();
+    assert!(!old.state.busy);
+    assert_eq!(load_git_omissions(&lab.objects, &old.state).unwrap(), old.omitted);
+    assert!(old.omitted.iter().any(|it| it.reason.name() == "locked"));
+    // What git had finished is the same.
+    assert_eq!((old.state.refs, old.state.index), (busy.state.refs, busy.state.index));
+}
+
+#[test]
+fn a_repository_is_captured_while_git_is_at_work_in_it() {
+    let lab = small(PLAIN);
+    lab.git(&["branch", "side"]);
+    lab.write("d0/new", "on main\n");
+    lab.commit("second");
+    let done = AtomicBool::new(false);
+    let captured: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for branch in ["side", "main"] {
+                    lab.git(&["checkout", "-q", branch]);
+                    lab.git(&["pack-refs", "--all"]);
+                    lab.git(&["update-ref", "refs/heads/moving", branch]);
+                }
+            }
+        });
+        let captured = (0..12).map(|_| lab.try_capture()).collect();
+        done.store(true, Ordering::Relaxed);
+        captured
+    });
+    for (at, captured) in captured.into_iter().enumerate() {
+        let there = format!("there{at}");
+        lab.rebuild(&captured.unwrap(), &there);
+        lab.git_in(&lab.path(&there), &["fsck", "--strict"]);
+    }
+}
+
+#[test]
+fn an_unchanged_repository_is_the_same_state_and_makes_no_pack() {
+    for kept in all_kept() {
+        let lab = small(kept);
+        let first = lab.capture();
+        assert_eq!(first.state.packs.len(), 1, "{kept:?}");
+        let second = after(&lab, &first);
+        assert_eq!(second.id, first.id, "{kept:?}");
+    }
+}
+
+#[test]
+fn only_what_is_new_is_packed() {
+    let lab = Lab::new(PLAIN);
+    let mut dice = Dice::new(1);
+    for at in 0..200 {
+        lab.write(&format!("d{}/{at}", at % 9), dice.text(60));
+    }
+    lab.commit("first");
+    let first = lab.capture();
+    lab.write("d1/1", dice.text(3));
+    lab.git(&["add", "d1/1"]);
+    let staged = after(&lab, &first);
+    lab.git(&["commit", "-q", "-m", "second"]);
+    let committed = after(&lab, &staged);
+    for captured in [&staged, &committed] {
+        let sizes: Vec<_> = captured.state.packs.iter().map(|pack| pack.blob.size).collect();
+        assert!(sizes[0] > 50_000 && sizes[1..].iter().all(|&size| size < 1500), "{sizes:?}");
+    }
+    // A switch to what is there already brings nothing.
+    lab.git(&["checkout", "-q", "-b", "back", "main~1"]);
+    assert_eq!(after(&lab, &committed).state.packs, committed.state.packs);
+    lab.git(&["reset", "-q", "--soft", "main"]);
+    let soft = after(&lab, &committed);
+    assert_eq!(soft.state.packs[0], committed.state.packs[0]);
+    lab.rebuild(&soft, "there");
+    let question = &["status", "--porcelain=v2", "--branch"];
+    assert_eq!(lab.git(question), lab.git_in(&lab.path("there"), question));
+}
+
+#[test]
+fn packs_stay_few_and_whole_over_many_captures() {
+    let lab = small(PLAIN);
+    let mut dice = Dice::new(7);
+    let mut last = lab.capture();
+    let mut most = 0;
+    for round in 0..40 {
+        match dice.roll(6) {
+            0 => {
+                lab.write("staged", dice.text(4));
+                lab.git(&["add", "staged"]);
+            }
+            1 => {
+                lab.write("d1/1", dice.text(4));
+                lab.git(&["stash", "push", "-q"]);
+            }
+            2 => {
+                lab.write("d2/2", dice.text(4));
+                lab.git(&["commit", "-q", "-a", "--amend", "-m", &format!("amended {round}")]);
+            }
+            3 => {
+                lab.git(&["reflog", "expire", "--expire=now", "--all"]);
+                lab.git(&["gc", "-q", "--prune=now"]);
+            }
+            _ => {
+                lab.write(&format!("d0/{round}"), dice.text(4));
+                lab.commit(&format!("round {round}"));
+            }
+        }
+        last = after(&lab, &last);
+        most = most.max(last.state.packs.len());
+        if round % 8 == 7 {
+            let there = format!("there{round}");
+            lab.rebuild(&last, &there);
+            lab.git_in(&lab.path(&there), &["fsck", "--strict"]);
+            for question in [&["status", "--porcelain=v2"][..], &["stash", "list", "-p"]] {
+                assert_eq!(lab.git(question), lab.git_in(&lab.path(&there), question));
+            }
+        }
+    }
+    assert!((2..12).contains(&most), "{most} packs");
+}
+
+/// Nothing is left to look at for git: it neither reads a file again nor writes its index.
+#[test]
+fn the_first_status_finds_everything_looked_at() {
+    for kept in all_kept() {
+        let lab = small(kept);
+        if kept.index == "sparse" {
+            lab.git(&["sparse-checkout", "set", "--cone", "--sparse-index", "d1"]);
+        }
+        let_the_clock_go_on();
+        lab.write("d1/1", "changed\n");
+        lab.git(&["add", "d1/1"]);
+        let_the_clock_go_on();
+        lab.git(&["update-index", "-q", "--force-write-index"]);
+        let captured = lab.capture();
+        lab.rebuild(&captured, "there");
+        let there = lab.path("there");
+        assert_eq!(lab.git_in(&there, &["diff-files", "--raw"]), b"", "{kept:?}");
+        let index = there.join(".git/index");
+        let read = || crate::fs::read_if_exists(&index, 1 << 20).unwrap().unwrap();
+        let before = read();
+        lab.git_in(&there, &["status"]);
+        // An index that is to be split is split by the first one who writes it.
+        if kept.index != "split" {
+            assert!(read() == before, "{kept:?}: git had to write its index again");
+        }
+        // The trees that the index says it is made of are those that git would make.
+        let hash = match kept.hash {
+            "sha1" => gix::hash::Kind::Sha1,
+            _ => gix::hash::Kind::Sha256,
+        };
+        let opened =
+            gix::index::File::at(&index, hash, false, gix::index::decode::Options::default())
+                .unwrap();
+        let known = opened.tree().unwrap();
+        assert!(known.children.iter().any(|child| child.num_entries.is_some()), "{kept:?}");
+        lab.git_in(&there, &["commit", "-q", "-m", "x"]);
+        lab.git(&["commit", "-q", "-m", "x"]);
+        let tree = &["rev-parse", "HEAD^{tree}"];
+        assert_eq!(lab.git(tree), lab.git_in(&there, tree), "{kept:?}");
+    }
+}
+
+#[test]
+fn a_file_that_changed_after_it_was_captured_is_not_taken_for_clean() {
+    let lab = small(PLAIN);
+    let_the_clock_go_on();
+    lab.git(&["update-index", "-q", "--force-write-index"]);
+    let captured = lab.capture();
+    // Another length: the files are of another moment than the repository.
+    lab.write("d1/1", "longer than before\n");
+    lab.rebuild(&captured, "there");
+    let status = lab.git_in(&lab.path("there"), &["status", "--porcelain"]);
+    assert_eq!(status, b" M d1/1\n");
+}
+
+#[test]
+fn the_user_travels_also_from_a_configuration_of_their_own() {
+    let lab = small(PLAIN);
+    lab.git(&["config", "--unset", "user.name"]);
+    let config = lab.path("gitconfig");
+    let text = "[user]\n name = Own Name\n email = other@x\n signingKey = K\n[core]\n autocrlf = input\n pager = evil\n";
+    crate::fs::write_atomic(&config, text.as_bytes(), 0o600).unwrap();
+    let user = GitUser { config_files: vec![config], ..GitUser::default() };
+    let options = CaptureOptions { user, ..lab.options() };
+    let captured = capture(&lab.work(), &lab.objects, &options).unwrap();
+    lab.rebuild(&captured, "there");
+    let listed = lab.git_in(&lab.path("there"), &["config", "--local", "--list"]);
+    let listed = String::from_utf8(listed).unwrap();
+    for line in ["user.name=Own Name", "user.email=a@b.example", "core.autocrlf=input"] {
+        assert!(listed.lines().any(|it| it == line), "{line}: {listed}");
+    }
+    assert!(
+        !listed.contains("pager") && !listed.contains("signing") && !listed.contains("other@x")
+    );
+}
+
+#[test]
+fn a_repository_inside_that_is_no_submodule_travels_too() {
+    let mut lab = small(PLAIN);
+    lab.at = "work/inner".into();
+    lab.init("work/inner");
+    lab.write("f", "inner\n");
+    lab.commit("inner");
+    lab.write("f", "changed\n");
+    lab.at = "work".into();
+    let nested = vec![RelPath::new(b"inner").unwrap()];
+    let options = CaptureOptions { nested, ..lab.options() };
+    let captured = capture(&lab.work(), &lab.objects, &options).unwrap();
+    assert_eq!(captured.state.units.len(), 1);
+    assert_eq!(captured.state.units[0].place, GitPlace::Embedded);
+    lab.rebuild(&captured, "there");
+    for at in ["", "inner"] {
+        let question = &["status", "--porcelain=v2", "--branch"];
+        let here = lab.git_in(&lab.work().join(at), question);
+        assert_eq!(here, lab.git_in(&lab.path("there").join(at), question));
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_and_the_rest_travels() {
+    let lab = small(PLAIN);
+    lab.write("staged", "only in the index\n");
+    lab.git(&["add", "staged"]);
+    let oid = lab.says(&["rev-parse", ":staged"]);
+    let object = lab.work().join(".git/objects").join(&oid[..2]).join(&oid[2..]);
+    crate::fs::remove_file(&object).unwrap();
+    let gone = "1".repeat(40);
+    let path = lab.work().join(".git/refs/heads/gone");
+    crate::fs::write_atomic(&path, format!("{gone}\n").as_bytes(), 0o644).unwrap();
+    let captured = lab.capture();
+    for what in ["an object of refs/heads/gone", "an object of the entry staged of the index"] {
+        assert!(captured.omitted.iter().any(|it| it.what == what), "{:?}", captured.omitted);
+    }
+    let rebuilt = lab.rebuild(&captured, "there");
+    assert!(rebuilt.omitted.iter().any(|it| it.reason.name() == "missing"));
+    let there = lab.path("there");
+    assert_eq!(lab.git_in(&there, &["branch", "--format=%(refname)"]), b"refs/heads/main\n");
+    assert_eq!(lab.git(&["ls-files", "-s"]), lab.git_in(&there, &["ls-files", "-s"]));
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let lab = small(PLAIN);
+    let captured = lab.capture();
+    crate::fs::create_dir_all(&lab.path("there/.git.baton-dead/objects")).unwrap();
+    lab.rebuild(&captured, "there");
+    let names = |at: &str| {
+        let mut names: Vec<_> =
+            std::fs::read_dir(lab.path(at)).unwrap().map(|it| it.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("scratch"), [""; 0]);
+    assert_eq!(names("there"), [".git", "d0", "d1", "d2"]);
+}
