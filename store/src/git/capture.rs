@@ -4,41 +4,35 @@
 //!
 //! **Invariant:** capturing changes nothing: no file of the repository is written, and git takes no lock of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod needed;
+mod units;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use baton_protocol::id::{GitStateId, ObjectId, ObjectKind};
 use baton_protocol::object::{
-    Blob, GitFile, GitFiles, GitHash, GitHead, GitMode, GitOid, GitOmission, GitOmissions,
-    GitOmitReason, GitPack, GitPlace, GitRef, GitRefs, GitSettings, GitState, GitTarget, GitUnit,
-    MAX_GIT_UNITS, RefStorage, is_module_name, unit_path,
+    Blob, GitFile, GitFiles, GitOmission, GitOmissions, GitOmitReason, GitRef, GitRefs, GitSetting,
+    GitSettings, GitState, RefStorage,
 };
 use baton_protocol::path::RelPath;
 
-use super::files::parse_log_line;
-use super::index::{Index, build_trees, mark_clean};
+use super::index::{Index, mark_clean};
 use super::place::{Repository, parse_config, read_file};
 use super::program::GitProgram;
 use super::refs::Refs;
 use super::stamp::{LOOKS, PAUSE, Stamp};
 use super::view::View;
-use super::{GitError, Told, as_path, files, index, objects, refs, settings, shown};
+use super::{GitError, Told, files, index, refs, settings};
 use crate::chunk::store_bytes;
 use crate::ignore::GitUser;
 use crate::objects::{ObjectSink, ObjectSource};
-
-/// Deepest nesting of repositories.
-const MAX_DEPTH: usize = 16;
-
-/// Lines of the reflog of `HEAD` that travel, the last ones.
-const MAX_HEAD_LOG: usize = 200;
+use needed::{goes_on, pack};
+use units::InnerUnits;
 
 /// Longest configuration of a user.
 const MAX_CONFIG: u64 = 4 << 20;
-
-/// Objects that are told one by one where they are missing.
-const MAX_MISSING: usize = 20;
 
 /// How a repository is captured.
 #[derive(Clone, Debug)]
@@ -105,7 +99,10 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     if let Some(index) = &mut parts.index {
         mark_clean(index, worktree)?;
     }
-    let before = base.as_ref().filter(|base| base.hash == repo.hash);
+    let before = match &base {
+        Some(base) if goes_on(base, &parts, sink)? => Some(base),
+        _ => None,
+    };
     let packs = pack(&view, &mut parts, before, sink)?;
     let inner = InnerUnits { nested, base: base.as_ref(), depth };
     let (units, inner_omitted) = inner.capture(&mut parts, sink, options)?;
@@ -124,7 +121,7 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
         busy,
         head: refs.head,
         refs: put(GitRefs { hash: repo.hash, refs: list }.encode())?,
-        index: index.map(|index| put(index.index.encode())).transpose()?,
+        index: index.map(|index| put(index.meaning.encode())).transpose()?,
         settings: put(GitSettings(selected).encode())?,
         files: put_unless_empty(&files, || GitFiles(files.clone()).encode(), sink)?,
         packs,
@@ -222,7 +219,7 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
 }
 
 /// The configuration of the repository, and before it what the user's own says of the user and of line ends.
-fn with_user(repo: &Repository, user: &GitUser) -> Vec<baton_protocol::object::GitSetting> {
+fn with_user(repo: &Repository, user: &GitUser) -> Vec<GitSetting> {
     const OF_USER: [(&str, &str); 6] = [
         ("user", "name"),
         ("user", "email"),
@@ -253,235 +250,4 @@ fn with_user(repo: &Repository, user: &GitUser) -> Vec<baton_protocol::object::G
     last.reverse();
     last.extend(repo.config.iter().cloned());
     last
-}
-
-/// Packs what the other side lacks, and takes out of the parts what the repository itself lacks.
-fn pack<S: ObjectSink + ObjectSource + ?Sized>(
-    view: &View<'_>,
-    parts: &mut Parts,
-    before: Option<&GitState>,
-    sink: &S,
-) -> Result<Vec<GitPack>, GitError> {
-    let hash = parts.repo.hash;
-    let Parts { repo, refs, index, files, told } = parts;
-    let mut wanted: BTreeMap<GitOid, String> = BTreeMap::new();
-    for (name, target) in &refs.refs {
-        if let GitTarget::Object(oid) = target {
-            wanted.entry(*oid).or_insert_with(|| name.to_string());
-        }
-    }
-    if let GitHead::Detached(oid) = &refs.head {
-        wanted.insert(*oid, "HEAD".into());
-    }
-    for file in files.iter_mut() {
-        trim_log(file);
-        for oid in logged(file, hash) {
-            wanted.entry(oid).or_insert_with(|| shown(file.path.as_bytes()));
-        }
-    }
-    let mentioned: Vec<_> = files::mentions(files, hash).into_iter().collect();
-    let mentioned: BTreeSet<_> =
-        objects::find(view, hash, &mentioned)?.into_iter().flatten().collect();
-    if let Some(index) = index {
-        for (oid, path) in staged(view, &refs.head, &refs.refs, index)? {
-            wanted.entry(oid).or_insert_with(|| format!("the entry {} of the index", shown(&path)));
-        }
-    }
-    let mut tips = objects::present(view, hash, &wanted.keys().copied().collect())?;
-    let missing: Vec<_> = wanted.iter().filter(|(oid, _)| !tips.contains(oid)).collect();
-    for (_, name) in missing.iter().take(MAX_MISSING) {
-        told.note(GitOmitReason::Missing, format!("an object of {name}"));
-    }
-    if missing.len() > MAX_MISSING {
-        told.note(GitOmitReason::Missing, format!("{} objects in all", missing.len()));
-    }
-    if let GitHead::Detached(oid) = &refs.head
-        && !tips.contains(oid)
-    {
-        let path = repo.git_dir.join("HEAD");
-        return Err(GitError::Damaged { path, why: "its commit is not there" });
-    }
-    refs.refs.retain(|_, target| match target {
-        GitTarget::Object(oid) => tips.contains(oid),
-        GitTarget::Symbolic(_) => true,
-    });
-    files.iter_mut().for_each(|file| drop_lines(file, hash, &tips));
-    files.retain(|file| !(is_log(file) && file.bytes.is_empty()));
-    tips.extend(mentioned);
-    let before = before.map_or(&[][..], |state| &state.packs);
-    if tips.is_empty() {
-        return Ok(Vec::new());
-    }
-    objects::pack(view, hash, &tips, before, repo.is_partial, sink)
-}
-
-fn is_log(file: &GitFile) -> bool {
-    file.path.as_bytes().starts_with(b"logs/")
-}
-
-/// Keeps the end of the reflog of `HEAD`. That of the stash is the list of stashes, and stays whole.
-fn trim_log(file: &mut GitFile) {
-    if file.path.as_bytes() == b"logs/HEAD" {
-        let lines: Vec<&[u8]> = file.bytes.split_inclusive(|&byte| byte == b'\n').collect();
-        file.bytes = lines.split_at(lines.len().saturating_sub(MAX_HEAD_LOG)).1.concat();
-    }
-}
-
-/// The objects that a reflog names.
-fn logged(file: &GitFile, hash: GitHash) -> Vec<GitOid> {
-    if !is_log(file) {
-        return Vec::new();
-    }
-    let lines = file.bytes.split(|&byte| byte == b'\n').filter_map(|it| parse_log_line(it, hash));
-    lines.flat_map(|line| [line.old, line.new]).filter(|oid| !oid.is_null()).collect()
-}
-
-/// Drops lines of a reflog that name objects that are not there: git would call them broken.
-fn drop_lines(file: &mut GitFile, hash: GitHash, there: &BTreeSet<GitOid>) {
-    if !is_log(file) {
-        return;
-    }
-    let known = |oid: GitOid| oid.is_null() || there.contains(&oid);
-    let lines = file.bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        parse_log_line(line, hash).is_some_and(|line| known(line.old) && known(line.new))
-    });
-    file.bytes = lines.collect::<Vec<_>>().concat();
-}
-
-/// The objects that an index names and that are not in the tree of `HEAD`, each with a path.
-fn staged(
-    view: &View<'_>,
-    head: &GitHead,
-    refs: &BTreeMap<baton_protocol::object::GitRefName, GitTarget>,
-    index: &Index,
-) -> Result<BTreeMap<GitOid, Vec<u8>>, GitError> {
-    let hash = index.index.hash;
-    let mut named = BTreeMap::new();
-    for entry in index.index.entries.iter().filter(|it| it.mode != GitMode::Submodule) {
-        named.entry(entry.oid).or_insert_with(|| entry.path.clone());
-    }
-    for undo in &index.index.undo {
-        for (_, oid) in undo.stages.iter().flatten().filter(|(mode, _)| *mode != GitMode::Submodule)
-        {
-            named.entry(*oid).or_insert_with(|| undo.path.clone());
-        }
-    }
-    let commit = match head {
-        GitHead::Detached(oid) => Some(*oid),
-        GitHead::Symbolic(name) => match refs.get(name) {
-            Some(GitTarget::Object(oid)) => Some(*oid),
-            _ => None,
-        },
-    };
-    let Some(commit) = commit else { return Ok(named) };
-    let tree = objects::find(view, hash, &[format!("{commit}^{{tree}}").into_bytes()])?;
-    let tree = tree.into_iter().next().flatten();
-    let trees = build_trees(&index.index.entries, hash)?;
-    if tree.is_some() && trees.root() == tree && index.index.undo.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let known = objects::objects_of_tree(view, hash, commit)?;
-    named.retain(|oid, _| !known.contains(oid));
-    Ok(named)
-}
-
-/// What is needed to capture the repositories inside one.
-struct InnerUnits<'a> {
-    nested: &'a BTreeSet<RelPath>,
-    base: Option<&'a GitState>,
-    depth: usize,
-}
-
-impl InnerUnits<'_> {
-    fn capture<S: ObjectSink + ObjectSource + ?Sized>(
-        &self,
-        parts: &mut Parts,
-        sink: &S,
-        options: &CaptureOptions,
-    ) -> Result<(Vec<GitUnit>, Vec<GitOmission>), GitError> {
-        let Parts { repo, index, told, .. } = parts;
-        let mut paths: BTreeSet<Vec<u8>> =
-            self.nested.iter().map(|path| path.as_bytes().to_vec()).collect();
-        let entries = index.iter().flat_map(|index| &index.index.entries);
-        let links = entries.filter(|entry| entry.mode == GitMode::Submodule);
-        paths.extend(links.map(|entry| entry.path.clone()));
-        let mut units = Vec::new();
-        let mut omitted = Vec::new();
-        for path in paths {
-            let worktree = repo.worktree.join(as_path(&path));
-            if worktree.join(".git").symlink_metadata().is_err() || !is_plain_folder(repo, &path) {
-                continue;
-            }
-            // One inside another of them is a unit of that one.
-            let inside = |unit: &GitUnit| {
-                path.strip_prefix(unit.path.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
-            };
-            if units.iter().any(inside) {
-                continue;
-            }
-            let what = format!("the repository in {}", shown(&path));
-            let (Some(unit), true) = (unit_path(&path), units.len() < MAX_GIT_UNITS) else {
-                told.note(GitOmitReason::Broken, what);
-                continue;
-            };
-            if self.depth >= MAX_DEPTH {
-                told.note(GitOmitReason::NotCarried, what);
-                continue;
-            }
-            let base = self.base.and_then(|base| base.units.iter().find(|it| it.path == unit));
-            let nested = self.nested.iter().filter_map(|inner| {
-                let rest = inner.as_bytes().strip_prefix(&path[..])?.strip_prefix(b"/")?;
-                RelPath::new(rest).ok()
-            });
-            let captured = capture_unit(
-                &worktree,
-                &nested.collect(),
-                base.map(|base| base.state),
-                self.depth + 1,
-                sink,
-                options,
-            );
-            let captured = match captured {
-                Ok(captured) => captured,
-                Err(GitError::Store(error)) => return Err(error.into()),
-                Err(error) => {
-                    told.note(GitOmitReason::Broken, format!("{what}: {error}"));
-                    continue;
-                }
-            };
-            let Some(place) = place_of(repo, &worktree, options) else {
-                told.note(GitOmitReason::Broken, what);
-                continue;
-            };
-            omitted.extend(captured.omitted.into_iter().map(|it| GitOmission {
-                what: format!("{}: {}", shown(&path), it.what),
-                reason: it.reason,
-            }));
-            units.push(GitUnit { path: unit, place, state: captured.id });
-        }
-        Ok((units, omitted))
-    }
-}
-
-/// Whether a path leads to a folder through folders only: through a link it would be another one.
-fn is_plain_folder(repo: &Repository, path: &[u8]) -> bool {
-    let mut at = repo.worktree.clone();
-    path.split(|&byte| byte == b'/').all(|name| {
-        at.push(as_path(name));
-        at.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
-    })
-}
-
-/// Where an inner repository keeps its own; nothing where its name is none that git takes.
-fn place_of(outer: &Repository, worktree: &Path, options: &CaptureOptions) -> Option<GitPlace> {
-    use std::os::unix::ffi::OsStrExt;
-    let inner = Repository::open(worktree, options.within.as_deref()).ok()?;
-    for folder in [&outer.common_dir, &outer.git_dir] {
-        if let Ok(name) = inner.git_dir.strip_prefix(folder.join("modules")) {
-            let name = name.as_os_str().as_bytes();
-            return is_module_name(name).then(|| GitPlace::Module(name.to_vec()));
-        }
-    }
-    Some(GitPlace::Embedded)
 }

@@ -57,7 +57,8 @@ const FOLDERS: [&str; 3] = ["rebase-apply", "rebase-merge", "sequencer"];
 const SHARED: [&str; 4] = ["info/attributes", "info/exclude", "logs/refs/stash", "shallow"];
 
 /// Entries of a repository's folder that travel in another way, or mean nothing elsewhere.
-const OTHERWISE: [&str; 22] = [
+const OTHERWISE: [&str; 23] = [
+    "FETCH_HEAD",
     "HEAD",
     "branches",
     "commondir",
@@ -189,6 +190,11 @@ fn tell_the_rest(repo: &Repository, told: &mut Told) -> Result<(), GitError> {
             told.note(GitOmitReason::Elsewhere, format!("worktrees/{}", shown(name.as_bytes())));
         }
     }
+    for folder in ["logs/refs/heads", "logs/refs/remotes"] {
+        if repo.common_dir.join(folder).is_dir() {
+            told.note(GitOmitReason::NotCarried, folder);
+        }
+    }
     if repo.common_dir.join("info/grafts").exists() {
         told.note(GitOmitReason::NotCarried, "info/grafts");
     }
@@ -225,6 +231,20 @@ fn is_option(key: &str, value: &[u8]) -> bool {
         "gpg-sign" => false,
         "strategy" => is_strategy(value),
         _ => true,
+    }
+}
+
+/// Whether a patch may be applied with an option: there are some that let it write anywhere, and each may be
+/// cut short.
+fn is_apply_option(quoted: &[u8]) -> bool {
+    let option = quoted.strip_prefix(b"'").and_then(|it| it.strip_suffix(b"'")).unwrap_or(quoted);
+    let number = |rest: &[u8]| rest.iter().all(u8::is_ascii_digit);
+    match option {
+        b"" | b"--ignore-space-change" | b"--ignore-whitespace" | b"--reject" => true,
+        [b'-', b'p' | b'C', rest @ ..] => number(rest),
+        _ => option
+            .strip_prefix(b"--whitespace=")
+            .is_some_and(|it| it.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'-')),
     }
 }
 
@@ -273,6 +293,9 @@ fn check(path: &[u8], bytes: &[u8], hash: GitHash) -> Result<(), GitOmitReason> 
         b"sequencer/opts" => parse_config(bytes)
             .is_some_and(|(options, _)| options.iter().all(|it| is_option(&it.key, &it.value))),
         _ if path.ends_with(b"/strategy") => is_strategy(bytes),
+        _ if path.ends_with(b"/apply-opt") => {
+            bytes.trim_ascii().split(|it| *it == b' ').all(is_apply_option)
+        }
         _ => true,
     };
     if fine { Ok(()) } else { Err(GitOmitReason::Broken) }
@@ -350,6 +373,33 @@ pub(super) fn parse_log_line(line: &[u8], hash: GitHash) -> Option<LogLine<'_>> 
     })
 }
 
+/// Whether a file is a reflog.
+pub(super) fn is_log(file: &GitFile) -> bool {
+    file.path.as_bytes().starts_with(b"logs/")
+}
+
+/// The objects that a reflog names; none for another file.
+pub(super) fn logged(file: &GitFile, hash: GitHash) -> Vec<GitOid> {
+    if !is_log(file) {
+        return Vec::new();
+    }
+    let lines = file.bytes.split(|&byte| byte == b'\n').filter_map(|it| parse_log_line(it, hash));
+    lines.flat_map(|line| [line.old, line.new]).filter(|oid| !oid.is_null()).collect()
+}
+
+/// Drops lines of a reflog that name objects that are not there: git would call them broken.
+pub(super) fn drop_lines(file: &mut GitFile, hash: GitHash, there: &BTreeSet<GitOid>) {
+    if !is_log(file) {
+        return;
+    }
+    let known = |oid: GitOid| oid.is_null() || there.contains(&oid);
+    let lines = file.bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        parse_log_line(line, hash).is_some_and(|line| known(line.old) && known(line.new))
+    });
+    file.bytes = lines.collect::<Vec<_>>().concat();
+}
+
 fn is_reflog_line(line: &[u8], hash: GitHash) -> bool {
     parse_log_line(line, hash).is_some() && !line.contains(&0)
 }
@@ -397,6 +447,7 @@ mod tests {
             ("MERGE_HEAD", format!("{oid}\n")),
             ("rebase-merge/git-rebase-todo", "exec make\n".to_owned()),
             ("rebase-merge/strategy", "ort\n".to_owned()),
+            ("rebase-apply/apply-opt", "'-p2' '--whitespace=fix'".to_owned()),
             ("MERGE_RR", resolution("a/b")),
             ("BISECT_START", "main\n".to_owned()),
             ("sequencer/opts", "[options]\n\tno-commit = true\n".to_owned()),
@@ -420,6 +471,8 @@ mod tests {
             ("rebase-merge", String::new()),
             ("rebase-merge/gpg_sign_opt", "-Sx".to_owned()),
             ("rebase-merge/strategy", "evil".to_owned()),
+            ("rebase-apply/apply-opt", "'--unsafe-paths'".to_owned()),
+            ("rebase-apply/apply-opt", "'-p1' '--unsafe' '--dir=/'".to_owned()),
             ("rr-cache/x/preimage", String::new()),
             ("MERGE_HEAD", "x".to_owned()),
             ("shallow", "../x\n".to_owned()),

@@ -97,6 +97,11 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     if tips.iter().all(|tip| had.contains(tip)) {
         return Ok(before.to_vec());
     }
+    // What was missing when a pack was made is not in it, though it is reachable from its tips.
+    let before = if is_partial { &[] } else { before };
+    if is_partial {
+        kept.clear();
+    }
     let sizes: Vec<_> = before.iter().map(|pack| pack.blob.size).collect();
     let merged = kept.split_off(kept_packs(&sizes));
     let mut packs: Vec<_> = kept.iter().map(|(pack, _)| *pack).collect();

@@ -3,43 +3,36 @@
 //! A state may come from anyone who may write into the vault: all that it says is checked here, and what
 //! git would take from it without a question is worked out anew.
 //!
-//! **Invariant:** until everything is there and checked, the worktree has no `.git`. What is built before stands
-//! under a name beside it, and goes if the rebuild fails.
+//! **Invariant:** until everything is there and checked, a worktree has no `.git`. What is built before stands in
+//! another folder, and goes if the rebuild fails.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod home;
+mod arrived;
+
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use baton_protocol::id::{GitStateId, ObjectId};
 use baton_protocol::object::{
-    Blob, GitFile, GitFiles, GitHead, GitIndex, GitMode, GitOid, GitOmission, GitOmitReason,
-    GitPlace, GitRef, GitRefs, GitSettings, GitState, GitTarget, GitUnit, RefStorage,
+    Blob, GitFile, GitFiles, GitIndex, GitOmission, GitOmitReason, GitPlace, GitRef, GitRefs,
+    GitSetting, GitSettings, GitState, RefStorage,
 };
-use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::index::{build_trees, remember};
 use super::place::{Repository, is_yes, parse_config};
 use super::program::GitProgram;
 use super::view::{View, format_config, random_name, write_new, write_skeleton};
-use super::{GitError, MAX_LIST, Told, as_path, files, index, objects, refs, settings, shown};
+use super::{GitError, MAX_LIST, Told, as_path, files, refs, settings, shown};
 use crate::chunk::{for_each_extent, read_chunk};
 use crate::error::StoreError;
-use crate::fs::{self, Context};
+use crate::fs;
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
-
-/// What stands in a worktree while its repository is built. One of a rebuild that died is taken away.
-const BUILDING: &str = ".git.baton-";
+use arrived::{check_logs, check_targets, index_bytes};
+use home::{Home, Link, check_units, open_folder};
 
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
-
-/// Waits until the time at which files were written is over, at most this often.
-const WAITS: usize = 5;
-
-/// How long each time: longer than the clock of any file system takes to go on.
-const WAIT: Duration = Duration::from_millis(12);
 
 /// What git refuses only because very old programs wrote it: history is full of it, and it does no harm.
 const HARMLESS: [&str; 16] = [
@@ -77,6 +70,8 @@ pub struct RebuildOptions {
     pub git: GitProgram,
     /// A folder for what git needs for a moment.
     pub scratch: PathBuf,
+    /// A folder of the same file system as the worktree, in which the repository is built.
+    pub beside: PathBuf,
     /// What may run later.
     pub commands: Commands,
 }
@@ -107,8 +102,53 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
         return Err(GitError::refused(dot_git.display().to_string(), "it is there already"));
     }
     let mut told = Told::default();
-    plan.place(state, worktree, &dot_git, &mut told)?;
+    let mut placing = Placing::default();
+    plan.place(state, worktree, &dot_git, &mut placing, &mut told)?;
+    placing.finish()?;
     Ok(Rebuilt { git_dir: dot_git, omitted: told.into_list() })
+}
+
+/// What is built and has to be put in its place, the outermost repository last.
+#[derive(Default)]
+struct Placing {
+    built: Vec<(Building, PathBuf)>,
+    links: Vec<Link>,
+}
+
+impl Placing {
+    /// Puts everything in its place; where that fails, nothing.
+    fn finish(self) -> Result<(), GitError> {
+        let mut done = Vec::new();
+        self.put(&mut done).inspect_err(|_| {
+            for path in &done {
+                let removed =
+                    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                if let Err(error) = removed {
+                    tracing::warn!(%error, "a repository is left behind");
+                }
+            }
+        })
+    }
+
+    fn put(self, done: &mut Vec<PathBuf>) -> Result<(), GitError> {
+        for link in &self.links {
+            link.write()?;
+            done.push(link.path());
+        }
+        for (mut building, dot_git) in self.built {
+            if dot_git.symlink_metadata().is_ok() {
+                return Err(GitError::refused(
+                    dot_git.display().to_string(),
+                    "it is there already",
+                ));
+            }
+            if let Some(folder) = building.0.take() {
+                fs::rename(&folder, &dot_git).inspect_err(|_| building.0 = Some(folder))?;
+                done.push(dot_git);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A state and its lists.
@@ -118,45 +158,6 @@ struct Loaded {
     index: Option<GitIndex>,
     settings: GitSettings,
     files: Vec<GitFile>,
-}
-
-/// Where a repository will be once all of them are in place.
-#[derive(Clone)]
-struct Home {
-    /// Its folder, relative to the worktree of the outermost one.
-    git_dir: Vec<u8>,
-    /// Its worktree, likewise; the outermost one's own is empty.
-    worktree: Vec<u8>,
-}
-
-impl Home {
-    fn outermost() -> Self {
-        Self { git_dir: b".git".to_vec(), worktree: Vec::new() }
-    }
-
-    fn module(&self, path: &[u8], name: &[u8]) -> Self {
-        let worktree = match self.worktree.as_slice() {
-            [] => path.to_vec(),
-            outer => [outer, path].join(&b'/'),
-        };
-        Self { git_dir: [&self.git_dir[..], b"modules", name].join(&b'/'), worktree }
-    }
-
-    /// What the configuration says of the worktree.
-    fn location(&self) -> Option<String> {
-        let path = [up_from(&self.git_dir).as_bytes(), &self.worktree].concat();
-        (!self.worktree.is_empty()).then(|| String::from_utf8_lossy(&path).into_owned())
-    }
-
-    /// What the `.git` of the worktree says.
-    fn link(&self) -> Vec<u8> {
-        [b"gitdir: ", up_from(&self.worktree).as_bytes(), &self.git_dir, b"\n"].concat()
-    }
-}
-
-/// The way from a folder to the one that its path starts at.
-fn up_from(path: &[u8]) -> String {
-    "../".repeat(path.split(|&byte| byte == b'/').count())
 }
 
 struct Plan<'a, S: ?Sized> {
@@ -219,24 +220,19 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         Ok(load_blob(self.source, blob, MAX_LIST)?)
     }
 
-    /// Builds a repository beside the `.git` of its worktree, and puts it there.
+    /// Builds a repository elsewhere, to be put in the place of its `.git`.
     fn place(
         &self,
         id: GitStateId,
         worktree: &Path,
         dot_git: &Path,
+        placing: &mut Placing,
         told: &mut Told,
     ) -> Result<(), GitError> {
-        for name in fs::list_dir(worktree)? {
-            if name.to_string_lossy().starts_with(BUILDING) {
-                fs::remove_dir_all(&worktree.join(name))?;
-            }
-        }
-        let folder = worktree.join(format!("{BUILDING}{}", random_name()?));
-        let mut building = Building(Some(folder.clone()));
-        self.build(id, worktree, &folder, &Home::outermost(), told)?;
-        fs::rename(&folder, dot_git)?;
-        building.0 = None;
+        let folder = self.options.beside.join(format!("git-{}", random_name()?));
+        let building = Building(Some(folder.clone()));
+        self.build(id, worktree, &folder, &Home::outermost(), placing, told)?;
+        placing.built.push((building, dot_git.to_owned()));
         Ok(())
     }
 
@@ -247,9 +243,10 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         worktree: &Path,
         git_dir: &Path,
         home: &Home,
+        placing: &mut Placing,
         told: &mut Told,
     ) -> Result<(), GitError> {
-        let Loaded { state, refs, index, settings, files } = self.load(id)?;
+        let Loaded { state, refs, index, settings, mut files } = self.load(id)?;
         write_skeleton(git_dir, state.hash, state.storage)?;
         // Before the packs: what stands in it has no parents.
         if let Some(shallow) = files.iter().find(|file| file.path.as_bytes() == b"shallow") {
@@ -263,6 +260,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         let repo = repository(worktree, git_dir, &state);
         let view = View::new(&self.options.git, &self.options.scratch, &repo)?;
         check_targets(&view, &state, &refs)?;
+        check_logs(&view, &state, &mut files, told)?;
         self.write_refs(git_dir, &state, &refs, &files)?;
         for file in &files {
             write_file(git_dir, file, &state)?;
@@ -276,7 +274,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         for line in files::commands(&files) {
             told.note(GitOmitReason::Runs, line);
         }
-        self.build_units(&state, worktree, git_dir, home, told)?;
+        self.build_units(&state, worktree, git_dir, home, placing, told)?;
         let location = home.location();
         let format = format_config(state.hash, state.storage, location.as_deref());
         let config = [format.as_bytes(), &settings::write(&kept)].concat();
@@ -305,7 +303,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
                 |mut stdin| {
                     for_each_extent(self.source, blob, |_, extent| {
                         let bytes = read_chunk(self.source, extent)?;
-                        stdin.write_all(&bytes).map_err(|source| Unpacking::Write(source))
+                        stdin.write_all(&bytes).map_err(Unpacking::Write)
                     })
                     .map_err(|error| match error {
                         Unpacking::Write(error) => error,
@@ -354,41 +352,31 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         worktree: &Path,
         git_dir: &Path,
         home: &Home,
+        placing: &mut Placing,
         told: &mut Told,
     ) -> Result<(), GitError> {
         for unit in &state.units {
             let path = unit.path.as_bytes();
             let inner = worktree.join(as_path(path));
             let mut inner_told = Told::default();
+            let is_there = open_folder(worktree, path).is_ok();
+            if !is_there {
+                told.note(GitOmitReason::Missing, format!("the folder {}", shown(path)));
+            }
             match &unit.place {
-                GitPlace::Embedded => {
+                GitPlace::Embedded if is_there => {
                     let dot_git = inner.join(".git");
-                    // Another rebuild of the same may have come so far.
-                    if open_folder(worktree, path).is_err() {
-                        told.note(GitOmitReason::Missing, format!("the folder {}", shown(path)));
-                    } else if dot_git.symlink_metadata().is_ok() {
-                        return Err(GitError::refused(
-                            dot_git.display().to_string(),
-                            "it is there already",
-                        ));
-                    } else {
-                        self.place(unit.state, &inner, &dot_git, &mut inner_told)?;
-                    }
+                    self.place(unit.state, &inner, &dot_git, placing, &mut inner_told)?;
                 }
+                GitPlace::Embedded => {}
                 GitPlace::Module(name) => {
                     let folder = git_dir.join("modules").join(as_path(name));
                     fs::create_dir_all(&folder)?;
                     let home = home.module(path, name);
-                    self.build(unit.state, &inner, &folder, &home, &mut inner_told)?;
-                    match open_folder(worktree, path) {
-                        Ok(folder) => write_link(&folder, &inner, &home.link())?,
-                        Err(_) => {
-                            told.note(
-                                GitOmitReason::Missing,
-                                format!("the folder {}", shown(path)),
-                            );
-                        }
+                    if is_there {
+                        placing.links.push(Link::new(worktree, path, home.link()));
                     }
+                    self.build(unit.state, &inner, &folder, &home, placing, &mut inner_told)?;
                 }
             }
             for it in inner_told.into_list() {
@@ -410,38 +398,6 @@ impl From<StoreError> for Unpacking {
     }
 }
 
-/// Refuses two modules of which one would lie in the folder of the other.
-fn check_units(units: &[GitUnit]) -> Result<(), GitError> {
-    let names = units.iter().filter_map(|unit| match &unit.place {
-        GitPlace::Module(name) => Some(name.to_ascii_lowercase()),
-        GitPlace::Embedded => None,
-    });
-    let mut known = BTreeSet::new();
-    for name in names {
-        if !known.insert(name.clone()) {
-            return Err(GitError::refused(
-                format!("the submodule {}", shown(&name)),
-                "there are two",
-            ));
-        }
-    }
-    for name in &known {
-        let mut slashes = name.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
-        if slashes.any(|(at, _)| name.get(..at).is_some_and(|outer| known.contains(outer))) {
-            let what = format!("the submodule {}", shown(name));
-            return Err(GitError::refused(what, "it would lie inside another one"));
-        }
-    }
-    let utf8 = |unit: &&GitUnit| std::str::from_utf8(unit.path.as_bytes()).is_err();
-    match units.iter().find(utf8) {
-        Some(unit) if unit.place != GitPlace::Embedded => {
-            let what = format!("the submodule in {}", shown(unit.path.as_bytes()));
-            Err(GitError::refused(what, "its path is no text"))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn repository(worktree: &Path, git_dir: &Path, state: &GitState) -> Repository {
     Repository {
         worktree: worktree.to_owned(),
@@ -452,24 +408,6 @@ fn repository(worktree: &Path, git_dir: &Path, state: &GitState) -> Repository {
         config: Vec::new(),
         untold: 0,
         is_partial: false,
-    }
-}
-
-/// Refuses refs to objects that did not come.
-fn check_targets(view: &View<'_>, state: &GitState, refs: &[GitRef]) -> Result<(), GitError> {
-    let mut named: BTreeMap<GitOid, String> = BTreeMap::new();
-    for GitRef { name, target } in refs {
-        if let GitTarget::Object(oid) = target {
-            named.insert(*oid, name.to_string());
-        }
-    }
-    if let GitHead::Detached(oid) = &state.head {
-        named.insert(*oid, "HEAD".into());
-    }
-    let there = objects::present(view, state.hash, &named.keys().copied().collect())?;
-    match named.iter().find(|(oid, _)| !there.contains(oid)) {
-        Some((_, name)) => Err(GitError::refused(name.clone(), "its object is not in the state")),
-        None => Ok(()),
     }
 }
 
@@ -487,76 +425,7 @@ fn write_file(git_dir: &Path, file: &GitFile, state: &GitState) -> Result<(), Gi
     write_new(&full, &file.bytes)
 }
 
-fn repo_trusts_mode(settings: &[baton_protocol::object::GitSetting]) -> bool {
+fn repo_trusts_mode(settings: &[GitSetting]) -> bool {
     let found = settings.iter().rfind(|it| it.section == "core" && it.key == "filemode");
     found.is_none_or(|it| is_yes(&it.value))
-}
-
-/// The file of an index, with what the files look like here.
-fn index_bytes(
-    index: &GitIndex,
-    worktree: &Path,
-    git_dir: &Path,
-    trusts_mode: bool,
-    view: &View<'_>,
-    told: &mut Told,
-) -> Result<Vec<u8>, GitError> {
-    let trees = build_trees(&index.entries, index.hash)?;
-    let mut wanted = trees.oids();
-    let entries = index.entries.iter().filter(|it| it.mode != GitMode::Submodule);
-    wanted.extend(entries.clone().map(|entry| entry.oid));
-    let there: HashSet<_> = objects::present(view, index.hash, &wanted)?.into_iter().collect();
-    let missing: BTreeSet<_> =
-        entries.map(|entry| entry.oid).filter(|oid| !there.contains(oid)).collect();
-    if !missing.is_empty() {
-        let what = format!("{} objects that the index names", missing.len());
-        told.note(GitOmitReason::Missing, what);
-    }
-    let clean = index.entries.iter().filter(|entry| entry.clean.is_some()).count();
-    let mut waits = 0;
-    let stats = loop {
-        let tick = tick(git_dir)?;
-        let stats = remember(&index.entries, worktree, trusts_mode, tick)?;
-        // Files that were written in this very moment may be written again in it, so it has to pass.
-        if stats.known.len() == clean || !stats.has_young || waits == WAITS {
-            break stats.known;
-        }
-        waits += 1;
-        std::thread::sleep(WAIT);
-    };
-    index::write(index, &stats, &trees, &there)
-}
-
-/// What the file system says of the time.
-fn tick(git_dir: &Path) -> Result<(i64, i64), GitError> {
-    use std::os::unix::fs::MetadataExt;
-    let path = git_dir.join("tick");
-    let file = fs::create_new(&path)?;
-    let metadata = file.metadata().context("looking at", &path)?;
-    fs::remove_file(&path)?;
-    Ok((metadata.mtime(), metadata.mtime_nsec()))
-}
-
-/// Opens a folder below a worktree, through no link.
-fn open_folder(worktree: &Path, path: &[u8]) -> Result<std::os::fd::OwnedFd, GitError> {
-    let full = worktree.join(as_path(path));
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at = rustix::fs::open(worktree, top, Mode::empty()).context("opening", worktree)?;
-    for name in path.split(|&byte| byte == b'/') {
-        at = rustix::fs::openat(&at, name, flags, Mode::empty()).context("opening", &full)?;
-    }
-    Ok(at)
-}
-
-/// Writes the `.git` of a submodule, which names its folder.
-fn write_link(folder: &std::os::fd::OwnedFd, inner: &Path, text: &[u8]) -> Result<(), GitError> {
-    let dot_git = inner.join(".git");
-    if rustix::fs::statat(folder, ".git", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-        return Err(GitError::refused(dot_git.display().to_string(), "it is there already"));
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let file = rustix::fs::openat(folder, ".git", flags, mode).context("creating", &dot_git)?;
-    Ok(std::fs::File::from(file).write_all(text).context("writing", &dot_git)?)
 }

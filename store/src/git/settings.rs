@@ -11,11 +11,11 @@ use baton_protocol::object::{GitOmitReason, GitSetting};
 
 use super::{Told, shown};
 
-/// Whole sections without subsection, every key of which only says how git merges, shows or asks.
-const SECTIONS: [&str; 6] = ["advice", "pull", "push", "rerere", "status", "stash"];
+/// Whole sections without subsection, every key of which only says what git shows and remembers.
+const SECTIONS: [&str; 4] = ["advice", "rerere", "stash", "status"];
 
 /// Keys by section, without subsection.
-const KEYS: [(&str, &[&str]); 14] = [
+const KEYS: [(&str, &[&str]); 16] = [
     (
         "core",
         &[
@@ -30,8 +30,6 @@ const KEYS: [(&str, &[&str]); 14] = [
             "logallrefupdates",
             "precomposeunicode",
             "preloadindex",
-            "protecthfs",
-            "protectntfs",
             "quotepath",
             "safecrlf",
             "sparsecheckout",
@@ -49,6 +47,8 @@ const KEYS: [(&str, &[&str]); 14] = [
     ("committer", &["email", "name"]),
     ("branch", &["autosetupmerge", "autosetuprebase", "sort"]),
     ("remote", &["pushdefault"]),
+    ("pull", &["ff", "rebase"]),
+    ("push", &["autosetupremote", "default", "followtags", "recursesubmodules"]),
     (
         "merge",
         &[
@@ -103,7 +103,7 @@ const KEYS: [(&str, &[&str]); 14] = [
 
 /// Keys by section, below a subsection that is a name of the user's.
 const NAMED: [(&str, &[&str]); 3] = [
-    ("branch", &["description", "merge", "mergeoptions", "pushremote", "rebase", "remote"]),
+    ("branch", &["description", "merge", "pushremote", "rebase", "remote"]),
     (
         "remote",
         &[
@@ -216,6 +216,9 @@ fn why_not(section: &str, key: &str) -> GitOmitReason {
                     | "packobjectshook"
                     | "alternaterefscommand"
                     | "external"
+                    | "mergeoptions"
+                    | "twohead"
+                    | "octopus"
             ) =>
         {
             GitOmitReason::Command
@@ -371,6 +374,9 @@ mod tests {
             [web] browser = evil
             [init] templateDir = evil
             [extensions] worktreeConfig = true
+            [branch \"x\"] mergeOptions = --strategy=evil
+            [pull] twohead = evil
+            [push] gpgSign = true
             ";
         let (text, told) = travels(hostile);
         assert_eq!(text, "");

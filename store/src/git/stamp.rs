@@ -20,7 +20,7 @@ pub(super) const LOOKS: usize = 10;
 pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
 /// Age of a lock from which on nobody seems to use it. A checkout of 100,000 files takes a minute.
-const OLD_LOCK: Duration = Duration::from_secs(300);
+const OLD_LOCK: Duration = Duration::from_mins(5);
 
 /// Most files that are looked at.
 const MAX_FILES: usize = 1_000_000;

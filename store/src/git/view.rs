@@ -140,7 +140,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<std::fs::File, GitError> {
 pub(super) fn random_name() -> Result<String, GitError> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|_| StoreError::Random)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
 }
 
 fn link(target: &Path, at: &Path) -> Result<(), GitError> {

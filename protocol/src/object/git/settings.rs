@@ -72,9 +72,10 @@ impl GitSettings {
         let mut settings = Vec::with_capacity(count);
         for _ in 0..count {
             let section = from.text("section", MAX_SETTING_NAME)?.to_owned();
-            let subsection = match super::read_flag(&mut from)? {
-                false => None,
-                true => Some(from.bytes("subsection", MAX_SETTING_NAME)?.to_vec()),
+            let subsection = if super::read_flag(&mut from)? {
+                Some(from.bytes("subsection", MAX_SETTING_NAME)?.to_vec())
+            } else {
+                None
             };
             let key = from.text("key", MAX_SETTING_NAME)?.to_owned();
             let value = from.bytes("value", MAX_SETTING_VALUE)?.to_vec();

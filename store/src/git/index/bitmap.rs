@@ -47,7 +47,7 @@ mod tests {
 
     fn bitmap(bits: u32, words: &[u64]) -> Vec<u8> {
         let mut bytes = [bits.to_be_bytes(), (words.len() as u32).to_be_bytes()].concat();
-        words.iter().for_each(|word| bytes.extend_from_slice(&word.to_be_bytes()));
+        bytes.extend(words.iter().flat_map(|word| word.to_be_bytes()));
         bytes.extend_from_slice(&[0; 4]);
         bytes.push(b'!');
         bytes

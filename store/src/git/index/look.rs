@@ -65,13 +65,13 @@ impl Files {
             mode,
             modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
             stat: Stat {
-                ctime: (stat.st_ctime as u32, stat.st_ctime_nsec as u32),
-                mtime: (stat.st_mtime as u32, stat.st_mtime_nsec as u32),
+                ctime: (low(stat.st_ctime), stat.st_ctime_nsec as u32),
+                mtime: (low(stat.st_mtime), stat.st_mtime_nsec as u32),
                 dev: stat.st_dev as u32,
                 inode: stat.st_ino as u32,
                 uid: stat.st_uid,
                 gid: stat.st_gid,
-                size: stat.st_size as u32,
+                size: low(stat.st_size),
             },
         })
     }
@@ -82,6 +82,11 @@ impl Files {
             Some((_, opened)) => opened.as_ref(),
         }
     }
+}
+
+/// The low half of a number, which is what an index keeps of it.
+fn low(value: i64) -> u32 {
+    (value & i64::from(u32::MAX)).unsigned_abs() as u32
 }
 
 /// Whether an entry stands for a file at all.
@@ -99,8 +104,8 @@ pub(crate) fn mark_clean(index: &mut Index, worktree: &Path) -> Result<(), GitEr
     let mut files = Files::below(worktree)?;
     // The same device has another number here and there; git does not look at it either.
     let same = |a: Stat, b: Stat| Stat { dev: 0, ..a } == Stat { dev: 0, ..b };
-    let empty = hash_of(index.index.hash, b"blob 0\0")?;
-    for (entry, stat) in index.index.entries.iter_mut().zip(&index.stats) {
+    let empty = hash_of(index.meaning.hash, b"blob 0\0")?;
+    for (entry, stat) in index.meaning.entries.iter_mut().zip(&index.stats) {
         // Git writes a size of zero for what it has to look at again.
         let unsure = stat.size == 0 && entry.oid.as_bytes() != empty.as_slice();
         if !has_file(entry) || unsure {

@@ -29,7 +29,7 @@ pub(crate) struct Stat {
 /// An index and what git remembers of each file, entry by entry.
 #[derive(Debug)]
 pub(crate) struct Index {
-    pub(crate) index: GitIndex,
+    pub(crate) meaning: GitIndex,
     pub(crate) stats: Vec<Stat>,
     /// When the file was written, in seconds and nanoseconds.
     pub(crate) written: (i64, i64),
@@ -71,9 +71,9 @@ pub(crate) fn read(git_dir: &Path, hash: GitHash) -> Result<Option<Index>, GitEr
         stats.push(stat);
     }
     let Parsed { version, sparse, undo, .. } = parsed;
-    let index = GitIndex { hash, version, sparse, entries, undo };
-    check(&path, &index)?;
-    Ok(Some(Index { index, stats, written: written.unwrap_or_default() }))
+    let meaning = GitIndex { hash, version, sparse, entries, undo };
+    check(&path, &meaning)?;
+    Ok(Some(Index { meaning, stats, written: written.unwrap_or_default() }))
 }
 
 /// The decoder knows what an index may be.

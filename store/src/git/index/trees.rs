@@ -40,8 +40,7 @@ struct Open {
 
 /// Computes the trees of an index.
 pub(crate) fn build_trees(entries: &[GitEntry], hash: GitHash) -> Result<CacheTree, GitError> {
-    let deep =
-        |entry: &GitEntry| entry.path.iter().filter(|&&byte| byte == b'/').count() > MAX_DEPTH;
+    let deep = |entry: &GitEntry| entry.path.split(|&byte| byte == b'/').count() > MAX_DEPTH;
     let mut this = CacheTree::default();
     if entries.iter().any(deep) {
         return Ok(this);

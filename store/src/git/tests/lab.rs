@@ -54,7 +54,8 @@ impl Dice {
 
     /// Lines of text.
     pub(super) fn text(&mut self, lines: usize) -> String {
-        (0..lines).map(|at| format!("{at} {}\n", self.roll(1_000_000))).collect()
+        let lines: Vec<_> = (0..lines).map(|at| format!("{at} {}", self.roll(1_000_000))).collect();
+        lines.join("\n") + "\n"
     }
 }
 
@@ -80,7 +81,7 @@ impl Lab {
 
     pub(super) fn init(&self, at: &str) {
         let path = self.path(at);
-        std::fs::create_dir_all(&path).unwrap();
+        crate::fs::create_dir_all(&path).unwrap();
         let Kept { hash, refs, .. } = self.kept;
         let formats = [format!("--object-format={hash}"), format!("--ref-format={refs}")];
         self.git_in(&path, &["init", "-q", "-b", "main", &formats[0], &formats[1]]);
@@ -159,7 +160,7 @@ impl Lab {
 
     pub(super) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
         let path = self.work().join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        crate::fs::create_dir_all(path.parent().unwrap()).unwrap();
         crate::fs::remove_file(&path).unwrap();
         crate::fs::write_atomic(&path, text.as_ref(), 0o644).unwrap();
     }
@@ -204,6 +205,7 @@ impl Lab {
         RebuildOptions {
             git: Self::program(),
             scratch: self.path("scratch"),
+            beside: self.path("scratch"),
             commands: Commands::All,
         }
     }
@@ -218,7 +220,7 @@ impl Lab {
 
 /// Copies files, links and folders with their modes, but no `.git`.
 pub(super) fn copy_files(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
+    crate::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let (path, to) = (entry.path(), to.join(entry.file_name()));

@@ -6,8 +6,8 @@ use std::time::Duration;
 use baton_protocol::object::GitPlace;
 use baton_protocol::path::RelPath;
 
-use super::lab::{Dice, Kept, Lab, PLAIN, all_kept};
-use crate::git::{CaptureOptions, Captured, capture, load_git_omissions};
+use super::lab::{Dice, Kept, Lab, PLAIN, all_kept, copy_files};
+use crate::git::{CaptureOptions, Captured, capture, load_git_omissions, rebuild};
 use crate::ignore::GitUser;
 
 fn small(kept: Kept) -> Lab {
@@ -39,7 +39,7 @@ fn a_lock_says_busy_only_while_it_is_young() {
     assert!(busy.state.busy);
     assert!(busy.omitted.iter().any(|it| it.what == "index.lock"));
     let mut options = lab.options();
-    options.now += Duration::from_secs(3600);
+    options.now += Duration::from_hours(1);
     let old = capture(&lab.work(), &lab.objects, &options).unwrap();
     assert!(!old.state.busy);
     assert_eq!(load_git_omissions(&lab.objects, &old.state).unwrap(), old.omitted);
@@ -280,10 +280,73 @@ fn what_is_missing_is_named_and_the_rest_travels() {
 }
 
 #[test]
+fn history_that_was_cut_and_comes_later_travels_later() {
+    let lab = small(PLAIN);
+    for at in 0..5 {
+        lab.write("d0/0", format!("{at}\n"));
+        lab.commit(&format!("number {at}"));
+    }
+    let url = format!("file://{}", lab.work().display());
+    for (at, args, more) in [
+        ("shallow", &["--depth=2"][..], &["fetch", "-q", "--unshallow"][..]),
+        ("partial", &["--filter=blob:none"], &["checkout", "-q", "HEAD~3"]),
+    ] {
+        lab.git(&["config", "uploadpack.allowFilter", "true"]);
+        lab.git(&["config", "uploadpack.allowAnySHA1InWant", "true"]);
+        let clone = [&["clone", "-q"], args, &[url.as_str(), at]].concat();
+        lab.git_in(&lab.path(""), &clone);
+        let path = lab.path(at);
+        let first = capture(&path, &lab.objects, &lab.options()).unwrap();
+        lab.git_in(&path, more);
+        let options = CaptureOptions { base: Some(first.id), ..lab.options() };
+        let second = capture(&path, &lab.objects, &options).unwrap();
+        let there = lab.path(&format!("{at}-there"));
+        copy_files(&path, &there);
+        rebuild(&lab.objects, second.id, &there, &lab.rebuild_options()).unwrap();
+        lab.git_in(&there, &["fsck", "--strict"]);
+        // Nothing may be asked of where it came from.
+        lab.git_in(&there, &["config", "remote.origin.url", "/nowhere"]);
+        lab.git_in(&path, &["config", "remote.origin.url", "/nowhere"]);
+        crate::fs::write_atomic(&there.join("d0/0"), b"changed\n", 0o644).unwrap();
+        crate::fs::write_atomic(&path.join("d0/0"), b"changed\n", 0o644).unwrap();
+        for question in [&["diff"][..], &["log", "--format=raw"], &["status", "--porcelain=v2"]] {
+            assert_eq!(lab.git_in(&path, question), lab.git_in(&there, question), "{at}");
+        }
+    }
+}
+
+/// Either all of the repositories are in their places, or none.
+#[test]
+fn a_rebuild_that_fails_late_leaves_nothing() {
+    let lab = small(PLAIN);
+    for inner in ["d0/inner", "d1/inner"] {
+        let path = lab.work().join(inner);
+        lab.init(&format!("work/{inner}"));
+        crate::fs::write_atomic(&path.join("f"), b"x", 0o644).unwrap();
+        lab.git_in(&path, &["add", "f"]);
+        lab.git_in(&path, &["commit", "-q", "-m", "inner"]);
+    }
+    let nested = ["d0/inner", "d1/inner"].map(|path| RelPath::new(path.as_bytes()).unwrap());
+    let options = CaptureOptions { nested: nested.to_vec(), ..lab.options() };
+    let captured = capture(&lab.work(), &lab.objects, &options).unwrap();
+    let there = lab.path("there");
+    copy_files(&lab.work(), &there);
+    let blocked = there.join("d1/inner/.git");
+    crate::fs::write_atomic(&blocked, b"of the user", 0o644).unwrap();
+    let refused = rebuild(&lab.objects, captured.id, &there, &lab.rebuild_options());
+    assert!(refused.is_err());
+    assert!(!there.join(".git").exists() && !there.join("d0/inner/.git").exists());
+    assert_eq!(crate::fs::read_if_exists(&blocked, 99).unwrap().unwrap(), b"of the user");
+    assert!(std::fs::read_dir(lab.path("scratch")).unwrap().next().is_none());
+    crate::fs::remove_file(&blocked).unwrap();
+    rebuild(&lab.objects, captured.id, &there, &lab.rebuild_options()).unwrap();
+    lab.git_in(&there.join("d0/inner"), &["fsck", "--strict"]);
+}
+
+#[test]
 fn nothing_is_left_behind() {
     let lab = small(PLAIN);
     let captured = lab.capture();
-    crate::fs::create_dir_all(&lab.path("there/.git.baton-dead/objects")).unwrap();
     lab.rebuild(&captured, "there");
     let names = |at: &str| {
         let mut names: Vec<_> =

@@ -48,7 +48,7 @@ const POP: &[&str] = &["stash", "pop"];
 pub(super) const STATES: &[State] = &[
     State::new("unborn", |_, _| {}, &[ADD]).never_sparse(),
     State::new("unborn with staged files", unborn_staged, &[COMMIT]).never_sparse(),
-    State::new("clean", |lab, dice| base(lab, dice), &[&["checkout", "-q", "side"]]),
+    State::new("clean", base, &[&["checkout", "-q", "side"]]),
     State::new("modified", modified, &[&["stash"], POP]),
     State::new("staged", staged, &[COMMIT]),
     State::new("staged and modified", staged_and_modified, &[COMMIT, ADD]),
@@ -731,7 +731,7 @@ fn odd_branches(lab: &mut Lab, dice: &mut Dice) {
 
 fn excluded(lab: &mut Lab, dice: &mut Dice) {
     untracked(lab, dice);
-    std::fs::create_dir_all(lab.work().join(".git/info")).unwrap();
+    crate::fs::create_dir_all(&lab.work().join(".git/info")).unwrap();
     let info = lab.work().join(".git/info");
     crate::fs::write_atomic(&info.join("exclude"), b"new\n", 0o644).unwrap();
     crate::fs::write_atomic(&info.join("attributes"), b"a/* -diff\n", 0o644).unwrap();
@@ -783,7 +783,8 @@ fn anything(lab: &mut Lab, dice: &mut Dice) {
             5 => drop(lab.try_git_in(&lab.work(), &["add", "-A"])),
             6 if is_there => drop(lab.try_git_in(&lab.work(), &["add", path])),
             7 => {
-                drop(lab.try_git_in(&lab.work(), &["commit", "-q", "-m", &format!("step {step}")]))
+                let message = format!("step {step}");
+                drop(lab.try_git_in(&lab.work(), &["commit", "-q", "-m", &message]));
             }
             8 => drop(lab.try_git_in(&lab.work(), &["stash", "push", "-q"])),
             _ => {}
