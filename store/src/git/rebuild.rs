@@ -85,7 +85,8 @@ pub struct Rebuilt {
     pub omitted: Vec<GitOmission>,
 }
 
-/// Makes the repository of a worktree whose files are there, and those inside it.
+/// Makes the repository of a worktree whose files are there, and those inside it. Files that were written in this very
+/// second, and that are as the index has them, are dated a second back.
 pub fn rebuild<S: ObjectSource + ?Sized>(
     source: &S,
     state: GitStateId,

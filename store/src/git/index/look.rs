@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use baton_protocol::object::{GitEntry, GitMode};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::hash_of;
 use super::parse::{Index, Stat};
@@ -76,6 +76,21 @@ impl Files {
         })
     }
 
+    /// Dates the file that was looked at last. Where that fails git looks at it again.
+    fn date(&self, path: &[u8], seconds: i64) {
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 },
+        };
+        if let Some(folder) = self.deepest()
+            && let Err(error) =
+                rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        {
+            tracing::debug!(%error, "the time of a file stays");
+        }
+    }
+
     fn deepest(&self) -> Option<&OwnedFd> {
         match self.open.last() {
             None => Some(&self.root),
@@ -119,37 +134,35 @@ pub(crate) fn mark_clean(index: &mut Index, worktree: &Path) -> Result<(), GitEr
     Ok(())
 }
 
-/// What is to be remembered, by the number of the entry.
-#[derive(Debug)]
-pub(crate) struct Remembered {
-    pub(crate) known: BTreeMap<usize, Stat>,
-    /// Whether files were left out because they had just been changed.
-    pub(crate) has_young: bool,
-}
-
-/// What is to be remembered of each file of a worktree, by the number of its entry: of those that are clean, and
-/// that were last changed before `tick`, the time at which the look began.
+/// What is to be remembered of each file of a worktree, by the number of its entry: of those that are clean.
+///
+/// Git looks again at a file that was last changed in the second in which its index was written, or later, and
+/// without the filters of the source it could not tell that one is clean. So what was written in this
+/// very second, of which `now` is the time, is dated one second back; a change that is still to come will not be.
 pub(crate) fn remember(
     entries: &[GitEntry],
     worktree: &Path,
     trusts_mode: bool,
-    tick: (i64, i64),
-) -> Result<Remembered, GitError> {
+    now: (i64, i64),
+) -> Result<BTreeMap<usize, Stat>, GitError> {
     let mut files = Files::below(worktree)?;
     let mut known = BTreeMap::new();
-    let mut has_young = false;
     for (at, entry) in entries.iter().enumerate() {
         let Some(size) = entry.clean.filter(|_| has_file(entry)) else { continue };
-        let Some(seen) = files.look(&entry.path) else { continue };
+        let Some(mut seen) = files.look(&entry.path) else { continue };
         let both_files = entry.mode != GitMode::Symlink && seen.mode != GitMode::Symlink;
         let same_mode = seen.mode == entry.mode || (both_files && !trusts_mode);
-        if same_mode && seen.stat.size == size {
-            if seen.modified < tick {
-                known.insert(at, seen.stat);
-            } else {
-                has_young = true;
+        if !same_mode || seen.stat.size != size {
+            continue;
+        }
+        if seen.modified.0 >= now.0 {
+            files.date(&entry.path, now.0 - 1);
+            match files.look(&entry.path) {
+                Some(dated) if dated.modified.0 < now.0 => seen = dated,
+                _ => continue,
             }
         }
+        known.insert(at, seen.stat);
     }
-    Ok(Remembered { known, has_young })
+    Ok(known)
 }

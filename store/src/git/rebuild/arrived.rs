@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
-use std::time::Duration;
 
 use baton_protocol::object::{
     GitFile, GitHead, GitIndex, GitMode, GitOid, GitOmitReason, GitRef, GitState, GitTarget,
@@ -12,12 +11,6 @@ use crate::fs::{self, Context};
 use crate::git::index::{build_trees, remember};
 use crate::git::view::View;
 use crate::git::{GitError, Told, files, index, objects, shown};
-
-/// Waits until the time at which files were written is over, at most this often.
-const WAITS: usize = 5;
-
-/// How long each time: longer than the clock of any file system takes to go on.
-const WAIT: Duration = Duration::from_millis(12);
 
 /// Refuses refs to objects that did not come.
 pub(super) fn check_targets(
@@ -80,18 +73,7 @@ pub(super) fn index_bytes(
         let what = format!("{} objects that the index names", missing.len());
         told.note(GitOmitReason::Missing, what);
     }
-    let clean = index.entries.iter().filter(|entry| entry.clean.is_some()).count();
-    let mut waits = 0;
-    let stats = loop {
-        let tick = tick(git_dir)?;
-        let stats = remember(&index.entries, worktree, trusts_mode, tick)?;
-        // Files that were written in this very moment may be written again in it, so it has to pass.
-        if stats.known.len() == clean || !stats.has_young || waits == WAITS {
-            break stats.known;
-        }
-        waits += 1;
-        std::thread::sleep(WAIT);
-    };
+    let stats = remember(&index.entries, worktree, trusts_mode, tick(git_dir)?)?;
     index::write(index, &stats, &trees, &there)
 }
 

@@ -192,6 +192,11 @@ fn the_first_status_finds_everything_looked_at() {
         let opened =
             gix::index::File::at(&index, hash, false, gix::index::decode::Options::default())
                 .unwrap();
+        let written = index.metadata().unwrap().modified().unwrap();
+        let written = written.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        for entry in opened.entries().iter().filter(|it| it.stat.size > 0) {
+            assert!(u64::from(entry.stat.mtime.secs) < written, "{kept:?}: git looks again");
+        }
         let known = opened.tree().unwrap();
         assert!(known.children.iter().any(|child| child.num_entries.is_some()), "{kept:?}");
         lab.git_in(&there, &["commit", "-q", "-m", "x"]);
@@ -283,7 +288,7 @@ fn what_is_missing_is_named_and_the_rest_travels() {
 fn history_that_was_cut_and_comes_later_travels_later() {
     let lab = small(PLAIN);
     for at in 0..5 {
-        lab.write("d0/0", format!("{at}\n"));
+        lab.write("d0/0", format!("number {at}\n"));
         lab.commit(&format!("number {at}"));
     }
     let url = format!("file://{}", lab.work().display());
