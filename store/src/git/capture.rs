@@ -151,16 +151,16 @@ fn load_state<S: ObjectSource + ?Sized>(source: &S, id: GitStateId) -> Result<Gi
 fn read_still(worktree: &Path, options: &CaptureOptions) -> Result<(Parts, bool), GitError> {
     let mut looks = 1;
     loop {
-        let (parts, moved) = read_once(worktree, options)?;
         let last = looks >= LOOKS;
+        let (parts, moved) = read_once(worktree, options, last)?;
         match parts {
-            Ok(mut parts) if !moved || last => {
+            Some(Ok(mut parts)) if !moved || last => {
                 if moved {
                     parts.told.note(GitOmitReason::Moving, "the repository");
                 }
                 return Ok((parts, moved));
             }
-            Err(error) if !moved || last => return Err(error),
+            Some(Err(error)) if !moved || last => return Err(error),
             _ => {}
         }
         looks += 1;
@@ -168,13 +168,18 @@ fn read_still(worktree: &Path, options: &CaptureOptions) -> Result<(Parts, bool)
     }
 }
 
-/// Reads everything once, and says whether it moved.
+/// Reads everything once, and says whether it moved. What git holds locked it is about to replace, and that is read
+/// only if it is the last look.
 fn read_once(
     worktree: &Path,
     options: &CaptureOptions,
-) -> Result<(Result<Parts, GitError>, bool), GitError> {
+    last: bool,
+) -> Result<(Option<Result<Parts, GitError>>, bool), GitError> {
     let repo = Repository::open(worktree, options.within.as_deref())?;
     let before = Stamp::take(&repo)?;
+    if !last && !before.locks(options.now).0.is_empty() {
+        return Ok((None, true));
+    }
     let parts = read_parts(worktree, options);
     let after = Stamp::take(&repo)?;
     let (young, old) = after.locks(options.now);
@@ -187,7 +192,7 @@ fn read_once(
         }
         parts
     });
-    Ok((parts, moved))
+    Ok((Some(parts), moved))
 }
 
 fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitError> {

@@ -348,6 +348,34 @@ fn a_rebuild_that_fails_late_leaves_nothing() {
     lab.git_in(&there.join("d0/inner"), &["fsck", "--strict"]);
 }
 
+/// Every file of a repository with its length and time.
+fn looks(folder: &std::path::Path, found: &mut Vec<(std::path::PathBuf, u64, i64, i64)>) {
+    use std::os::unix::fs::MetadataExt;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let (path, metadata) = entry.map(|it| (it.path(), it.metadata().unwrap())).unwrap();
+        found.push((path.clone(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()));
+        if metadata.is_dir() {
+            looks(&path, found);
+        }
+    }
+    found.sort();
+}
+
+#[test]
+fn capturing_writes_nothing_into_a_repository() {
+    for kept in all_kept() {
+        let lab = small(kept);
+        lab.write("d0/0", "staged\n");
+        lab.git(&["add", "d0/0"]);
+        lab.write("d1/1", "changed\n");
+        let [mut before, mut after] = [Vec::new(), Vec::new()];
+        looks(&lab.work(), &mut before);
+        lab.capture();
+        looks(&lab.work(), &mut after);
+        assert_eq!(before, after, "{kept:?}");
+    }
+}
+
 #[test]
 fn nothing_is_left_behind() {
     let lab = small(PLAIN);
