@@ -1,6 +1,7 @@
 //! Two homes and a node on one machine: pushes and fetches that go well, that are cut off, and that meet
 //! a peer who lies.
 
+mod ahead;
 mod between;
 mod client;
 mod lying_node;
@@ -244,7 +245,7 @@ fn hello(base: Option<SnapshotId>, new: SnapshotId) -> PushHello {
 #[derive(Clone, Default)]
 struct Settings {
     limits: Limits,
-    quota: push::Quota,
+    quota: super::Quota,
 }
 
 /// A node with real stores and runs.
