@@ -469,13 +469,14 @@ async fn a_snapshot_that_lies_about_itself_is_not_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_answers_end_what_is_sent_ahead() {
-    let scene = Scene::new().await;
     // With the last one the record that is wanted is not there, and the end is answered wrong.
     for answer in [
         Reply::Ahead(AheadReply::Kept),
         Reply::Push(PushReply::HeadMoved { head: None }),
         Reply::Ahead(AheadReply::Wanted(true)),
     ] {
+        // On a connection of its own: it says the same for as long as anybody listens.
+        let scene = Scene::new().await;
         *scene.script.plain.lock().unwrap() = encode(&answer).unwrap();
         let (to, from) = std::sync::mpsc::channel();
         let at = Location { segment: 9, offset: 0, record_len: 9, inner: 0, len: 1 };
