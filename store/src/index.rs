@@ -77,10 +77,14 @@ impl Index {
                  ) WITHOUT ROWID;
                  CREATE TABLE IF NOT EXISTS segment (
                    segment INTEGER PRIMARY KEY, name TEXT UNIQUE, class INTEGER, indexed INTEGER
-                 );
-                 PRAGMA user_version = 1;",
+                 );",
             )
             .map_err(failed("opening the index"))?;
+        if found != FORMAT {
+            writer
+                .pragma_update(None, "user_version", FORMAT)
+                .map_err(failed("opening the index"))?;
+        }
         Ok(Self {
             path: path.to_owned(),
             writer: Mutex::new(writer),
