@@ -345,20 +345,25 @@ impl Index {
     }
 
     fn may_know(&self, id: &ObjectId) -> Result<bool, StoreError> {
-        if self.asked.load(Ordering::Relaxed) < ASKED_SINGLY {
-            self.asked.fetch_add(1, Ordering::Relaxed);
+        if let Some(is_known) = self.is_known(id.prefix()) {
+            return Ok(is_known);
+        }
+        if self.asked.fetch_add(1, Ordering::Relaxed) < ASKED_SINGLY {
             return Ok(true);
         }
         self.has_prefix(&id.prefix())
     }
 
+    /// Whether the hash of some object begins so; nothing where those of all are not loaded.
+    fn is_known(&self, prefix: HashPrefix) -> Option<bool> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|known| known.contains(&prefix))
+    }
+
     /// Whether the hash of some object begins so. For who asks often: the first one loads the beginnings of all.
     pub fn has_prefix(&self, prefix: &HashPrefix) -> Result<bool, StoreError> {
-        {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = &*known {
-                return Ok(known.contains(prefix));
-            }
+        if let Some(is_known) = self.is_known(*prefix) {
+            return Ok(is_known);
         }
         // Loaded under the lock, so that no insert falls between the reading and the set.
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

@@ -5,6 +5,7 @@
 //! a cache: a missing, damaged or newer file is an empty one, and after an error it knows nothing.
 //!
 //! - [`records`]: what is known of one directory
+//! - [`file`]: the file that they are in
 //! - [`ahead`]: rows read before they are asked for, because a walk comes to them next
 //!
 //! **Invariant:** the content of a file is known only if it had come to rest well before the scan that read
@@ -15,6 +16,7 @@
 //! the content that it names may not have been kept.
 
 pub(crate) mod records;
+mod file;
 mod ahead;
 
 use std::collections::HashSet;
@@ -22,19 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use baton_protocol::encode::{Reader, Writer};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
 
-use crate::fs;
+use file::{connect, prepare, remove};
 pub(crate) use records::{CachedDirectory, CachedFile, FileStat, Inode, PackedDirectory};
-
-/// Statements that are kept parsed: all there are.
-const STATEMENTS: usize = 32;
-
-/// `BTNt`: tells a stat cache from any other SQLite file.
-const APPLICATION: u32 = u32::from_be_bytes(*b"BTNt");
-
-/// The format that this program reads and writes; any other is dropped.
-const FORMAT: u32 = 2;
 
 /// Names in a row of a directory when it is written whole, and the most after edits.
 const RUN: usize = 256;
@@ -60,6 +53,8 @@ struct Open {
     in_scan: bool,
     /// Whether the file says that what was written may not be kept.
     is_marked: bool,
+    /// Whether anything was written since the last scan ended.
+    is_unkept: bool,
     /// What [`StatCache::directory_on_a_walk`] has read ahead; nothing of it outlives a change.
     ahead: ahead::Ahead,
 }
@@ -67,7 +62,7 @@ struct Open {
 impl Open {
     fn new(db: Connection) -> Self {
         let ahead = ahead::Ahead::default();
-        Self { db, written: 0, in_scan: false, is_marked: false, ahead }
+        Self { db, written: 0, in_scan: false, is_marked: false, is_unkept: false, ahead }
     }
 }
 
@@ -145,7 +140,8 @@ impl StatCache {
             open.ahead.clear();
             open.is_marked = open.find_mark()?;
             open.in_scan = true;
-            Ok(())
+            // A seal that gave up has left rows that this scan may find as they are.
+            if open.is_unkept { open.wrote() } else { Ok(()) }
         });
     }
 
@@ -154,7 +150,7 @@ impl StatCache {
         let set = "DELETE FROM meta WHERE key = 'scanning'";
         self.with((), |open| {
             open.ahead.clear();
-            open.in_scan = false;
+            (open.in_scan, open.is_unkept) = (false, false);
             if std::mem::take(&mut open.is_marked) {
                 open.db.prepare_cached(set)?.execute([])?;
             }
@@ -403,6 +399,7 @@ impl Open {
     /// is marked.
     fn wrote(&mut self) -> rusqlite::Result<()> {
         self.written += 1;
+        self.is_unkept = true;
         if self.in_scan && !self.is_marked {
             let set = "INSERT OR IGNORE INTO meta(key, value) VALUES ('scanning', x'')";
             self.db.prepare_cached(set)?.execute([])?;
@@ -448,55 +445,6 @@ fn read_inode(bytes: &[u8]) -> Option<Inode> {
 
 fn unreadable(error: baton_protocol::encode::DecodeError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags)?;
-    // What does not fit in a quarter of a page costs further pages: most directories do.
-    db.pragma_update(None, "page_size", 16384)?;
-    let read = |name| db.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
-    let header = (read("application_id")?, read("user_version")?);
-    if header != (0, 0) && header != (APPLICATION, FORMAT) {
-        return Err(rusqlite::Error::InvalidQuery);
-    }
-    db.pragma_update(None, "journal_mode", "wal")?;
-    // A power cut loses the last rows, never the order of what was written.
-    db.pragma_update(None, "synchronous", "normal")?;
-    db.pragma_update(None, "locking_mode", "exclusive")?;
-    db.set_prepared_statement_cache_capacity(STATEMENTS);
-    prepare(&db, header == (0, 0))?;
-    Ok(db)
-}
-
-fn prepare(db: &Connection, is_new: bool) -> rusqlite::Result<()> {
-    db.execute_batch(
-        "CREATE TABLE IF NOT EXISTS directory(
-             path BLOB NOT NULL, first BLOB NOT NULL, inode BLOB, tree BLOB, below BLOB,
-             files BLOB NOT NULL,
-             PRIMARY KEY(path, first)
-         ) STRICT, WITHOUT ROWID;
-         CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;",
-    )?;
-    if is_new {
-        db.pragma_update(None, "application_id", APPLICATION)?;
-        db.pragma_update(None, "user_version", FORMAT)?;
-    }
-    db.pragma_update(None, "cache_size", -2048)?;
-    db.execute_batch("BEGIN")
-}
-
-/// Takes the files of a cache away that cannot be used.
-fn remove(path: &Path) {
-    for end in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        if let Err(error) = fs::remove_file(Path::new(&name)) {
-            tracing::debug!(%error, "not removed");
-        }
-    }
 }
 
 #[cfg(test)]

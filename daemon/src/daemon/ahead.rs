@@ -8,8 +8,9 @@
 //! **Invariant:** nothing fails because this does.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use baton_protocol::id::WorkspaceId;
 use baton_protocol::session::push::PushStats;
@@ -23,12 +24,20 @@ use super::Daemon;
 use super::remotes::Target;
 use crate::api::control::Progress;
 use crate::api::socket::EventSender;
+use crate::clock::decimal_ms;
 use crate::sync::ahead::{Fresh, send};
 use crate::sync::{SyncError, Wire};
 use crate::workspace::Beside;
 
 /// Records that are waited for before the node is asked anything: what is less goes with the push, in fewer trips.
 const LEAST: usize = 32;
+
+/// Records that wait to be sent, at most; others are left to the push. Their names take some 5 MB.
+const MOST: usize = 16 * 1024;
+
+/// How long the end waits for a node of which nothing is heard.
+const PATIENCE: u32 = 10;
+const TICK: Duration = Duration::from_secs(1);
 
 /// File data on its way to a node. Ends with it where it is dropped.
 pub(super) struct Ahead(Option<Arc<Records>>);
@@ -48,7 +57,7 @@ struct Records {
 
 enum State {
     Gathering(Vec<Fresh>),
-    Sending(Sender<Fresh>),
+    Sending(SyncSender<Fresh>),
     /// All of them are known, or nobody wants them any more.
     Ended,
 }
@@ -57,8 +66,17 @@ enum State {
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
     stats: PushStats,
-    is_connected: bool,
+    /// Whether the node has answered.
+    is_heard: bool,
     is_over: bool,
+}
+
+/// What has been sent ahead of a push.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SentAhead {
+    pub(super) stats: PushStats,
+    /// How long was waited for it.
+    pub(super) wait_ms: f64,
 }
 
 impl Daemon {
@@ -89,17 +107,22 @@ impl Daemon {
 }
 
 impl Ahead {
-    /// Waits until the node has all that was to be sent, and returns what that has cost; does not wait for a node
-    /// that has not answered yet.
-    pub(super) async fn end(mut self, events: &EventSender) -> PushStats {
-        let Some(records) = self.0.take() else { return PushStats::default() };
+    /// Waits until the node has all that was to be sent, as long as something is heard of it, and returns what that
+    /// has cost.
+    pub(super) async fn end(mut self, events: &EventSender) -> SentAhead {
+        let Some(records) = self.0.take() else { return SentAhead::default() };
+        let clock = &records.daemon.clock;
+        let started = clock.instant();
         let mut progress = records.progress.subscribe();
         records.close();
+        let mut silence = 0;
         loop {
-            let Sent { stats, is_connected, is_over } = *progress.borrow_and_update();
-            if is_over || !is_connected {
+            let Sent { stats, is_heard, is_over } = *progress.borrow_and_update();
+            let gives_way =
+                records.give_way.as_ref().is_some_and(|flag| flag.load(Ordering::SeqCst));
+            if is_over || !is_heard || gives_way || silence >= PATIENCE {
                 records.stop.store(true, Ordering::SeqCst);
-                return stats;
+                return SentAhead { stats, wait_ms: decimal_ms(clock.since(started)) };
             }
             events.progress(Progress {
                 stage: "send".to_owned(),
@@ -108,7 +131,10 @@ impl Ahead {
                 bytes: stats.bytes_sent,
             });
             // The sender lives as long as the records.
-            drop(progress.changed().await);
+            match tokio::time::timeout(TICK, progress.changed()).await {
+                Ok(_) => silence = 0,
+                Err(_) => silence += 1,
+            }
         }
     }
 }
@@ -152,7 +178,7 @@ impl AppendObserver for Listener {
                 }
             }
             State::Sending(to) => {
-                if to.send(fresh).is_err() {
+                if let Err(TrySendError::Disconnected(_)) = to.try_send(fresh) {
                     *state = State::Ended;
                 }
             }
@@ -163,7 +189,7 @@ impl AppendObserver for Listener {
 
 /// Starts the thread that sends.
 fn begin(records: &Arc<Records>, gathered: Vec<Fresh>) -> State {
-    let (to, from) = channel();
+    let (to, from) = sync_channel(MOST);
     let (records, tasks) = (Arc::clone(records), records.daemon.tasks.clone());
     let work = move || {
         let over = Over(records);
@@ -176,7 +202,7 @@ fn begin(records: &Arc<Records>, gathered: Vec<Fresh>) -> State {
         return State::Ended;
     }
     // Fails where that thread has ended already: the next record finds that out.
-    gathered.into_iter().try_for_each(|fresh| to.send(fresh)).ok();
+    gathered.into_iter().try_for_each(|fresh| to.try_send(fresh)).ok();
     State::Sending(to)
 }
 
@@ -202,13 +228,14 @@ impl Records {
     fn send(&self, fresh: &Receiver<Fresh>) -> Result<(), SyncError> {
         let _runtime = self.runtime.enter();
         let stream = self.runtime.block_on(self.daemon.pool.open(&self.remote))?;
-        self.progress.send_modify(|sent| sent.is_connected = true);
         let mut wire = Wire::new(stream).stopped_by(Arc::clone(&self.stop));
         if let Some(give_way) = &self.give_way {
             wire = wire.stopped_by(Arc::clone(give_way));
         }
         let vault = &self.daemon.workspaces.vault;
-        let told = |stats| self.progress.send_modify(|sent| sent.stats = stats);
+        let told = |stats| {
+            self.progress.send_modify(|sent| (sent.stats, sent.is_heard) = (stats, true));
+        };
         let outcome = send(&mut wire, vault, fresh, told);
         wire.into_stream().finish();
         outcome

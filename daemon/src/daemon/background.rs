@@ -319,8 +319,12 @@ impl Daemon {
     ) -> Result<(Taken, Option<Ahead>), Fail> {
         let progress = Arc::new(scan::Progress::with_total());
         step.set(Doing::Sealing(Arc::clone(&progress), self.clock.instant()));
-        let mut ahead =
-            target.map(|target| self.ahead(id, target, Some(Arc::clone(&step.give_way))));
+        let mut ahead = None;
+        if let Some(target) = target.cloned() {
+            let (daemon, give_way) = (Arc::clone(self), Arc::clone(&step.give_way));
+            let prepare = move |_: &Self| Ok(daemon.ahead(id, &target, Some(give_way)));
+            ahead = Some(self.blocking("ahead", prepare).await?);
+        }
         let (daemon, root) = (Arc::clone(self), root.to_owned());
         let work = move || {
             daemon.workspaces.check_place(id, &root)?;
@@ -361,7 +365,7 @@ impl Daemon {
             };
             let pushed = async move {
                 if let Some(ahead) = ahead {
-                    ahead.end(&events).await;
+                    self.inhibitor.during(ahead.end(&events)).await;
                 }
                 // Its end is that of what follows it.
                 let what = (id, taken.snapshot);

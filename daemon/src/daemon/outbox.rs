@@ -24,6 +24,7 @@ use baton_store::snapshot::load_snapshot;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
+use super::ahead::SentAhead;
 use super::failure::{Fail, chain};
 use super::remotes::Target;
 use super::transfer::Pushed;
@@ -43,7 +44,7 @@ pub(super) struct Parcel {
     wanted: NewEntry,
     snapshot: Snapshot,
     /// What it has cost already to send some of it.
-    ahead: PushStats,
+    ahead: SentAhead,
 }
 
 /// What became of a parcel.
@@ -81,7 +82,7 @@ impl Parcel {
     pub(super) fn push(
         target: Target,
         taken: &Taken,
-        ahead: PushStats,
+        ahead: SentAhead,
         now: u64,
     ) -> Result<Self, Fail> {
         Self::new(target, taken, EntryKind::Push, (ahead, now))
@@ -90,7 +91,7 @@ impl Parcel {
     pub(super) fn handoff(
         target: Target,
         taken: &Taken,
-        ahead: PushStats,
+        ahead: SentAhead,
         run: Option<RunSpec>,
         now: u64,
         expires_ms: u64,
@@ -105,7 +106,7 @@ impl Parcel {
         target: Target,
         taken: &Taken,
         kind: EntryKind,
-        (ahead, now): (PushStats, u64),
+        (ahead, now): (SentAhead, u64),
     ) -> Result<Self, Fail> {
         let wanted = NewEntry {
             id: QueueId::from_bytes(random()?),
@@ -208,9 +209,10 @@ impl Daemon {
         match shipped {
             Ok(mut sent) => {
                 airborne.land(Landed::Sent);
-                sent.cost.bytes_sent += ahead.bytes_sent;
-                sent.cost.objects_sent += ahead.objects_sent;
-                sent.cost.round_trips += ahead.round_trips;
+                sent.cost.bytes_sent += ahead.stats.bytes_sent;
+                sent.cost.objects_sent += ahead.stats.objects_sent;
+                sent.cost.round_trips += ahead.stats.round_trips;
+                sent.send_ms = sent.send_ms.map(|ms| ms + ahead.wait_ms);
                 Ok(sent)
             }
             Err(fail) if flight.is_stopped() => {

@@ -15,7 +15,7 @@ use std::time::Instant;
 use baton_protocol::id::{IdempotencyKey, SnapshotId};
 use baton_protocol::message::PushHello;
 use baton_protocol::object::Snapshot;
-use baton_protocol::session::push::{PushOutcome, PushStats};
+use baton_protocol::session::push::PushOutcome;
 use baton_store::catalog::history::Pin;
 use baton_store::catalog::remotes::Remote;
 use baton_store::plan::plan_push;
@@ -24,6 +24,7 @@ use baton_store::vault::Intake;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
+use super::ahead::SentAhead;
 use super::failure::Fail;
 use super::remotes::Target;
 use super::transfer::{Pushed, with_progress};
@@ -45,7 +46,7 @@ pub(super) struct Begun {
     /// Nothing where it is still to be sent.
     pub(super) pushed: Option<Pushed>,
     /// What of it was sent already has cost.
-    pub(super) ahead: PushStats,
+    pub(super) ahead: SentAhead,
 }
 
 /// Brings a snapshot to a node while it is being made durable here.
@@ -118,7 +119,7 @@ impl Daemon {
         let taken = self.workspaces.take_beside(workspace.id, root, &options, progress, beside)?;
         let pushed = courier.pushed;
         let target = Target { remote, embedded: false };
-        Ok(Some(Begun { target, order, taken, pushed, ahead: PushStats::default() }))
+        Ok(Some(Begun { target, order, taken, pushed, ahead: SentAhead::default() }))
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use baton_protocol::id::{SnapshotId, TreeId, WorkspaceId};
 use baton_protocol::object::Snapshot;
-use baton_protocol::session::push::PushStats;
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::Restored;
 use baton_store::diff::{ChangeKind, diff};
@@ -15,6 +14,7 @@ use baton_store::objects::ObjectSource;
 use baton_store::scan;
 use baton_store::snapshot::load_snapshot;
 
+use super::ahead::SentAhead;
 use super::background::Doing;
 use super::failure::{Fail, chain};
 use super::outbox::{Parcel, Sent};
@@ -55,7 +55,8 @@ impl Daemon {
         root: PathBuf,
         options: TakeOptions,
         events: &EventSender,
-    ) -> Result<(Taken, PushStats), Fail> {
+    ) -> Result<(Taken, SentAhead), Fail> {
+        let _urgent = self.urgent(workspace);
         let (daemon, target) = (Arc::clone(self), target.clone());
         let take = move |workspaces: &Workspaces, progress: &scan::Progress| {
             let mut ahead = daemon.ahead(workspace, &target, None);
@@ -63,8 +64,11 @@ impl Daemon {
             let taken = workspaces.take_beside(workspace, &root, &options, progress, beside)?;
             Ok((taken, ahead))
         };
-        let (taken, ahead) = self.take_with(take, events).await?;
-        Ok((taken, ahead.end(events).await))
+        let work = async {
+            let (taken, ahead) = self.take_with(take, events).await?;
+            Ok((taken, ahead.end(events).await))
+        };
+        self.inhibitor.during(work).await
     }
 
     async fn take_with<T: Send + 'static>(

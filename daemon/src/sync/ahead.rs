@@ -7,7 +7,8 @@
 //! **Invariant:** no ref moves, and what the node keeps is what it has hashed itself.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
 
 use baton_protocol::frame::{FrameKind, HEADER};
 use baton_protocol::id::HashPrefix;
@@ -24,6 +25,9 @@ use super::{SyncError, Wire, records};
 /// Offers that wait for their answers: at a hundred kilobytes a record and 50 ms away, 100 MB/s.
 const UNDER_WAY: usize = 64;
 
+/// How long nothing is said: a node waits for a minute.
+const QUIET: Duration = Duration::from_secs(20);
+
 /// A record that stands in the log.
 #[derive(Debug)]
 pub struct Fresh {
@@ -34,80 +38,116 @@ pub struct Fresh {
 }
 
 /// Offers records as they come, and sends those that are wanted, until nobody has more of them; blocks. Returns
-/// once the node has made durable what came. `told` hears what that has cost so far.
+/// once the node has made durable what came. `told` hears what that has cost so far, first when the node has answered.
 pub fn send(
     wire: &mut Wire,
     vault: &Vault,
     fresh: &Receiver<Fresh>,
     mut told: impl FnMut(PushStats),
 ) -> Result<(), SyncError> {
-    let mut stats = PushStats::default();
-    let say = |wire: &mut Wire, stats: &mut PushStats, bytes: Vec<u8>| {
-        stats.bytes_sent += bytes.len() as u64;
-        super::or_why(wire, |wire| Ok(wire.write(&bytes)?))
-    };
-    say(wire, &mut stats, message::encode(&Opening::new(Request::Ahead))?)?;
-    let mut open = OpenRecord::default();
-    let mut offered = VecDeque::new();
-    loop {
-        while offered.len() < UNDER_WAY {
-            // With nothing under way there is nothing to do but to wait.
-            let next = match fresh.try_recv() {
-                Err(TryRecvError::Empty) if offered.is_empty() => fresh.recv().ok(),
-                next => next.ok(),
-            };
-            let Some(Fresh { at, chunks }) = next else { break };
-            if wire.is_stopped() {
-                return Err(SyncError::Cancelled);
-            }
-            if chunks.len() <= MAX_IDS {
-                offered.push_back((at, chunks.len()));
-                say(wire, &mut stats, message::encode(&AheadRequest::Offer(chunks))?)?;
-            }
-        }
-        let Some((at, count)) = offered.pop_front() else { break };
-        let AheadReply::Wanted(is_wanted) = answer_of(wire)? else {
-            return Err(SyncError::OutOfTurn);
-        };
-        if wire.is_stopped() {
-            return Err(SyncError::Cancelled);
-        }
-        if is_wanted && let Some(record) = records::read(vault, &mut open, &at)? {
-            super::or_why(wire, |wire| wire.write_frame(FrameKind::Record, record.bytes))?;
-            stats.bytes_sent += (HEADER + record.bytes.len()) as u64;
-            stats.objects_sent += count as u64;
-        }
-        told(stats);
-    }
-    say(wire, &mut stats, message::encode(&AheadRequest::End)?)?;
-    // The offers were answered while the tree was read; this is what is waited for.
-    stats.round_trips += 1;
-    told(stats);
-    match answer_of(wire)? {
-        AheadReply::Kept => Ok(()),
-        AheadReply::Wanted(_) => Err(SyncError::OutOfTurn),
-    }
+    let mut offers = Offers { wire, stats: PushStats::default() };
+    let outcome = offers.run(vault, fresh, &mut told);
+    told(offers.stats);
+    outcome
 }
 
-fn answer_of(wire: &mut Wire) -> Result<AheadReply, SyncError> {
-    match wire.answer()? {
-        Reply::Ahead(reply) => Ok(reply),
-        Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
-        _ => Err(SyncError::OutOfTurn),
+struct Offers<'a> {
+    wire: &'a mut Wire,
+    stats: PushStats,
+}
+
+impl Offers<'_> {
+    fn run(
+        &mut self,
+        vault: &Vault,
+        fresh: &Receiver<Fresh>,
+        told: &mut impl FnMut(PushStats),
+    ) -> Result<(), SyncError> {
+        self.say(&message::encode(&Opening::new(Request::Ahead))?)?;
+        let mut open = OpenRecord::default();
+        let mut offered: VecDeque<Option<(Location, usize)>> = VecDeque::new();
+        loop {
+            while offered.len() < UNDER_WAY {
+                // With nothing under way there is nothing to do but to wait.
+                let next = match fresh.try_recv() {
+                    Err(TryRecvError::Empty) if offered.is_empty() => fresh.recv_timeout(QUIET),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+                    Ok(fresh) => Ok(fresh),
+                };
+                match next {
+                    Ok(Fresh { at, chunks }) if chunks.len() <= MAX_IDS => {
+                        offered.push_back(Some((at, chunks.len())));
+                        self.say(&message::encode(&AheadRequest::Offer(chunks))?)?;
+                    }
+                    Ok(_) => {}
+                    // Or the node takes us for gone.
+                    Err(RecvTimeoutError::Timeout) => {
+                        offered.push_back(None);
+                        self.say(&message::encode(&AheadRequest::Offer(Vec::new()))?)?;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+            }
+            let Some(record) = offered.pop_front() else { break };
+            let AheadReply::Wanted(is_wanted) = self.answer()? else {
+                return Err(SyncError::OutOfTurn);
+            };
+            if let Some((at, count)) = record.filter(|_| is_wanted)
+                && let Some(record) = records::read(vault, &mut open, &at)?
+            {
+                self.check_stopped()?;
+                super::or_why(self.wire, |wire| wire.write_frame(FrameKind::Record, record.bytes))?;
+                self.stats.bytes_sent += (HEADER + record.bytes.len()) as u64;
+                self.stats.objects_sent += count as u64;
+            }
+            told(self.stats);
+        }
+        self.say(&message::encode(&AheadRequest::End)?)?;
+        // The offers were answered while the tree was read; this is what is waited for.
+        self.stats.round_trips += 1;
+        match self.answer()? {
+            AheadReply::Kept => Ok(()),
+            AheadReply::Wanted(_) => Err(SyncError::OutOfTurn),
+        }
+    }
+
+    fn say(&mut self, bytes: &[u8]) -> Result<(), SyncError> {
+        self.check_stopped()?;
+        super::or_why(self.wire, |wire| Ok(wire.write(bytes)?))?;
+        self.stats.bytes_sent += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Result<AheadReply, SyncError> {
+        match self.wire.answer()? {
+            Reply::Ahead(reply) => Ok(reply),
+            Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
+            _ => Err(SyncError::OutOfTurn),
+        }
+    }
+
+    fn check_stopped(&self) -> Result<(), SyncError> {
+        if self.wire.is_stopped() { Err(SyncError::Cancelled) } else { Ok(()) }
     }
 }
 
 /// The node's side; blocks until the device has sent all, or is gone. What came until then is kept.
 pub fn receive(wire: &mut Wire, vault: &Vault, quota: Quota) -> Result<(), SyncError> {
     let mut incoming = Incoming::new(vault, quota)?;
+    let outcome = take_offered(wire, vault, &mut incoming);
+    if let Err(error) = incoming.keep() {
+        tracing::debug!(%error, "what was sent ahead is not kept");
+    }
+    outcome
+}
+
+fn take_offered(wire: &mut Wire, vault: &Vault, incoming: &mut Incoming) -> Result<(), SyncError> {
     loop {
         let frame = match wire.read() {
             Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(incoming.keep()?),
-            Err(error) => {
-                incoming.keep()?;
-                return Err(wire.give_up(error));
-            }
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(wire.give_up(error)),
         };
         let request = match frame.kind {
             FrameKind::Record => {
@@ -135,11 +175,12 @@ pub fn receive(wire: &mut Wire, vault: &Vault, quota: Quota) -> Result<(), SyncE
     }
 }
 
-/// Whether at least half of the chunks are not here: the others the push that follows asks for by name.
+/// Whether there are chunks, and at least half of them are not here: the others the push that follows asks for by
+/// name.
 fn is_wanted(vault: &Vault, chunks: &[HashPrefix]) -> Result<bool, SyncError> {
     let mut here = 0;
     for chunk in chunks {
         here += usize::from(vault.may_hold(chunk)?);
     }
-    Ok(here * 2 <= chunks.len())
+    Ok(!chunks.is_empty() && here * 2 <= chunks.len())
 }

@@ -70,7 +70,7 @@ impl Incoming {
 
     /// Makes durable and found what came.
     pub(super) fn keep(&self) -> Result<(), StoreError> {
-        self.intake.flush()
+        self.intake.flush_all()
     }
 
     /// Stages a record, whose hashes are checked beside; returns how many objects it says that it holds.

@@ -254,6 +254,13 @@ impl Intake {
         self.staging.flush(&self.vault)
     }
 
+    /// The same with what is still in memory.
+    pub fn flush_all(&self) -> Result<(), StoreError> {
+        let spilled = lock(&self.small).spill();
+        self.store(&spilled)?;
+        self.flush()
+    }
+
     /// Puts an object on its way into a segment, whatever its size.
     pub(super) fn store_in_segment(&self, id: ObjectId, bytes: &[u8]) -> Result<(), StoreError> {
         self.staging.store(&self.vault, id, bytes)

@@ -97,6 +97,24 @@ async fn what_was_sent_ahead_the_push_does_not_send_again() {
     assert!(has(&cloud.vault_of(&other), id));
 }
 
+/// A record that the node has in part is taken apart there, and what is new in two of them fits its memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_in_part_is_kept_too() {
+    let cloud = Cloud::start(&Settings::default());
+    let (home, remote) = (cloud.home().await, cloud.remote());
+    let files: Files = bulk(1).into_iter().take(19).collect();
+    let known = files.clone().into_iter().enumerate().filter(|(at, _)| [0, 1, 10].contains(at));
+    let first = home.snapshot(&known.map(|(_, file)| file).collect(), 1);
+    home.pushed(&remote, None, first).await;
+    let other = cloud.home().await;
+    let (id, ahead) = make(&other, &remote, &files).await;
+    assert_eq!(ahead.objects_sent, 19);
+    let push = other.pushed(&remote, None, id).await;
+    // The snapshot, the root and two directories.
+    assert_eq!(push.objects_sent, 4);
+    assert!(has(&cloud.vault_of(&other), id));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_cut_off_the_push_completes() {
     let cloud = Cloud::start(&Settings::default());
