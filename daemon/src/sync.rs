@@ -140,6 +140,12 @@ impl Wire {
         self.runtime.block_on(self.stream.read_frame())
     }
 
+    /// Reads what the peer says next; nothing where it has ended. Where that is no frame, or nothing for too long, it is
+    /// told.
+    fn listen(&mut self) -> Result<Option<Frame>, SyncError> {
+        self.read().map_err(|error| self.give_up(error))
+    }
+
     /// Reads a message that the peer may have to work for.
     fn answer<T: DeserializeOwned>(&mut self) -> Result<T, TransportError> {
         self.runtime.block_on(self.stream.reader.message_after_work())
@@ -193,11 +199,15 @@ impl Wire {
     }
 }
 
-/// Writes; where the node does not listen any more it has said why, or will not say anything.
+/// Writes, unless it was called off; where the node does not listen any more it has said why, or will not say
+/// anything.
 fn or_why(
     wire: &mut Wire,
     write: impl FnOnce(&mut Wire) -> Result<(), SyncError>,
 ) -> Result<(), SyncError> {
+    if wire.is_stopped() {
+        return Err(SyncError::Cancelled);
+    }
     match write(wire) {
         Err(SyncError::Transport(TransportError::Stopped)) => match wire.answer()? {
             Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),

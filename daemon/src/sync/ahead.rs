@@ -96,7 +96,6 @@ impl Offers<'_> {
             if let Some((at, count)) = record.filter(|_| is_wanted)
                 && let Some(record) = records::read(vault, &mut open, &at)?
             {
-                self.check_stopped()?;
                 super::or_why(self.wire, |wire| wire.write_frame(FrameKind::Record, record.bytes))?;
                 self.stats.bytes_sent += (HEADER + record.bytes.len()) as u64;
                 self.stats.objects_sent += count as u64;
@@ -113,7 +112,6 @@ impl Offers<'_> {
     }
 
     fn say(&mut self, bytes: &[u8]) -> Result<(), SyncError> {
-        self.check_stopped()?;
         super::or_why(self.wire, |wire| Ok(wire.write(bytes)?))?;
         self.stats.bytes_sent += bytes.len() as u64;
         Ok(())
@@ -125,10 +123,6 @@ impl Offers<'_> {
             Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
             _ => Err(SyncError::OutOfTurn),
         }
-    }
-
-    fn check_stopped(&self) -> Result<(), SyncError> {
-        if self.wire.is_stopped() { Err(SyncError::Cancelled) } else { Ok(()) }
     }
 }
 
@@ -144,11 +138,7 @@ pub fn receive(wire: &mut Wire, vault: &Vault, quota: Quota) -> Result<(), SyncE
 
 fn take_offered(wire: &mut Wire, vault: &Vault, incoming: &mut Incoming) -> Result<(), SyncError> {
     loop {
-        let frame = match wire.read() {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(wire.give_up(error)),
-        };
+        let Some(frame) = wire.listen()? else { return Ok(()) };
         let request = match frame.kind {
             FrameKind::Record => {
                 if let Err(error) = incoming.record(frame.body) {

@@ -120,9 +120,6 @@ fn send_records<S: ObjectSource + ?Sized>(
         if !sender.take_record(objects, HEADER + record.bytes.len()) {
             continue;
         }
-        if wire.is_stopped() {
-            return Err(SyncError::Cancelled);
-        }
         super::or_why(wire, |wire| wire.write_frame(FrameKind::Record, record.bytes))?;
         progress(sender.stats(), sender.queued());
     }
@@ -133,10 +130,7 @@ fn write(wire: &mut Wire, bytes: &[u8]) -> Result<(), SyncError> {
     if bytes.is_empty() {
         return Ok(());
     }
-    // Without what is still to be sent, the commit last, the node moves nothing.
-    if wire.is_stopped() {
-        return Err(SyncError::Cancelled);
-    }
+    // Called off: without what is still to be sent, the commit last, the node moves nothing.
     super::or_why(wire, |wire| Ok(wire.write(bytes)?))
 }
 

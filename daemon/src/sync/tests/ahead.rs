@@ -58,14 +58,7 @@ async fn make(home: &Home, remote: &Remote, files: &Files) -> (SnapshotId, PushS
         let intake = home.vault.intake();
         intake.tell(Arc::new(Listener(Mutex::new(to))));
         let (device, files) = (home.device(), files.clone());
-        let make = move || {
-            let files: Vec<_> =
-                files.iter().map(|(path, bytes)| (path.as_str(), &bytes[..])).collect();
-            let (root, _) = put_directory(&intake, &files);
-            let id = put_snapshot(&intake, &snapshot_of(root, device, 1));
-            intake.keep(&[id.into()]).unwrap();
-            id
-        };
+        let make = move || keep_files(intake, &files, device, 1);
         home.tasks.spawn_blocking("make", make).await.unwrap()
     };
     let (id, (outcome, sent)) = tokio::join!(making, send_from(home, remote, from));
@@ -120,16 +113,9 @@ async fn what_was_cut_off_the_push_completes() {
     let cloud = Cloud::start(&Settings::default());
     let (home, remote) = (cloud.home().await, cloud.remote());
     let (to, from) = channel();
-    let id = {
-        let intake = home.vault.intake();
-        intake.tell(Arc::new(Listener(Mutex::new(to))));
-        let files = tree();
-        let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), &bytes[..])).collect();
-        let (root, _) = put_directory(&intake, &files);
-        let id = put_snapshot(&intake, &snapshot_of(root, home.device(), 1));
-        intake.keep(&[id.into()]).unwrap();
-        id
-    };
+    let intake = home.vault.intake();
+    intake.tell(Arc::new(Listener(Mutex::new(to))));
+    let id = keep_files(intake, &tree(), home.device(), 1);
     let fresh: Vec<Fresh> = from.iter().collect();
     assert!(fresh.len() > 8, "{}", fresh.len());
     // A few of them come, one that is not there any more is passed over, and nobody says that this was the end.
