@@ -10,6 +10,7 @@ mod damage;
 mod docs;
 mod enrolment;
 mod full_disk;
+mod git;
 mod guard;
 mod handoff;
 mod offline;

@@ -94,7 +94,7 @@ fn this_repository_arrives_whole_and_a_line_more_is_one_small_round_trip() {
     let first = here.baton_in(&tree.join("empty"), &["push", "--json"]);
     let first: Value = serde_json::from_slice(&first.stdout).unwrap();
     assert_eq!(first["state"], "acked");
-    assert_eq!(omitted(&first), [(".git".to_owned(), "git-metadata".to_owned())]);
+    assert_eq!(omitted(&first), []);
     restores_as(&there, &first, &tree, &ignored);
 
     let file = tree.join("cli/src/main.rs");

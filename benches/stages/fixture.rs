@@ -167,6 +167,7 @@ pub(crate) fn put_snapshot(
         root,
         root_mode: 0o755,
         omitted: None,
+        git: None,
         conversations: Vec::new(),
         created_at: 0,
         message: String::new(),

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** everything else gets plain values, so that a test can give it others.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,8 @@ pub(crate) struct Env {
     pub inherited: NodeEnvironment,
     /// What git knows about the user.
     pub git_user: GitUser,
+    /// Where git is.
+    pub git: Option<PathBuf>,
     /// Folders of the user that runs must not see.
     pub private: Vec<PathBuf>,
     /// The folder of all programs' configurations; units of systemd are there, too.
@@ -116,6 +118,7 @@ impl Env {
             run: text("BATON_RUN"),
             inherited: NodeEnvironment::default(),
             git_user: git_user(folder),
+            git: variable("PATH").and_then(|path| find_program("git", &path)),
             private: folder("HOME").into_iter().collect(),
             config_dir: below_home("XDG_CONFIG_HOME", ".config").ok(),
             notify: variable("NOTIFY_SOCKET").and_then(|value| NotifySocket::new(&value)),
@@ -132,6 +135,17 @@ fn git_user(folder: impl Fn(&'static str) -> Option<PathBuf>) -> GitUser {
     config_files.extend(home.as_ref().map(|home| home.join(".gitconfig")));
     let excludes_file = config.map(|config| config.join("git/ignore"));
     GitUser { home, config_files, excludes_file }
+}
+
+/// A program of the search path; relative folders of it are passed over.
+fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
+    let found = std::env::split_paths(path).filter(|folder| folder.is_absolute());
+    found.map(|folder| folder.join(name)).find(|program| is_program(program))
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
 }
 
 /// Which standard streams are terminals.

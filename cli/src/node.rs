@@ -50,6 +50,7 @@ fn options(session: &Session) -> Options {
         advertise: Vec::new(),
         environment: env.inherited.clone(),
         git_user: env.git_user.clone(),
+        git: env.git.clone(),
         private: env.private.clone(),
         notify: env.notify.clone(),
     }

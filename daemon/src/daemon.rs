@@ -101,6 +101,8 @@ pub struct Options {
     pub environment: NodeEnvironment,
     /// What git knows about the user.
     pub git_user: GitUser,
+    /// Where git is.
+    pub git: Option<PathBuf>,
     /// The user's own folders, which a room hides from runs.
     pub private: Vec<PathBuf>,
     /// Who wants to know when it is ready, and when it ends.
@@ -267,7 +269,12 @@ impl Daemon {
         let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
         run_options.max_parallel = config.serve.max_runs;
         let checkouts =
-            Arc::new(checkouts::PlainCheckouts { store: store.clone(), clock: clock.clone() });
+            Arc::new(checkouts::PlainCheckouts {
+                store: store.clone(),
+                clock: clock.clone(),
+                git: workspaces.git.clone(),
+                scratch: workspaces.scratch.clone(),
+            });
         let runs = Runs::new(
             run_options,
             RunParts {

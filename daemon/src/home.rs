@@ -82,6 +82,11 @@ impl Home {
         self.state_dir.join("cache")
     }
 
+    /// What git needs for a moment; nothing in it outlives the process.
+    pub fn scratch_dir(&self) -> PathBuf {
+        self.caches_dir().join("git")
+    }
+
     /// What a daemon without a terminal says.
     pub fn daemon_log(&self) -> PathBuf {
         self.state_dir.join("daemon.log")

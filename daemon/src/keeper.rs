@@ -10,6 +10,8 @@
 //! **Invariant:** after anything that failed, nothing is believed to be known: the next look is at
 //! everything.
 
+mod known;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +25,8 @@ use baton_store::stat_cache::StatCache;
 use crate::clock::Clock;
 use crate::task::Tasks;
 use crate::watch::{Coverage, Watch, WatchError, WatchOptions, Woken};
+
+pub use known::Known;
 
 /// How long what becomes dirty is gathered before it is read again, so that many small changes do not
 /// wake the daemon each. Far below what fills the queue of the system: 5,461 new files.
@@ -60,6 +64,8 @@ pub struct Keeper {
     root: PathBuf,
     cache: StatCache,
     sealed: Option<Scanned>,
+    repository: Option<Known>,
+    inner: Option<Vec<PathBuf>>,
     watched: Arc<Watched>,
     watching: Option<Watching>,
 }
@@ -104,11 +110,14 @@ impl Keeper {
         cache: &Path,
         watching: Option<Watching>,
     ) -> Self {
+        let cache = StatCache::open(cache);
         Self {
             workspace,
             root: root.to_owned(),
-            cache: StatCache::open(cache),
+            repository: cache.repository().and_then(|bytes| Known::decode(&bytes)),
+            cache,
             sealed: None,
+            inner: None,
             watched: Arc::default(),
             watching,
         }
@@ -117,6 +126,34 @@ impl Keeper {
     /// What the thread that waits shares with this.
     pub fn watched(&self) -> Arc<Watched> {
         Arc::clone(&self.watched)
+    }
+
+    /// The root of the tree.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What is known of its repository.
+    pub const fn repository(&self) -> Option<&Known> {
+        self.repository.as_ref()
+    }
+
+    /// The worktrees inside the tree, relative to it; nothing before the first look.
+    pub fn inner(&self) -> Option<&[PathBuf]> {
+        self.inner.as_deref()
+    }
+
+    /// The worktrees inside the tree are these.
+    pub fn set_inner(&mut self, inner: Vec<PathBuf>) {
+        self.inner = Some(inner);
+    }
+
+    /// This is known of the repository, once what was found last is [kept](Keeper::keep).
+    pub fn remember(&mut self, repository: Option<Known>) {
+        if self.repository != repository {
+            self.cache.set_repository(repository.as_ref().map(Known::encode).as_deref());
+            self.repository = repository;
+        }
     }
 
     /// Looks at what may have changed, and puts it into `sink`. What is found has to be
@@ -168,6 +205,7 @@ impl Keeper {
     pub fn forget(&mut self) {
         self.cache.clear();
         self.sealed = None;
+        self.repository = None;
         self.watched.lock().dirty.set_everything();
     }
 

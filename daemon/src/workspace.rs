@@ -5,6 +5,7 @@
 
 mod attach;
 mod place;
+pub(crate) mod repository;
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +21,7 @@ use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
 use baton_store::diff::count_changes;
 use baton_store::error::StoreError;
+use baton_store::git::GitProgram;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
 use baton_store::objects::ObjectSource;
@@ -33,9 +35,10 @@ use baton_store::vault::{CommitError, Intake, Vault};
 use attach::attach;
 pub use place::PlaceError;
 use place::place_of;
+use repository::Looked;
 
 use crate::clock::Clock;
-use crate::keeper::{Keeper, Look, Watched, Watching};
+use crate::keeper::{Keeper, Watched, Watching};
 
 /// How far a node may be ahead of a home that was put back to an older state: numbers would run out if
 /// any were believed.
@@ -149,6 +152,10 @@ pub struct Workspaces {
     pub caches: PathBuf,
     /// What git knows about the user.
     pub git_user: GitUser,
+    /// Git; no repository travels without.
+    pub git: Option<GitProgram>,
+    /// A folder for what git needs for a moment.
+    pub scratch: PathBuf,
     /// The time.
     pub clock: Clock,
     /// What every tree leaves out, in the syntax of `.gitignore`.
@@ -276,27 +283,29 @@ impl Workspaces {
             guard: self.guard(workspace)?,
             ..ScanOptions::default()
         };
-        let Look { scanned, barrier } =
-            keeper.look(&intake, &scan_options, progress, &self.clock)?;
-        let scan = self.clock.since(started).saturating_sub(barrier);
-
-        let storing = self.clock.instant();
-        let conversations = attach(&intake, options)?;
         let head = self.head(workspace);
         let before = match head {
             Some(head) => whole(load_snapshot(&self.vault, head.snapshot))?,
             None => None,
         };
+        let base = before.as_ref().and_then(|before| before.git);
+        let Looked { scanned, barrier, git, omitted, known, notes: of_git } =
+            self.look(keeper, base, &intake, &scan_options, progress)?;
+        let scan = self.clock.since(started).saturating_sub(barrier);
+
+        let storing = self.clock.instant();
+        let conversations = attach(&intake, options)?;
         let parts = SnapshotParts {
             workspace,
             device: self.device,
             sequence: head.map_or(1, |head| head.sequence.saturating_add(1)),
             parents: head.iter().map(|head| head.snapshot).collect(),
+            git,
             conversations,
             created_at: self.clock.now_ms(),
             message: options.message.clone().unwrap_or_default(),
         };
-        let snapshot = build_snapshot(&scanned, parts, &intake)?;
+        let snapshot = build_snapshot(&scanned, &omitted, parts, &intake)?;
         let counted = match &before {
             Some(before) => whole(count_changes(&intake, before.root, snapshot.root))?,
             None => None,
@@ -313,7 +322,8 @@ impl Workspaces {
             _ => (self.commit(&intake, &snapshot, head, beside)?, snapshot),
         };
         self.note_held(workspace, &scanned)?;
-        let (sums, omitted, notes) = (scanned.sums, scanned.omitted.clone(), scanned.notes.clone());
+        let (sums, notes) = (scanned.sums, [scanned.notes.clone(), of_git].concat());
+        keeper.remember(known);
         keeper.keep(scanned);
         let store = self.clock.since(storing);
         Ok(Taken {
@@ -490,6 +500,8 @@ mod tests {
             device: DeviceId::from_bytes([2; 32]),
             caches: folder.to_owned(),
             git_user: GitUser::default(),
+            git: None,
+            scratch: folder.to_owned(),
             clock: Clock::manual(1_000_000),
             exclude: Vec::new(),
             secrets: None,

@@ -160,7 +160,9 @@ pub(crate) fn snapshot() -> impl Strategy<Value = Snapshot> {
     let ids = (workspace_id(), device_id(), tree_id());
     let lists = (btree_set(snapshot_id(), 0..=16), btree_set(conversation_id(), 0..5));
     let rest = (1..=u64::MAX, 0..=0o777u16, option::of(blob()), size(), "\\PC{0,60}");
-    (ids, lists, rest).prop_map(|((workspace, device, root), (parents, conversations), rest)| {
+    let git = option::of(git_state_id());
+    (ids, lists, rest, git).prop_map(|((workspace, device, root), lists, rest, git)| {
+        let (parents, conversations): (BTreeSet<_>, BTreeSet<_>) = lists;
         let (sequence, root_mode, omitted, created_at, message) = rest;
         Snapshot {
             workspace,
@@ -171,6 +173,7 @@ pub(crate) fn snapshot() -> impl Strategy<Value = Snapshot> {
             root,
             root_mode,
             omitted,
+            git,
             conversations: conversations.into_iter().rev().collect(),
             created_at,
             message,

@@ -96,10 +96,15 @@ fn snapshot() -> Snapshot {
         root: TreeId::from_bytes([3; 32]),
         root_mode: 0o755,
         omitted: Some(small(4)),
+        git: None,
         conversations: vec![ConversationId::from_bytes([5; 32])],
         created_at: 1_767_225_600_000,
         message: "half done ✓".into(),
     }
+}
+
+fn snapshot_with_git() -> Snapshot {
+    Snapshot { git: Some(GitStateId::from_bytes([6; 32])), ..snapshot() }
 }
 
 fn conversation() -> Conversation {
@@ -142,7 +147,7 @@ fn git_state() -> GitState {
         index: Some(large(2)),
         settings: small(3),
         files: None,
-        packs: vec![GitPack { blob: large(4), tips: small(5) }],
+        packs: vec![GitPack { blob: large(4), tips: small(5), commits: 9 }],
         units: vec![GitUnit {
             path: path("libs/x"),
             place: GitPlace::Module(b"x".to_vec()),
@@ -214,6 +219,7 @@ fn objects() {
         ("manifest node", hex(&manifest_node.encode())),
         ("conversation", hex(&conversation().encode())),
         ("snapshot", hex(&snapshot().encode())),
+        ("snapshot with git", hex(&snapshot_with_git().encode())),
         ("omissions", hex(&omissions().encode())),
         ("git state", hex(&git_state().encode())),
     ];
@@ -229,8 +235,9 @@ fn objects() {
         manifest node: 0202808080808020[03*32]4d[04*32]
         conversation: 0106636c6175646504306131622a010d73657373696f6e2e6a736f6e6c808040[06*32]0209612f706c616e2e6d6405[07*32]05622e706e6705[08*32]
         snapshot: [01*17][02*32]ac0202[09*32][08*32][03*32]ed030105[04*32]01[05*32]80d0eab6b7330d68616c6620646f6e6520e29c93
+        snapshot with git: 02[01*16][02*32]ac0202[09*32][08*32][03*32]ed030105[04*32][06*32]01[05*32]80d0eab6b7330d68616c6620646f6e6520e29c93
         omissions: 0203042e656e76010a72756e2f736f636b6574
-        git state: 01010200000f726566732f68656164732f6d61696e05[01*33]808040[02*32]05[03*32]0001808040[04*32][05*33]01066c6962732f78010178[06*32]0105[07*32]
+        git state: 01010200000f726566732f68656164732f6d61696e05[01*33]808040[02*32]05[03*32]0001808040[04*32][05*33]0901066c6962732f78010178[06*32]0105[07*32]
         git objects: 0102[01*20][02*20]
         git refs: 0102094f5249475f4845414400[01*20]13726566732f72656d6f7465732f6f2f484541440110726566732f72656d6f7465732f6f2f78
         git index: 0104010103612f6251[02*20]80020101750001[03*21][04*20]

@@ -10,6 +10,7 @@
 //! - [`layout`]: directories first, and the list of what goes into them
 //! - [`write`]: what is one chunk, in the order in which the store can read it
 //! - [`large`]: files of several chunks, in parts
+//! - [`repository`]: the repository beside its files
 //! - [`remove`]: taking away what a restore has made
 //!
 //! **Invariant:** nothing is written outside the target, whatever the tree says: every name was
@@ -24,6 +25,7 @@ mod write;
 mod large;
 pub(crate) mod remove;
 mod staging;
+mod repository;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ use crate::error::StoreError;
 use crate::fs::{Context, FsError};
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
+
+pub use repository::{RepositoryOptions, RestoredRepository, restore_snapshot};
 
 /// How a restore goes.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +128,18 @@ pub fn restore<S: ObjectSource + ?Sized>(
     options: &RestoreOptions,
     progress: &Progress,
 ) -> Result<Restored, RestoreError> {
+    restore_with(source, (root, root_mode), into, options, progress, |_| Ok(())).map(|done| done.0)
+}
+
+/// The same with what `complete` makes in the folder before it is put in its place.
+fn restore_with<S: ObjectSource + ?Sized, T>(
+    source: &S,
+    (root, root_mode): (TreeId, u16),
+    into: &Path,
+    options: &RestoreOptions,
+    progress: &Progress,
+    complete: impl Fn(&staging::Staging) -> Result<T, RestoreError>,
+) -> Result<(Restored, T), RestoreError> {
     let mut staging = staging::Staging::open(into, false)?;
     let trees = ahead::Ahead::new(source);
     let threads = options.threads.max(1);
@@ -131,8 +147,9 @@ pub fn restore<S: ObjectSource + ?Sized>(
     loop {
         let build = Build::new(source, &trees, staging.directory(), into, threads, progress);
         let restored = build.run(root, root_mode)?;
+        let completed = complete(&staging)?;
         if staging.commit()? {
-            return Ok(restored);
+            return Ok((restored, completed));
         }
         // A mount point cannot be renamed over: what was built is taken away, and built inside.
         drop(staging);

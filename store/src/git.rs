@@ -8,8 +8,10 @@
 //! - [`view`]: what git sees of it
 //! - [`settings`], [`files`], [`refs`], [`index`]: what is read and written of each
 //! - [`stamp`]: whether all of it held still meanwhile
+//! - [`glance`]: whether it is as it was when it was captured
 //! - [`objects`]: packs of what the other side lacks
 //! - [`capture`] and [`rebuild`]: all of that together
+//! - [`summary`]: what a state says, for people
 //!
 //! **Invariant:** nothing of a repository is run, neither where it is captured nor where it is rebuilt: no hook,
 //! filter, helper or alias, and no configuration of it is read by git.
@@ -24,15 +26,18 @@ mod files;
 mod refs;
 mod index;
 mod stamp;
+mod glance;
 mod objects;
 mod capture;
 mod rebuild;
+mod summary;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use baton_protocol::encode::DecodeError;
-use baton_protocol::object::{GitOmission, GitOmissions, GitOmitReason, GitState};
+use baton_protocol::id::GitStateId;
+use baton_protocol::object::{GitOmission, GitOmissions, GitOmitReason};
 
 use crate::error::StoreError;
 use crate::fs::FsError;
@@ -40,8 +45,10 @@ use crate::objects::ObjectSource;
 use crate::snapshot::{BlobError, load_blob};
 
 pub use capture::{CaptureOptions, Captured, capture};
+pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{Commands, RebuildOptions, Rebuilt, rebuild};
+pub use summary::{Summary, commands, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.
 const MAX_LIST: u64 = 512 << 20;
@@ -64,6 +71,9 @@ pub enum GitError {
     /// A part of a state is not what it should be.
     #[error("the state of a repository is malformed")]
     Malformed(#[from] DecodeError),
+    /// There is no git.
+    #[error("git was not found")]
+    NoProgram,
     /// Git could not be run.
     #[error("running {} to {doing}", program.display())]
     Run {
@@ -143,8 +153,9 @@ impl Told {
 /// Reads what of a repository did not travel.
 pub fn load_git_omissions<S: ObjectSource + ?Sized>(
     source: &S,
-    state: &GitState,
+    id: GitStateId,
 ) -> Result<Vec<GitOmission>, GitError> {
+    let state = capture::load_state(source, id)?;
     let Some(blob) = state.omitted else { return Ok(Vec::new()) };
     Ok(GitOmissions::decode(&load_blob(source, blob, MAX_LIST)?)?.0)
 }

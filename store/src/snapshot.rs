@@ -7,7 +7,7 @@
 //! machine.
 
 use baton_protocol::encode::DecodeError;
-use baton_protocol::id::{ConversationId, DeviceId, ObjectId, ObjectKind, SnapshotId, WorkspaceId};
+use baton_protocol::id::{ConversationId, DeviceId, GitStateId, ObjectId, ObjectKind, SnapshotId, WorkspaceId};
 use baton_protocol::object::{Blob, Conversation, Omission, Omissions, Snapshot};
 
 use crate::chunk::{for_each_extent, read_chunk, store_bytes};
@@ -31,6 +31,8 @@ pub struct SnapshotParts {
     pub sequence: u64,
     /// What it continues, the device's own last snapshot first.
     pub parents: Vec<SnapshotId>,
+    /// The repository of the root, in the sink already.
+    pub git: Option<GitStateId>,
     /// Conversations and attachments, in the sink already.
     pub conversations: Vec<ConversationId>,
     /// Milliseconds since 1970.
@@ -66,13 +68,15 @@ pub enum BlobError {
     },
 }
 
-/// Makes a snapshot of what was scanned, and puts the list of what was left out.
+/// Makes a snapshot of what was scanned, and puts the list of what was left out: what a scan leaves out and
+/// the state of the repository has, is not.
 pub fn build_snapshot<S: ObjectSink + ?Sized>(
     scanned: &Scanned,
+    omitted: &[Omission],
     parts: SnapshotParts,
     sink: &S,
 ) -> Result<Snapshot, StoreError> {
-    let omitted = match scanned.omitted.as_slice() {
+    let omitted = match omitted {
         [] => None,
         omitted => Some(store_bytes(&Omissions(omitted.to_vec()).encode(), sink)?),
     };
@@ -84,6 +88,7 @@ pub fn build_snapshot<S: ObjectSink + ?Sized>(
         root: scanned.root,
         root_mode: scanned.root_mode,
         omitted,
+        git: parts.git,
         conversations: parts.conversations,
         created_at: parts.created_at,
         message: parts.message,
@@ -106,6 +111,7 @@ pub fn has_same_content(a: &Snapshot, b: &Snapshot) -> bool {
     a.root == b.root
         && a.root_mode == b.root_mode
         && a.omitted == b.omitted
+        && a.git == b.git
         && a.conversations == b.conversations
 }
 
@@ -181,10 +187,15 @@ mod tests {
             device: DeviceId::from_bytes([2; 32]),
             sequence: 1,
             parents: Vec::new(),
+            git: None,
             conversations: Vec::new(),
             created_at: 5,
             message: message.to_owned(),
         }
+    }
+
+    fn made(scanned: &Scanned, parts: SnapshotParts, objects: &MemoryObjects) -> Snapshot {
+        build_snapshot(scanned, &scanned.omitted, parts, objects).unwrap()
     }
 
     #[test]
@@ -193,7 +204,7 @@ mod tests {
         // The longest list is more than one chunk.
         for omitted in [0, 1, 50_000] {
             let scanned = scanned(omitted);
-            let snapshot = build_snapshot(&scanned, parts("m"), &objects).unwrap();
+            let snapshot = build_snapshot(&scanned, &scanned.omitted, parts("m"), &objects).unwrap();
             let id = store_snapshot(&snapshot, &objects).unwrap();
             let loaded = load_snapshot(&objects, id).unwrap();
             assert_eq!(loaded, snapshot);
@@ -204,20 +215,20 @@ mod tests {
     #[test]
     fn content_decides_whether_a_snapshot_is_needed() {
         let objects = MemoryObjects::default();
-        let a = build_snapshot(&scanned(1), parts("a"), &objects).unwrap();
-        let mut b = build_snapshot(&scanned(1), parts("b"), &objects).unwrap();
+        let a = made(&scanned(1), parts("a"), &objects);
+        let mut b = made(&scanned(1), parts("b"), &objects);
         b.sequence = 9;
         assert!(has_same_content(&a, &b));
         b.root_mode = 0o700;
         assert!(!has_same_content(&a, &b));
-        let c = build_snapshot(&scanned(2), parts("a"), &objects).unwrap();
+        let c = made(&scanned(2), parts("a"), &objects);
         assert!(!has_same_content(&a, &c));
     }
 
     #[test]
     fn what_a_snapshot_cannot_hold_is_refused() {
         let objects = MemoryObjects::default();
-        let long = build_snapshot(&scanned(0), parts(&"x".repeat(1 << 20)), &objects).unwrap();
+        let long = made(&scanned(0), parts(&"x".repeat(1 << 20)), &objects);
         assert!(matches!(store_snapshot(&long, &objects), Err(SnapshotError::Limit(_))));
         let blob = store_bytes(&[1; 10], &objects).unwrap();
         assert!(matches!(load_blob(&objects, blob, 9), Err(BlobError::TooLarge { .. })));

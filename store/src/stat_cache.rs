@@ -164,6 +164,25 @@ impl StatCache {
         self.with((), Open::commit);
     }
 
+    /// What was remembered of the repository of the tree.
+    pub fn repository(&self) -> Option<Vec<u8>> {
+        let find = "SELECT value FROM meta WHERE key = 'repository'";
+        self.with(None, |open| {
+            open.db.prepare_cached(find)?.query_row([], |row| row.get(0)).optional()
+        })
+    }
+
+    /// Remembers something of the repository of the tree, with what the scan has written.
+    pub fn set_repository(&self, value: Option<&[u8]>) {
+        self.with((), |open| {
+            let set = match value {
+                Some(_) => "INSERT OR REPLACE INTO meta(key, value) VALUES('repository', ?1)",
+                None => "DELETE FROM meta WHERE key = 'repository' AND ?1 IS NULL",
+            };
+            open.db.prepare_cached(set)?.execute([value]).map(drop)
+        });
+    }
+
     /// What is known of a directory.
     pub(crate) fn directory(&self, path: &[u8]) -> CachedDirectory {
         self.with(

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use baton_daemon::api::control::{Command, Receipt};
+use baton_daemon::api::control::{Command, GitReceipt, Receipt};
 
 use crate::detach::Detach;
 use crate::error::CliError;
@@ -43,11 +43,39 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// A repository in a line.
+fn repository(git: &GitReceipt) -> String {
+    let branch = git.branch.as_deref().unwrap_or("no branch");
+    let mut text = match &git.head {
+        Some(head) => format!("{branch} at {}", head.get(..12).unwrap_or(head)),
+        None => format!("{branch}, without a commit"),
+    };
+    if git.stashes > 0 {
+        let _ = write!(text, ", {} stashed", figures::count(git.stashes));
+    }
+    if let Some(operation) = &git.operation {
+        let _ = write!(text, ", in the middle of a {operation}");
+    }
+    if git.shallow {
+        text.push_str(", without its older history");
+    }
+    if !git.omitted.is_empty() {
+        let _ = write!(text, "; left out: ");
+        let named: Vec<_> =
+            git.omitted.iter().map(|it| format!("{} ({})", it.what, it.reason)).collect();
+        text.push_str(&named.join(", "));
+    }
+    text
+}
+
 /// What of a receipt needs to be seen.
 pub(crate) fn receipt(report: &Report, to: &mut String, receipt: &Receipt) {
     if !receipt.verified {
         let word = report.paint(Style::Warn, "not verified");
         let _ = writeln!(to, "{word}: not every byte was checked against its hash");
+    }
+    if let Some(git) = &receipt.git {
+        let _ = writeln!(to, "  git: {}", repository(git));
     }
     omitted::omitted(to, &receipt.omitted);
 }

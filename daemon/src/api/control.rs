@@ -556,11 +556,36 @@ pub struct Receipt {
     pub verified: bool,
     /// Whether the run is in a room; null where there is no run.
     pub isolated: Option<bool>,
-    /// Git state; null while git state is not carried.
-    pub git: Option<serde_json::Value>,
+    /// The repository; null where there is none, or where it did not travel.
+    pub git: Option<GitReceipt>,
     pub conversation: Option<serde_json::Value>,
     pub attachments: Vec<String>,
     pub omitted: Vec<OmittedEntry>,
+}
+
+/// What was carried of a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitReceipt {
+    /// The commit that `HEAD` leads to; null on a branch that is not born yet.
+    pub head: Option<String>,
+    /// Null where `HEAD` is detached.
+    pub branch: Option<String>,
+    pub index_entries: u64,
+    pub stashes: u64,
+    pub commits_carried: u64,
+    /// What git is in the middle of.
+    pub operation: Option<String>,
+    /// Whether history ends before its beginning.
+    pub shallow: bool,
+    /// What did not travel, and what is to be looked at.
+    pub omitted: Vec<GitOmittedEntry>,
+}
+
+/// Something of a repository that did not travel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitOmittedEntry {
+    pub what: String,
+    pub reason: String,
 }
 
 /// `handoff`.

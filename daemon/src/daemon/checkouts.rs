@@ -1,29 +1,38 @@
 //! The checkouts of runs: plain copies out of a vault, and back into it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use baton_protocol::id::{
-    IdempotencyKey, ObjectKind, RunId, SnapshotId, TreeId, VaultId, WorkspaceId,
+    GitStateId, IdempotencyKey, ObjectKind, RunId, SnapshotId, TreeId, VaultId, WorkspaceId,
 };
-use baton_protocol::object::{Entry, EntryKind, Snapshot, build_tree};
-use baton_store::checkout::{RestoreOptions, restore};
+use baton_protocol::object::{Entry, EntryKind, Omission, Snapshot, build_tree};
+use baton_protocol::path::RelPath;
+use baton_store::checkout::{
+    RepositoryOptions, RestoreOptions, RestoredRepository, restore, restore_snapshot,
+};
+use baton_store::git::{self, CaptureOptions, Commands, GitError, GitProgram};
+use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
 use baton_store::objects::ObjectSink;
-use baton_store::scan::{Progress, ScanOptions, scan};
+use baton_store::scan::{Progress, ScanOptions, Scanned, scan};
 use baton_store::snapshot::{
     SnapshotParts, build_snapshot, load_conversation, load_snapshot, store_snapshot,
 };
 use baton_store::stat_cache::StatCache;
 use baton_store::store::Store;
-use baton_store::vault::{CommitError, Vault};
+use baton_store::vault::{CommitError, Intake, Vault};
 
 use super::report;
 use crate::clock::Clock;
 use crate::runs::checkout::{CheckoutError, Checkouts, Prepared};
 use crate::workspace::random;
+use crate::workspace::repository::{inner_worktrees, not_carried};
 
 const RESTORING: &str = "restoring the snapshot";
+const REBUILDING: &str = "making the repository again";
 const ATTACHING: &str = "writing the attachments";
 const RECEIPT: &str = "writing the receipt";
 const SEALING: &str = "keeping what the run has left";
@@ -35,6 +44,10 @@ pub struct PlainCheckouts {
     pub store: Store,
     /// The time.
     pub clock: Clock,
+    /// Git; a run's checkout has no repository without.
+    pub git: Option<GitProgram>,
+    /// A folder for what git needs for a moment.
+    pub scratch: PathBuf,
 }
 
 impl Checkouts for PlainCheckouts {
@@ -49,9 +62,18 @@ impl Checkouts for PlainCheckouts {
         let loaded = load_snapshot(&vault, snapshot).doing(RESTORING)?;
         let options = RestoreOptions::default();
         let progress = Progress::default();
-        let restored =
-            restore(&vault, loaded.root, loaded.root_mode, checkout, &options, &progress)
+        let repository = RepositoryOptions {
+            git: self.git.clone(),
+            scratch: self.scratch.clone(),
+            // They come from who asked for the run, and what they reach is what the run may.
+            commands: Commands::All,
+        };
+        let (restored, made) =
+            restore_snapshot(&vault, &loaded, checkout, &options, &repository, &progress)
                 .doing(RESTORING)?;
+        if let RestoredRepository::Failed(error) = made {
+            return Err(error).doing(REBUILDING);
+        }
         if let Some(tree) = attachments_tree(&vault, &loaded).doing(ATTACHING)? {
             restore(&vault, tree, 0o755, attachments, &options, &progress).doing(ATTACHING)?;
         }
@@ -80,6 +102,7 @@ impl Checkouts for PlainCheckouts {
         let scanned =
             scan(checkout, &StatCache::default(), &intake, &options, &Progress::default())
                 .doing(SEALING)?;
+        let (state, omitted) = self.capture(checkout, &scanned, before.git, &intake);
         let last = match head {
             Some(head) => (head.snapshot, head.sequence),
             None => (parent, before.sequence),
@@ -89,11 +112,12 @@ impl Checkouts for PlainCheckouts {
             device: run.device(),
             sequence: last.1.saturating_add(1),
             parents: vec![last.0],
+            git: state,
             conversations: before.conversations,
             created_at: self.clock.now_ms(),
             message: format!("result of run {run}"),
         };
-        let snapshot = build_snapshot(&scanned, parts, &intake).doing(SEALING)?;
+        let snapshot = build_snapshot(&scanned, &omitted, parts, &intake).doing(SEALING)?;
         if let Some(head) = head {
             // Sealed before, and nothing has changed since: the same answer.
             let sealed = load_snapshot(&vault, head.snapshot).doing(SEALING)?;
@@ -112,6 +136,57 @@ impl Checkouts for PlainCheckouts {
         };
         intake.commit(update).doing(SEALING)?;
         Ok(new)
+    }
+}
+
+impl PlainCheckouts {
+    /// The state of the repository that a run has left, and what neither that nor the tree has. A repository that cannot
+    /// be captured is left out and named: the files are kept all the same.
+    fn capture(
+        &self,
+        checkout: &Path,
+        scanned: &Scanned,
+        base: Option<GitStateId>,
+        intake: &Intake,
+    ) -> (Option<GitStateId>, Vec<Omission>) {
+        let without = || (None, scanned.omitted.clone());
+        if checkout.join(".git").symlink_metadata().is_err() {
+            return without();
+        }
+        match self.capture_here(checkout, scanned, base, intake) {
+            Ok(id) => {
+                let worktrees = git::worktrees(intake, id).unwrap_or_default();
+                (Some(id), not_carried(&scanned.omitted, &worktrees))
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the repository of a run is left out");
+                without()
+            }
+        }
+    }
+
+    fn capture_here(
+        &self,
+        checkout: &Path,
+        scanned: &Scanned,
+        base: Option<GitStateId>,
+        intake: &Intake,
+    ) -> Result<GitStateId, GitError> {
+        let inner = inner_worktrees(&scanned.omitted);
+        let inner = inner.iter().map(|path| RelPath::new(path.as_os_str().as_bytes()));
+        let now_ms = self.clock.now_ms();
+        let options = CaptureOptions {
+            git: self.git.clone().ok_or(GitError::NoProgram)?,
+            scratch: self.scratch.clone(),
+            // Whoever was at work here may not read what this process may.
+            within: Some(checkout.to_owned()),
+            base,
+            user: GitUser::default(),
+            nested: inner.filter_map(Result::ok).collect(),
+            now: SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms),
+        };
+        Ok(git::capture(checkout, intake, &options)?.id)
     }
 }
 

@@ -7,8 +7,9 @@ use baton_protocol::message::{Refusal, RefusalCode};
 use baton_store::checkout::RestoreError;
 use baton_store::error::StoreError;
 use baton_store::fs::FsError;
+use baton_store::git::GitError;
 use baton_store::scan::ScanError;
-use baton_store::snapshot::SnapshotError;
+use baton_store::snapshot::{BlobError, SnapshotError};
 use baton_store::vault::CommitError;
 
 use crate::api::control::Failure;
@@ -100,6 +101,16 @@ impl From<StoreError> for Fail {
 impl From<FsError> for Fail {
     fn from(error: FsError) -> Self {
         Self::from(StoreError::from(error))
+    }
+}
+
+impl From<GitError> for Fail {
+    fn from(error: GitError) -> Self {
+        match error {
+            GitError::Fs(error) => error.into(),
+            GitError::Store(error) | GitError::Blob(BlobError::Store(error)) => error.into(),
+            error => Self::of("git", &error),
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use baton_protocol::id::VaultId;
 use baton_store::catalog::Catalog;
 use baton_store::error::StoreError;
+use baton_store::fs;
+use baton_store::git::GitProgram;
 use baton_store::secrets::SecretRules;
 use baton_store::store::Store;
 
@@ -61,12 +63,20 @@ pub(super) fn workspaces(
     } else {
         None
     };
+    let scratch = options.home.scratch_dir();
+    // What a process that was killed has left.
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch)?;
+    }
+    fs::create_dir_all(&scratch)?;
     Ok(Workspaces {
         catalog: catalog.clone(),
         vault: store.vault(local_vault(catalog)?)?,
         device: identity.device(),
         caches: options.home.caches_dir(),
         git_user: options.git_user.clone(),
+        git: options.git.clone().map(GitProgram::new),
+        scratch,
         clock,
         exclude: config.sync.exclude.join("\n").into_bytes(),
         secrets,

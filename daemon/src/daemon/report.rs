@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use baton_protocol::id::SnapshotId;
+use baton_protocol::id::{GitStateId, SnapshotId};
 use baton_protocol::message::RunInfo;
-use baton_protocol::object::{Omission, Snapshot};
-use baton_store::error::StoreError;
+use baton_protocol::object::{GitOmission, Omission, Snapshot};
+use baton_store::git::{self, GitError, Summary};
 use baton_store::objects::ObjectSource;
 use baton_store::snapshot::{load_conversation, load_omissions};
 
 use crate::api::control::{
-    Bytes, OmittedEntry, PushFields, Receipt, ReportPath, RunEntry, SnapshotAnswer, TimingMs,
+    Bytes, GitOmittedEntry, GitReceipt, OmittedEntry, PushFields, Receipt, ReportPath, RunEntry, SnapshotAnswer, TimingMs,
 };
 use crate::clock::{decimal_ms, rfc3339};
 use crate::workspace::{Taken, split_torn};
@@ -32,7 +32,7 @@ pub fn receipt<S: ObjectSource + ?Sized>(
     snapshot: &Snapshot,
     not_carried: &[Omission],
     isolated: Option<bool>,
-) -> Result<Receipt, StoreError> {
+) -> Result<Receipt, GitError> {
     let list = load_omissions(source, snapshot)?;
     let (left_out, _) = split_torn(&list);
     let mut all = omitted(left_out);
@@ -48,10 +48,33 @@ pub fn receipt<S: ObjectSource + ?Sized>(
         root: snapshot.root.to_string(),
         verified: true,
         isolated,
-        git: None,
+        git: snapshot.git.map(|git| of_git(source, git)).transpose()?,
         conversation: None,
         attachments,
         omitted: all,
+    })
+}
+
+fn of_git<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+) -> Result<GitReceipt, GitError> {
+    let Summary { head, branch, index_entries, stashes, commits_carried, operation, shallow } =
+        git::summarize(source, id)?;
+    let omitted = git::load_git_omissions(source, id)?;
+    let entry = |omission: GitOmission| GitOmittedEntry {
+        what: omission.what,
+        reason: omission.reason.name().to_owned(),
+    };
+    Ok(GitReceipt {
+        head,
+        branch,
+        index_entries,
+        stashes,
+        commits_carried,
+        operation: operation.map(str::to_owned),
+        shallow,
+        omitted: omitted.into_iter().map(entry).collect(),
     })
 }
 

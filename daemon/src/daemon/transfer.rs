@@ -1,5 +1,6 @@
 //! Between this home and a node: making it have a snapshot, getting one from it, and writing one out.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,13 +9,16 @@ use baton_protocol::id::{IdempotencyKey, NodeId, ObjectKind, SnapshotId, Workspa
 use baton_protocol::message::{Opening, PushHello, Request};
 use baton_protocol::object::Snapshot;
 use baton_protocol::session::push::{PushOutcome, PushStats};
-use baton_store::checkout::{RestoreOptions, Restored, restore};
+use baton_store::checkout::{
+    RepositoryOptions, RestoreOptions, Restored, RestoredRepository, restore_snapshot,
+};
+use baton_store::git::{self, Commands};
 use baton_store::objects::ObjectSource;
 use baton_store::plan::plan_push;
 use baton_store::scan;
 use baton_store::snapshot::load_snapshot;
 
-use super::failure::Fail;
+use super::failure::{Fail, chain};
 use super::remotes::{Target, only};
 use super::{Daemon, report};
 use crate::api::control::{Progress, Receipt};
@@ -370,15 +374,48 @@ impl Daemon {
                 })?;
             }
             let options = RestoreOptions::default();
-            let restored =
-                restore(vault, loaded.root, loaded.root_mode, &into, &options, &progress)?;
+            let repository = RepositoryOptions {
+                git: daemon.workspaces.git.clone(),
+                scratch: daemon.workspaces.scratch.clone(),
+                commands: daemon.known_commands(&loaded),
+            };
+            let (restored, made) =
+                restore_snapshot(vault, &loaded, &into, &options, &repository, &progress)?;
             let receipt =
                 report::receipt(vault, snapshot, &loaded, &restored.not_carried, isolated)?;
-            Ok((restored, receipt, loaded))
+            Ok(((restored, receipt, loaded), made))
         });
-        let done = with_progress(work, &watched, "restore", events).await?;
+        let (done, made) = with_progress(work, &watched, "restore", events).await?;
+        if let RestoredRepository::Failed(error) = made {
+            let why = chain(&error);
+            events.note(format!("the files are there, and the repository is not: {why}")).await;
+        }
         tracing::info!(snapshot = %snapshot, files = done.0.files, "checkout");
         Ok(done)
+    }
+}
+
+impl Daemon {
+    /// The commands that the repository of a snapshot may run when git goes on with what it is in the middle of: of
+    /// a snapshot of this device all of them, of any other one those that went there.
+    fn known_commands(&self, snapshot: &Snapshot) -> Commands {
+        /// Snapshots of a run between what it got and what it left.
+        const MAX_STEPS: usize = 10_000;
+        let vault = &self.workspaces.vault;
+        if snapshot.device == self.identity.device() {
+            return Commands::All;
+        }
+        let mut at = snapshot.clone();
+        for _ in 0..MAX_STEPS {
+            let Some(&parent) = at.parents.first() else { break };
+            let Ok(before) = load_snapshot(vault, parent) else { break };
+            if before.device == self.identity.device() {
+                let known = before.git.map(|git| git::commands(vault, git));
+                return Commands::Only(known.and_then(Result::ok).unwrap_or_default());
+            }
+            at = before;
+        }
+        Commands::Only(BTreeSet::new())
     }
 }
 

@@ -47,6 +47,8 @@ impl Place {
             device: DeviceId::from_bytes([2; 32]),
             caches: folder.path().to_owned(),
             git_user: GitUser::default(),
+            git: None,
+            scratch: folder.path().to_owned(),
             clock: Clock::system(),
             exclude: Vec::new(),
             secrets: None,

@@ -117,6 +117,7 @@ fn snapshot_of(root: TreeId, device: DeviceId, sequence: u64) -> Snapshot {
         root,
         root_mode: 0o755,
         omitted: None,
+        git: None,
         conversations: Vec::new(),
         created_at: 0,
         message: String::new(),
@@ -275,7 +276,12 @@ impl Cloud {
         let store = Store::open(&path.join("store")).unwrap();
         let (clock, tasks) = (Clock::manual(1_000_000), Tasks::new());
         let variables = NodeEnvironment::new([("PATH".into(), DEFAULT_PATH.into())]);
-        let checkouts = PlainCheckouts { store: store.clone(), clock: clock.clone() };
+        let checkouts = PlainCheckouts {
+            store: store.clone(),
+            clock: clock.clone(),
+            git: None,
+            scratch: path.join("scratch"),
+        };
         let parts = RunParts {
             catalog: catalog.clone(),
             clock: clock.clone(),

@@ -50,6 +50,7 @@ impl Place {
             root: baton_protocol::id::TreeId::from_bytes(root.hash),
             root_mode: 0o755,
             omitted: None,
+            git: None,
             conversations: Vec::new(),
             created_at,
             message: message.to_owned(),

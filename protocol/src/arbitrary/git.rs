@@ -144,10 +144,12 @@ fn units() -> impl Strategy<Value = Vec<GitUnit>> {
 
 pub(crate) fn state() -> impl Strategy<Value = GitState> {
     let storage = select(vec![RefStorage::Files, RefStorage::Reftable]);
-    let packs = vec((blob(), blob()).prop_map(|(blob, tips)| GitPack { blob, tips }), 0..4);
+    let packs = vec((blob(), blob(), any::<u64>()), 0..4);
     let lists = (blob(), option::of(blob()), blob(), option::of(blob()), option::of(blob()));
     (hash(), storage, any::<bool>(), lists, packs, units()).prop_flat_map(
         |(hash, storage, busy, (refs, index, settings, files, omitted), packs, units)| {
+            let pack = |(blob, tips, commits)| GitPack { blob, tips, commits };
+            let packs: Vec<_> = packs.into_iter().map(pack).collect();
             let head = prop_oneof![
                 below_refs().prop_map(GitHead::Symbolic),
                 oid(hash).prop_map(GitHead::Detached),

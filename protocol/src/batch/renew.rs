@@ -178,6 +178,11 @@ impl Renewals {
         if let Some(omitted) = &mut snapshot.omitted {
             self.blob(omitted);
         }
+        if let Some(git) = &mut snapshot.git
+            && let Some(new) = self.of(*git)
+        {
+            *git = GitStateId::from_bytes(new.hash);
+        }
         for id in &mut snapshot.conversations {
             if let Some(new) = self.of(*id) {
                 *id = ConversationId::from_bytes(new.hash);

@@ -156,6 +156,7 @@ fn a_directory_above_an_edit_costs_its_name_and_no_hash() {
             root: TreeId::of(root),
             root_mode: 0o755,
             omitted: None,
+            git: None,
             conversations: Vec::new(),
             created_at: 1 << 40,
             message: String::new(),

@@ -69,6 +69,8 @@ pub struct GitPack {
     pub blob: Blob,
     /// What it was packed for, as encoded [`GitOids`].
     pub tips: Blob,
+    /// How many commits are in it, for people.
+    pub commits: u64,
 }
 
 /// Where a repository inside another one keeps its own.
@@ -145,6 +147,7 @@ impl GitState {
         for pack in &self.packs {
             pack.blob.write(&mut to);
             pack.tips.write(&mut to);
+            to.varint(pack.commits);
         }
         to.varint(self.units.len() as u64);
         for unit in &self.units {
@@ -193,10 +196,11 @@ impl GitState {
         let index = read_optional(&mut from)?;
         let settings = Blob::read(&mut from)?;
         let files = read_optional(&mut from)?;
-        let count = from.count("packs", MAX_GIT_PACKS, 2 * Blob::LEAST)?;
+        let count = from.count("packs", MAX_GIT_PACKS, 2 * Blob::LEAST + 1)?;
         let mut packs = Vec::with_capacity(count);
         for _ in 0..count {
-            packs.push(GitPack { blob: Blob::read(&mut from)?, tips: Blob::read(&mut from)? });
+            let (blob, tips) = (Blob::read(&mut from)?, Blob::read(&mut from)?);
+            packs.push(GitPack { blob, tips, commits: from.varint()? });
         }
         let units = read_units(&mut from)?;
         let omitted = read_optional(&mut from)?;

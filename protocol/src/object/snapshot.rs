@@ -5,10 +5,14 @@
 
 use super::Blob;
 use crate::encode::{DecodeError, Reader, Writer};
-use crate::id::{ConversationId, DeviceId, ObjectId, SnapshotId, TreeId, WorkspaceId};
+use crate::id::{ConversationId, DeviceId, GitStateId, ObjectId, SnapshotId, TreeId, WorkspaceId};
 use crate::path::{MAX_PATH, RelPath};
 
-const VERSION: u64 = 1;
+/// Without the state of a repository.
+const PLAIN: u64 = 1;
+
+/// With it.
+const WITH_GIT: u64 = 2;
 
 /// Most parents of a snapshot.
 const MAX_PARENTS: usize = 16;
@@ -36,6 +40,8 @@ pub struct Snapshot {
     pub root_mode: u16,
     /// What was left out, as encoded [`Omissions`]; nothing where the list is empty.
     pub omitted: Option<Blob>,
+    /// The repository whose worktree the root is; nothing where there is none, or where it did not travel.
+    pub git: Option<GitStateId>,
     /// Conversations and attachments.
     pub conversations: Vec<ConversationId>,
     /// Milliseconds since 1970 by the clock of the device.
@@ -48,7 +54,7 @@ impl Snapshot {
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut to = Writer::new();
-        to.varint(VERSION);
+        to.varint(if self.git.is_some() { WITH_GIT } else { PLAIN });
         to.fixed(self.workspace.as_bytes());
         to.fixed(self.device.as_bytes());
         to.varint(self.sequence);
@@ -59,6 +65,9 @@ impl Snapshot {
         to.byte(u8::from(self.omitted.is_some()));
         if let Some(omitted) = &self.omitted {
             omitted.write(&mut to);
+        }
+        if let Some(git) = &self.git {
+            to.fixed(git.as_bytes());
         }
         to.varint(self.conversations.len() as u64);
         self.conversations.iter().for_each(|id| to.fixed(id.as_bytes()));
@@ -71,7 +80,7 @@ impl Snapshot {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Reader::new(bytes);
         let version = from.varint()?;
-        if version != VERSION {
+        if version != PLAIN && version != WITH_GIT {
             return Err(DecodeError::Unknown { what: "snapshot version", value: version });
         }
         let workspace = WorkspaceId::from_bytes(from.array()?);
@@ -96,6 +105,10 @@ impl Snapshot {
             1 => Some(Blob::read(&mut from)?),
             value => return Err(DecodeError::Unknown { what: "flag", value: value.into() }),
         };
+        let git = match version {
+            WITH_GIT => Some(GitStateId::from_bytes(from.array()?)),
+            _ => None,
+        };
         let count = from.count("conversations", MAX_CONVERSATIONS, ConversationId::LEN)?;
         let mut conversations = Vec::with_capacity(count);
         for _ in 0..count {
@@ -116,6 +129,7 @@ impl Snapshot {
             root,
             root_mode,
             omitted,
+            git,
             conversations,
             created_at,
             message,
@@ -126,6 +140,7 @@ impl Snapshot {
     pub fn children(&self) -> Vec<ObjectId> {
         let mut children = vec![self.root.into()];
         children.extend(self.omitted.map(|blob| blob.content.id()));
+        children.extend(self.git.map(ObjectId::from));
         children.extend(self.conversations.iter().map(|&id| ObjectId::from(id)));
         children
     }

@@ -119,6 +119,7 @@ fn snapshot_with(change: impl FnOnce(&mut Snapshot)) -> Vec<u8> {
         root: crate::id::TreeId::from_bytes([3; 32]),
         root_mode: 0o755,
         omitted: None,
+        git: None,
         conversations: Vec::new(),
         created_at: 0,
         message: "m".into(),

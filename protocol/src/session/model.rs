@@ -77,6 +77,7 @@ impl Objects {
             root,
             root_mode: 0o755,
             omitted: None,
+            git: None,
             conversations: Vec::new(),
             created_at: 0,
             message: String::new(),

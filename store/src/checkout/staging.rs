@@ -124,6 +124,15 @@ impl Staging {
         self.directory.as_fd()
     }
 
+    /// Where that is.
+    pub(super) fn path(&self) -> PathBuf {
+        let above = match &self.place {
+            Place::Inside => self.target.as_path(),
+            Place::Beside { .. } => self.target.parent().unwrap_or(Path::new("")),
+        };
+        above.join(&self.name)
+    }
+
     /// Puts what was built in its place; false where only building inside the target will do.
     pub(super) fn commit(&mut self) -> Result<bool, RestoreError> {
         let (done, inside) = match &self.place {

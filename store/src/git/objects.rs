@@ -111,8 +111,10 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     let mut all = present(view, hash, &merged)?;
     all.extend(tips);
     let blob = make(view, hash, &all, &had, is_partial, sink)?;
+    let commits = count_commits(view, hash, &all, &had, is_partial)?;
     let oids = all.into_iter().collect();
-    packs.push(GitPack { blob, tips: store_bytes(&GitOids { hash, oids }.encode(), sink)? });
+    let tips = store_bytes(&GitOids { hash, oids }.encode(), sink)?;
+    packs.push(GitPack { blob, tips, commits });
     Ok(packs)
 }
 
@@ -140,15 +142,8 @@ fn make<S: ObjectSink + ?Sized>(
     sink: &S,
 ) -> Result<Blob, GitError> {
     const DOING: &str = "pack objects";
-    let mut input = Vec::new();
-    for tip in tips {
-        input.extend_from_slice(format!("{tip}\n").as_bytes());
-    }
-    // What went meanwhile cannot be taken from, and need not be.
-    for tip in present(view, hash, had)? {
-        input.extend_from_slice(format!("^{tip}\n").as_bytes());
-    }
-    let missing = if is_partial { "--missing=allow-any" } else { "--missing=error" };
+    let input = revisions(view, hash, tips, had)?;
+    let missing = missing(is_partial);
     let args =
         ["pack-objects", "--revs", "--stdout", "--thin", "--delta-base-offset", "-q", missing];
     view.git()
@@ -164,6 +159,48 @@ fn make<S: ObjectSink + ?Sized>(
             },
         )?
         .checked(DOING)
+}
+
+/// How many commits such a pack has.
+fn count_commits(
+    view: &View<'_>,
+    hash: GitHash,
+    tips: &BTreeSet<GitOid>,
+    had: &BTreeSet<GitOid>,
+    is_partial: bool,
+) -> Result<u64, GitError> {
+    const DOING: &str = "count commits";
+    let input = revisions(view, hash, tips, had)?;
+    let counted = view
+        .git()
+        .args(["rev-list", "--count", missing(is_partial), "--stdin"])
+        .bytes(DOING, &input, 64)?
+        .checked(DOING)?;
+    let text = std::str::from_utf8(counted.trim_ascii()).unwrap_or_default();
+    let unread = || GitError::Git { doing: DOING, said: format!("{text:?} is no number") };
+    text.parse().map_err(|_| unread())
+}
+
+/// What git is told: all that is reachable from `tips`, but not from `had`.
+fn revisions(
+    view: &View<'_>,
+    hash: GitHash,
+    tips: &BTreeSet<GitOid>,
+    had: &BTreeSet<GitOid>,
+) -> Result<Vec<u8>, GitError> {
+    let mut input = Vec::new();
+    for tip in tips {
+        input.extend_from_slice(format!("{tip}\n").as_bytes());
+    }
+    // What went meanwhile cannot be taken from, and need not be.
+    for tip in present(view, hash, had)? {
+        input.extend_from_slice(format!("^{tip}\n").as_bytes());
+    }
+    Ok(input)
+}
+
+const fn missing(is_partial: bool) -> &'static str {
+    if is_partial { "--missing=allow-any" } else { "--missing=error" }
 }
 
 #[cfg(test)]

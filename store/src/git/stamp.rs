@@ -36,15 +36,48 @@ pub(super) struct Stamp {
     locks: Vec<(PathBuf, Option<SystemTime>)>,
 }
 
+/// What a file looked like.
 #[derive(Debug, PartialEq, Eq)]
-struct Look {
+pub(super) struct Look {
     inode: u64,
     size: u64,
     modified: Option<SystemTime>,
     changed: (i64, i64),
 }
 
+impl Look {
+    /// All of it, as numbers; what is not known as one that nothing has.
+    pub(super) fn numbers(&self) -> [u64; 6] {
+        let modified = self.modified.and_then(|it| it.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let (seconds, nanoseconds) =
+            modified.map_or((u64::MAX, 0), |it| (it.as_secs(), it.subsec_nanos().into()));
+        let changed = (self.changed.0.cast_unsigned(), self.changed.1.cast_unsigned());
+        [self.inode, self.size, seconds, nanoseconds, changed.0, changed.1]
+    }
+
+    /// When it last changed in any way.
+    pub(super) fn changed_at(&self) -> Option<SystemTime> {
+        let since = Duration::new(
+            u64::try_from(self.changed.0).ok()?,
+            u32::try_from(self.changed.1).ok()?.min(999_999_999),
+        );
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    }
+}
+
 impl Stamp {
+    /// What these files look like.
+    pub(super) fn of_files(paths: &[PathBuf]) -> Self {
+        let mut this = Self { files: Vec::new(), locks: Vec::new() };
+        paths.iter().for_each(|path| this.look_at(path.clone()));
+        this
+    }
+
+    /// All files.
+    pub(super) fn looks(&self) -> impl Iterator<Item = (&Path, &Look)> {
+        self.files.iter().map(|(path, look)| (path.as_path(), look))
+    }
+
     /// Looks at everything that may change when git is at work, but for objects.
     pub(super) fn take(repo: &Repository) -> Result<Self, GitError> {
         let mut this = Self { files: Vec::new(), locks: Vec::new() };

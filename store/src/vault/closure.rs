@@ -347,12 +347,13 @@ fn children(object: &Object) -> Vec<Child> {
             let parts = transcript.iter().chain(attachments);
             parts.map(|part| Child::of_blob(b"", part.blob)).collect()
         }
-        Object::Snapshot(Snapshot { root, omitted, conversations, .. }) => {
+        Object::Snapshot(Snapshot { root, omitted, git, conversations, .. }) => {
             let root = Child::new(b"root", *root, Said::Nothing);
             let omitted = omitted.map(|blob| Child::of_blob(b"", blob));
             let conversations = conversations.iter().map(|&id| Child::new(b"", id, Said::Nothing));
+            let git = git.map(|id| Child::new(b"", id, Said::Nothing));
             // In the order of their names here.
-            omitted.into_iter().chain(conversations).chain([root]).collect()
+            omitted.into_iter().chain(git).chain(conversations).chain([root]).collect()
         }
         Object::GitState(state) => {
             let units = state.units.iter();

@@ -1,0 +1,153 @@
+//! What a state says, for people: where `HEAD` is, and what git is in the middle of.
+
+use std::collections::BTreeSet;
+
+use baton_protocol::id::GitStateId;
+use baton_protocol::object::{
+    GitFiles, GitHead, GitIndex, GitRefs, GitState, GitTarget,
+};
+
+use super::capture::load_state;
+use super::{GitError, MAX_LIST, files};
+use crate::objects::ObjectSource;
+use crate::snapshot::load_blob;
+
+/// Deepest nesting of repositories.
+const MAX_DEPTH: usize = 16;
+
+/// Most repositories that are gone through.
+const MAX_WORKTREES: usize = 10_000;
+
+/// What git leaves in its folder while it is in the middle of something, and what that is called; the first that is
+/// there counts.
+const OPERATIONS: [(&str, &str); 9] = [
+    ("rebase-merge/", "rebase"),
+    ("rebase-apply/applying", "am"),
+    ("rebase-apply/", "rebase"),
+    ("sequencer/", "sequence"),
+    ("CHERRY_PICK_HEAD", "cherry-pick"),
+    ("REVERT_HEAD", "revert"),
+    ("MERGE_HEAD", "merge"),
+    ("BISECT_LOG", "bisect"),
+    ("BISECT_START", "bisect"),
+];
+
+/// The gist of a state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The commit that `HEAD` leads to; nothing on a branch that is not born yet.
+    pub head: Option<String>,
+    /// The branch that `HEAD` stands for, without `refs/heads/`; nothing where it is detached.
+    pub branch: Option<String>,
+    /// Entries of the index.
+    pub index_entries: u64,
+    /// Stashes.
+    pub stashes: u64,
+    /// Commits in the packs of the state.
+    pub commits_carried: u64,
+    /// What git is in the middle of: `rebase`, `am`, `sequence`, `cherry-pick`, `revert`, `merge` or `bisect`.
+    pub operation: Option<&'static str>,
+    /// Whether history ends before its beginning.
+    pub shallow: bool,
+}
+
+/// Sums up a state.
+pub fn summarize<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+) -> Result<Summary, GitError> {
+    let state = load_state(source, id)?;
+    let refs = GitRefs::decode(&load_blob(source, state.refs, MAX_LIST)?)?.refs;
+    let files = load_files(source, &state)?;
+    let index_entries = match state.index {
+        Some(blob) => GitIndex::decode(&load_blob(source, blob, MAX_LIST)?)?.entries.len() as u64,
+        None => 0,
+    };
+    let target = |name: &[u8]| {
+        refs.iter().find(|it| it.name.as_bytes() == name).and_then(|it| match it.target {
+            GitTarget::Object(oid) => Some(oid.to_string()),
+            GitTarget::Symbolic(_) => None,
+        })
+    };
+    let (head, branch) = match &state.head {
+        GitHead::Detached(oid) => (Some(oid.to_string()), None),
+        GitHead::Symbolic(name) => {
+            let short = name.as_bytes().strip_prefix(b"refs/heads/").unwrap_or(name.as_bytes());
+            (target(name.as_bytes()), Some(String::from_utf8_lossy(short).into_owned()))
+        }
+    };
+    let stash_log = files.find(b"logs/refs/stash").unwrap_or_default();
+    let lines = stash_log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
+    let has_stash = target(b"refs/stash").is_some();
+    let is_there = |(name, _): &&(&str, &str)| {
+        files.0.iter().any(|file| {
+            let path = file.path.as_bytes();
+            path == name.as_bytes() || (name.ends_with('/') && path.starts_with(name.as_bytes()))
+        })
+    };
+    let of_ref = |name: &str| target(name.as_bytes()).is_some();
+    let operation = OPERATIONS.iter().find(|it| is_there(it) || of_ref(it.0)).map(|it| it.1);
+    Ok(Summary {
+        head,
+        branch,
+        index_entries,
+        stashes: if has_stash { (lines as u64).max(1) } else { 0 },
+        commits_carried: state.packs.iter().map(|pack| pack.commits).sum(),
+        operation,
+        shallow: files.find(b"shallow").is_some(),
+    })
+}
+
+/// The worktrees of a state and of those inside it, relative to the outermost, which is the empty path.
+pub fn worktrees<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+) -> Result<BTreeSet<Vec<u8>>, GitError> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![(Vec::new(), id, 0)];
+    while let Some((path, id, depth)) = left.pop() {
+        for unit in load_state(source, id)?.units {
+            let mut inner = path.clone();
+            if !inner.is_empty() {
+                inner.push(b'/');
+            }
+            inner.extend_from_slice(unit.path.as_bytes());
+            left.push((inner, unit.state, depth + 1));
+        }
+        found.insert(path);
+        if depth > MAX_DEPTH || found.len() > MAX_WORKTREES {
+            return Err(GitError::refused("the state", "its repositories are too many"));
+        }
+    }
+    Ok(found)
+}
+
+/// The lines that git would run when a state, or one inside it, goes on with what it is in the middle of.
+pub fn commands<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+) -> Result<BTreeSet<String>, GitError> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![id];
+    let mut seen = 0;
+    while let Some(id) = left.pop() {
+        seen += 1;
+        if seen > MAX_WORKTREES {
+            return Err(GitError::refused("the state", "its repositories are too many"));
+        }
+        let state = load_state(source, id)?;
+        found.extend(files::commands(&load_files(source, &state)?.0));
+        left.extend(state.units.iter().map(|unit| unit.state));
+    }
+    Ok(found)
+}
+
+fn load_files<S: ObjectSource + ?Sized>(
+    source: &S,
+    state: &GitState,
+) -> Result<GitFiles, GitError> {
+    Ok(match state.files {
+        Some(blob) => GitFiles::decode(&load_blob(source, blob, MAX_LIST)?)?,
+        None => GitFiles::default(),
+    })
+}
