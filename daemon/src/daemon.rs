@@ -268,13 +268,12 @@ impl Daemon {
         let isolation = if isolated { Ok(()) } else { Err(chosen.detail) };
         let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
         run_options.max_parallel = config.serve.max_runs;
-        let checkouts =
-            Arc::new(checkouts::PlainCheckouts {
-                store: store.clone(),
-                clock: clock.clone(),
-                git: workspaces.git.clone(),
-                scratch: workspaces.scratch.clone(),
-            });
+        let checkouts = Arc::new(checkouts::PlainCheckouts {
+            store: store.clone(),
+            clock: clock.clone(),
+            git: workspaces.git.clone(),
+            scratch: workspaces.scratch.clone(),
+        });
         let runs = Runs::new(
             run_options,
             RunParts {

@@ -271,7 +271,7 @@ fn ids() {
         tree: fa5301d50c80a657be6b066edbfa326d0aa6b737a9a014145bc48d34b1cfcc45
         conversation: 3f7182e924ff109f1350975bc6eab864a12353d96ca0ba20f8b4babdc5986e8a
         snapshot: 74ff28fe58dc9165cbc7cbb1025522a3e165caa94a64e05855f73513adb173e7
-        git state: 9088ee3def1d8b656708f83d817df3fa5cd4f2e7710a37fa8aefa937a159c671
+        git state: 871782b30aed7b9b489a0d5033bddde4ad557a2edf2c2581d982e5631fffcf05
         device of a run: 3fe24f3965801c3f07d346bfd6d7631204a747e76aa3a88be8eebedf186f7d3d
         hash of a ticket's secret: 56af85c408ddd2e0866fbc08a53c0ee3146015e02f53105c9bf014623a0fa897
     ",

@@ -5,12 +5,14 @@
 //!
 //! - [`directories`]: nodes of directories
 //! - [`content`]: manifests and chunks
+//! - [`repository`]: the state of a repository
 //!
 //! **Invariant:** children come before what names them, so that the receiver knows how that changes, and
 //! nothing comes twice. What is left out is reachable from the base.
 
 mod content;
 mod directories;
+mod repository;
 
 use std::collections::{HashMap, HashSet};
 
@@ -66,6 +68,9 @@ fn against<S: ObjectSource + ?Sized>(
     plan.directories(old.root, snapshot.root)?;
     if let Some(omitted) = snapshot.omitted {
         plan.blob(old.omitted, omitted)?;
+    }
+    if let Some(git) = snapshot.git {
+        plan.repository(old.git, git, 0)?;
     }
     let mut conversations = Vec::new();
     for &id in &old.conversations {

@@ -7,8 +7,10 @@
 //! machine.
 
 use baton_protocol::encode::DecodeError;
-use baton_protocol::id::{ConversationId, DeviceId, GitStateId, ObjectId, ObjectKind, SnapshotId, WorkspaceId};
-use baton_protocol::object::{Blob, Conversation, Omission, Omissions, Snapshot};
+use baton_protocol::id::{
+    ConversationId, DeviceId, GitStateId, ObjectId, ObjectKind, SnapshotId, WorkspaceId,
+};
+use baton_protocol::object::{Blob, Conversation, GitState, Omission, Omissions, Snapshot};
 
 use crate::chunk::{for_each_extent, read_chunk, store_bytes};
 use crate::error::StoreError;
@@ -124,6 +126,15 @@ pub fn load_snapshot<S: ObjectSource + ?Sized>(
     Snapshot::decode(&source.require(&id)?).map_err(|_| StoreError::DamagedObject(id))
 }
 
+/// Reads the state of a repository.
+pub fn load_git_state<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+) -> Result<GitState, StoreError> {
+    let id = ObjectId::from(id);
+    GitState::decode(&source.require(&id)?).map_err(|_| StoreError::DamagedObject(id))
+}
+
 /// Reads a conversation.
 pub fn load_conversation<S: ObjectSource + ?Sized>(
     source: &S,
@@ -204,7 +215,8 @@ mod tests {
         // The longest list is more than one chunk.
         for omitted in [0, 1, 50_000] {
             let scanned = scanned(omitted);
-            let snapshot = build_snapshot(&scanned, &scanned.omitted, parts("m"), &objects).unwrap();
+            let snapshot =
+                build_snapshot(&scanned, &scanned.omitted, parts("m"), &objects).unwrap();
             let id = store_snapshot(&snapshot, &objects).unwrap();
             let loaded = load_snapshot(&objects, id).unwrap();
             assert_eq!(loaded, snapshot);

@@ -10,7 +10,8 @@ use baton_store::objects::ObjectSource;
 use baton_store::snapshot::{load_conversation, load_omissions};
 
 use crate::api::control::{
-    Bytes, GitOmittedEntry, GitReceipt, OmittedEntry, PushFields, Receipt, ReportPath, RunEntry, SnapshotAnswer, TimingMs,
+    Bytes, GitOmittedEntry, GitReceipt, OmittedEntry, PushFields, Receipt, ReportPath, RunEntry,
+    SnapshotAnswer, TimingMs,
 };
 use crate::clock::{decimal_ms, rfc3339};
 use crate::workspace::{Taken, split_torn};
@@ -55,10 +56,7 @@ pub fn receipt<S: ObjectSource + ?Sized>(
     })
 }
 
-fn of_git<S: ObjectSource + ?Sized>(
-    source: &S,
-    id: GitStateId,
-) -> Result<GitReceipt, GitError> {
+fn of_git<S: ObjectSource + ?Sized>(source: &S, id: GitStateId) -> Result<GitReceipt, GitError> {
     let Summary { head, branch, index_entries, stashes, commits_carried, operation, shallow } =
         git::summarize(source, id)?;
     let omitted = git::load_git_omissions(source, id)?;

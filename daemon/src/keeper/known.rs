@@ -14,7 +14,7 @@ pub struct Known {
 impl Known {
     /// For the stat cache.
     pub fn encode(&self) -> Vec<u8> {
-        [&self.digest, self.id.as_bytes()].concat()
+        [self.digest, *self.id.as_bytes()].concat()
     }
 
     /// What [`Known::encode`] made.

@@ -156,17 +156,12 @@ impl Looked {
         self
     }
 
-    fn with(
-        mut self,
-        intake: &Intake,
-        id: GitStateId,
-        known: Option<Known>,
-        busy: bool,
-    ) -> Self {
+    fn with(mut self, intake: &Intake, id: GitStateId, known: Option<Known>, busy: bool) -> Self {
         self.omitted = not_carried(&self.omitted, &worktrees(intake, id));
         (self.git, self.known) = (Some(id), known);
         if busy {
-            let note = "git is at work in the repository: its state and the files may be of two moments";
+            let note =
+                "git is at work in the repository: its state and the files may be of two moments";
             self.notes.push(note.to_owned());
         }
         self

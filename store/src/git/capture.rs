@@ -143,7 +143,10 @@ fn put_unless_empty<T, S: ObjectSink + ?Sized>(
     if list.is_empty() { Ok(None) } else { Ok(Some(store_bytes(&encode(), sink)?)) }
 }
 
-pub(super) fn load_state<S: ObjectSource + ?Sized>(source: &S, id: GitStateId) -> Result<GitState, GitError> {
+pub(super) fn load_state<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+) -> Result<GitState, GitError> {
     Ok(GitState::decode(&source.require(&ObjectId::from(id))?)?)
 }
 

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use baton_protocol::id::GitStateId;
-use baton_protocol::object::{
-    GitFiles, GitHead, GitIndex, GitRefs, GitState, GitTarget,
-};
+use baton_protocol::object::{GitFiles, GitHead, GitIndex, GitRefs, GitState, GitTarget};
 
 use super::capture::load_state;
 use super::{GitError, MAX_LIST, files};

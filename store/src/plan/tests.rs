@@ -34,6 +34,7 @@ fn snapshot(
         root,
         root_mode: 0o755,
         omitted,
+        git: None,
         conversations,
         created_at: 0,
         message: String::new(),

@@ -214,6 +214,7 @@ fn every_child_is_named() {
             root: id,
             root_mode: 0,
             omitted: Some(blob(4, 9)),
+            git: Some(baton_protocol::id::GitStateId::from_bytes([6; 32])),
             conversations: vec![ConversationId::from_bytes([5; 32])],
             created_at: 0,
             message: String::new(),
