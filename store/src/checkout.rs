@@ -128,7 +128,7 @@ pub fn restore<S: ObjectSource + ?Sized>(
     options: &RestoreOptions,
     progress: &Progress,
 ) -> Result<Restored, RestoreError> {
-    restore_with(source, (root, root_mode), into, options, progress, |_| Ok(())).map(|done| done.0)
+    restore_with(source, (root, root_mode), into, *options, progress, |_| Ok(())).map(|done| done.0)
 }
 
 /// The same with what `complete` makes in the folder before it is put in its place.
@@ -136,7 +136,7 @@ fn restore_with<S: ObjectSource + ?Sized, T>(
     source: &S,
     (root, root_mode): (TreeId, u16),
     into: &Path,
-    options: &RestoreOptions,
+    options: RestoreOptions,
     progress: &Progress,
     complete: impl Fn(&staging::Staging) -> Result<T, RestoreError>,
 ) -> Result<(Restored, T), RestoreError> {

@@ -61,7 +61,7 @@ pub fn restore_snapshot<S: ObjectSource + ?Sized>(
         }
         Err(error) => Ok(RestoredRepository::Failed(error)),
     };
-    let (mut restored, made) = restore_with(source, root, into, options, progress, complete)?;
+    let (mut restored, made) = restore_with(source, root, into, *options, progress, complete)?;
     if let (RestoredRepository::Failed(_), Ok(path)) = (&made, RelPath::new(b".git")) {
         restored.not_carried.push(Omission { path, reason: OmitReason::NotCarried });
         restored.not_carried.sort_unstable();

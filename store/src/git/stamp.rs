@@ -69,7 +69,9 @@ impl Stamp {
     /// What these files look like.
     pub(super) fn of_files(paths: &[PathBuf]) -> Self {
         let mut this = Self { files: Vec::new(), locks: Vec::new() };
-        paths.iter().for_each(|path| this.look_at(path.clone()));
+        for path in paths {
+            this.look_at(path.clone());
+        }
         this
     }
 
