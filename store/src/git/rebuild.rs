@@ -28,8 +28,8 @@ use crate::error::StoreError;
 use crate::fs;
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
-use arrived::{check_logs, check_targets, index_bytes};
-use home::{Home, Link, check_units, open_folder};
+use arrived::{Worktree, check_logs, check_targets, index_bytes};
+use home::{Home, Link, check_units, open_folder, open_top};
 
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
@@ -57,9 +57,11 @@ const HARMLESS: [&str; 16] = [
 /// What may run when git goes on with what it is in the middle of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Commands {
-    /// Whatever the state has: it comes from who will run it.
+    /// Whatever the state has: it comes from who will run it. That a file is as the index has it is then
+    /// believed also where a filter made it, which nobody can prove without the filter.
     All,
     /// These lines and no other, such as those that went there: it comes from where an agent was at work.
+    /// Files that a filter made are then looked at by git.
     Only(BTreeSet<String>),
 }
 
@@ -85,8 +87,8 @@ pub struct Rebuilt {
     pub omitted: Vec<GitOmission>,
 }
 
-/// Makes the repository of a worktree whose files are there, and those inside it. Files that were written in this very
-/// second, and that are as the index has them, are dated a second back.
+/// Makes the repository of a worktree whose files are there, and those inside it. Files that are said to be as the index
+/// has them are read, and of those the ones that were written in this very second are dated a second back.
 pub fn rebuild<S: ObjectSource + ?Sized>(
     source: &S,
     state: GitStateId,
@@ -268,7 +270,8 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         }
         if let Some(index) = &index {
             let trusts_mode = repo_trusts_mode(&kept);
-            let bytes = index_bytes(index, worktree, git_dir, trusts_mode, &view, told)?;
+            let files = self.files_of(worktree);
+            let bytes = index_bytes(index, files.as_ref(), git_dir, trusts_mode, &view, told)?;
             write_new(&git_dir.join("index"), &bytes)?;
         }
         drop(view);
@@ -283,6 +286,15 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             return Err(GitError::refused("the settings", "git could not read them"));
         }
         Ok(fs::write_atomic(&git_dir.join("config"), &config, 0o600)?)
+    }
+
+    /// The files of a worktree; nothing where there is none, and through no link.
+    fn files_of<'w>(&'w self, worktree: &'w Path) -> Option<Worktree<'w>> {
+        let folder = open_top(worktree).ok()?;
+        // What only a filter could show is believed of who will run what the state has.
+        let believes = self.options.commands == Commands::All;
+        let filters_by = believes.then_some(&self.options.git);
+        Some(Worktree { folder, path: worktree, filters_by })
     }
 
     /// Gives a pack to git, which checks every object in it and that what they name is there.

@@ -84,12 +84,17 @@ pub(super) fn check_units(units: &[GitUnit]) -> Result<(), GitError> {
     }
 }
 
+/// Opens a worktree.
+pub(super) fn open_top(worktree: &Path) -> Result<OwnedFd, GitError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(worktree, flags, Mode::empty()).context("opening", worktree)?)
+}
+
 /// Opens a folder below a worktree, through no link.
 pub(super) fn open_folder(worktree: &Path, path: &[u8]) -> Result<OwnedFd, GitError> {
     let full = worktree.join(as_path(path));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at = rustix::fs::open(worktree, top, Mode::empty()).context("opening", worktree)?;
+    let mut at = open_top(worktree)?;
     for name in path.split(|&byte| byte == b'/') {
         at = rustix::fs::openat(&at, name, flags, Mode::empty()).context("opening", &full)?;
     }
