@@ -7,6 +7,7 @@
 //! another folder, and goes if the rebuild fails.
 
 mod home;
+mod placing;
 mod arrived;
 
 use std::collections::BTreeSet;
@@ -29,7 +30,8 @@ use crate::fs;
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
 use arrived::{Worktree, check_logs, check_targets, index_bytes};
-use home::{Home, Link, check_units, open_folder, open_top};
+use home::{Home, Link, check_units};
+use placing::{Building, Placing, Spot};
 
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
@@ -106,52 +108,9 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     }
     let mut told = Told::default();
     let mut placing = Placing::default();
-    plan.place(state, worktree, &dot_git, &mut placing, &mut told)?;
+    plan.place(state, &Spot::outermost(worktree), &mut placing, &mut told)?;
     placing.finish()?;
     Ok(Rebuilt { git_dir: dot_git, omitted: told.into_list() })
-}
-
-/// What is built and has to be put in its place, the outermost repository last.
-#[derive(Default)]
-struct Placing {
-    built: Vec<(Building, PathBuf)>,
-    links: Vec<Link>,
-}
-
-impl Placing {
-    /// Puts everything in its place; where that fails, nothing.
-    fn finish(self) -> Result<(), GitError> {
-        let mut done = Vec::new();
-        self.put(&mut done).inspect_err(|_| {
-            for path in &done {
-                let removed =
-                    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-                if let Err(error) = removed {
-                    tracing::warn!(%error, "a repository is left behind");
-                }
-            }
-        })
-    }
-
-    fn put(self, done: &mut Vec<PathBuf>) -> Result<(), GitError> {
-        for link in &self.links {
-            link.write()?;
-            done.push(link.path());
-        }
-        for (mut building, dot_git) in self.built {
-            if dot_git.symlink_metadata().is_ok() {
-                return Err(GitError::refused(
-                    dot_git.display().to_string(),
-                    "it is there already",
-                ));
-            }
-            if let Some(folder) = building.0.take() {
-                fs::rename(&folder, &dot_git).inspect_err(|_| building.0 = Some(folder))?;
-                done.push(dot_git);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A state and its lists.
@@ -166,19 +125,6 @@ struct Loaded {
 struct Plan<'a, S: ?Sized> {
     source: &'a S,
     options: &'a RebuildOptions,
-}
-
-/// A folder that goes unless it is kept.
-struct Building(Option<PathBuf>);
-
-impl Drop for Building {
-    fn drop(&mut self) {
-        if let Some(folder) = &self.0
-            && let Err(error) = fs::remove_dir_all(folder)
-        {
-            tracing::warn!(%error, "a repository that was not finished is left behind");
-        }
-    }
 }
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
@@ -227,15 +173,14 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     fn place(
         &self,
         id: GitStateId,
-        worktree: &Path,
-        dot_git: &Path,
+        spot: &Spot,
         placing: &mut Placing,
         told: &mut Told,
     ) -> Result<(), GitError> {
         let folder = self.options.beside.join(format!("git-{}", random_name()?));
         let building = Building(Some(folder.clone()));
-        self.build(id, worktree, &folder, &Home::outermost(), placing, told)?;
-        placing.built.push((building, dot_git.to_owned()));
+        self.build(id, spot, &folder, &Home::outermost(), placing, told)?;
+        placing.built.push((building, spot.clone()));
         Ok(())
     }
 
@@ -243,7 +188,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     fn build(
         &self,
         id: GitStateId,
-        worktree: &Path,
+        spot: &Spot,
         git_dir: &Path,
         home: &Home,
         placing: &mut Placing,
@@ -260,7 +205,8 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         for pack in &state.packs {
             self.unpack(git_dir, pack.blob, is_partial)?;
         }
-        let repo = repository(worktree, git_dir, &state);
+        let worktree = spot.full();
+        let repo = repository(&worktree, git_dir, &state);
         let view = View::new(&self.options.git, &self.options.scratch, &repo)?;
         check_targets(&view, &state, &refs)?;
         check_logs(&view, &state, &mut files, told)?;
@@ -270,7 +216,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         }
         if let Some(index) = &index {
             let trusts_mode = repo_trusts_mode(&kept);
-            let files = self.files_of(worktree);
+            let files = self.files_of(spot, &worktree);
             let bytes = index_bytes(index, files.as_ref(), git_dir, trusts_mode, &view, told)?;
             write_new(&git_dir.join("index"), &bytes)?;
         }
@@ -278,7 +224,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         for line in files::commands(&files) {
             told.note(GitOmitReason::Runs, line);
         }
-        self.build_units(&state, worktree, git_dir, home, placing, told)?;
+        self.build_units(&state, spot, git_dir, home, placing, told)?;
         let location = home.location();
         let format = format_config(state.hash, state.storage, location.as_deref());
         let config = [format.as_bytes(), &settings::write(&kept)].concat();
@@ -289,12 +235,12 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     }
 
     /// The files of a worktree; nothing where there is none, and through no link.
-    fn files_of<'w>(&'w self, worktree: &'w Path) -> Option<Worktree<'w>> {
-        let folder = open_top(worktree).ok()?;
+    fn files_of<'w>(&'w self, spot: &Spot, path: &'w Path) -> Option<Worktree<'w>> {
+        let folder = spot.open().ok()?;
         // What only a filter could show is believed of who will run what the state has.
         let believes = self.options.commands == Commands::All;
         let filters_by = believes.then_some(&self.options.git);
-        Some(Worktree { folder, path: worktree, filters_by })
+        Some(Worktree { folder, path, filters_by })
     }
 
     /// Gives a pack to git, which checks every object in it and that what they name is there.
@@ -362,7 +308,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     fn build_units(
         &self,
         state: &GitState,
-        worktree: &Path,
+        spot: &Spot,
         git_dir: &Path,
         home: &Home,
         placing: &mut Placing,
@@ -370,16 +316,15 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     ) -> Result<(), GitError> {
         for unit in &state.units {
             let path = unit.path.as_bytes();
-            let inner = worktree.join(as_path(path));
+            let inner = spot.inner(path);
             let mut inner_told = Told::default();
-            let is_there = open_folder(worktree, path).is_ok();
+            let is_there = inner.open().is_ok();
             if !is_there {
                 told.note(GitOmitReason::Missing, format!("the folder {}", shown(path)));
             }
             match &unit.place {
                 GitPlace::Embedded if is_there => {
-                    let dot_git = inner.join(".git");
-                    self.place(unit.state, &inner, &dot_git, placing, &mut inner_told)?;
+                    self.place(unit.state, &inner, placing, &mut inner_told)?;
                 }
                 GitPlace::Embedded => {}
                 GitPlace::Module(name) => {
@@ -387,7 +332,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
                     fs::create_dir_all(&folder)?;
                     let home = home.module(path, name);
                     if is_there {
-                        placing.links.push(Link::new(worktree, path, home.link()));
+                        placing.links.push((Link(home.link()), inner.clone()));
                     }
                     self.build(unit.state, &inner, &folder, &home, placing, &mut inner_told)?;
                 }
