@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use baton_protocol::id::{GitStateId, ObjectId};
 use baton_protocol::object::{
     Blob, GitFile, GitFiles, GitIndex, GitOmission, GitOmitReason, GitPlace, GitRef, GitRefs,
-    GitSetting, GitSettings, GitState, RefStorage,
+    GitSetting, GitSettings, GitState, MAX_GIT_UNITS, RefStorage,
 };
 
 use super::place::{Repository, is_yes, parse_config};
@@ -29,12 +29,19 @@ use crate::error::StoreError;
 use crate::fs;
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
-use arrived::{Worktree, check_logs, check_targets, index_bytes};
+use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
 use home::{Home, Link, check_units};
 use placing::{Building, Placing, Spot};
 
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
+
+/// Most repositories of one rebuild, all nesting counted. One state may stand in many places, so that a few states
+/// can unfold to any number of repositories.
+const MAX_REPOSITORIES: usize = MAX_GIT_UNITS;
+
+/// Bytes of the lists of all of them.
+const MAX_LISTS: u64 = 2 * MAX_LIST;
 
 /// What git refuses only because very old programs wrote it: history is full of it, and it does no harm.
 const HARMLESS: [&str; 16] = [
@@ -98,7 +105,7 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     options: &RebuildOptions,
 ) -> Result<Rebuilt, GitError> {
     let plan = Plan { source, options };
-    plan.check(state, 0)?;
+    plan.check(state, 0, &mut Budget { repositories: MAX_REPOSITORIES, bytes: MAX_LISTS })?;
     let dot_git = worktree.join(".git");
     if !worktree.is_dir() {
         return Err(GitError::refused(worktree.display().to_string(), "it is no folder"));
@@ -111,6 +118,23 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     plan.place(state, &Spot::outermost(worktree), &mut placing, &mut told)?;
     placing.finish()?;
     Ok(Rebuilt { git_dir: dot_git, omitted: told.into_list() })
+}
+
+/// What is left for the repositories of a rebuild.
+struct Budget {
+    repositories: usize,
+    bytes: u64,
+}
+
+impl Budget {
+    fn take(&mut self, state: &GitState) -> Result<(), GitError> {
+        let lists = [Some(state.refs), state.index, Some(state.settings), state.files];
+        let bytes = lists.into_iter().flatten().map(|blob| blob.size).fold(0, u64::saturating_add);
+        let left = self.repositories.checked_sub(1).zip(self.bytes.checked_sub(bytes));
+        let too_much = || GitError::refused("the state", "it unfolds to more than any project has");
+        (self.repositories, self.bytes) = left.ok_or_else(too_much)?;
+        Ok(())
+    }
 }
 
 /// A state and its lists.
@@ -128,18 +152,24 @@ struct Plan<'a, S: ?Sized> {
 }
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
-    /// Checks a state and those inside it before anything is written.
-    fn check(&self, id: GitStateId, depth: usize) -> Result<(), GitError> {
+    /// Checks a state and those inside it before anything is written. What is read of one is let go before the next.
+    fn check(&self, id: GitStateId, depth: usize, budget: &mut Budget) -> Result<(), GitError> {
         if depth > MAX_DEPTH {
             return Err(GitError::refused("the state", "its repositories nest too deeply"));
         }
-        let loaded = self.load(id)?;
-        check_units(&loaded.state.units)?;
-        loaded.state.units.iter().try_for_each(|unit| self.check(unit.state, depth + 1))
+        let state = self.load_state(id)?;
+        budget.take(&state)?;
+        check_units(&state.units)?;
+        drop(self.load(id)?);
+        state.units.iter().try_for_each(|unit| self.check(unit.state, depth + 1, budget))
+    }
+
+    fn load_state(&self, id: GitStateId) -> Result<GitState, GitError> {
+        Ok(GitState::decode(&self.source.require(&ObjectId::from(id))?)?)
     }
 
     fn load(&self, id: GitStateId) -> Result<Loaded, GitError> {
-        let state = GitState::decode(&self.source.require(&ObjectId::from(id))?)?;
+        let state = self.load_state(id)?;
         let refs = GitRefs::decode(&self.list(state.refs)?)?;
         let index = match state.index {
             Some(blob) => Some(GitIndex::decode(&self.list(blob)?)?),
@@ -210,6 +240,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         let view = View::new(&self.options.git, &self.options.scratch, &repo)?;
         check_targets(&view, &state, &refs)?;
         check_logs(&view, &state, &mut files, told)?;
+        check_resolutions(spot.open().ok().as_ref(), &mut files, told);
         self.write_refs(git_dir, &state, &refs, &files)?;
         for file in &files {
             write_file(git_dir, file, &state)?;

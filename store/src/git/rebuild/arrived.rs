@@ -1,18 +1,22 @@
 //! What a state names beside what came with it, and its files as they are here.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use baton_protocol::object::{
     GitFile, GitHead, GitIndex, GitMode, GitOid, GitOmitReason, GitRef, GitState, GitTarget,
 };
 
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
+
 use crate::fs::{self, Context};
 use crate::git::index::{build_trees, prove};
 use crate::git::program::GitProgram;
 use crate::git::view::View;
 use crate::git::{GitError, MAX_LIST, Told, files, index, objects, shown};
+use crate::scan::directory::open_in;
 
 /// Where the files of a repository are.
 pub(super) struct Worktree<'a> {
@@ -62,6 +66,40 @@ pub(super) fn check_logs(
         }
     }
     Ok(())
+}
+
+/// Drops records of resolutions of files that are behind a link here: git reads what it finds there, and keeps it
+/// among its own files, from where it would travel.
+pub(super) fn check_resolutions(
+    worktree: Option<&OwnedFd>,
+    files: &mut [GitFile],
+    told: &mut Told,
+) {
+    for file in files.iter_mut().filter(|file| file.path.as_bytes() == b"MERGE_RR") {
+        file.bytes = files::keep_resolutions(&file.bytes, |path| {
+            let stays = worktree.is_some_and(|worktree| !is_behind_link(worktree, path));
+            if !stays {
+                told.note(GitOmitReason::Outside, format!("the resolution of {}", shown(path)));
+            }
+            stays
+        });
+    }
+}
+
+fn is_behind_link(worktree: &OwnedFd, path: &[u8]) -> bool {
+    let mut names: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+    let last = names.pop().unwrap_or_default();
+    let mut above: Option<OwnedFd> = None;
+    for name in names {
+        match open_in(above.as_ref().unwrap_or(worktree).as_fd(), name) {
+            Ok(folder) => above = Some(folder),
+            Err(error) => return error != Errno::NOENT,
+        }
+    }
+    match rustix::fs::statat(above.as_ref().unwrap_or(worktree), last, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Symlink,
+        Err(error) => error != Errno::NOENT,
+    }
 }
 
 /// The file of an index, with what the files look like here.
