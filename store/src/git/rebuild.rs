@@ -230,12 +230,12 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         if let Some(shallow) = files.iter().find(|file| file.path.as_bytes() == b"shallow") {
             write_new(&git_dir.join("shallow"), &shallow.bytes)?;
         }
-        let kept = settings::select(&settings.0, told);
+        let worktree = spot.full();
+        let kept = settings::select(&settings.0, &worktree, spot.top(), told);
         let is_partial = kept.iter().any(|it| it.section == "remote" && it.key == "promisor");
         for pack in &state.packs {
             self.unpack(git_dir, pack.blob, is_partial)?;
         }
-        let worktree = spot.full();
         let repo = repository(&worktree, git_dir, &state);
         let view = View::new(&self.options.git, &self.options.scratch, &repo)?;
         check_targets(&view, &state, &refs)?;

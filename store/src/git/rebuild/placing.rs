@@ -34,6 +34,11 @@ impl Spot {
         Self { top: self.top.clone(), path }
     }
 
+    /// The outermost worktree.
+    pub(super) fn top(&self) -> &Path {
+        &self.top
+    }
+
     /// For people, and for git, which reads only what it says of attributes.
     pub(super) fn full(&self) -> PathBuf {
         if self.path.is_empty() { self.top.clone() } else { self.top.join(as_path(&self.path)) }
