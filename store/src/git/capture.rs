@@ -108,7 +108,11 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     let (units, inner_omitted) = inner.capture(&mut parts, sink, options)?;
 
     let Parts { repo, refs, index, files, mut told } = parts;
-    let selected = settings::select(&with_user(&repo, &options.user), &mut told);
+    let selected =
+        settings::select(&with_user(&repo, &options.user), worktree, worktree, &mut told);
+    if repo.is_of_another_worktree() {
+        told.note(GitOmitReason::Outside, "core.worktree");
+    }
     if repo.untold > 0 {
         told.note(GitOmitReason::Broken, format!("{} lines of the configuration", repo.untold));
     }

@@ -412,6 +412,13 @@ fn resolutions(bytes: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
     })
 }
 
+/// The records of which the path is to stay.
+pub(super) fn keep_resolutions(bytes: &[u8], mut stays: impl FnMut(&[u8]) -> bool) -> Vec<u8> {
+    let records = bytes.split_inclusive(|&byte| byte == 0);
+    let kept = records.filter(|record| resolutions(record).flatten().all(|(_, path)| stays(path)));
+    kept.collect::<Vec<_>>().concat()
+}
+
 /// A hash, and with several resolutions of one conflict a number.
 fn is_resolution_id(id: &[u8]) -> bool {
     let (hash, variant) = match id.iter().position(|&byte| byte == b'.') {

@@ -1,16 +1,18 @@
 //! The index of a repository: read into its meaning, and written again.
 //!
 //! - [`parse`]: the file, of every version that git writes, split ones with the file that they share
-//! - [`look`]: which files of a worktree are surely as the index has them
+//! - [`look`]: which files of a worktree git knows to be as the index has them
+//! - [`proof`]: which of them are, by what is in them
 //! - [`trees`]: directories that are known to be as a tree object has them
 //! - [`write`](mod@write): the file
 //!
-//! **Invariant:** what git remembers of files is written only for a file that was looked at here, and whose time
-//! cannot be that of a change that is still to come.
+//! **Invariant:** what git remembers of files is written only for a file that was read here, and whose time cannot be
+//! that of a change that is still to come.
 
 mod bitmap;
 mod parse;
 mod look;
+mod proof;
 mod trees;
 mod write;
 
@@ -18,8 +20,9 @@ use baton_protocol::object::GitHash;
 
 use super::GitError;
 
-pub(super) use look::{mark_clean, remember};
+pub(super) use look::mark_clean;
 pub(super) use parse::{Index, read};
+pub(super) use proof::prove;
 pub(super) use trees::build_trees;
 pub(super) use write::write;
 

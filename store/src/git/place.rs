@@ -161,6 +161,14 @@ impl Repository {
         self.config.iter().rfind(found).map(|it| it.value.as_slice())
     }
 
+    /// Whether its configuration says that its worktree is somewhere else.
+    pub(super) fn is_of_another_worktree(&self) -> bool {
+        let Some(said) = self.value(("core", "worktree")) else { return false };
+        let said = self.git_dir.join(as_path(said)).canonicalize();
+        // Of a linked worktree the setting means the main one.
+        self.git_dir == self.common_dir && said.ok() != self.worktree.canonicalize().ok()
+    }
+
     /// Whether a setting says yes, as git reads it.
     pub(super) fn is_set(&self, section: &str, key: &str) -> bool {
         self.value((section, key)).is_some_and(is_yes)

@@ -7,6 +7,7 @@
 //! another folder, and goes if the rebuild fails.
 
 mod home;
+mod placing;
 mod arrived;
 
 use std::collections::BTreeSet;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use baton_protocol::id::{GitStateId, ObjectId};
 use baton_protocol::object::{
     Blob, GitFile, GitFiles, GitIndex, GitOmission, GitOmitReason, GitPlace, GitRef, GitRefs,
-    GitSetting, GitSettings, GitState, RefStorage,
+    GitSetting, GitSettings, GitState, MAX_GIT_UNITS, RefStorage,
 };
 
 use super::place::{Repository, is_yes, parse_config};
@@ -28,11 +29,19 @@ use crate::error::StoreError;
 use crate::fs;
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
-use arrived::{check_logs, check_targets, index_bytes};
-use home::{Home, Link, check_units, open_folder};
+use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
+use home::{Home, Link, check_units};
+use placing::{Building, Placing, Spot};
 
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
+
+/// Most repositories of one rebuild, all nesting counted. One state may stand in many places, so that a few states
+/// can unfold to any number of repositories.
+const MAX_REPOSITORIES: usize = MAX_GIT_UNITS;
+
+/// Bytes of the lists of all of them.
+const MAX_LISTS: u64 = 2 * MAX_LIST;
 
 /// What git refuses only because very old programs wrote it: history is full of it, and it does no harm.
 const HARMLESS: [&str; 16] = [
@@ -57,9 +66,11 @@ const HARMLESS: [&str; 16] = [
 /// What may run when git goes on with what it is in the middle of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Commands {
-    /// Whatever the state has: it comes from who will run it.
+    /// Whatever the state has: it comes from who will run it. That a file is as the index has it is then
+    /// believed also where a filter made it, which nobody can prove without the filter.
     All,
     /// These lines and no other, such as those that went there: it comes from where an agent was at work.
+    /// Files that a filter made are then looked at by git.
     Only(BTreeSet<String>),
 }
 
@@ -85,8 +96,8 @@ pub struct Rebuilt {
     pub omitted: Vec<GitOmission>,
 }
 
-/// Makes the repository of a worktree whose files are there, and those inside it. Files that were written in this very
-/// second, and that are as the index has them, are dated a second back.
+/// Makes the repository of a worktree whose files are there, and those inside it. Files that are said to be as the index
+/// has them are read, and of those the ones that were written in this very second are dated a second back.
 pub fn rebuild<S: ObjectSource + ?Sized>(
     source: &S,
     state: GitStateId,
@@ -94,7 +105,7 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     options: &RebuildOptions,
 ) -> Result<Rebuilt, GitError> {
     let plan = Plan { source, options };
-    plan.check(state, 0)?;
+    plan.check(state, 0, &mut Budget { repositories: MAX_REPOSITORIES, bytes: MAX_LISTS })?;
     let dot_git = worktree.join(".git");
     if !worktree.is_dir() {
         return Err(GitError::refused(worktree.display().to_string(), "it is no folder"));
@@ -104,50 +115,24 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     }
     let mut told = Told::default();
     let mut placing = Placing::default();
-    plan.place(state, worktree, &dot_git, &mut placing, &mut told)?;
+    plan.place(state, &Spot::outermost(worktree), &mut placing, &mut told)?;
     placing.finish()?;
     Ok(Rebuilt { git_dir: dot_git, omitted: told.into_list() })
 }
 
-/// What is built and has to be put in its place, the outermost repository last.
-#[derive(Default)]
-struct Placing {
-    built: Vec<(Building, PathBuf)>,
-    links: Vec<Link>,
+/// What is left for the repositories of a rebuild.
+struct Budget {
+    repositories: usize,
+    bytes: u64,
 }
 
-impl Placing {
-    /// Puts everything in its place; where that fails, nothing.
-    fn finish(self) -> Result<(), GitError> {
-        let mut done = Vec::new();
-        self.put(&mut done).inspect_err(|_| {
-            for path in &done {
-                let removed =
-                    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-                if let Err(error) = removed {
-                    tracing::warn!(%error, "a repository is left behind");
-                }
-            }
-        })
-    }
-
-    fn put(self, done: &mut Vec<PathBuf>) -> Result<(), GitError> {
-        for link in &self.links {
-            link.write()?;
-            done.push(link.path());
-        }
-        for (mut building, dot_git) in self.built {
-            if dot_git.symlink_metadata().is_ok() {
-                return Err(GitError::refused(
-                    dot_git.display().to_string(),
-                    "it is there already",
-                ));
-            }
-            if let Some(folder) = building.0.take() {
-                fs::rename(&folder, &dot_git).inspect_err(|_| building.0 = Some(folder))?;
-                done.push(dot_git);
-            }
-        }
+impl Budget {
+    fn take(&mut self, state: &GitState) -> Result<(), GitError> {
+        let lists = [Some(state.refs), state.index, Some(state.settings), state.files];
+        let bytes = lists.into_iter().flatten().map(|blob| blob.size).fold(0, u64::saturating_add);
+        let left = self.repositories.checked_sub(1).zip(self.bytes.checked_sub(bytes));
+        let too_much = || GitError::refused("the state", "it unfolds to more than any project has");
+        (self.repositories, self.bytes) = left.ok_or_else(too_much)?;
         Ok(())
     }
 }
@@ -166,32 +151,25 @@ struct Plan<'a, S: ?Sized> {
     options: &'a RebuildOptions,
 }
 
-/// A folder that goes unless it is kept.
-struct Building(Option<PathBuf>);
-
-impl Drop for Building {
-    fn drop(&mut self) {
-        if let Some(folder) = &self.0
-            && let Err(error) = fs::remove_dir_all(folder)
-        {
-            tracing::warn!(%error, "a repository that was not finished is left behind");
-        }
-    }
-}
-
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
-    /// Checks a state and those inside it before anything is written.
-    fn check(&self, id: GitStateId, depth: usize) -> Result<(), GitError> {
+    /// Checks a state and those inside it before anything is written. What is read of one is let go before the next.
+    fn check(&self, id: GitStateId, depth: usize, budget: &mut Budget) -> Result<(), GitError> {
         if depth > MAX_DEPTH {
             return Err(GitError::refused("the state", "its repositories nest too deeply"));
         }
-        let loaded = self.load(id)?;
-        check_units(&loaded.state.units)?;
-        loaded.state.units.iter().try_for_each(|unit| self.check(unit.state, depth + 1))
+        let state = self.load_state(id)?;
+        budget.take(&state)?;
+        check_units(&state.units)?;
+        drop(self.load(id)?);
+        state.units.iter().try_for_each(|unit| self.check(unit.state, depth + 1, budget))
+    }
+
+    fn load_state(&self, id: GitStateId) -> Result<GitState, GitError> {
+        Ok(GitState::decode(&self.source.require(&ObjectId::from(id))?)?)
     }
 
     fn load(&self, id: GitStateId) -> Result<Loaded, GitError> {
-        let state = GitState::decode(&self.source.require(&ObjectId::from(id))?)?;
+        let state = self.load_state(id)?;
         let refs = GitRefs::decode(&self.list(state.refs)?)?;
         let index = match state.index {
             Some(blob) => Some(GitIndex::decode(&self.list(blob)?)?),
@@ -225,15 +203,14 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     fn place(
         &self,
         id: GitStateId,
-        worktree: &Path,
-        dot_git: &Path,
+        spot: &Spot,
         placing: &mut Placing,
         told: &mut Told,
     ) -> Result<(), GitError> {
         let folder = self.options.beside.join(format!("git-{}", random_name()?));
         let building = Building(Some(folder.clone()));
-        self.build(id, worktree, &folder, &Home::outermost(), placing, told)?;
-        placing.built.push((building, dot_git.to_owned()));
+        self.build(id, spot, &folder, &Home::outermost(), placing, told)?;
+        placing.built.push((building, spot.clone()));
         Ok(())
     }
 
@@ -241,7 +218,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     fn build(
         &self,
         id: GitStateId,
-        worktree: &Path,
+        spot: &Spot,
         git_dir: &Path,
         home: &Home,
         placing: &mut Placing,
@@ -253,29 +230,32 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         if let Some(shallow) = files.iter().find(|file| file.path.as_bytes() == b"shallow") {
             write_new(&git_dir.join("shallow"), &shallow.bytes)?;
         }
-        let kept = settings::select(&settings.0, told);
+        let worktree = spot.full();
+        let kept = settings::select(&settings.0, &worktree, spot.top(), told);
         let is_partial = kept.iter().any(|it| it.section == "remote" && it.key == "promisor");
         for pack in &state.packs {
             self.unpack(git_dir, pack.blob, is_partial)?;
         }
-        let repo = repository(worktree, git_dir, &state);
+        let repo = repository(&worktree, git_dir, &state);
         let view = View::new(&self.options.git, &self.options.scratch, &repo)?;
         check_targets(&view, &state, &refs)?;
         check_logs(&view, &state, &mut files, told)?;
+        check_resolutions(spot.open().ok().as_ref(), &mut files, told);
         self.write_refs(git_dir, &state, &refs, &files)?;
         for file in &files {
             write_file(git_dir, file, &state)?;
         }
         if let Some(index) = &index {
             let trusts_mode = repo_trusts_mode(&kept);
-            let bytes = index_bytes(index, worktree, git_dir, trusts_mode, &view, told)?;
+            let files = self.files_of(spot, &worktree);
+            let bytes = index_bytes(index, files.as_ref(), git_dir, trusts_mode, &view, told)?;
             write_new(&git_dir.join("index"), &bytes)?;
         }
         drop(view);
         for line in files::commands(&files) {
             told.note(GitOmitReason::Runs, line);
         }
-        self.build_units(&state, worktree, git_dir, home, placing, told)?;
+        self.build_units(&state, spot, git_dir, home, placing, told)?;
         let location = home.location();
         let format = format_config(state.hash, state.storage, location.as_deref());
         let config = [format.as_bytes(), &settings::write(&kept)].concat();
@@ -283,6 +263,15 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             return Err(GitError::refused("the settings", "git could not read them"));
         }
         Ok(fs::write_atomic(&git_dir.join("config"), &config, 0o600)?)
+    }
+
+    /// The files of a worktree; nothing where there is none, and through no link.
+    fn files_of<'w>(&'w self, spot: &Spot, path: &'w Path) -> Option<Worktree<'w>> {
+        let folder = spot.open().ok()?;
+        // What only a filter could show is believed of who will run what the state has.
+        let believes = self.options.commands == Commands::All;
+        let filters_by = believes.then_some(&self.options.git);
+        Some(Worktree { folder, path, filters_by })
     }
 
     /// Gives a pack to git, which checks every object in it and that what they name is there.
@@ -350,7 +339,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     fn build_units(
         &self,
         state: &GitState,
-        worktree: &Path,
+        spot: &Spot,
         git_dir: &Path,
         home: &Home,
         placing: &mut Placing,
@@ -358,16 +347,15 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     ) -> Result<(), GitError> {
         for unit in &state.units {
             let path = unit.path.as_bytes();
-            let inner = worktree.join(as_path(path));
+            let inner = spot.inner(path);
             let mut inner_told = Told::default();
-            let is_there = open_folder(worktree, path).is_ok();
+            let is_there = inner.open().is_ok();
             if !is_there {
                 told.note(GitOmitReason::Missing, format!("the folder {}", shown(path)));
             }
             match &unit.place {
                 GitPlace::Embedded if is_there => {
-                    let dot_git = inner.join(".git");
-                    self.place(unit.state, &inner, &dot_git, placing, &mut inner_told)?;
+                    self.place(unit.state, &inner, placing, &mut inner_told)?;
                 }
                 GitPlace::Embedded => {}
                 GitPlace::Module(name) => {
@@ -375,7 +363,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
                     fs::create_dir_all(&folder)?;
                     let home = home.module(path, name);
                     if is_there {
-                        placing.links.push(Link::new(worktree, path, home.link()));
+                        placing.links.push((Link(home.link()), inner.clone()));
                     }
                     self.build(unit.state, &inner, &folder, &home, placing, &mut inner_told)?;
                 }

@@ -7,9 +7,14 @@
 //! **Invariant:** the list holds where a repository is captured and again where it is rebuilt, so that a state
 //! that a peer made up sets nothing else.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
 use baton_protocol::object::{GitOmitReason, GitSetting};
 
-use super::{Told, shown};
+use super::{Told, as_path, shown};
 
 /// Whole sections without subsection, every key of which only says what git shows and remembers.
 const SECTIONS: [&str; 4] = ["advice", "rerere", "stash", "status"];
@@ -132,20 +137,49 @@ const OWN: [(&str, &str); 4] = [
 
 /// What is to become of a setting.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
+    /// It travels.
     Travels,
     /// It travels with this value.
     Cleaned(Vec<u8>),
     /// It does not, and the other side says so by itself.
     Own,
+    /// It does not.
     Stays(GitOmitReason),
 }
 
-/// The settings that travel, in order; what does not is told by its name, and never by its value.
-pub(super) fn select(all: &[GitSetting], told: &mut Told) -> Vec<GitSetting> {
+/// What else a setting is judged by.
+struct Around<'a> {
+    /// Remotes that have a URL which travels.
+    remotes: BTreeSet<&'a [u8]>,
+    /// The worktree.
+    worktree: &'a Path,
+    /// It and those around it, as they are called and as they are.
+    roots: Vec<PathBuf>,
+}
+
+/// The settings of the repository of a worktree that travel, in order; what does not is told by its name, and
+/// never by its value. `outermost` is the worktree in which this one lies, or the same.
+pub(super) fn select(
+    all: &[GitSetting],
+    worktree: &Path,
+    outermost: &Path,
+    told: &mut Told,
+) -> Vec<GitSetting> {
+    let named = [worktree, outermost];
+    let real = named.iter().filter_map(|path| path.canonicalize().ok());
+    let roots = named.iter().map(|path| (*path).to_owned()).chain(real).collect();
+    let mut around = Around { remotes: BTreeSet::new(), worktree, roots };
+    let of_remote = |it: &&GitSetting| it.section == "remote" && it.key == "url";
+    around.remotes = all
+        .iter()
+        .filter(of_remote)
+        .filter(|it| matches!(judge(it, &around), Verdict::Travels | Verdict::Cleaned(_)))
+        .filter_map(|it| it.subsection.as_deref())
+        .collect();
     let mut selected = Vec::new();
-    for setting in all {
-        match judge(setting) {
+    for setting in promises(all).iter() {
+        match judge(setting, &around) {
             Verdict::Travels => selected.push(setting.clone()),
             Verdict::Cleaned(value) => {
                 told.note(GitOmitReason::Credential, name_of(setting));
@@ -158,7 +192,22 @@ pub(super) fn select(all: &[GitSetting], told: &mut Told) -> Vec<GitSetting> {
     selected
 }
 
-fn judge(setting: &GitSetting) -> Verdict {
+/// Settings in which a partial clone says in the way of today from which remote the rest would come: an old one
+/// says it by an extension, which does not travel.
+fn promises(all: &[GitSetting]) -> Cow<'_, [GitSetting]> {
+    let promised = all.iter().any(|it| it.section == "remote" && it.key == "promisor");
+    let by = all.iter().rfind(|it| it.section == "extensions" && it.key == "partialclone");
+    let Some(by) = by.filter(|_| !promised) else { return Cow::Borrowed(all) };
+    let promise = GitSetting {
+        section: "remote".into(),
+        subsection: Some(by.value.clone()),
+        key: "promisor".into(),
+        value: b"true".to_vec(),
+    };
+    if promise.is_valid() { Cow::Owned([all, &[promise]].concat()) } else { Cow::Borrowed(all) }
+}
+
+fn judge(setting: &GitSetting, around: &Around<'_>) -> Verdict {
     let GitSetting { section, subsection, key, value } = setting;
     if OWN.iter().any(|(own, name)| own == section && (name.is_empty() || name == key)) {
         return Verdict::Own;
@@ -173,14 +222,78 @@ fn judge(setting: &GitSetting) -> Verdict {
     if !is_known {
         return Verdict::Stays(why_not(section, key));
     }
+    if !fits_a_line(setting) {
+        return Verdict::Stays(GitOmitReason::NotCarried);
+    }
+    let is_at = |name: &Vec<u8>| name.contains(&b'@') && name.windows(3).any(|it| it == b"://");
+    if subsection.as_ref().is_some_and(is_at) {
+        return Verdict::Stays(GitOmitReason::Credential);
+    }
+    if key == "tagopt" && matches!(value.as_slice(), b"--tags" | b"--no-tags") {
+        return Verdict::Travels;
+    }
     // A value that begins like an option could become one; a key of these sections is none.
     if value.starts_with(b"-") && matches!(section.as_str(), "remote" | "submodule" | "branch") {
         return Verdict::Stays(GitOmitReason::Command);
     }
-    let names_place = matches!(key.as_str(), "url" | "pushurl")
-        || (section == "branch" && matches!(key.as_str(), "remote" | "pushremote"))
+    let names_remote = (section == "branch" && matches!(key.as_str(), "remote" | "pushremote"))
         || (section == "remote" && key == "pushdefault");
-    if names_place { judge_url(value) } else { Verdict::Travels }
+    let is_url = matches!(key.as_str(), "url" | "pushurl")
+        || (names_remote && !around.remotes.contains(value.as_slice()));
+    // A folder of the worktree may be a repository with hooks, which a push to it would run.
+    if is_url && leads_inside(value, around.worktree, &around.roots) {
+        return Verdict::Stays(GitOmitReason::Command);
+    }
+    if is_url { judge_url(value) } else { Verdict::Travels }
+}
+
+/// Whether a URL, or the name of a remote that has none, is a path that leads from a worktree into or through one
+/// of these. A whole worktree is fine: its repository has no hooks.
+fn leads_inside(url: &[u8], worktree: &Path, roots: &[PathBuf]) -> bool {
+    let path = match url.strip_prefix(b"file://") {
+        Some(rest) => {
+            let slash = rest.iter().position(|&byte| byte == b'/').unwrap_or(0);
+            rest.get(slash..).unwrap_or_default()
+        }
+        // With a colon before the first slash it is a host or a scheme.
+        None if url.split(|&byte| byte == b'/').next().unwrap_or_default().contains(&b':') => {
+            return false;
+        }
+        None => url,
+    };
+    let is_name = |name: &&[u8]| !name.is_empty() && *name != b".";
+    let mut names = path.split(|&byte| byte == b'/').filter(is_name).peekable();
+    let is_absolute = path.starts_with(b"/");
+    let mut at = if is_absolute { PathBuf::from("/") } else { worktree.to_owned() };
+    while !is_absolute && names.next_if(|name| *name == b"..").is_some() {
+        at.pop();
+    }
+    if names.peek().is_none() {
+        return roots.iter().any(|root| is_within(&at, root) && !is_within(root, &at));
+    }
+    names.any(|name| {
+        if name == b".." {
+            at.pop();
+        } else {
+            at.push(as_path(name));
+        }
+        roots.iter().any(|root| is_within(&at, root))
+    })
+}
+
+/// Whether a path is another one or below it, on a file system that may not tell cases apart.
+fn is_within(path: &Path, root: &Path) -> bool {
+    let mut names = path.components().map(|it| it.as_os_str().as_bytes());
+    root.components().all(|name| {
+        names.next().is_some_and(|it| it.eq_ignore_ascii_case(name.as_os_str().as_bytes()))
+    })
+}
+
+/// Whether a setting is no longer than a line that every git reads as one: some before 2.40.1 take a configuration
+/// apart in pieces of 1,024 bytes when they rename or remove a section (CVE-2023-29007).
+fn fits_a_line(setting: &GitSetting) -> bool {
+    const MAX_LINE: usize = 1000;
+    write(std::slice::from_ref(setting)).split(|&byte| byte == b'\n').all(|it| it.len() <= MAX_LINE)
 }
 
 /// Why a setting that is not on the list stays: for the report, which should not cry wolf over a setting
@@ -228,7 +341,7 @@ fn why_not(section: &str, key: &str) -> GitOmitReason {
 }
 
 /// A URL, or the name of a remote: what runs a helper stays, and a password does not travel.
-fn judge_url(url: &[u8]) -> Verdict {
+pub(super) fn judge_url(url: &[u8]) -> Verdict {
     if url.iter().any(u8::is_ascii_control) {
         return Verdict::Stays(GitOmitReason::Broken);
     }
@@ -320,7 +433,8 @@ mod tests {
         let (settings, untold) = parse_config(config.as_bytes()).unwrap();
         assert_eq!(untold, 0);
         let mut told = Told::default();
-        let selected = select(&settings, &mut told);
+        let root = Path::new("/home/u/work");
+        let selected = select(&settings, root, root, &mut told);
         let text = String::from_utf8(write(&selected)).unwrap();
         let told = told.into_list().into_iter().map(|it| (it.what, it.reason.name())).collect();
         (text, told)
@@ -377,6 +491,10 @@ mod tests {
             [branch \"x\"] mergeOptions = --strategy=evil
             [pull] twohead = evil
             [push] gpgSign = true
+            [fetch] bundleURI = https://evil
+            [remote \"o\"] bundleURI = https://evil
+            [bundle] heuristic = evil
+            [remote \"https://u:SECRET@h/x\"] fetch = x
             ";
         let (text, told) = travels(hostile);
         assert_eq!(text, "");
@@ -430,6 +548,83 @@ mod tests {
         let option =
             "[remote \"o\"] url = --upload-pack=evil\n[submodule \"x\"] url = -oProxyCommand=x";
         assert_eq!(travels(option).0, "");
+    }
+
+    /// Plain files of the worktree may be a repository with hooks.
+    #[test]
+    fn urls_that_lead_into_the_worktree_stay() {
+        let root = [PathBuf::from("/home/u/work")];
+        let leads = |url: &str, from: &str| leads_inside(url.as_bytes(), Path::new(from), &root);
+        for url in [
+            "evil",
+            "./evil",
+            "a/../../x",
+            "../work/evil",
+            "../Work/evil",
+            "../../u/work/evil",
+            "/home/u/work/evil",
+            "/home/u//work/./evil",
+            "/home/u/work/../x",
+            "file:///home/u/work/evil",
+            "file://localhost/home/u/work/a",
+            "~/evil",
+            "/x/../home/u/work",
+        ] {
+            assert!(leads(url, "/home/u/work"), "{url}");
+        }
+        for url in [
+            ".",
+            "..",
+            "../a.git",
+            "../../a",
+            "/srv/a.git",
+            "/home/u/work2",
+            "/home/u/a",
+            "file:///srv/a",
+            "h:work/x",
+            "https://h/home/u/work",
+            "git@h:home/u/work",
+        ] {
+            assert!(!leads(url, "/home/u/work"), "{url}");
+        }
+        // From a repository inside: to another folder of the outer worktree, and out of it.
+        assert!(leads("../evil", "/home/u/work/a") && leads("..", "/home/u/work/a/b"));
+        assert!(!leads("..", "/home/u/work/a") && !leads("../../x", "/home/u/work/a"));
+        // A remote that has no URL is a path, and so is one whose URL stays.
+        let (text, told) = travels(
+            "[branch \"a\"]\nremote = evil\n[branch \"b\"]\nremote = good\npushRemote = .\n\
+             [remote \"evil\"]\nfetch = x\n[remote \"good\"]\nurl = ../x\n[remote]\npushDefault = bad\n\
+             [remote \"bad\"]\nurl = ./hooks\n",
+        );
+        assert!(
+            !text.contains("= \"evil\"") && !text.contains("./hooks") && !text.contains("bad"),
+            "{text}"
+        );
+        assert!(
+            text.contains("remote = \"good\"") && text.contains("pushremote = \".\""),
+            "{text}"
+        );
+        assert_eq!(told.len(), 3, "{told:?}");
+    }
+
+    /// CVE-2023-29007: a long line becomes another section where an old git renames one.
+    #[test]
+    fn lines_that_git_once_took_apart_stay() {
+        let long =
+            |len: usize| format!("[branch \"x\"]\n\tdescription = \"{}\"\n", "a".repeat(len));
+        assert_eq!(travels(&long(900)).0, long(900));
+        let (text, told) = travels(&long(1010));
+        assert_eq!((text.as_str(), told.len()), ("", 1));
+        let name = format!("[branch \"{}\"]\n\tmerge = x\n", "a".repeat(1010));
+        assert_eq!(travels(&name).0, "");
+    }
+
+    #[test]
+    fn what_git_says_of_tags_and_of_an_old_partial_clone_travels() {
+        let usual = "[remote \"o\"]\n\turl = \"/srv/a\"\n\ttagopt = \"--no-tags\"\n";
+        assert_eq!(travels(usual).0, usual);
+        let old = "[extensions]\n\tpartialClone = o\n[remote \"o\"]\n\turl = \"/srv/a\"\n";
+        assert!(travels(old).0.ends_with("promisor = \"true\"\n"));
     }
 
     #[test]

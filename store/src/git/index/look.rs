@@ -2,7 +2,6 @@
 //!
 //! **Invariant:** no link is followed on the way to a file: what lies behind one is not the file of an entry.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -38,7 +37,11 @@ impl Files {
     pub(crate) fn below(worktree: &Path) -> Result<Self, GitError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(worktree, flags, Mode::empty()).context("opening", worktree)?;
-        Ok(Self { root, open: Vec::new() })
+        Ok(Self::in_folder(root))
+    }
+
+    pub(crate) const fn in_folder(root: OwnedFd) -> Self {
+        Self { root, open: Vec::new() }
     }
 
     /// Looks at the file or link at a path; nothing where there is none.
@@ -76,16 +79,28 @@ impl Files {
         })
     }
 
+    /// Opens the file that was looked at last; nothing where it is no longer a file that can be read.
+    pub(crate) fn open(&self, path: &[u8]) -> Option<OwnedFd> {
+        const FILE: OFlags =
+            OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+        rustix::fs::openat(self.deepest()?, last_name(path), FILE, Mode::empty()).ok()
+    }
+
+    /// Where the link that was looked at last points to.
+    pub(crate) fn read_link(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let target = rustix::fs::readlinkat(self.deepest()?, last_name(path), Vec::new()).ok()?;
+        Some(target.into_bytes())
+    }
+
     /// Dates the file that was looked at last. Where that fails git looks at it again.
-    fn date(&self, path: &[u8], seconds: i64) {
-        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    pub(crate) fn date(&self, path: &[u8], seconds: i64) {
         let times = Timestamps {
             last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
             last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 },
         };
         if let Some(folder) = self.deepest()
             && let Err(error) =
-                rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+                rustix::fs::utimensat(folder, last_name(path), &times, AtFlags::SYMLINK_NOFOLLOW)
         {
             tracing::debug!(%error, "the time of a file stays");
         }
@@ -97,6 +112,10 @@ impl Files {
             Some((_, opened)) => opened.as_ref(),
         }
     }
+}
+
+fn last_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
 /// The low half of a number, which is what an index keeps of it.
@@ -132,37 +151,4 @@ pub(crate) fn mark_clean(index: &mut Index, worktree: &Path) -> Result<(), GitEr
         }
     }
     Ok(())
-}
-
-/// What is to be remembered of each file of a worktree, by the number of its entry: of those that are clean.
-///
-/// Git looks again at a file that was last changed in the second in which its index was written, or later, and
-/// without the filters of the source it could not tell that one is clean. So what was written in this
-/// very second, of which `now` is the time, is dated one second back; a change that is still to come will not be.
-pub(crate) fn remember(
-    entries: &[GitEntry],
-    worktree: &Path,
-    trusts_mode: bool,
-    now: (i64, i64),
-) -> Result<BTreeMap<usize, Stat>, GitError> {
-    let mut files = Files::below(worktree)?;
-    let mut known = BTreeMap::new();
-    for (at, entry) in entries.iter().enumerate() {
-        let Some(size) = entry.clean.filter(|_| has_file(entry)) else { continue };
-        let Some(mut seen) = files.look(&entry.path) else { continue };
-        let both_files = entry.mode != GitMode::Symlink && seen.mode != GitMode::Symlink;
-        let same_mode = seen.mode == entry.mode || (both_files && !trusts_mode);
-        if !same_mode || seen.stat.size != size {
-            continue;
-        }
-        if seen.modified.0 >= now.0 {
-            files.date(&entry.path, now.0 - 1);
-            match files.look(&entry.path) {
-                Some(dated) if dated.modified.0 < now.0 => seen = dated,
-                _ => continue,
-            }
-        }
-        known.insert(at, seen.stat);
-    }
-    Ok(known)
 }

@@ -1,16 +1,31 @@
 //! What a state names beside what came with it, and its files as they are here.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use baton_protocol::object::{
     GitFile, GitHead, GitIndex, GitMode, GitOid, GitOmitReason, GitRef, GitState, GitTarget,
 };
 
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
+
 use crate::fs::{self, Context};
-use crate::git::index::{build_trees, remember};
+use crate::git::index::{build_trees, prove};
+use crate::git::program::GitProgram;
 use crate::git::view::View;
-use crate::git::{GitError, Told, files, index, objects, shown};
+use crate::git::{GitError, MAX_LIST, Told, files, index, objects, shown};
+use crate::scan::directory::open_in;
+
+/// Where the files of a repository are.
+pub(super) struct Worktree<'a> {
+    pub(super) folder: OwnedFd,
+    pub(super) path: &'a Path,
+    /// Asked for attributes where it is believed that a filter made of an object what a file holds, though
+    /// nobody can prove it here.
+    pub(super) filters_by: Option<&'a GitProgram>,
+}
 
 /// Refuses refs to objects that did not come.
 pub(super) fn check_targets(
@@ -53,10 +68,44 @@ pub(super) fn check_logs(
     Ok(())
 }
 
+/// Drops records of resolutions of files that are behind a link here: git reads what it finds there, and keeps it
+/// among its own files, from where it would travel.
+pub(super) fn check_resolutions(
+    worktree: Option<&OwnedFd>,
+    files: &mut [GitFile],
+    told: &mut Told,
+) {
+    for file in files.iter_mut().filter(|file| file.path.as_bytes() == b"MERGE_RR") {
+        file.bytes = files::keep_resolutions(&file.bytes, |path| {
+            let stays = worktree.is_some_and(|worktree| !is_behind_link(worktree, path));
+            if !stays {
+                told.note(GitOmitReason::Outside, format!("the resolution of {}", shown(path)));
+            }
+            stays
+        });
+    }
+}
+
+fn is_behind_link(worktree: &OwnedFd, path: &[u8]) -> bool {
+    let mut names: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+    let last = names.pop().unwrap_or_default();
+    let mut above: Option<OwnedFd> = None;
+    for name in names {
+        match open_in(above.as_ref().unwrap_or(worktree).as_fd(), name) {
+            Ok(folder) => above = Some(folder),
+            Err(error) => return error != Errno::NOENT,
+        }
+    }
+    match rustix::fs::statat(above.as_ref().unwrap_or(worktree), last, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Symlink,
+        Err(error) => error != Errno::NOENT,
+    }
+}
+
 /// The file of an index, with what the files look like here.
 pub(super) fn index_bytes(
     index: &GitIndex,
-    worktree: &Path,
+    worktree: Option<&Worktree<'_>>,
     git_dir: &Path,
     trusts_mode: bool,
     view: &View<'_>,
@@ -73,8 +122,46 @@ pub(super) fn index_bytes(
         let what = format!("{} objects that the index names", missing.len());
         told.note(GitOmitReason::Missing, what);
     }
-    let stats = remember(&index.entries, worktree, trusts_mode, tick(git_dir)?)?;
+    let mut stats = BTreeMap::new();
+    if let Some(worktree) = worktree {
+        let proven = prove(&index.entries, &worktree.folder, trusts_mode, tick(git_dir)?)?;
+        stats.extend(proven.stats);
+        let odd = proven.odd.into_iter();
+        let odd: Vec<_> =
+            odd.filter_map(|(at, stat)| Some((&index.entries.get(at)?.path, at, stat))).collect();
+        if let Some(git) = worktree.filters_by.filter(|_| !odd.is_empty()) {
+            let names = odd.iter().map(|(path, ..)| path.as_slice());
+            let filtered = filtered(git, git_dir, worktree.path, names)?;
+            let believed = odd.iter().filter(|(path, ..)| filtered.contains(*path));
+            stats.extend(believed.map(|&(_, at, stat)| (at, stat)));
+        }
+    }
     index::write(index, &stats, &trees, &there)
+}
+
+/// The paths of these whose files are not the bytes of their objects by the rules of attributes. Nothing is run for
+/// them: rules are only read.
+fn filtered<'a>(
+    git: &GitProgram,
+    git_dir: &Path,
+    worktree: &Path,
+    paths: impl Iterator<Item = &'a [u8]>,
+) -> Result<BTreeSet<Vec<u8>>, GitError> {
+    const DOING: &str = "read attributes";
+    let input = paths.flat_map(|path| [path, b"\0"]).collect::<Vec<_>>().concat();
+    let answer = git
+        .at(git_dir)
+        .env("GIT_WORK_TREE", worktree)
+        .args(["check-attr", "-z", "--stdin", "filter", "ident", "working-tree-encoding"])
+        .bytes(DOING, &input, MAX_LIST)?
+        .checked(DOING)?;
+    let words: Vec<&[u8]> = answer.split(|&byte| byte == 0).collect();
+    let applies = |value: &[u8]| !matches!(value, b"unspecified" | b"unset" | b"");
+    let found = words.chunks_exact(3).filter_map(|line| match line {
+        [path, _, value] if applies(value) => Some(path.to_vec()),
+        _ => None,
+    });
+    Ok(found.collect())
 }
 
 /// What the file system says of the time.

@@ -5,10 +5,11 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use baton_protocol::object::{GitPlace, GitUnit};
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::fs::Context;
 use crate::git::{GitError, as_path, shown};
@@ -84,12 +85,17 @@ pub(super) fn check_units(units: &[GitUnit]) -> Result<(), GitError> {
     }
 }
 
+/// Opens a worktree.
+pub(super) fn open_top(worktree: &Path) -> Result<OwnedFd, GitError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(worktree, flags, Mode::empty()).context("opening", worktree)?)
+}
+
 /// Opens a folder below a worktree, through no link.
 pub(super) fn open_folder(worktree: &Path, path: &[u8]) -> Result<OwnedFd, GitError> {
     let full = worktree.join(as_path(path));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at = rustix::fs::open(worktree, top, Mode::empty()).context("opening", worktree)?;
+    let mut at = open_top(worktree)?;
     for name in path.split(|&byte| byte == b'/') {
         at = rustix::fs::openat(&at, name, flags, Mode::empty()).context("opening", &full)?;
     }
@@ -97,34 +103,25 @@ pub(super) fn open_folder(worktree: &Path, path: &[u8]) -> Result<OwnedFd, GitEr
 }
 
 /// The `.git` of a submodule, which names its folder.
-pub(super) struct Link {
-    worktree: PathBuf,
-    path: Vec<u8>,
-    text: Vec<u8>,
-}
+pub(super) struct Link(pub(super) Vec<u8>);
 
 impl Link {
-    /// Of the submodule at `path` of a worktree.
-    pub(super) fn new(worktree: &Path, path: &[u8], text: Vec<u8>) -> Self {
-        Self { worktree: worktree.to_owned(), path: path.to_vec(), text }
-    }
-
-    /// Where it stands.
-    pub(super) fn path(&self) -> PathBuf {
-        self.worktree.join(as_path(&self.path)).join(".git")
-    }
-
-    /// Writes it, if nothing is there, through no link.
-    pub(super) fn write(&self) -> Result<(), GitError> {
-        let folder = open_folder(&self.worktree, &self.path)?;
-        let path = self.path();
-        if rustix::fs::statat(&folder, ".git", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Err(GitError::refused(path.display().to_string(), "it is there already"));
-        }
+    /// Writes it into a worktree of which `path` is told, if nothing is there, through no link.
+    pub(super) fn write(&self, folder: &OwnedFd, path: &Path) -> Result<(), GitError> {
+        let path = path.join(".git");
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(&folder, ".git", flags, mode).context("creating", &path)?;
-        Ok(std::fs::File::from(file).write_all(&self.text).context("writing", &path)?)
+        let file = match rustix::fs::openat(folder, ".git", flags, mode) {
+            Err(Errno::EXIST) => {
+                return Err(GitError::refused(path.display().to_string(), "it is there already"));
+            }
+            opened => opened.context("creating", &path)?,
+        };
+        let written = std::fs::File::from(file).write_all(&self.0).context("writing", &path);
+        Ok(written.inspect_err(|_| {
+            // The failure that is reported is the first one.
+            let _gone = rustix::fs::unlinkat(folder, ".git", AtFlags::empty());
+        })?)
     }
 }

@@ -558,6 +558,63 @@ fn states_that_nest_too_deeply_are_refused() {
     assert!(matches!(try_rebuild(&lab, captured.id), Err(GitError::Refused { .. })));
 }
 
+/// Few states that name each other many times are many repositories.
+#[test]
+fn states_that_unfold_without_end_are_refused() {
+    let lab = small();
+    let mut captured = lab.capture();
+    for _ in 0..10 {
+        let units = ["a", "b", "c", "d"].map(|path| GitUnit {
+            path: RelPath::new(path.as_bytes()).unwrap(),
+            place: GitPlace::Embedded,
+            state: captured.id,
+        });
+        captured.id = forged(&lab, &captured.state, |state| state.units = units.to_vec());
+    }
+    assert!(matches!(try_rebuild(&lab, captured.id), Err(GitError::Refused { .. })));
+    // And lists that are long: a few chunks, named again and again. They are refused unread.
+    let long = store_bytes(&vec![0; 300 << 20], &lab.objects).unwrap();
+    let honest = lab.capture().state;
+    let id = forged(&lab, &honest, |state| {
+        (state.refs, state.settings) = (long, long);
+        (state.files, state.index) = (Some(long), Some(long));
+    });
+    assert!(matches!(try_rebuild(&lab, id), Err(GitError::Refused { .. })));
+}
+
+/// Recorded resolutions of files behind a link: git would read the file there, and the next capture would carry it away.
+#[test]
+fn resolutions_behind_a_link_are_dropped() {
+    let lab = small();
+    crate::fs::create_dir_all(&lab.path("behind")).unwrap();
+    crate::fs::write_atomic(&lab.path("behind/key"), b"SECRET\n", 0o600).unwrap();
+    std::os::unix::fs::symlink("../behind", lab.work().join("link")).unwrap();
+    std::os::unix::fs::symlink("../behind/key", lab.work().join("file")).unwrap();
+    let captured = lab.capture();
+    let id = "1".repeat(40);
+    let text: String =
+        ["2", "a/1", "a/gone", "file", "link/key"].map(|path| format!("{id}\t{path}\0")).concat();
+    let file = |path: &str, bytes: &[u8]| GitFile {
+        path: RelPath::new(path.as_bytes()).unwrap(),
+        bytes: bytes.to_vec(),
+    };
+    let files = GitFiles(vec![
+        file("MERGE_RR", text.as_bytes()),
+        file(&format!("rr-cache/{id}/preimage"), b"x\n"),
+    ]);
+    let blob = store_bytes(&files.encode(), &lab.objects).unwrap();
+    try_rebuild(&lab, forged(&lab, &captured.state, |state| state.files = Some(blob))).unwrap();
+    let forged = lab.path("forged");
+    let kept = std::fs::read_to_string(forged.join(".git/MERGE_RR")).unwrap();
+    let paths: Vec<_> = kept.split('\0').filter_map(|it| it.split('\t').nth(1)).collect();
+    assert_eq!(paths, ["2", "a/1", "a/gone"]);
+    lab.git_in(&forged, &["commit", "-q", "-m", "x"]);
+    let cache = forged.join(".git/rr-cache").join(&id);
+    for entry in std::fs::read_dir(cache).unwrap() {
+        assert!(!std::fs::read_to_string(entry.unwrap().path()).unwrap().contains("SECRET"));
+    }
+}
+
 #[test]
 fn a_worktree_that_has_a_repository_keeps_it() {
     let lab = small();

@@ -7,7 +7,7 @@ use baton_protocol::object::GitPlace;
 use baton_protocol::path::RelPath;
 
 use super::lab::{Dice, Kept, Lab, PLAIN, all_kept, copy_files};
-use crate::git::{CaptureOptions, Captured, capture, load_git_omissions, rebuild};
+use crate::git::{CaptureOptions, Captured, Commands, capture, load_git_omissions, rebuild};
 use crate::ignore::GitUser;
 
 fn small(kept: Kept) -> Lab {
@@ -217,6 +217,86 @@ fn a_file_that_changed_after_it_was_captured_is_not_taken_for_clean() {
     lab.rebuild(&captured, "there");
     let status = lab.git_in(&lab.path("there"), &["status", "--porcelain"]);
     assert_eq!(status, b" M d1/1\n");
+}
+
+/// An edit that no length shows: somebody made it while the files were read, or says that there is none.
+#[test]
+fn an_edit_of_the_same_length_is_not_taken_for_clean() {
+    for kept in all_kept() {
+        let lab = small(kept);
+        std::os::unix::fs::symlink("here", lab.work().join("d0/link")).unwrap();
+        lab.commit("with a link");
+        let_the_clock_go_on();
+        lab.git(&["update-index", "-q", "--force-write-index"]);
+        let captured = lab.capture();
+        lab.write("d1/1", "7\n");
+        lab.remove("d0/link");
+        std::os::unix::fs::symlink("evil", lab.work().join("d0/link")).unwrap();
+        lab.rebuild(&captured, "there");
+        let status = lab.git_in(&lab.path("there"), &["status", "--porcelain"]);
+        assert_eq!(status, b" M d0/link\n M d1/1\n", "{kept:?}");
+    }
+}
+
+/// A writer that never changes a length, while the repository is rebuilt.
+#[test]
+fn an_edit_during_a_rebuild_is_not_taken_for_clean() {
+    let lab = small(PLAIN);
+    let_the_clock_go_on();
+    lab.git(&["update-index", "-q", "--force-write-index"]);
+    let captured = lab.capture();
+    for round in 0..8 {
+        let there = lab.path(&format!("there{round}"));
+        copy_files(&lab.work(), &there);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let file = std::fs::OpenOptions::new().write(true).open(there.join("d1/1"));
+                let file = file.unwrap();
+                for at in 0u64.. {
+                    let byte = [b'2' + (at % 5) as u8];
+                    std::os::unix::fs::FileExt::write_at(&file, &byte, 0).unwrap();
+                    if done.load(Ordering::Relaxed) && at % 5 == 4 {
+                        break;
+                    }
+                }
+            });
+            rebuild(&lab.objects, captured.id, &there, &lab.rebuild_options()).unwrap();
+            done.store(true, Ordering::Relaxed);
+        });
+        let status = lab.git_in(&there, &["status", "--porcelain"]);
+        assert_eq!(status, b" M d1/1\n", "round {round}");
+    }
+}
+
+/// Files whose bytes are not those of their objects.
+#[test]
+fn what_no_filter_has_to_prove_is_clean_without_it() {
+    let lab = small(PLAIN);
+    let pointer = "#!/bin/sh\ncat > $0.file\nprintf 'version https://git-lfs.github.com/spec/v1\\noid sha256:%s\\nsize %s\\n' \
+        $(sha256sum < $0.file | cut -d' ' -f1) $(wc -c < $0.file)\n";
+    crate::fs::write_atomic(&lab.path("pointer"), pointer.as_bytes(), 0o755).unwrap();
+    let clean = lab.path("pointer").display().to_string();
+    lab.git(&["config", "filter.lfs.clean", &clean]);
+    lab.git(&["config", "filter.other.clean", "tr a-z A-Z"]);
+    lab.write(".gitattributes", "*.lfs filter=lfs\n*.up filter=other\n*.txt eol=crlf\n");
+    lab.write("d0/large.lfs", "of some length\n".repeat(50_000));
+    lab.write("d0/lines.txt", "one\r\ntwo\r\n".repeat(50_000) + "\r");
+    lab.write("d0/other.up", "text\n");
+    lab.commit("filters");
+    let_the_clock_go_on();
+    lab.git(&["update-index", "-q", "--force-write-index"]);
+    let captured = lab.capture();
+    let mut options = lab.rebuild_options();
+    for (at, commands, looked_at) in
+        [("all", Commands::All, ""), ("only", Commands::Only([].into()), "d0/other.up")]
+    {
+        options.commands = commands;
+        copy_files(&lab.work(), &lab.path(at));
+        rebuild(&lab.objects, captured.id, &lab.path(at), &options).unwrap();
+        let names = lab.git_in(&lab.path(at), &["diff-files", "--name-only"]);
+        assert_eq!(String::from_utf8(names).unwrap().trim_end(), looked_at, "{at}");
+    }
 }
 
 #[test]
