@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use baton_protocol::id::{GitStateId, ObjectId};
+use baton_protocol::id::{GitStateId, ObjectId, TreeId};
 use baton_protocol::object::{Omission, OmitReason};
 use baton_protocol::path::RelPath;
 use baton_store::git::{self, CaptureOptions, Captured, GitError, Glance};
@@ -38,6 +38,15 @@ pub(super) struct Looked {
     pub(super) known: Option<Known>,
     /// What people should know.
     pub(super) notes: Vec<String>,
+}
+
+/// The state of a repository.
+struct State {
+    id: GitStateId,
+    /// Whether git was at work.
+    busy: bool,
+    /// The tree that it holds for alone, if so.
+    tree: Option<TreeId>,
 }
 
 impl Workspaces {
@@ -71,7 +80,8 @@ impl Workspaces {
             let found = inner_worktrees(&scanned.omitted);
             keeper.set_inner(found.clone());
             if found == inner || is_last {
-                let (id, busy) = match self.state(keeper, before, base, &found, intake) {
+                let state = self.state(keeper, (scanned.root, before), base, &found, intake);
+                let State { id, busy, tree } = match state {
                     Ok(state) => state,
                     Err(GitError::Store(error)) => return Err(error.into()),
                     Err(error) => {
@@ -82,7 +92,7 @@ impl Workspaces {
                 let held_still = after == Some(before) && found == inner;
                 if held_still || busy || is_last {
                     let is_sure = held_still && !busy && before.is_settled(self.now());
-                    let known = is_sure.then_some(Known { digest: *before.digest(), id });
+                    let known = is_sure.then_some(Known { digest: *before.digest(), id, tree });
                     let looked = Looked::without(scanned, barriers);
                     return Ok(looked.with(intake, id, known, busy || !held_still));
                 }
@@ -93,20 +103,21 @@ impl Workspaces {
         }
     }
 
-    /// The state of the repository of a tree, and whether git was at work; the one of before, if nothing has changed in it.
+    /// The state of the repository of a tree: the one of before, if nothing has changed in it.
     fn state(
         &self,
         keeper: &Keeper,
-        glance: Glance,
+        (tree, glance): (TreeId, Glance),
         base: Option<GitStateId>,
         inner: &[PathBuf],
         intake: &Intake,
-    ) -> Result<(GitStateId, bool), GitError> {
-        let known = keeper.repository().filter(|known| known.digest == *glance.digest());
-        if let Some(known) = known
-            && intake.contains(&ObjectId::from(known.id))?
+    ) -> Result<State, GitError> {
+        let same_tree = |known: &Known| known.tree.is_none_or(|of| of == tree);
+        let known = keeper.repository().filter(|it| it.digest == *glance.digest() && same_tree(it));
+        if let Some(&Known { id, tree, .. }) = known
+            && intake.contains(&ObjectId::from(id))?
         {
-            return Ok((known.id, false));
+            return Ok(State { id, busy: false, tree });
         }
         let nested = inner.iter().filter_map(|path| RelPath::new(path.as_os_str().as_bytes()).ok());
         let mut options = CaptureOptions {
@@ -127,7 +138,8 @@ impl Workspaces {
             }
             captured => captured,
         };
-        captured.map(|Captured { id, state, .. }| (id, state.busy))
+        let Captured { id, state, filters, .. } = captured?;
+        Ok(State { id, busy: state.busy, tree: filters.then_some(tree) })
     }
 
     /// A glance at the repository of a tree and those inside it; nothing where there is none.

@@ -63,6 +63,9 @@ pub struct Captured {
     pub state: GitState,
     /// What of it did not travel, and of the repositories inside it with their paths before it.
     pub omitted: Vec<GitOmission>,
+    /// Whether a filter may have made files of the worktree, other than that of Git LFS: whether such a file is clean
+    /// nobody can tell who has no filter.
+    pub filters: bool,
 }
 
 /// Captures the repository of a worktree, and those inside it.
@@ -136,7 +139,10 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     // The encoder writes what it is given; the decoder knows the limits.
     GitState::decode(&bytes)?;
     let id = GitStateId::from_bytes(sink.put(ObjectKind::GitState, &bytes)?.hash);
-    Ok(Captured { id, state, omitted: omitted.into_iter().chain(inner_omitted).collect() })
+    let omitted = omitted.into_iter().chain(inner_omitted).collect();
+    let filters =
+        repo.config.iter().any(is_filter) || user_settings(&options.user).any(|it| is_filter(&it));
+    Ok(Captured { id, state, omitted, filters })
 }
 
 fn put_unless_empty<T, S: ObjectSink + ?Sized>(
@@ -230,6 +236,20 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
     Ok(Parts { repo, refs, index, files, told })
 }
 
+/// The user's own configuration.
+fn user_settings(user: &GitUser) -> impl Iterator<Item = GitSetting> {
+    user.config_files.iter().flat_map(|path| {
+        let bytes = read_file(path, MAX_CONFIG).ok().flatten().unwrap_or_default();
+        parse_config(&bytes).map(|(settings, _)| settings).unwrap_or_default()
+    })
+}
+
+/// Whether a setting makes git pass files through a program; that of Git LFS can be proven without.
+fn is_filter(setting: &GitSetting) -> bool {
+    let by = ["clean", "smudge", "process"].contains(&setting.key.as_str());
+    setting.section == "filter" && by && setting.subsection.as_deref() != Some(b"lfs")
+}
+
 /// The configuration of the repository, and before it what the user's own says of the user and of line ends.
 fn with_user(repo: &Repository, user: &GitUser) -> Vec<GitSetting> {
     const OF_USER: [(&str, &str); 6] = [
@@ -240,15 +260,11 @@ fn with_user(repo: &Repository, user: &GitUser) -> Vec<GitSetting> {
         ("core", "quotepath"),
         ("core", "commentchar"),
     ];
-    let mut all = Vec::new();
-    for path in &user.config_files {
-        let Ok(Some(bytes)) = read_file(path, MAX_CONFIG) else { continue };
-        let Some((settings, _)) = parse_config(&bytes) else { continue };
-        let wanted = settings.into_iter().filter(|it| {
+    let all: Vec<_> = user_settings(user)
+        .filter(|it| {
             it.subsection.is_none() && OF_USER.contains(&(it.section.as_str(), it.key.as_str()))
-        });
-        all.extend(wanted);
-    }
+        })
+        .collect();
     // The last one wins, and one is enough.
     let mut known = BTreeSet::new();
     let mut last: Vec<_> = all
