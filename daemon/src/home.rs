@@ -84,7 +84,7 @@ impl Home {
 
     /// What git needs for a moment; nothing in it outlives the process.
     pub fn scratch_dir(&self) -> PathBuf {
-        self.caches_dir().join("git")
+        self.state_dir.join("scratch")
     }
 
     /// What a daemon without a terminal says.

@@ -47,7 +47,7 @@ use crate::snapshot::{BlobError, load_blob};
 pub use capture::{CaptureOptions, Captured, capture};
 pub use glance::Glance;
 pub use program::GitProgram;
-pub use rebuild::{Commands, RebuildOptions, Rebuilt, rebuild};
+pub use rebuild::{Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, link, rebuild};
 pub use summary::{Summary, commands, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.

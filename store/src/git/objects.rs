@@ -58,6 +58,23 @@ pub(super) fn present(
     Ok(find(view, hash, &names)?.into_iter().flatten().collect())
 }
 
+/// Whether all that is reachable from `tips` is there, given that it is from `whole`.
+pub(super) fn is_connected(
+    view: &View<'_>,
+    tips: &BTreeSet<GitOid>,
+    whole: &BTreeSet<GitOid>,
+) -> Result<bool, GitError> {
+    let mut input = Vec::new();
+    for tip in tips {
+        input.extend_from_slice(format!("{tip}\n").as_bytes());
+    }
+    for oid in whole {
+        input.extend_from_slice(format!("^{oid}\n").as_bytes());
+    }
+    let args = ["rev-list", "--objects", "--quiet", "--ignore-missing", "--stdin"];
+    Ok(view.git().args(args).bytes("follow objects", &input, MAX_ANSWER)?.success)
+}
+
 /// The objects of the tree of a commit, files and directories; nothing where it cannot be listed.
 pub(super) fn objects_of_tree(
     view: &View<'_>,

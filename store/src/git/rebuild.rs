@@ -9,6 +9,7 @@
 mod home;
 mod placing;
 mod arrived;
+mod linked;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -16,12 +17,12 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::id::{GitStateId, ObjectId};
 use baton_protocol::object::{
-    Blob, GitFile, GitFiles, GitIndex, GitOmission, GitOmitReason, GitPlace, GitRef, GitRefs,
-    GitSetting, GitSettings, GitState, MAX_GIT_UNITS, RefStorage,
+    Blob, GitFile, GitFiles, GitIndex, GitOid, GitOids, GitOmission, GitOmitReason, GitPack,
+    GitPlace, GitRef, GitRefs, GitSetting, GitSettings, GitState, MAX_GIT_UNITS, RefStorage,
 };
 
 use super::place::{Repository, is_yes, parse_config};
-use super::program::GitProgram;
+use super::program::{GitProgram, Run};
 use super::view::{View, format_config, random_name, write_new, write_skeleton};
 use super::{GitError, MAX_LIST, Told, as_path, files, refs, settings, shown};
 use crate::chunk::{for_each_extent, read_chunk};
@@ -31,6 +32,7 @@ use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
 use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
 use home::{Home, Link, check_units};
+pub use linked::{LinkPlace, Linked, link};
 use placing::{Building, Placing, Spot};
 
 /// Deepest nesting of repositories.
@@ -199,6 +201,11 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         Ok(load_blob(self.source, blob, MAX_LIST)?)
     }
 
+    /// What a pack was made for.
+    fn tips(&self, pack: &GitPack) -> Result<BTreeSet<GitOid>, GitError> {
+        Ok(GitOids::decode(&self.list(pack.tips)?)?.oids.into_iter().collect())
+    }
+
     /// Builds a repository elsewhere, to be put in the place of its `.git`.
     fn place(
         &self,
@@ -234,7 +241,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         let kept = settings::select(&settings.0, &worktree, spot.top(), told);
         let is_partial = kept.iter().any(|it| it.section == "remote" && it.key == "promisor");
         for pack in &state.packs {
-            self.unpack(git_dir, pack.blob, is_partial)?;
+            self.unpack(self.options.git.at(git_dir), pack.blob, is_partial)?;
         }
         let repo = repository(&worktree, git_dir, &state);
         let view = View::new(&self.options.git, &self.options.scratch, &repo)?;
@@ -275,17 +282,14 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     }
 
     /// Gives a pack to git, which checks every object in it and that what they name is there.
-    fn unpack(&self, git_dir: &Path, blob: Blob, is_partial: bool) -> Result<(), GitError> {
+    fn unpack(&self, git: Run<'_>, blob: Blob, is_partial: bool) -> Result<(), GitError> {
         const DOING: &str = "take in a pack";
         // In a partial clone what objects name need not be there.
         let check = if is_partial { "--fsck-objects" } else { "--strict" };
         let harmless: Vec<_> = HARMLESS.iter().map(|it| format!("{it}=ignore")).collect();
         let check = format!("{check}={}", harmless.join(","));
         let mut failed: Option<StoreError> = None;
-        let ended = self
-            .options
-            .git
-            .at(git_dir)
+        let ended = git
             .args(["index-pack", "--stdin", "--fix-thin", &check])
             .args(is_partial.then_some("--promisor"))
             .run(

@@ -86,7 +86,7 @@ fn as_head(target: GitTarget) -> GitHead {
 }
 
 /// Whether each worktree has a ref of this name of its own.
-fn is_private(name: &[u8]) -> bool {
+pub(super) fn is_private(name: &[u8]) -> bool {
     [&b"refs/bisect/"[..], b"refs/worktree/", b"refs/rewritten/"]
         .iter()
         .any(|start| name.starts_with(start))

@@ -4,4 +4,5 @@ mod lab;
 mod states;
 mod fidelity;
 mod hostile;
+mod linked;
 mod moving;

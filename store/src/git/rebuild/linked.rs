@@ -1,0 +1,462 @@
+//! A state made a linked worktree of a repository that is there: its objects and refs beside those that are there, its
+//! index and what git is in the middle of in the folder of the new worktree.
+//!
+//! **Invariant:** no ref of the repository moves, and none that git would move when it goes on with what it is in the
+//! middle of is one that was there: what came has refs of its own.
+//!
+//! **Invariant:** until [`Linked::keep`] all of it can go again, and does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use baton_protocol::id::GitStateId;
+use baton_protocol::object::{
+    GitFile, GitHash, GitHead, GitOid, GitOmission, GitOmitReason, GitPack, GitRef, GitRefName,
+    GitState, GitTarget, RefStorage,
+};
+
+use super::arrived::{Worktree, check_logs, check_targets, index_bytes};
+use super::placing::{Placing, Spot};
+use super::{Budget, Loaded, MAX_LISTS, MAX_REPOSITORIES, Plan, RebuildOptions, repo_trusts_mode};
+use crate::fs;
+use crate::git::place::{Repository, read_file};
+use crate::git::program::GitProgram;
+use crate::git::refs::{self, is_private};
+use crate::git::view::{View, random_name, write_new};
+use crate::git::{GitError, Told, as_path, files as git_files, objects, shown};
+use crate::objects::ObjectSource;
+
+/// Names that are tried for a branch.
+const MAX_NAMES: usize = 1000;
+
+/// Longest file that names a folder.
+const MAX_LINK: u64 = 8 * 1024;
+
+/// Longest answer of a git that changes something.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// Where a linked worktree is made, and what its branch is called after.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkPlace<'a> {
+    /// A worktree of the repository.
+    pub checkout: &'a Path,
+    /// The files, which no other worktree has.
+    pub files: &'a Path,
+    /// Where they will be.
+    pub place: &'a Path,
+    /// The branch is `handoff/` and this, or like it where that is taken.
+    pub name: &'a str,
+}
+
+/// A linked worktree. It goes again, but for its objects, unless it is [kept](Linked::keep).
+#[derive(Debug)]
+pub struct Linked {
+    git: GitProgram,
+    common_dir: PathBuf,
+    /// The folder of the worktree in the repository.
+    git_dir: Option<PathBuf>,
+    /// Refs that were made, but for the branch.
+    refs: Vec<(Vec<u8>, GitOid)>,
+    /// The branch, without `refs/heads/`.
+    branch: String,
+    tip: Option<GitOid>,
+    omitted: Vec<GitOmission>,
+    is_kept: bool,
+}
+
+impl Linked {
+    /// Makes it stay.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// The branch, without `refs/heads/`.
+    pub fn branch(&self) -> &str {
+        &self.branch
+    }
+
+    /// Other refs that came.
+    pub fn refs(&self) -> impl Iterator<Item = &[u8]> {
+        self.refs.iter().map(|(name, _)| name.as_slice())
+    }
+
+    /// What was not taken, and what is to be looked at.
+    pub fn omitted(&self) -> &[GitOmission] {
+        &self.omitted
+    }
+}
+
+impl Drop for Linked {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        if let Some(folder) = &self.git_dir
+            && let Err(error) = fs::remove_dir_all(folder)
+        {
+            tracing::warn!(%error, "a worktree that was not finished is left behind");
+        }
+        let branch = self.tip.map(|tip| (self.full_name(), tip));
+        let mut lines = Lines::default();
+        for (name, oid) in self.refs.iter().chain(&branch) {
+            lines.add("delete", name, *oid);
+        }
+        if let Err(error) = update_refs(&self.git, &self.common_dir, &lines) {
+            tracing::warn!(%error, "refs of a worktree that was not finished are left behind");
+        }
+    }
+}
+
+/// Makes a state a linked worktree of the repository of a checkout.
+pub fn link<S: ObjectSource + ?Sized>(
+    source: &S,
+    state: GitStateId,
+    at: LinkPlace<'_>,
+    options: &RebuildOptions,
+) -> Result<Linked, GitError> {
+    let plan = Plan { source, options };
+    plan.check(state, 0, &mut Budget { repositories: MAX_REPOSITORIES, bytes: MAX_LISTS })?;
+    let Loaded { state, refs, index, mut files, .. } = plan.load(state)?;
+    let repo = Repository::open(at.checkout, None)?;
+    if repo.hash != state.hash {
+        let what = at.checkout.display().to_string();
+        return Err(GitError::refused(what, "its repository names objects in another way"));
+    }
+    let mut told = Told::default();
+    let view = View::new(&options.git, &options.scratch, &repo)?;
+    let here = refs::read(
+        &repo,
+        (repo.storage == RefStorage::Reftable).then_some(&view),
+        &mut Told::default(),
+    )?;
+    take_in(&plan, &state, &refs, &here.refs, &view)?;
+    check_targets(&view, &state, &refs)?;
+    check_logs(&view, &state, &mut files, &mut told)?;
+
+    let stands = stands_on(&state, &refs, &files);
+    let branch = free_name(&here.refs, at.name)?;
+    let mut linked = Linked {
+        git: options.git.clone(),
+        common_dir: repo.common_dir.clone(),
+        git_dir: None,
+        refs: Vec::new(),
+        branch,
+        tip: None,
+        omitted: Vec::new(),
+        is_kept: false,
+    };
+    linked.make_refs(&here.refs, &refs, &files, &stands, state.hash)?;
+    let git_dir = linked.add_worktree(&stands, at, options)?;
+    linked.write_own(&git_dir, &refs, &files, &mut told)?;
+    let spot = Spot::outermost(at.files);
+    if let Some(index) = &index {
+        let folder = spot.open()?;
+        let worktree = Worktree { folder, path: at.files, filters_by: None };
+        let trusts = repo_trusts_mode(&repo.config);
+        let bytes = index_bytes(index, Some(&worktree), &git_dir, trusts, &view, &mut told)?;
+        fs::write_atomic(&git_dir.join("index"), &bytes, 0o644)?;
+    }
+    drop(view);
+    // Each gets a folder of its own: those of submodules are where their own worktree is.
+    let mut placing = Placing::default();
+    for unit in &state.units {
+        let path = unit.path.as_bytes();
+        let inner = spot.inner(path);
+        let mut of_unit = Told::default();
+        if inner.open().is_ok() {
+            plan.place(unit.state, &inner, &mut placing, &mut of_unit)?;
+        } else {
+            told.note(GitOmitReason::Missing, format!("the folder {}", shown(path)));
+        }
+        for it in of_unit.into_list() {
+            told.note(it.reason, format!("{}: {}", shown(path), it.what));
+        }
+    }
+    placing.finish()?;
+    linked.omitted = told.into_list();
+    Ok(linked)
+}
+
+/// Gives the repository what it lacks of the objects of a state.
+fn take_in<S: ObjectSource + ?Sized>(
+    plan: &Plan<'_, S>,
+    state: &GitState,
+    refs: &[GitRef],
+    here: &BTreeMap<GitRefName, GitTarget>,
+    view: &View<'_>,
+) -> Result<(), GitError> {
+    let is_whole = || -> Result<bool, GitError> {
+        let mut tips = targets(refs.iter().map(|it| &it.target));
+        if let GitHead::Detached(oid) = &state.head {
+            tips.insert(*oid);
+        }
+        if objects::present(view, state.hash, &tips)? != tips {
+            return Ok(false);
+        }
+        objects::is_connected(view, &tips, &targets(here.values()))
+    };
+    // What went there from here mostly still is here.
+    let mut left: Vec<&GitPack> = state.packs.iter().collect();
+    for at in (0..left.len()).rev() {
+        let pack = left.remove(at);
+        let tips = plan.tips(pack)?;
+        if objects::present(view, state.hash, &tips)? != tips {
+            plan.unpack(view.git(), pack.blob, false)?;
+        } else {
+            left.insert(at, pack);
+        }
+    }
+    if is_whole()? {
+        return Ok(());
+    }
+    for pack in left {
+        plan.unpack(view.git(), pack.blob, false)?;
+    }
+    if is_whole()? {
+        Ok(())
+    } else {
+        Err(GitError::refused("the state", "objects are missing in it"))
+    }
+}
+
+fn targets<'a>(of: impl Iterator<Item = &'a GitTarget>) -> BTreeSet<GitOid> {
+    of.filter_map(|target| match target {
+        GitTarget::Object(oid) => Some(*oid),
+        GitTarget::Symbolic(_) => None,
+    })
+    .collect()
+}
+
+/// What a worktree stands on.
+struct Stands {
+    /// The branch that it is on, or goes back to.
+    name: Option<Vec<u8>>,
+    /// Where that is.
+    tip: Option<GitOid>,
+    /// Where `HEAD` is, if not on the branch.
+    detached: Option<GitOid>,
+}
+
+fn stands_on(state: &GitState, refs: &[GitRef], files: &[GitFile]) -> Stands {
+    let find = |name: &[u8]| {
+        refs.iter().find(|it| it.name.as_bytes() == name).and_then(|it| match it.target {
+            GitTarget::Object(oid) => Some(oid),
+            GitTarget::Symbolic(_) => None,
+        })
+    };
+    let oid = match &state.head {
+        GitHead::Symbolic(name) => {
+            let name = name.as_bytes();
+            return Stands { name: Some(name.to_vec()), tip: find(name), detached: None };
+        }
+        GitHead::Detached(oid) => *oid,
+    };
+    let goes_back_to = files.iter().find_map(|file| {
+        let text = file.bytes.trim_ascii_end();
+        match file.path.as_bytes() {
+            b"rebase-merge/head-name" | b"rebase-apply/head-name" => {
+                Some(text.to_vec()).filter(|name| name.starts_with(b"refs/heads/"))
+            }
+            b"BISECT_START" => Some([b"refs/heads/", text].concat()),
+            _ => None,
+        }
+    });
+    let back = goes_back_to.and_then(|name| Some((find(&name)?, name)));
+    match back {
+        Some((tip, name)) => Stands { name: Some(name), tip: Some(tip), detached: Some(oid) },
+        // A bisect of a detached HEAD goes back to a commit.
+        None if files.iter().any(|file| file.path.as_bytes() == b"BISECT_START") => {
+            Stands { name: None, tip: Some(oid), detached: Some(oid) }
+        }
+        None => Stands { name: None, tip: Some(oid), detached: None },
+    }
+}
+
+/// A name of a branch that no ref has, and no ref is in the way of.
+fn free_name(here: &BTreeMap<GitRefName, GitTarget>, name: &str) -> Result<String, GitError> {
+    let names: BTreeSet<&[u8]> = here.keys().map(GitRefName::as_bytes).collect();
+    let separator = if names.contains(&b"refs/heads/handoff"[..]) { '-' } else { '/' };
+    let is_free = |start: &str, branch: &str| {
+        let full = format!("{start}{branch}");
+        let below = format!("{full}/");
+        !names.iter().any(|it| *it == full.as_bytes() || it.starts_with(below.as_bytes()))
+    };
+    let numbered = (2..MAX_NAMES).map(|number| format!("handoff{separator}{name}-{number}"));
+    let free = std::iter::once(format!("handoff{separator}{name}"))
+        .chain(numbered)
+        .find(|branch| is_free("refs/heads/", branch) && is_free("refs/", branch));
+    free.ok_or_else(|| {
+        GitError::refused(format!("the branch handoff/{name}"), "there are too many")
+    })
+}
+
+/// What `git update-ref` is told.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn add(&mut self, what: &str, name: &[u8], oid: GitOid) {
+        let oid = oid.to_string();
+        self.0.extend([what.as_bytes(), b" ", name, b" ", oid.as_bytes(), b"\n"].concat());
+    }
+}
+
+fn update_refs(git: &GitProgram, git_dir: &Path, Lines(lines): &Lines) -> Result<(), GitError> {
+    const DOING: &str = "make refs";
+    if lines.is_empty() {
+        return Ok(());
+    }
+    git.at(git_dir)
+        .env("GIT_COMMITTER_NAME", "baton")
+        .env("GIT_COMMITTER_EMAIL", "baton@localhost")
+        .args(["update-ref", "--no-deref", "--stdin"])
+        .bytes(DOING, lines, MAX_ANSWER)?
+        .checked(DOING)
+        .map(drop)
+}
+
+impl Linked {
+    fn full_name(&self) -> Vec<u8> {
+        [b"refs/heads/", self.branch.as_bytes()].concat()
+    }
+
+    /// Makes the branch, and refs of its own for what else is not here.
+    fn make_refs(
+        &mut self,
+        here: &BTreeMap<GitRefName, GitTarget>,
+        there: &[GitRef],
+        files: &[GitFile],
+        stands: &Stands,
+        hash: GitHash,
+    ) -> Result<(), GitError> {
+        let folder = format!("refs/{}", self.branch);
+        let mut made = Vec::new();
+        for GitRef { name, target } in there {
+            let bytes = name.as_bytes();
+            let is_own = stands.name.as_deref() == Some(bytes) || bytes == b"refs/stash";
+            let GitTarget::Object(oid) = target else { continue };
+            if is_own || is_private(bytes) || here.get(name) == Some(target) {
+                continue;
+            }
+            let Some(rest) = bytes.strip_prefix(b"refs/") else { continue };
+            made.push(([folder.as_bytes(), b"/", rest].concat(), *oid));
+        }
+        // The list of stashes is one for all worktrees: each that came gets a ref.
+        let known: BTreeSet<GitOid> = targets(here.values());
+        let log = files.iter().find(|file| file.path.as_bytes() == b"logs/refs/stash");
+        let stashes = log.map(|log| git_files::stashes(log, hash)).unwrap_or_default();
+        let new = stashes.into_iter().rev().filter(|oid| !known.contains(oid));
+        made.extend(
+            new.enumerate().map(|(at, oid)| (format!("{folder}/stash/{at}").into_bytes(), oid)),
+        );
+        let mut lines = Lines::default();
+        for (name, oid) in &made {
+            lines.add("create", name, *oid);
+        }
+        if let Some(tip) = stands.tip {
+            lines.add("create", &self.full_name(), tip);
+        }
+        update_refs(&self.git, &self.common_dir, &lines)?;
+        (self.refs, self.tip) = (made, stands.tip);
+        Ok(())
+    }
+
+    /// Has git make the folder of the worktree, and ties it to where the files will be.
+    fn add_worktree(
+        &mut self,
+        stands: &Stands,
+        at: LinkPlace<'_>,
+        options: &RebuildOptions,
+    ) -> Result<PathBuf, GitError> {
+        const DOING: &str = "add a worktree";
+        let aside = options.scratch.join(format!("worktree-{}", random_name()?));
+        fs::create_dir_all(&aside)?;
+        let name = at.place.file_name().unwrap_or(std::ffi::OsStr::new("handoff"));
+        let for_now = aside.join(name);
+        let run = self.git.at(&self.common_dir).args([
+            "-c",
+            "worktree.useRelativePaths=false",
+            "worktree",
+            "add",
+            "-q",
+        ]);
+        let run = match (stands.tip, stands.detached) {
+            (_, Some(oid)) => run
+                .args(["--no-checkout", "--detach"])
+                .args([for_now.as_os_str(), oid.to_string().as_ref()]),
+            (Some(_), None) => {
+                run.args(["--no-checkout"]).args([for_now.as_os_str(), self.branch.as_ref()])
+            }
+            (None, None) => run.args(["--orphan", "-b", &self.branch]).args([for_now.as_os_str()]),
+        };
+        let added = run.bytes(DOING, b"", MAX_ANSWER).and_then(|ended| ended.checked(DOING));
+        let link = read_file(&for_now.join(".git"), MAX_LINK);
+        fs::remove_dir_all(&aside)?;
+        added?;
+        let link = link?.unwrap_or_default();
+        let git_dir = link.strip_prefix(b"gitdir: ").map(|path| path.trim_ascii_end());
+        let unread = || GitError::Git { doing: DOING, said: "it made no worktree".into() };
+        let git_dir = as_path(git_dir.ok_or_else(unread)?).to_owned();
+        self.git_dir = Some(git_dir.clone());
+        let mut place = at.place.join(".git").as_os_str().as_bytes().to_vec();
+        place.push(b'\n');
+        fs::write_atomic(&git_dir.join("gitdir"), &place, 0o644)?;
+        let link = [b"gitdir: ", git_dir.as_os_str().as_bytes(), b"\n"].concat();
+        write_new(&at.files.join(".git"), &link)?;
+        Ok(git_dir)
+    }
+
+    /// Writes what is the worktree's own: refs, and files of what git is in the middle of.
+    fn write_own(
+        &self,
+        git_dir: &Path,
+        refs: &[GitRef],
+        files: &[GitFile],
+        told: &mut Told,
+    ) -> Result<(), GitError> {
+        let full = [&self.full_name()[..], b"\n"].concat();
+        let mut lines = Lines::default();
+        for GitRef { name, target } in refs {
+            if let GitTarget::Object(oid) = target
+                && (name.is_root() || is_private(name.as_bytes()))
+            {
+                lines.add("update", name.as_bytes(), *oid);
+            }
+        }
+        update_refs(&self.git, git_dir, &lines)?;
+        for file in files {
+            let path = file.path.as_bytes();
+            let bytes: &[u8] = match path {
+                // Shared by all worktrees, or of refs that stay where they are.
+                b"shallow" | b"MERGE_RR" => continue,
+                b"info/sparse-checkout" => {
+                    told.note(GitOmitReason::NotCarried, shown(path));
+                    continue;
+                }
+                _ if path.starts_with(b"info/") || path.starts_with(b"logs/") => continue,
+                _ if path.starts_with(b"rr-cache/") => continue,
+                // Branches that a rebase moves with its own.
+                b"rebase-merge/update-refs" => {
+                    told.note(GitOmitReason::Elsewhere, shown(path));
+                    continue;
+                }
+                b"rebase-merge/head-name" | b"rebase-apply/head-name"
+                    if file.bytes.starts_with(b"refs/heads/") =>
+                {
+                    &full
+                }
+                b"BISECT_START" if self.tip.is_some() => {
+                    full.strip_prefix(b"refs/heads/").unwrap_or(&full)
+                }
+                _ => &file.bytes,
+            };
+            let to = git_dir.join(as_path(path));
+            if let Some(folder) = to.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            fs::write_atomic(&to, bytes, 0o644)?;
+        }
+        Ok(())
+    }
+}
