@@ -201,10 +201,10 @@ fn take_in<S: ObjectSource + ?Sized>(
     for at in (0..left.len()).rev() {
         let pack = left.remove(at);
         let tips = plan.tips(pack)?;
-        if objects::present(view, state.hash, &tips)? != tips {
-            plan.unpack(view.git(), pack.blob, false)?;
-        } else {
+        if objects::present(view, state.hash, &tips)? == tips {
             left.insert(at, pack);
+        } else {
+            plan.unpack(view.git(), pack.blob, false)?;
         }
     }
     if is_whole()? {
@@ -395,7 +395,7 @@ impl Linked {
         fs::remove_dir_all(&aside)?;
         added?;
         let link = link?.unwrap_or_default();
-        let git_dir = link.strip_prefix(b"gitdir: ").map(|path| path.trim_ascii_end());
+        let git_dir = link.strip_prefix(b"gitdir: ").map(<[u8]>::trim_ascii_end);
         let unread = || GitError::Git { doing: DOING, said: "it made no worktree".into() };
         let git_dir = as_path(git_dir.ok_or_else(unread)?).to_owned();
         self.git_dir = Some(git_dir.clone());

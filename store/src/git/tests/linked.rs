@@ -139,7 +139,7 @@ fn a_rebase_goes_on_in_it_and_moves_no_branch_but_its_own() {
         let before = says(&lab, "work", &["for-each-ref", "refs/heads/main", "refs/heads/other"]);
         let finish = |at: &str| {
             let path = lab.path(at);
-            std::fs::write(path.join("file"), "both\n").unwrap();
+            crate::fs::write_atomic(&path.join("file"), b"both\n", 0o644).unwrap();
             lab.git_in(&path, &["add", "file"]);
             lab.git_in(&path, &["-c", "core.editor=true", "rebase", "--continue"]);
             (says(&lab, at, &["log", "--format=%T %s"]), says(&lab, at, &["status", "--porcelain"]))
