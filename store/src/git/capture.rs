@@ -26,9 +26,10 @@ use super::stamp::{LOOKS, PAUSE, Stamp};
 use super::view::View;
 use super::{GitError, Told, files, index, refs, settings};
 use crate::chunk::store_bytes;
+use crate::error::StoreError;
 use crate::ignore::GitUser;
 use crate::objects::{ObjectSink, ObjectSource};
-use needed::{goes_on, pack};
+use needed::{MAX_HEAD_LOG, goes_on, pack};
 use units::InnerUnits;
 
 /// Longest configuration of a user.
@@ -44,7 +45,8 @@ pub struct CaptureOptions {
     /// The folder that nothing of the repository may reach out of: where someone made it who may not read what
     /// this process may. Nothing for a user's own, which may borrow objects and be a linked worktree.
     pub within: Option<PathBuf>,
-    /// What the other side has already.
+    /// What the other side has already: one that this home captured itself, or made from one that it checked by a
+    /// rebuild, for what it says of its packs is believed.
     pub base: Option<GitStateId>,
     /// Where the user's name stands if the repository does not say it.
     pub user: GitUser,
@@ -84,6 +86,13 @@ struct Parts {
     told: Told,
 }
 
+impl Parts {
+    /// Bytes of the index, about.
+    fn index_len(&self) -> u64 {
+        self.index.as_ref().map_or(0, |index| 100 * index.meaning.entries.len() as u64)
+    }
+}
+
 fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     worktree: &Path,
     nested: &BTreeSet<RelPath>,
@@ -93,7 +102,11 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     options: &CaptureOptions,
 ) -> Result<Captured, GitError> {
     let (mut parts, busy) = read_still(worktree, options)?;
-    let base = base.map(|id| load_state(sink, id)).transpose()?;
+    let base = match base.map(|id| load_state(sink, id)).transpose() {
+        // Without it everything is packed anew.
+        Err(GitError::Store(StoreError::Absent(_))) => None,
+        base => base?,
+    };
     let repo = &parts.repo;
     let view = View::new(&options.git, &options.scratch, repo)?;
     if let Some(index) = &mut parts.index {
@@ -151,11 +164,18 @@ fn load_state<S: ObjectSource + ?Sized>(source: &S, id: GitStateId) -> Result<Gi
     Ok(GitState::decode(&source.require(&ObjectId::from(id))?)?)
 }
 
+/// Length of an index from which on reading it takes longer than all looks should.
+const LARGE_INDEX: u64 = 4 << 20;
+
+/// Times that a repository with such an index is read.
+const LARGE_READS: usize = 2;
+
 /// Reads a repository until nothing moved meanwhile; after several looks as it is. Says whether git was at work.
 fn read_still(worktree: &Path, options: &CaptureOptions) -> Result<(Parts, bool), GitError> {
     let mut looks = 1;
+    let mut reads = 0;
     loop {
-        let last = looks >= LOOKS;
+        let last = looks >= LOOKS || reads + 1 >= LARGE_READS;
         let (parts, moved) = read_once(worktree, options, last)?;
         match parts {
             Some(Ok(mut parts)) if !moved || last => {
@@ -165,6 +185,7 @@ fn read_still(worktree: &Path, options: &CaptureOptions) -> Result<(Parts, bool)
                 return Ok((parts, moved));
             }
             Some(Err(error)) if !moved || last => return Err(error),
+            Some(Ok(parts)) if parts.index_len() > LARGE_INDEX => reads += 1,
             _ => {}
         }
         looks += 1;
@@ -211,8 +232,12 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
     let mut files = files::read(&repo, &mut told)?;
     if let Some(view) = &view {
         files.retain(|file| !file.path.as_bytes().starts_with(b"logs/"));
-        for name in ["HEAD", "refs/stash"] {
-            let bytes = refs::read_table_logs(&repo, view, name)?;
+        for (name, most) in [("HEAD", Some(MAX_HEAD_LOG + 1)), ("refs/stash", None)] {
+            let bytes = refs::read_table_logs(&repo, view, name, most, &mut told)?;
+            let (bytes, had_password) = files::without_passwords(bytes);
+            if had_password {
+                told.note(GitOmitReason::Credential, format!("logs/{name}"));
+            }
             if let Ok(path) = RelPath::new(format!("logs/{name}").as_bytes())
                 && !bytes.is_empty()
             {
@@ -220,6 +245,7 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
             }
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
+        told.note(GitOmitReason::NotCarried, "reflogs of branches");
     }
     for line in files::commands(&files) {
         told.note(GitOmitReason::Runs, line);

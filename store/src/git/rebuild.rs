@@ -22,6 +22,7 @@ use baton_protocol::object::{
 
 use super::place::{Repository, is_yes, parse_config};
 use super::program::GitProgram;
+use super::refs::MAX_HEAD_LINES;
 use super::view::{View, format_config, random_name, write_new, write_skeleton};
 use super::{GitError, MAX_LIST, Told, as_path, files, refs, settings, shown};
 use crate::chunk::{for_each_extent, read_chunk};
@@ -44,7 +45,7 @@ const MAX_REPOSITORIES: usize = MAX_GIT_UNITS;
 const MAX_LISTS: u64 = 2 * MAX_LIST;
 
 /// What git refuses only because very old programs wrote it: history is full of it, and it does no harm.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 18] = [
     "badDate",
     "badDateOverflow",
     "badEmail",
@@ -59,6 +60,8 @@ const HARMLESS: [&str; 16] = [
     "missingSpaceBeforeEmail",
     "missingTaggerEntry",
     "multipleAuthors",
+    "nullSha1",
+    "nulInCommit",
     "zeroPaddedDate",
     "zeroPaddedFilemode",
 ];
@@ -241,7 +244,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         check_targets(&view, &state, &refs)?;
         check_logs(&view, &state, &mut files, told)?;
         check_resolutions(spot.open().ok().as_ref(), &mut files, told);
-        self.write_refs(git_dir, &state, &refs, &files)?;
+        self.write_refs(git_dir, &state, &refs, &files, told)?;
         for file in &files {
             write_file(git_dir, file, &state)?;
         }
@@ -320,16 +323,21 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         state: &GitState,
         refs: &[GitRef],
         files: &[GitFile],
+        told: &mut Told,
     ) -> Result<(), GitError> {
         match state.storage {
             RefStorage::Files => refs::write_files(git_dir, &state.head, refs),
             RefStorage::Reftable => {
                 fs::create_dir_all(&git_dir.join("reftable"))?;
                 write_new(&git_dir.join("reftable/tables.list"), b"")?;
-                let logs = [&b"logs/HEAD"[..], b"logs/refs/stash"].map(|path| {
+                let logs @ [head, _] = [&b"logs/HEAD"[..], b"logs/refs/stash"].map(|path| {
                     let log = files.iter().find(|file| file.path.as_bytes() == path);
                     log.map_or(&b""[..], |file| &file.bytes)
                 });
+                if head.split(|&byte| byte == b'\n').count() > MAX_HEAD_LINES + 1 {
+                    let what = format!("logs/HEAD before its last {MAX_HEAD_LINES} lines");
+                    told.note(GitOmitReason::NotCarried, what);
+                }
                 let git = || self.options.git.at(git_dir);
                 refs::write_tables(git, state.hash, &state.head, refs, logs)
             }
