@@ -13,13 +13,13 @@ use std::time::SystemTime;
 
 use baton_protocol::id::{GitStateId, ObjectId, ObjectKind};
 use baton_protocol::object::{
-    Blob, GitFile, GitFiles, GitOmission, GitOmissions, GitOmitReason, GitRef, GitRefs, GitSetting,
-    GitSettings, GitState, RefStorage,
+    Blob, GitFile, GitFiles, GitHead, GitOmission, GitOmissions, GitOmitReason, GitRef, GitRefs,
+    GitSetting, GitSettings, GitState, RefStorage,
 };
 use baton_protocol::path::RelPath;
 
 use super::index::{Index, mark_clean};
-use super::place::{Repository, parse_config, read_file};
+use super::place::{Repository, read_user_config};
 use super::program::GitProgram;
 use super::refs::Refs;
 use super::stamp::{LOOKS, PAUSE, Stamp};
@@ -32,9 +32,6 @@ use crate::objects::{ObjectSink, ObjectSource};
 use needed::{MAX_HEAD_LOG, goes_on, pack};
 use units::InnerUnits;
 
-/// Longest configuration of a user.
-const MAX_CONFIG: u64 = 4 << 20;
-
 /// How a repository is captured.
 #[derive(Clone, Debug)]
 pub struct CaptureOptions {
@@ -43,7 +40,8 @@ pub struct CaptureOptions {
     /// A folder for what git needs for a moment.
     pub scratch: PathBuf,
     /// The folder that nothing of the repository may reach out of: where someone made it who may not read what
-    /// this process may. Nothing for a user's own, which may borrow objects and be a linked worktree.
+    /// this process may. Whoever names one has stopped who writes there, for git reads the objects by path. Nothing
+    /// for a user's own, which may borrow objects and be a linked worktree.
     pub within: Option<PathBuf>,
     /// What the other side has already: one that this home captured itself, or made from one that it checked by a
     /// rebuild, for what it says of its packs is believed.
@@ -121,8 +119,12 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     let (units, inner_omitted) = inner.capture(&mut parts, sink, options)?;
 
     let Parts { repo, refs, index, files, mut told } = parts;
-    let selected =
-        settings::select(&with_user(&repo, &options.user), worktree, worktree, &mut told);
+    let selected = settings::select(
+        &with_user(&repo, &refs.head, &options.user),
+        worktree,
+        worktree,
+        &mut told,
+    );
     if repo.is_of_another_worktree() {
         told.note(GitOmitReason::Outside, "core.worktree");
     }
@@ -254,7 +256,7 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
 }
 
 /// The configuration of the repository, and before it what the user's own says of the user and of line ends.
-fn with_user(repo: &Repository, user: &GitUser) -> Vec<GitSetting> {
+fn with_user(repo: &Repository, head: &GitHead, user: &GitUser) -> Vec<GitSetting> {
     const OF_USER: [(&str, &str); 6] = [
         ("user", "name"),
         ("user", "email"),
@@ -265,8 +267,7 @@ fn with_user(repo: &Repository, user: &GitUser) -> Vec<GitSetting> {
     ];
     let mut all = Vec::new();
     for path in &user.config_files {
-        let Ok(Some(bytes)) = read_file(path, MAX_CONFIG) else { continue };
-        let Some((settings, _)) = parse_config(&bytes) else { continue };
+        let settings = read_user_config(path, user.home.as_deref(), &repo.git_dir, head);
         let wanted = settings.into_iter().filter(|it| {
             it.subsection.is_none() && OF_USER.contains(&(it.section.as_str(), it.key.as_str()))
         });

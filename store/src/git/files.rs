@@ -12,7 +12,7 @@ use std::path::Path;
 use baton_protocol::object::{GitFile, GitHash, GitOid, GitOmitReason, GitRefName, is_index_path};
 use baton_protocol::path::{RelPath, is_git_name};
 
-use super::place::{Repository, parse_config, read_file};
+use super::place::{Repository, parse_config, read_below};
 use super::settings::{self, Verdict};
 use super::{GitError, Told, as_path, shown};
 use crate::fs::{Context, list_dir};
@@ -92,7 +92,7 @@ pub(super) fn read(repo: &Repository, told: &mut Told) -> Result<Vec<GitFile>, G
     let mut left = MAX_FILES;
     let mut add = |folder: &Path, path: &[u8], told: &mut Told| -> Result<(), GitError> {
         let full = folder.join(as_path(path));
-        let bytes = match read_file(&full, MAX_FILE.min(left)) {
+        let bytes = match read_below(&full, MAX_FILE.min(left)) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(()),
             Err(GitError::Refused { .. }) => {
@@ -120,7 +120,7 @@ pub(super) fn read(repo: &Repository, told: &mut Told) -> Result<Vec<GitFile>, G
     for name in SHARED {
         add(&repo.common_dir, name.as_bytes(), told)?;
     }
-    let resolutions = read_file(&repo.git_dir.join("MERGE_RR"), MAX_FILE).ok().flatten();
+    let resolutions = read_below(&repo.git_dir.join("MERGE_RR"), MAX_FILE).ok().flatten();
     let ids = resolution_ids(&resolutions.unwrap_or_default());
     if list_dir(&repo.common_dir.join("rr-cache"))?
         .iter()

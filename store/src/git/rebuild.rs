@@ -44,6 +44,11 @@ const MAX_REPOSITORIES: usize = MAX_GIT_UNITS;
 /// Bytes of the lists of all of them.
 const MAX_LISTS: u64 = 2 * MAX_LIST;
 
+/// Memory in which git may take in a pack, in bytes, and more by each byte of it: a few bytes of a pack can say that
+/// they are an object of any size. The smallest objects take about 20 bytes of a pack, and git some 200 for each.
+const MEMORY: u64 = 4 << 30;
+const MEMORY_BY_PACK: u64 = 16;
+
 /// What git refuses only because very old programs wrote it: history is full of it, and it does no harm.
 const HARMLESS: [&str; 18] = [
     "badDate",
@@ -291,6 +296,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             .at(git_dir)
             .args(["index-pack", "--stdin", "--fix-thin", &check])
             .args(is_partial.then_some("--promisor"))
+            .memory(MEMORY.saturating_add(blob.size.saturating_mul(MEMORY_BY_PACK)))
             .run(
                 DOING,
                 |mut stdin| {

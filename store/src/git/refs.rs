@@ -14,7 +14,7 @@ use baton_protocol::object::{
 };
 
 use super::files::{LogLine, parse_log_line};
-use super::place::{Repository, read_file};
+use super::place::{Repository, read_below};
 use super::program::Run;
 use super::view::{View, write_new};
 use super::{GitError, Told, as_path, shown};
@@ -43,12 +43,12 @@ pub(super) fn read(
     told: &mut Told,
 ) -> Result<Refs, GitError> {
     match view {
-        None => read_files(repo, told),
+        None => read_belows(repo, told),
         Some(view) => read_tables(repo, view, told),
     }
 }
 
-fn read_files(repo: &Repository, told: &mut Told) -> Result<Refs, GitError> {
+fn read_belows(repo: &Repository, told: &mut Told) -> Result<Refs, GitError> {
     let mut refs = BTreeMap::new();
     // In this order: git writes the packed ones before it removes those in files.
     read_loose(&repo.common_dir, repo.hash, &mut refs, told, |name| !is_private(name))?;
@@ -56,7 +56,7 @@ fn read_files(repo: &Repository, told: &mut Told) -> Result<Refs, GitError> {
     read_packed(repo, &mut refs, told)?;
     for name in list_dir(&repo.git_dir)? {
         let Some(name) = GitRefName::new(name.as_bytes()) else { continue };
-        let bytes = read_file(&repo.git_dir.join(as_path(name.as_bytes())), MAX_REF)?;
+        let bytes = read_below(&repo.git_dir.join(as_path(name.as_bytes())), MAX_REF)?;
         match parse_target(&bytes.unwrap_or_default(), repo.hash) {
             Some(target) => drop(refs.insert(name, target)),
             None => told.note(GitOmitReason::Broken, shown(name.as_bytes())),
@@ -69,7 +69,7 @@ fn read_files(repo: &Repository, told: &mut Told) -> Result<Refs, GitError> {
         Ok(target) if target.as_os_str().as_bytes().starts_with(b"refs/") => {
             [b"ref: ", target.as_os_str().as_bytes()].concat()
         }
-        _ => read_file(&path, MAX_REF)?.ok_or_else(|| damaged("it is not there"))?,
+        _ => read_below(&path, MAX_REF)?.ok_or_else(|| damaged("it is not there"))?,
     };
     let target = parse_target(&bytes, repo.hash).ok_or_else(|| damaged("it names nothing"))?;
     Ok(Refs { head: as_head(target), refs })
@@ -106,7 +106,7 @@ fn read_packed(
     told: &mut Told,
 ) -> Result<(), GitError> {
     let path = repo.common_dir.join("packed-refs");
-    let bytes = read_file(&path, MAX_REFS)?.unwrap_or_default();
+    let bytes = read_below(&path, MAX_REFS)?.unwrap_or_default();
     let is_linked = repo.common_dir != repo.git_dir;
     for line in bytes.split(|&byte| byte == b'\n') {
         if line.is_empty() || line.starts_with(b"#") || line.starts_with(b"^") {
@@ -162,7 +162,7 @@ fn read_loose(
             if path.ends_with(b".lock") || !belongs(&path) {
                 continue;
             }
-            let target = match read_file(&full, MAX_REF) {
+            let target = match read_below(&full, MAX_REF) {
                 Ok(None) => continue,
                 Ok(Some(bytes)) => parse_target(&bytes, hash),
                 Err(GitError::Refused { .. }) => None,

@@ -324,6 +324,42 @@ fn the_user_travels_also_from_a_configuration_of_their_own() {
     );
 }
 
+/// Many keep their configuration elsewhere, and one of another name for each folder of work.
+#[test]
+fn the_user_of_an_included_configuration_travels() {
+    let lab = small(PLAIN);
+    lab.git(&["config", "--unset", "user.name"]);
+    lab.git(&["config", "--unset", "user.email"]);
+    let write = |name: &str, text: &str| {
+        crate::fs::write_atomic(&lab.path(name), text.as_bytes(), 0o600).unwrap();
+    };
+    let work = lab.work().canonicalize().unwrap();
+    write(
+        "dotfile",
+        &format!(
+            "[user]\n name = Own\n email = own@x\n[includeIf \"gitdir:{}/\"]\n path = at-work\n\
+         [includeIf \"gitdir:/elsewhere/\"]\n path = other\n[includeIf \"onbranch:main\"]\n path = ~/main\n\
+         [include]\n path = gone\n",
+            work.parent().unwrap().display(),
+        ),
+    );
+    write("at-work", "[user]\n email = work@x\n");
+    write("other", "[user]\n email = other@x\n");
+    write("home/main", "[user]\n name = Main\n");
+    std::os::unix::fs::symlink("dotfile", lab.path("gitconfig")).unwrap();
+    let user = GitUser {
+        config_files: vec![lab.path("gitconfig")],
+        home: Some(lab.path("home")),
+        ..GitUser::default()
+    };
+    let options = CaptureOptions { user, ..lab.options() };
+    let captured = capture(&lab.work(), &lab.objects, &options).unwrap();
+    lab.rebuild(&captured, "there");
+    for (key, value) in [("user.name", "Main\n"), ("user.email", "work@x\n")] {
+        assert_eq!(lab.git_in(&lab.path("there"), &["config", key]), value.as_bytes());
+    }
+}
+
 #[test]
 fn a_repository_inside_that_is_no_submodule_travels_too() {
     let mut lab = small(PLAIN);
