@@ -139,9 +139,13 @@ impl Told {
         let mut what = what.into();
         if let Some((at, _)) = what.char_indices().nth(500) {
             what.truncate(at);
+            what.push('…');
         }
         if self.0.len() < MAX_OMISSIONS {
             self.0.insert(GitOmission { what, reason });
+        } else {
+            let what = format!("more than these {MAX_OMISSIONS}");
+            self.0.insert(GitOmission { what, reason: GitOmitReason::NotCarried });
         }
     }
 

@@ -13,26 +13,24 @@ use std::time::SystemTime;
 
 use baton_protocol::id::{GitStateId, ObjectId, ObjectKind};
 use baton_protocol::object::{
-    Blob, GitFile, GitFiles, GitOmission, GitOmissions, GitOmitReason, GitRef, GitRefs, GitSetting,
-    GitSettings, GitState, RefStorage,
+    Blob, GitFile, GitFiles, GitHead, GitOmission, GitOmissions, GitOmitReason, GitRef, GitRefs,
+    GitSetting, GitSettings, GitState, RefStorage,
 };
 use baton_protocol::path::RelPath;
 
 use super::index::{Index, mark_clean};
-use super::place::{Repository, parse_config, read_file};
+use super::place::{Repository, read_user_config};
 use super::program::GitProgram;
 use super::refs::Refs;
 use super::stamp::{LOOKS, PAUSE, Stamp};
 use super::view::View;
 use super::{GitError, Told, files, index, refs, settings};
 use crate::chunk::store_bytes;
+use crate::error::StoreError;
 use crate::ignore::GitUser;
 use crate::objects::{ObjectSink, ObjectSource};
-use needed::{goes_on, pack};
+use needed::{MAX_HEAD_LOG, goes_on, pack};
 use units::InnerUnits;
-
-/// Longest configuration of a user.
-const MAX_CONFIG: u64 = 4 << 20;
 
 /// How a repository is captured.
 #[derive(Clone, Debug)]
@@ -42,9 +40,11 @@ pub struct CaptureOptions {
     /// A folder for what git needs for a moment.
     pub scratch: PathBuf,
     /// The folder that nothing of the repository may reach out of: where someone made it who may not read what
-    /// this process may. Nothing for a user's own, which may borrow objects and be a linked worktree.
+    /// this process may. Whoever names one has stopped who writes there, for git reads the objects by path. Nothing
+    /// for a user's own, which may borrow objects and be a linked worktree.
     pub within: Option<PathBuf>,
-    /// What the other side has already.
+    /// What the other side has already: one that this home captured itself, or made from one that it checked by a
+    /// rebuild, for what it says of its packs is believed.
     pub base: Option<GitStateId>,
     /// Where the user's name stands if the repository does not say it.
     pub user: GitUser,
@@ -87,6 +87,13 @@ struct Parts {
     told: Told,
 }
 
+impl Parts {
+    /// Bytes of the index, about.
+    fn index_len(&self) -> u64 {
+        self.index.as_ref().map_or(0, |index| 100 * index.meaning.entries.len() as u64)
+    }
+}
+
 fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     worktree: &Path,
     nested: &BTreeSet<RelPath>,
@@ -96,7 +103,11 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     options: &CaptureOptions,
 ) -> Result<Captured, GitError> {
     let (mut parts, busy) = read_still(worktree, options)?;
-    let base = base.map(|id| load_state(sink, id)).transpose()?;
+    let base = match base.map(|id| load_state(sink, id)).transpose() {
+        // Without it everything is packed anew.
+        Err(GitError::Store(StoreError::Absent(_))) => None,
+        base => base?,
+    };
     let repo = &parts.repo;
     let view = View::new(&options.git, &options.scratch, repo)?;
     if let Some(index) = &mut parts.index {
@@ -111,14 +122,20 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     let (units, inner_omitted) = inner.capture(&mut parts, sink, options)?;
 
     let Parts { repo, refs, index, files, mut told } = parts;
-    let selected =
-        settings::select(&with_user(&repo, &options.user), worktree, worktree, &mut told);
+    let selected = settings::select(
+        &with_user(&repo, &refs.head, &options.user),
+        worktree,
+        worktree,
+        &mut told,
+    );
     if repo.is_of_another_worktree() {
         told.note(GitOmitReason::Outside, "core.worktree");
     }
     if repo.untold > 0 {
         told.note(GitOmitReason::Broken, format!("{} lines of the configuration", repo.untold));
     }
+    let of_user = user_settings(&repo, &refs.head, &options.user);
+    let filters = repo.config.iter().cloned().chain(of_user).any(|it| is_filter(&it));
     let list = refs.refs.into_iter().map(|(name, target)| GitRef { name, target }).collect();
     let omitted = told.into_list();
     let put = |bytes: Vec<u8>| store_bytes(&bytes, sink);
@@ -140,8 +157,6 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     GitState::decode(&bytes)?;
     let id = GitStateId::from_bytes(sink.put(ObjectKind::GitState, &bytes)?.hash);
     let omitted = omitted.into_iter().chain(inner_omitted).collect();
-    let filters =
-        repo.config.iter().any(is_filter) || user_settings(&options.user).any(|it| is_filter(&it));
     Ok(Captured { id, state, omitted, filters })
 }
 
@@ -160,11 +175,18 @@ pub(super) fn load_state<S: ObjectSource + ?Sized>(
     Ok(GitState::decode(&source.require(&ObjectId::from(id))?)?)
 }
 
+/// Length of an index from which on reading it takes longer than all looks should.
+const LARGE_INDEX: u64 = 4 << 20;
+
+/// Times that a repository with such an index is read.
+const LARGE_READS: usize = 2;
+
 /// Reads a repository until nothing moved meanwhile; after several looks as it is. Says whether git was at work.
 fn read_still(worktree: &Path, options: &CaptureOptions) -> Result<(Parts, bool), GitError> {
     let mut looks = 1;
+    let mut reads = 0;
     loop {
-        let last = looks >= LOOKS;
+        let last = looks >= LOOKS || reads + 1 >= LARGE_READS;
         let (parts, moved) = read_once(worktree, options, last)?;
         match parts {
             Some(Ok(mut parts)) if !moved || last => {
@@ -174,6 +196,7 @@ fn read_still(worktree: &Path, options: &CaptureOptions) -> Result<(Parts, bool)
                 return Ok((parts, moved));
             }
             Some(Err(error)) if !moved || last => return Err(error),
+            Some(Ok(parts)) if parts.index_len() > LARGE_INDEX => reads += 1,
             _ => {}
         }
         looks += 1;
@@ -220,8 +243,12 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
     let mut files = files::read(&repo, &mut told)?;
     if let Some(view) = &view {
         files.retain(|file| !file.path.as_bytes().starts_with(b"logs/"));
-        for name in ["HEAD", "refs/stash"] {
-            let bytes = refs::read_table_logs(&repo, view, name)?;
+        for (name, most) in [("HEAD", Some(MAX_HEAD_LOG + 1)), ("refs/stash", None)] {
+            let bytes = refs::read_table_logs(&repo, view, name, most, &mut told)?;
+            let (bytes, had_password) = files::without_passwords(bytes);
+            if had_password {
+                told.note(GitOmitReason::Credential, format!("logs/{name}"));
+            }
             if let Ok(path) = RelPath::new(format!("logs/{name}").as_bytes())
                 && !bytes.is_empty()
             {
@@ -229,6 +256,7 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
             }
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
+        told.note(GitOmitReason::NotCarried, "reflogs of branches");
     }
     for line in files::commands(&files) {
         told.note(GitOmitReason::Runs, line);
@@ -237,11 +265,13 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
 }
 
 /// The user's own configuration.
-fn user_settings(user: &GitUser) -> impl Iterator<Item = GitSetting> {
-    user.config_files.iter().flat_map(|path| {
-        let bytes = read_file(path, MAX_CONFIG).ok().flatten().unwrap_or_default();
-        parse_config(&bytes).map(|(settings, _)| settings).unwrap_or_default()
-    })
+fn user_settings(
+    repo: &Repository,
+    head: &GitHead,
+    user: &GitUser,
+) -> impl Iterator<Item = GitSetting> {
+    let home = user.home.as_deref();
+    user.config_files.iter().flat_map(move |path| read_user_config(path, home, &repo.git_dir, head))
 }
 
 /// Whether a setting makes git pass files through a program; that of Git LFS can be proven without.
@@ -251,7 +281,7 @@ fn is_filter(setting: &GitSetting) -> bool {
 }
 
 /// The configuration of the repository, and before it what the user's own says of the user and of line ends.
-fn with_user(repo: &Repository, user: &GitUser) -> Vec<GitSetting> {
+fn with_user(repo: &Repository, head: &GitHead, user: &GitUser) -> Vec<GitSetting> {
     const OF_USER: [(&str, &str); 6] = [
         ("user", "name"),
         ("user", "email"),
@@ -260,7 +290,7 @@ fn with_user(repo: &Repository, user: &GitUser) -> Vec<GitSetting> {
         ("core", "quotepath"),
         ("core", "commentchar"),
     ];
-    let all: Vec<_> = user_settings(user)
+    let all: Vec<_> = user_settings(repo, head, user)
         .filter(|it| {
             it.subsection.is_none() && OF_USER.contains(&(it.section.as_str(), it.key.as_str()))
         })

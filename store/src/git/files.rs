@@ -12,8 +12,8 @@ use std::path::Path;
 use baton_protocol::object::{GitFile, GitHash, GitOid, GitOmitReason, GitRefName, is_index_path};
 use baton_protocol::path::{RelPath, is_git_name};
 
-use super::place::{Repository, parse_config, read_file};
-use super::settings;
+use super::place::{Repository, parse_config, read_below};
+use super::settings::{self, Verdict};
 use super::{GitError, Told, as_path, shown};
 use crate::fs::{Context, list_dir};
 
@@ -92,7 +92,7 @@ pub(super) fn read(repo: &Repository, told: &mut Told) -> Result<Vec<GitFile>, G
     let mut left = MAX_FILES;
     let mut add = |folder: &Path, path: &[u8], told: &mut Told| -> Result<(), GitError> {
         let full = folder.join(as_path(path));
-        let bytes = match read_file(&full, MAX_FILE.min(left)) {
+        let bytes = match read_below(&full, MAX_FILE.min(left)) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(()),
             Err(GitError::Refused { .. }) => {
@@ -120,8 +120,15 @@ pub(super) fn read(repo: &Repository, told: &mut Told) -> Result<Vec<GitFile>, G
     for name in SHARED {
         add(&repo.common_dir, name.as_bytes(), told)?;
     }
-    let resolutions = read_file(&repo.git_dir.join("MERGE_RR"), MAX_FILE).ok().flatten();
-    for id in resolution_ids(&resolutions.unwrap_or_default()) {
+    let resolutions = read_below(&repo.git_dir.join("MERGE_RR"), MAX_FILE).ok().flatten();
+    let ids = resolution_ids(&resolutions.unwrap_or_default());
+    if list_dir(&repo.common_dir.join("rr-cache"))?
+        .iter()
+        .any(|it| !ids.iter().any(|id| id.as_bytes() == it.as_bytes()))
+    {
+        told.note(GitOmitReason::NotCarried, "recorded resolutions of other conflicts");
+    }
+    for id in ids {
         for path in list_below(&repo.common_dir, &format!("rr-cache/{id}"), told)? {
             add(&repo.common_dir, &path, told)?;
         }
@@ -195,8 +202,20 @@ fn tell_the_rest(repo: &Repository, told: &mut Told) -> Result<(), GitError> {
             told.note(GitOmitReason::NotCarried, folder);
         }
     }
-    if repo.common_dir.join("info/grafts").exists() {
-        told.note(GitOmitReason::NotCarried, "info/grafts");
+    for name in list_dir(&repo.common_dir.join("info"))? {
+        let path = [b"info/", name.as_bytes()].concat();
+        let known = OF_WORKTREE.iter().chain(&SHARED).any(|it| it.as_bytes() == path);
+        // What a server of files would need, and nobody else.
+        if !known && path != b"info/refs" && !path.ends_with(b".lock") {
+            told.note(GitOmitReason::NotCarried, shown(&path));
+        }
+    }
+    if !list_dir(&repo.common_dir.join("branches"))?.is_empty() {
+        told.note(GitOmitReason::NotCarried, "branches");
+    }
+    let fetched = repo.git_dir.join("FETCH_HEAD").symlink_metadata();
+    if fetched.is_ok_and(|it| it.len() > 0) {
+        told.note(GitOmitReason::NotCarried, "FETCH_HEAD");
     }
     Ok(())
 }
@@ -215,6 +234,13 @@ fn cleaned(path: &[u8], bytes: Vec<u8>, hash: GitHash, told: &mut Told) -> Optio
             told.note(GitOmitReason::Credential, "sequencer/opts: gpg-sign or strategy");
             return Some(settings::write(&kept));
         }
+    }
+    let (bytes, had_password) = match path {
+        b"logs/HEAD" | b"logs/refs/stash" => without_passwords(bytes),
+        _ => (bytes, false),
+    };
+    if had_password {
+        told.note(GitOmitReason::Credential, shown(path));
     }
     match check(path, &bytes, hash) {
         Ok(()) => Some(bytes),
@@ -240,7 +266,8 @@ fn is_apply_option(quoted: &[u8]) -> bool {
     let option = quoted.strip_prefix(b"'").and_then(|it| it.strip_suffix(b"'")).unwrap_or(quoted);
     let number = |rest: &[u8]| rest.iter().all(u8::is_ascii_digit);
     match option {
-        b"" | b"--ignore-space-change" | b"--ignore-whitespace" | b"--reject" => true,
+        // Not `--reject`, which old versions of git write through links with (CVE-2023-25652).
+        b"" | b"--ignore-space-change" | b"--ignore-whitespace" => true,
         [b'-', b'p' | b'C', rest @ ..] => number(rest),
         _ => option
             .strip_prefix(b"--whitespace=")
@@ -393,17 +420,47 @@ pub(super) fn stashes(log: &GitFile, hash: GitHash) -> Vec<GitOid> {
     lines.map(|line| line.new).filter(|oid| !oid.is_null()).collect()
 }
 
-/// Drops lines of a reflog that name objects that are not there: git would call them broken.
+/// Drops lines of a reflog whose objects are not there: git would call them broken. The line of a stash stays, though
+/// the one before it is gone: then it says that there was none.
 pub(super) fn drop_lines(file: &mut GitFile, hash: GitHash, there: &BTreeSet<GitOid>) {
     if !is_log(file) {
         return;
     }
     let known = |oid: GitOid| oid.is_null() || there.contains(&oid);
-    let lines = file.bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        parse_log_line(line, hash).is_some_and(|line| known(line.old) && known(line.new))
-    });
-    file.bytes = lines.collect::<Vec<_>>().concat();
+    let mut kept = Vec::with_capacity(file.bytes.len());
+    for line in file.bytes.split_inclusive(|&byte| byte == b'\n') {
+        match parse_log_line(line.strip_suffix(b"\n").unwrap_or(line), hash) {
+            Some(parsed) if known(parsed.new) && !known(parsed.old) => {
+                kept.extend_from_slice(GitOid::null(hash).to_string().as_bytes());
+                kept.extend_from_slice(line.get(2 * hash.len()..).unwrap_or_default());
+            }
+            Some(parsed) if known(parsed.new) => kept.extend_from_slice(line),
+            _ => {}
+        }
+    }
+    file.bytes = kept;
+}
+
+/// A reflog without the passwords of URLs: git writes into it what was typed, such as what was pulled from where.
+pub(super) fn without_passwords(log: Vec<u8>) -> (Vec<u8>, bool) {
+    if !log.windows(3).any(|it| it == b"://") {
+        return (log, false);
+    }
+    let mut cleaned = Vec::with_capacity(log.len());
+    let mut found = false;
+    for word in log.split_inclusive(u8::is_ascii_whitespace) {
+        let end = word.iter().rposition(|it| !it.is_ascii_whitespace()).map_or(0, |at| at + 1);
+        let (url, space) = word.split_at(end);
+        match settings::judge_url(url) {
+            Verdict::Cleaned(url) if word.windows(3).any(|it| it == b"://") => {
+                cleaned.extend_from_slice(&url);
+                found = true;
+            }
+            _ => cleaned.extend_from_slice(url),
+        }
+        cleaned.extend_from_slice(space);
+    }
+    (cleaned, found)
 }
 
 fn is_reflog_line(line: &[u8], hash: GitHash) -> bool {
@@ -485,6 +542,7 @@ mod tests {
             ("rebase-merge/gpg_sign_opt", "-Sx".to_owned()),
             ("rebase-merge/strategy", "evil".to_owned()),
             ("rebase-apply/apply-opt", "'--unsafe-paths'".to_owned()),
+            ("rebase-apply/apply-opt", "'--reject'".to_owned()),
             ("rebase-apply/apply-opt", "'-p1' '--unsafe' '--dir=/'".to_owned()),
             ("rr-cache/x/preimage", String::new()),
             ("MERGE_HEAD", "x".to_owned()),
@@ -520,6 +578,32 @@ mod tests {
         assert!(parsed.old.is_null());
         for bad in ["", "x", &line[..50], &line.replace("> 17", ">17"), &line.replace("17", "$x")] {
             assert!(parse_log_line(bad.as_bytes(), GitHash::Sha1).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stash_stays_though_the_one_before_it_is_gone() {
+        let [zero, gone, a, b] = ["0", "1", "a", "b"].map(|digit| digit.repeat(40));
+        let line = |old: &str, new: &str| format!("{old} {new} A <a@b> 17 +0100\tWIP\n");
+        let text = [line(&zero, &gone), line(&gone, &a), line(&a, &b), line(&b, &gone)].concat();
+        let mut log = file("logs/refs/stash", &text);
+        let oid = |hex: &str| GitOid::from_hex(GitHash::Sha1, hex.as_bytes()).unwrap();
+        drop_lines(&mut log, GitHash::Sha1, &[oid(&a), oid(&b)].into());
+        assert_eq!(log.bytes, [line(&zero, &a), line(&a, &b)].concat().as_bytes());
+    }
+
+    #[test]
+    fn passwords_do_not_stay_in_reflogs() {
+        let clean = |text: &str| {
+            let (bytes, found) = without_passwords(text.into());
+            (String::from_utf8(bytes).unwrap(), found)
+        };
+        let text = "0 1 A <a@b> 17 +0100\tpull https://u:SECRET@h/x main: Fast-forward\n2 3 x\n";
+        let (cleaned, found) = clean(text);
+        assert_eq!(cleaned, text.replace("u:SECRET@", ""));
+        assert!(found);
+        for text in ["", "0 1 A <a@b>\tWIP on x: a::b c@d:e\n", "clone: from https://h/x\n"] {
+            assert_eq!(clean(text), (text.to_owned(), false));
         }
     }
 

@@ -3,18 +3,19 @@
 //! A linked worktree has a folder of its own for what is its alone (`HEAD`, the index, operations), and
 //! shares the rest with the others.
 //!
-//! **Invariant:** only regular files are read, through no link at their end, and of at most a length that is known
-//! before. Where the caller says within which folder a repository must lie, no part of it lies elsewhere.
+//! **Invariant:** only regular files are read, through no link below the folder of a repository, and of at most a length
+//! that is known before. Where the caller says within which folder a repository must lie, no part of it lies elsewhere.
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use baton_protocol::object::{GitHash, GitSetting, RefStorage};
+use baton_protocol::object::{GitHash, GitHead, GitSetting, RefStorage};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{GitError, as_path};
-use crate::fs::{Context, FsError};
+use crate::fs::{self, Context, FsError};
 
 /// Longest file that names a folder.
 const MAX_LINK: u64 = 8 * 1024;
@@ -117,7 +118,7 @@ impl Repository {
     }
 
     fn add_config(&mut self, path: &Path) -> Result<(), GitError> {
-        let Some(bytes) = read_file(path, MAX_CONFIG)? else { return Ok(()) };
+        let Some(bytes) = read_below(path, MAX_CONFIG)? else { return Ok(()) };
         let (settings, untold) = parse_config(&bytes).ok_or_else(|| GitError::Damaged {
             path: path.to_owned(),
             why: "git could not read it",
@@ -190,6 +191,43 @@ pub(super) fn parse_config(bytes: &[u8]) -> Option<(Vec<GitSetting>, usize)> {
         gix::config::file::init::Options { lossy: true, ..Default::default() },
     )
     .ok()?;
+    Some(settings_of(&file))
+}
+
+/// The lines of a configuration of the user's own, with those that it includes for this repository. Links are
+/// followed: many keep such files elsewhere.
+pub(super) fn read_user_config(
+    path: &Path,
+    home: Option<&Path>,
+    git_dir: &Path,
+    head: &GitHead,
+) -> Vec<GitSetting> {
+    use gix::config::file::includes::conditional;
+    use gix::config::file::{Metadata, includes, init};
+    let Ok(Some(bytes)) = fs::read_if_exists(path, MAX_CONFIG) else { return Vec::new() };
+    let metadata = Metadata::from(gix::config::Source::User).at(path);
+    let options = init::Options { lossy: true, ..Default::default() };
+    let Ok(mut file) = gix::config::File::from_bytes_no_includes(&bytes, metadata, options) else {
+        return Vec::new();
+    };
+    let branch = match head {
+        GitHead::Symbolic(name) => gix::refs::FullName::try_from(name.to_string()).ok(),
+        GitHead::Detached(_) => None,
+    };
+    let interpolate =
+        gix::config::path::interpolate::Context { home_dir: home, ..Default::default() };
+    let conditional = conditional::Context {
+        git_dir: Some(git_dir),
+        branch_name: branch.as_ref().map(AsRef::as_ref),
+    };
+    let includes = includes::Options::follow(interpolate, conditional);
+    if let Err(error) = file.resolve_includes(init::Options { includes, ..options }) {
+        tracing::debug!(%error, "a configuration is read without what it includes");
+    }
+    settings_of(&file).0
+}
+
+fn settings_of(file: &gix::config::File) -> (Vec<GitSetting>, usize) {
     let mut settings = Vec::new();
     let mut untold = 0;
     for section in file.sections() {
@@ -211,13 +249,38 @@ pub(super) fn parse_config(bytes: &[u8]) -> Option<(Vec<GitSetting>, usize)> {
             if setting.is_valid() { settings.push(setting) } else { untold += 1 }
         }
     }
-    Some((settings, untold))
+    (settings, untold)
 }
 
-/// Reads a regular file of at most `limit` bytes through no link; nothing where there is none.
+/// Reads a regular file of at most `limit` bytes; nothing where there is none. Its last name is no link.
 pub(super) fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, GitError> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    read_opened(rustix::fs::open(path, FILE, Mode::empty()), path, limit)
+}
+
+/// Reads a regular file below a folder of a repository: a path without links when it was opened, so that a link on
+/// the way to the file is one that came since.
+pub(super) fn read_below(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, GitError> {
+    #[cfg(target_os = "linux")]
+    {
+        let resolve = rustix::fs::ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(rustix::fs::CWD, path, FILE, Mode::empty(), resolve) {
+            // Not in this kernel, or not in this sandbox.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {}
+            opened => return read_opened(opened, path, limit),
+        }
+    }
+    read_file(path, limit)
+}
+
+const FILE: OFlags =
+    OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW);
+
+fn read_opened(
+    opened: Result<OwnedFd, rustix::io::Errno>,
+    path: &Path,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, GitError> {
+    let file = match opened {
         Ok(file) => std::fs::File::from(file),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(rustix::io::Errno::LOOP) => {

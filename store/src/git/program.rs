@@ -65,7 +65,7 @@ impl GitProgram {
         for setting in SETTINGS {
             command.args(["-c", setting]);
         }
-        Run { program: &self.0, command }
+        Run { program: &self.0, command, memory: None }
     }
 }
 
@@ -74,6 +74,7 @@ impl GitProgram {
 pub(super) struct Run<'a> {
     program: &'a Path,
     command: Command,
+    memory: Option<u64>,
 }
 
 /// What git left.
@@ -93,7 +94,10 @@ impl<T> Ended<T> {
         if self.success {
             return Ok(self.value);
         }
-        let said: String = String::from_utf8_lossy(&self.said).trim().chars().take(500).collect();
+        // It may quote names that somebody made up.
+        let said = String::from_utf8_lossy(&self.said);
+        let plain = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+        let said = said.trim().chars().take(500).map(plain).collect();
         Err(GitError::Git { doing, said })
     }
 }
@@ -112,6 +116,12 @@ impl Run<'_> {
         self
     }
 
+    /// Limits its memory, in bytes, before it is given anything to read. Only Linux can.
+    pub(super) fn memory(mut self, limit: u64) -> Self {
+        self.memory = Some(limit);
+        self
+    }
+
     /// Runs it, writes its input on one thread and reads its output on this one.
     pub(super) fn run<T>(
         mut self,
@@ -123,6 +133,13 @@ impl Run<'_> {
         let failed = |source| GitError::Run { program: program.clone(), doing, source };
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().map_err(failed)?;
+        if let Some(limit) = self.memory
+            && let Err(source) = limit_memory(&child, limit)
+        {
+            stop(&mut child);
+            drop(child.wait());
+            return Err(failed(source.into()));
+        }
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(mut stdout), Some(stderr)) = (stdin, stdout, stderr) else {
@@ -172,6 +189,18 @@ impl Run<'_> {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn limit_memory(child: &Child, limit: u64) -> Result<(), rustix::io::Errno> {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+    prlimit(Some(Pid::from_child(child)), Resource::Data, limit).map(|_| ())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn limit_memory(_child: &Child, _limit: u64) -> Result<(), rustix::io::Errno> {
+    Ok(())
+}
+
 fn stop(child: &mut Child) {
     // It may have ended by itself.
     drop(child.kill());
@@ -183,4 +212,18 @@ fn read_said(mut from: impl Read) -> Vec<u8> {
     drop(from.by_ref().take(MAX_SAID).read_to_end(&mut said));
     drop(std::io::copy(&mut from, &mut std::io::sink()));
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_git_says_cannot_act_on_a_terminal() {
+        let said = b"fatal: \x1b]0;evil\x07\nrest".to_vec();
+        let error = Ended { value: (), said, success: false }.checked("x").unwrap_err();
+        assert!(
+            !error.to_string().contains(['\u{1b}', '\u{7}']) && error.to_string().contains("rest")
+        );
+    }
 }

@@ -23,6 +23,7 @@ use baton_protocol::object::{
 
 use super::place::{Repository, is_yes, parse_config};
 use super::program::{GitProgram, Run};
+use super::refs::MAX_HEAD_LINES;
 use super::view::{View, format_config, random_name, write_new, write_skeleton};
 use super::{GitError, MAX_LIST, Told, as_path, files, refs, settings, shown};
 use crate::chunk::{for_each_extent, read_chunk};
@@ -45,8 +46,13 @@ const MAX_REPOSITORIES: usize = MAX_GIT_UNITS;
 /// Bytes of the lists of all of them.
 const MAX_LISTS: u64 = 2 * MAX_LIST;
 
+/// Memory in which git may take in a pack, in bytes, and more by each byte of it: a few bytes of a pack can say that
+/// they are an object of any size. The smallest objects take about 20 bytes of a pack, and git some 200 for each.
+const MEMORY: u64 = 4 << 30;
+const MEMORY_BY_PACK: u64 = 16;
+
 /// What git refuses only because very old programs wrote it: history is full of it, and it does no harm.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 18] = [
     "badDate",
     "badDateOverflow",
     "badEmail",
@@ -61,6 +67,8 @@ const HARMLESS: [&str; 16] = [
     "missingSpaceBeforeEmail",
     "missingTaggerEntry",
     "multipleAuthors",
+    "nullSha1",
+    "nulInCommit",
     "zeroPaddedDate",
     "zeroPaddedFilemode",
 ];
@@ -248,7 +256,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         check_targets(&view, &state, &refs)?;
         check_logs(&view, &state, &mut files, told)?;
         check_resolutions(spot.open().ok().as_ref(), &mut files, told);
-        self.write_refs(git_dir, &state, &refs, &files)?;
+        self.write_refs(git_dir, &state, &refs, &files, told)?;
         for file in &files {
             write_file(git_dir, file, &state)?;
         }
@@ -292,6 +300,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         let ended = git
             .args(["index-pack", "--stdin", "--fix-thin", &check])
             .args(is_partial.then_some("--promisor"))
+            .memory(MEMORY.saturating_add(blob.size.saturating_mul(MEMORY_BY_PACK)))
             .run(
                 DOING,
                 |mut stdin| {
@@ -324,16 +333,21 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         state: &GitState,
         refs: &[GitRef],
         files: &[GitFile],
+        told: &mut Told,
     ) -> Result<(), GitError> {
         match state.storage {
             RefStorage::Files => refs::write_files(git_dir, &state.head, refs),
             RefStorage::Reftable => {
                 fs::create_dir_all(&git_dir.join("reftable"))?;
                 write_new(&git_dir.join("reftable/tables.list"), b"")?;
-                let logs = [&b"logs/HEAD"[..], b"logs/refs/stash"].map(|path| {
+                let logs @ [head, _] = [&b"logs/HEAD"[..], b"logs/refs/stash"].map(|path| {
                     let log = files.iter().find(|file| file.path.as_bytes() == path);
                     log.map_or(&b""[..], |file| &file.bytes)
                 });
+                if head.split(|&byte| byte == b'\n').count() > MAX_HEAD_LINES + 1 {
+                    let what = format!("logs/HEAD before its last {MAX_HEAD_LINES} lines");
+                    told.note(GitOmitReason::NotCarried, what);
+                }
                 let git = || self.options.git.at(git_dir);
                 refs::write_tables(git, state.hash, &state.head, refs, logs)
             }

@@ -14,7 +14,7 @@ use baton_protocol::object::{
 };
 
 use super::files::{LogLine, parse_log_line};
-use super::place::{Repository, read_file};
+use super::place::{Repository, read_below};
 use super::program::Run;
 use super::view::{View, write_new};
 use super::{GitError, Told, as_path, shown};
@@ -43,23 +43,20 @@ pub(super) fn read(
     told: &mut Told,
 ) -> Result<Refs, GitError> {
     match view {
-        None => read_files(repo, told),
+        None => read_belows(repo, told),
         Some(view) => read_tables(repo, view, told),
     }
 }
 
-fn read_files(repo: &Repository, told: &mut Told) -> Result<Refs, GitError> {
+fn read_belows(repo: &Repository, told: &mut Told) -> Result<Refs, GitError> {
     let mut refs = BTreeMap::new();
-    read_packed(repo, &mut refs, told)?;
+    // In this order: git writes the packed ones before it removes those in files.
     read_loose(&repo.common_dir, repo.hash, &mut refs, told, |name| !is_private(name))?;
-    if repo.common_dir != repo.git_dir {
-        // Of the packed ones none is a worktree's own.
-        refs.retain(|name, _| !is_private(name.as_bytes()));
-    }
     read_loose(&repo.git_dir, repo.hash, &mut refs, told, is_private)?;
+    read_packed(repo, &mut refs, told)?;
     for name in list_dir(&repo.git_dir)? {
         let Some(name) = GitRefName::new(name.as_bytes()) else { continue };
-        let bytes = read_file(&repo.git_dir.join(as_path(name.as_bytes())), MAX_REF)?;
+        let bytes = read_below(&repo.git_dir.join(as_path(name.as_bytes())), MAX_REF)?;
         match parse_target(&bytes.unwrap_or_default(), repo.hash) {
             Some(target) => drop(refs.insert(name, target)),
             None => told.note(GitOmitReason::Broken, shown(name.as_bytes())),
@@ -72,7 +69,7 @@ fn read_files(repo: &Repository, told: &mut Told) -> Result<Refs, GitError> {
         Ok(target) if target.as_os_str().as_bytes().starts_with(b"refs/") => {
             [b"ref: ", target.as_os_str().as_bytes()].concat()
         }
-        _ => read_file(&path, MAX_REF)?.ok_or_else(|| damaged("it is not there"))?,
+        _ => read_below(&path, MAX_REF)?.ok_or_else(|| damaged("it is not there"))?,
     };
     let target = parse_target(&bytes, repo.hash).ok_or_else(|| damaged("it names nothing"))?;
     Ok(Refs { head: as_head(target), refs })
@@ -109,7 +106,8 @@ fn read_packed(
     told: &mut Told,
 ) -> Result<(), GitError> {
     let path = repo.common_dir.join("packed-refs");
-    let bytes = read_file(&path, MAX_REFS)?.unwrap_or_default();
+    let bytes = read_below(&path, MAX_REFS)?.unwrap_or_default();
+    let is_linked = repo.common_dir != repo.git_dir;
     for line in bytes.split(|&byte| byte == b'\n') {
         if line.is_empty() || line.starts_with(b"#") || line.starts_with(b"^") {
             continue;
@@ -121,6 +119,9 @@ fn read_packed(
             })
             .ok_or_else(|| GitError::Damaged { path: path.clone(), why: "a line is no ref" })?;
         match GitRefName::new(name).filter(|_| !oid.is_null()) {
+            // Of the packed ones none is a linked worktree's own.
+            Some(name) if is_linked && is_private(name.as_bytes()) => {}
+            Some(name) if refs.contains_key(&name) => {}
             Some(name) => add(refs, name, GitTarget::Object(oid))?,
             None => told.note(GitOmitReason::Broken, shown(name)),
         }
@@ -140,7 +141,7 @@ fn add(
     Ok(())
 }
 
-/// Reads the refs in files below a folder, over those that are known.
+/// Reads the refs in files below a folder.
 fn read_loose(
     top: &Path,
     hash: GitHash,
@@ -161,7 +162,7 @@ fn read_loose(
             if path.ends_with(b".lock") || !belongs(&path) {
                 continue;
             }
-            let target = match read_file(&full, MAX_REF) {
+            let target = match read_below(&full, MAX_REF) {
                 Ok(None) => continue,
                 Ok(Some(bytes)) => parse_target(&bytes, hash),
                 Err(GitError::Refused { .. }) => None,
@@ -220,12 +221,21 @@ fn read_tables(repo: &Repository, view: &View<'_>, told: &mut Told) -> Result<Re
     Ok(Refs { head, refs })
 }
 
-/// The reflogs of `HEAD` and of the stash where refs are in tables, as files have them.
+/// The reflog of `HEAD` or of the stash where refs are in tables, as files have them; of at most so many lines, the
+/// last ones.
 pub(super) fn read_table_logs(
     repo: &Repository,
     view: &View<'_>,
     name: &str,
+    most: Option<usize>,
+    told: &mut Told,
 ) -> Result<Vec<u8>, GitError> {
+    let exists =
+        view.git().args(["reflog", "exists", name]).bytes("look for a reflog", b"", MAX_REF)?;
+    if !exists.success {
+        return Ok(Vec::new());
+    }
+    let most = most.map(|most| format!("--max-count={most}"));
     let args = [
         "log",
         "--walk-reflogs",
@@ -236,12 +246,15 @@ pub(super) fn read_table_logs(
         name,
         "--",
     ];
-    let shown = view.git().args(args).bytes("read a reflog", b"", MAX_REFS)?;
-    if !shown.success {
-        // There is none.
+    let (command, options) = args.split_at(1);
+    let run = view.git().args(command).args(most).args(options);
+    let listed = run.bytes("read a reflog", b"", MAX_REFS)?;
+    if !listed.success {
+        // The object of its last line is gone, and git does not look behind it.
+        told.note(GitOmitReason::Broken, format!("logs/{name}"));
         return Ok(Vec::new());
     }
-    let mut entries: Vec<Vec<&[u8]>> = shown
+    let mut entries: Vec<Vec<&[u8]>> = listed
         .value
         .split(|&byte| byte == b'\n')
         .map(|line| line.splitn(4, |&byte| byte == 0).collect())
@@ -319,7 +332,10 @@ fn target_line(target: &GitTarget) -> Vec<u8> {
 }
 
 /// Lines of the reflog of `HEAD` that are written into tables, the last ones: git is run for each.
-const MAX_HEAD_LINES: usize = 20;
+pub(super) const MAX_HEAD_LINES: usize = 20;
+
+/// Most stashes that are written into tables, for the same reason.
+const MAX_STASHES: usize = 5000;
 
 /// Writes refs and `HEAD` into a new repository that keeps them in tables, through git. Reflogs come first,
 /// because every line of one is a change of its ref.
@@ -335,11 +351,25 @@ pub(super) fn write_tables<'a>(
         let lines = log.split(|&byte| byte == b'\n').filter_map(|it| parse_log_line(it, hash));
         lines.collect::<Vec<_>>()
     });
-    for line in head_log.iter().skip(head_log.len().saturating_sub(MAX_HEAD_LINES)) {
-        write_log_line(&git, "HEAD", line)?;
+    if stash_log.len() > MAX_STASHES {
+        return Err(GitError::refused("the list of stashes", "it is too long for tables"));
+    }
+    let first = head_log.len().saturating_sub(MAX_HEAD_LINES);
+    let (last, lines) = head_log.get(first..).and_then(<[_]>::split_last).unzip();
+    // Git writes no line where nothing changes but where `HEAD` is turned to another ref. So it is turned to and fro.
+    let spare = spare_names(refs)?;
+    let head_is_born = match head {
+        GitHead::Symbolic(name) => refs.iter().any(|it| it.name == *name),
+        GitHead::Detached(_) => true,
+    };
+    let turns = lines.into_iter().flatten().chain(last.filter(|_| !head_is_born));
+    for (line, turn) in turns.zip(spare.iter().cycle()) {
+        let oid = line.new.to_string();
+        git().args(["update-ref", turn, &oid]).bytes(DOING, b"", MAX_REF)?.checked(DOING)?;
+        turn_head(&git, as_path(turn.as_bytes()), Some(line))?;
     }
     for line in &stash_log {
-        write_log_line(&git, "refs/stash", line)?;
+        write_stash_line(&git, line)?;
     }
     let mut input = Vec::new();
     for GitRef { name, target } in refs {
@@ -358,41 +388,76 @@ pub(super) fn write_tables<'a>(
     }
     let update = || git().args(["update-ref", "--no-deref", "--stdin"]);
     update().bytes(DOING, &input, MAX_REFS)?.checked(DOING)?;
+    let last = last.filter(|_| head_is_born);
     match head {
-        GitHead::Symbolic(name) => {
-            let args = [as_path(b"symbolic-ref"), as_path(b"HEAD"), as_path(name.as_bytes())];
-            git().args(args).bytes(DOING, b"", MAX_REF)?.checked(DOING)?;
-        }
+        GitHead::Symbolic(name) => turn_head(&git, as_path(name.as_bytes()), last)?,
         GitHead::Detached(oid) => {
-            let line = format!("update HEAD {oid}\n");
-            update().bytes(DOING, line.as_bytes(), MAX_REF)?.checked(DOING)?;
+            let message = message_of(last);
+            let run = by_whom(git(), last).args(["update-ref", "--no-deref"]);
+            let run = run.args(message.iter().flatten()).args(["HEAD", &oid.to_string()]);
+            run.bytes(DOING, b"", MAX_REF)?.checked(DOING)?;
         }
+    }
+    let gone: String = spare.iter().map(|name| format!("delete {name}\n")).collect();
+    if !head_log.is_empty() {
+        update().bytes(DOING, gone.as_bytes(), MAX_REF)?.checked(DOING)?;
     }
     Ok(())
 }
 
-fn write_log_line<'a>(
+/// Turns `HEAD` to a ref, and has git write a line of its reflog.
+fn turn_head<'a>(
     git: &impl Fn() -> Run<'a>,
-    changed: &str,
-    line: &LogLine<'_>,
+    to: &Path,
+    line: Option<&LogLine<'_>>,
 ) -> Result<(), GitError> {
+    const DOING: &str = "write HEAD";
+    let message = message_of(line);
+    let run = by_whom(git(), line).args(["symbolic-ref"]).args(message.iter().flatten());
+    run.args([as_path(b"HEAD"), to]).bytes(DOING, b"", MAX_REF)?.checked(DOING)?;
+    Ok(())
+}
+
+/// Names of refs that are none of these, nor the folder of one, nor in one.
+fn spare_names(refs: &[GitRef]) -> Result<[String; 2], GitError> {
+    let folders: BTreeSet<&[u8]> = refs
+        .iter()
+        .filter_map(|it| it.name.as_bytes().split(|&byte| byte == b'/').nth(1))
+        .collect();
+    let folder = (0..=folders.len())
+        .map(|at| format!("rebuild-{at}"))
+        .find(|name| !folders.contains(name.as_bytes()))
+        .ok_or_else(|| GitError::refused("the refs", "they leave no name free"))?;
+    Ok(["a", "b"].map(|name| format!("refs/{folder}/{name}")))
+}
+
+fn write_stash_line<'a>(git: &impl Fn() -> Run<'a>, line: &LogLine<'_>) -> Result<(), GitError> {
     const DOING: &str = "write a reflog";
+    let message = message_of(Some(line));
+    let run = by_whom(git(), Some(line))
+        .args(["update-ref", "--no-deref", "--create-reflog"])
+        .args(message.iter().flatten())
+        .args(["refs/stash", &line.new.to_string()]);
+    run.bytes(DOING, b"", MAX_REF)?.checked(DOING)?;
+    Ok(())
+}
+
+/// The message of a line as arguments. Git takes no empty one, and writes one where it is given none.
+fn message_of<'l>(line: Option<&LogLine<'l>>) -> Option<[&'l Path; 2]> {
+    let message = line.map(|line| line.message).filter(|message| !message.is_empty())?;
+    Some([as_path(b"-m"), as_path(message)])
+}
+
+/// A run in the name of who made a line, and at that time.
+fn by_whom<'a>(run: Run<'a>, line: Option<&LogLine<'_>>) -> Run<'a> {
+    let Some(line) = line else { return run };
     let end = line.who.iter().rposition(|&byte| byte == b'<').unwrap_or_default();
     let (name, address) = line.who.split_at(end);
     let address =
         address.strip_prefix(b"<").and_then(|it| it.strip_suffix(b">")).unwrap_or_default();
-    let date = [b"@", line.when].concat();
-    let message = (!line.message.is_empty()).then(|| [as_path(b"-m"), as_path(line.message)]);
-    let run = git()
-        .env("GIT_COMMITTER_NAME", as_path(name.trim_ascii_end()))
+    run.env("GIT_COMMITTER_NAME", as_path(name.trim_ascii_end()))
         .env("GIT_COMMITTER_EMAIL", as_path(address))
-        .env("GIT_COMMITTER_DATE", as_path(&date))
-        .args(["update-ref", "--no-deref", "--create-reflog"])
-        // Git takes no empty message, and writes one where it is given none.
-        .args(message.iter().flatten())
-        .args([changed, &line.new.to_string()]);
-    run.bytes(DOING, b"", MAX_REF)?.checked(DOING)?;
-    Ok(())
+        .env("GIT_COMMITTER_DATE", as_path(&[b"@", line.when].concat()))
 }
 
 #[cfg(test)]

@@ -11,12 +11,12 @@ use super::Parts;
 use crate::git::files::{self, drop_lines, is_log, logged};
 use crate::git::index::{Index, build_trees};
 use crate::git::view::View;
-use crate::git::{GitError, MAX_LIST, objects, shown};
+use crate::git::{GitError, MAX_LIST, Told, objects, shown};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::snapshot::load_blob;
 
 /// Lines of the reflog of `HEAD` that travel, the last ones.
-const MAX_HEAD_LOG: usize = 200;
+pub(super) const MAX_HEAD_LOG: usize = 200;
 
 /// Objects that are told one by one where they are missing.
 const MAX_MISSING: usize = 20;
@@ -56,7 +56,7 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
         wanted.insert(*oid, "HEAD".into());
     }
     for file in files.iter_mut() {
-        trim_log(file);
+        trim_log(file, told);
         for oid in logged(file, hash) {
             wanted.entry(oid).or_insert_with(|| shown(file.path.as_bytes()));
         }
@@ -77,9 +77,12 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     if missing.len() > MAX_MISSING {
         told.note(GitOmitReason::Missing, format!("{} objects in all", missing.len()));
     }
-    if let GitHead::Detached(oid) = &refs.head
-        && !tips.contains(oid)
-    {
+    let head = match &refs.head {
+        GitHead::Detached(oid) => Some(*oid),
+        GitHead::Symbolic(name) => object_of(name, &refs.refs),
+    };
+    // Without it the other side would have a branch that is not born yet.
+    if head.is_some_and(|oid| !tips.contains(&oid)) {
         let path = repo.git_dir.join("HEAD");
         return Err(GitError::Damaged { path, why: "its commit is not there" });
     }
@@ -96,14 +99,48 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     if tips.is_empty() {
         return Ok(Vec::new());
     }
-    objects::pack(view, hash, &tips, before, repo.is_partial, sink)
+    let packed = objects::pack(view, hash, &tips, before, repo.is_partial, sink);
+    let Err(GitError::Git { .. }) = &packed else { return packed };
+    // Git lives with history that is not whole as long as only its memory of `HEAD` needs it.
+    let forgotten =
+        |oid: &GitOid| wanted.get(oid).is_some_and(|by| by == "logs/HEAD" || by == "ORIG_HEAD");
+    let rest: BTreeSet<_> = tips.iter().copied().filter(|oid| !forgotten(oid)).collect();
+    if rest.len() == tips.len() || rest.is_empty() {
+        return packed;
+    }
+    let Ok(repacked) = objects::pack(view, hash, &rest, before, repo.is_partial, sink) else {
+        return packed;
+    };
+    for file in files.iter_mut().filter(|file| file.path.as_bytes() == b"logs/HEAD") {
+        drop_lines(file, hash, &rest);
+    }
+    files.retain(|file| !(is_log(file) && file.bytes.is_empty()));
+    refs.refs.retain(|_, target| match target {
+        GitTarget::Object(oid) => rest.contains(oid),
+        GitTarget::Symbolic(_) => true,
+    });
+    told.note(GitOmitReason::Missing, "history that only logs/HEAD or ORIG_HEAD names");
+    Ok(repacked)
+}
+
+/// What a ref points to, if that is an object.
+fn object_of(name: &GitRefName, refs: &BTreeMap<GitRefName, GitTarget>) -> Option<GitOid> {
+    match refs.get(name) {
+        Some(GitTarget::Object(oid)) => Some(*oid),
+        _ => None,
+    }
 }
 
 /// Keeps the end of the reflog of `HEAD`. That of the stash is the list of stashes, and stays whole.
-fn trim_log(file: &mut GitFile) {
+fn trim_log(file: &mut GitFile, told: &mut Told) {
     if file.path.as_bytes() == b"logs/HEAD" {
         let lines: Vec<&[u8]> = file.bytes.split_inclusive(|&byte| byte == b'\n').collect();
-        file.bytes = lines.split_at(lines.len().saturating_sub(MAX_HEAD_LOG)).1.concat();
+        let before = lines.len().saturating_sub(MAX_HEAD_LOG);
+        if before > 0 {
+            let what = format!("logs/HEAD before its last {MAX_HEAD_LOG} lines");
+            told.note(GitOmitReason::NotCarried, what);
+        }
+        file.bytes = lines.split_at(before).1.concat();
     }
 }
 
@@ -129,10 +166,7 @@ fn staged(
     }
     let commit = match head {
         GitHead::Detached(oid) => Some(*oid),
-        GitHead::Symbolic(name) => match refs.get(name) {
-            Some(GitTarget::Object(oid)) => Some(*oid),
-            _ => None,
-        },
+        GitHead::Symbolic(name) => object_of(name, refs),
     };
     let Some(commit) = commit.filter(|_| !is_partial) else { return Ok(named) };
     let tree = objects::find(view, hash, &[format!("{commit}^{{tree}}").into_bytes()])?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use baton_protocol::object::{GitEntry, GitHash, GitIndex, GitMode, GitOid, GitUndo};
 
 use super::{bitmap, hash_of};
-use crate::git::place::read_file;
+use crate::git::place::read_below;
 use crate::git::{GitError, shown};
 
 /// Largest file of an index.
@@ -55,7 +55,7 @@ pub(crate) fn read(git_dir: &Path, hash: GitHash) -> Result<Option<Index>, GitEr
     use std::os::unix::fs::MetadataExt;
     let path = git_dir.join("index");
     let written = path.symlink_metadata().ok().map(|it| (it.mtime(), it.mtime_nsec()));
-    let Some(bytes) = read_file(&path, MAX_INDEX)? else { return Ok(None) };
+    let Some(bytes) = read_below(&path, MAX_INDEX)? else { return Ok(None) };
     let mut parsed = parse(&path, &bytes, hash)?;
     if let Some(link) = parsed.link.take() {
         dissolve(&path, &mut parsed, &link, hash)?;
@@ -282,7 +282,7 @@ fn dissolve(path: &Path, split: &mut Parsed, link: &[u8], hash: GitHash) -> Resu
         return Ok(());
     }
     let shared_path = path.with_file_name(format!("sharedindex.{base}"));
-    let bytes = read_file(&shared_path, MAX_INDEX)?
+    let bytes = read_below(&shared_path, MAX_INDEX)?
         .ok_or_else(|| damaged("the index that it shares is not there"))?;
     // The name is the checksum, and so the first thing that is wrong with another file.
     if bytes.get(bytes.len().saturating_sub(hash.len())..) != Some(name) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use baton_protocol::id::{GitStateId, ObjectKind};
 use baton_protocol::object::{
@@ -13,7 +14,8 @@ use baton_protocol::path::RelPath;
 
 use super::lab::{Lab, PLAIN, copy_files};
 use crate::chunk::store_bytes;
-use crate::git::{Captured, Commands, GitError, capture, rebuild};
+use crate::git::place::Repository;
+use crate::git::{Captured, Commands, GitError, Told, capture, files, rebuild};
 use crate::objects::ObjectSink;
 
 /// A repository of two commits with something staged and something changed.
@@ -228,8 +230,8 @@ fn odd_files_among_refs_are_named_and_not_followed() {
     assert!(!all.values().any(|bytes| bytes.windows(6).any(|it| it == b"SECRET")));
 }
 
-/// A repository made by someone who may read less than this process (CVE-2024-32004, CVE-2022-39253: objects
-/// through links and from elsewhere).
+/// A repository made by someone who may read less than this process (CVE-2024-32004, CVE-2024-32020,
+/// CVE-2024-32021, CVE-2022-39253: objects through links and from elsewhere).
 #[test]
 fn a_repository_that_reaches_out_of_its_folder_is_refused() {
     let within = |lab: &Lab| {
@@ -259,6 +261,76 @@ fn a_repository_that_reaches_out_of_its_folder_is_refused() {
     crate::fs::remove_file(&lab.work().join(".git")).unwrap();
     std::os::unix::fs::symlink(other.work().join(".git"), lab.work().join(".git")).unwrap();
     assert!(matches!(within(&lab), Err(GitError::NoRepository { .. })));
+}
+
+/// What would take all memory of the machine ends the one run.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_is_held_to_its_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let git = Lab::program();
+    let hash = |memory: u64| {
+        let run = git.at(dir.path()).args(["hash-object", "--stdin"]).memory(memory);
+        run.bytes("hash", &vec![0; 100 << 20], 100).unwrap()
+    };
+    assert!(hash(1 << 30).success);
+    let refused = hash(50 << 20);
+    assert!(!refused.success);
+    let said = refused.checked("hash").unwrap_err().to_string();
+    assert!(said.contains("memory"), "{said}");
+}
+
+/// A folder that becomes a link to somebody else's while it is read, again and again.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_read_behind_a_link_that_comes_meanwhile() {
+    let lab = small();
+    let folder = lab.work().join(".git/rebase-merge");
+    let (link, other) = (lab.path("link"), lab.path("other"));
+    for (at, text) in [(&folder, "own"), (&other, "SECRET")] {
+        crate::fs::create_dir_all(at).unwrap();
+        crate::fs::write_atomic(&at.join("message"), text.as_bytes(), 0o600).unwrap();
+    }
+    std::os::unix::fs::symlink(&other, &link).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (at, exchange) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
+            while !done.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(at, &folder, at, &link, exchange).unwrap();
+            }
+        });
+        let repo = Repository::open(&lab.work(), None).unwrap();
+        let is_secret = |file: &GitFile| file.bytes == b"SECRET";
+        let found = (0..5_000).any(|_| {
+            let files = files::read(&repo, &mut Told::default());
+            files.is_ok_and(|files| files.iter().any(is_secret))
+        });
+        done.store(true, Ordering::Relaxed);
+        assert!(!found);
+    });
+}
+
+/// What is missing is fetched by a program that the repository names (CVE-2024-32465).
+#[test]
+fn nothing_is_fetched_for_a_repository_that_lacks_objects() {
+    let lab = small();
+    let trap = trap(&lab);
+    lab.write("staged", "only in the index\n");
+    lab.git(&["add", "staged"]);
+    let oid = lab.says(&["rev-parse", ":staged"]);
+    let object = lab.work().join(".git/objects").join(&oid[..2]).join(&oid[2..]);
+    crate::fs::remove_file(&object).unwrap();
+    let url = lab.path("evil").display().to_string();
+    for (key, value) in [("url", url.as_str()), ("uploadpack", &trap), ("promisor", "true")] {
+        lab.git(&["config", &format!("remote.o.{key}"), value]);
+    }
+    lab.git(&["config", "extensions.partialClone", "o"]);
+    let captured = lab.capture();
+    assert_not_sprung(&lab);
+    assert_eq!(told(&captured, "the entry staged"), "missing");
+    lab.rebuild(&captured, "there");
+    assert_not_sprung(&lab);
 }
 
 /// Entries that would be checked out into `.git` (CVE-2014-9390, CVE-2024-32002, CVE-2021-21300).

@@ -3,11 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use baton_protocol::id::GitStateId;
 use baton_protocol::object::GitPlace;
 use baton_protocol::path::RelPath;
 
 use super::lab::{Dice, Kept, Lab, PLAIN, all_kept, copy_files};
-use crate::git::{CaptureOptions, Captured, Commands, capture, load_git_omissions, rebuild};
+use crate::git::place::Repository;
+use crate::git::{
+    CaptureOptions, Captured, Commands, GitError, Told, capture, load_git_omissions, rebuild, refs,
+};
 use crate::ignore::GitUser;
 
 fn small(kept: Kept) -> Lab {
@@ -320,6 +324,42 @@ fn the_user_travels_also_from_a_configuration_of_their_own() {
     );
 }
 
+/// Many keep their configuration elsewhere, and one of another name for each folder of work.
+#[test]
+fn the_user_of_an_included_configuration_travels() {
+    let lab = small(PLAIN);
+    lab.git(&["config", "--unset", "user.name"]);
+    lab.git(&["config", "--unset", "user.email"]);
+    let write = |name: &str, text: &str| {
+        crate::fs::write_atomic(&lab.path(name), text.as_bytes(), 0o600).unwrap();
+    };
+    let work = lab.work().canonicalize().unwrap();
+    write(
+        "dotfile",
+        &format!(
+            "[user]\n name = Own\n email = own@x\n[includeIf \"gitdir:{}/\"]\n path = at-work\n\
+         [includeIf \"gitdir:/elsewhere/\"]\n path = other\n[includeIf \"onbranch:main\"]\n path = ~/main\n\
+         [include]\n path = gone\n",
+            work.parent().unwrap().display(),
+        ),
+    );
+    write("at-work", "[user]\n email = work@x\n");
+    write("other", "[user]\n email = other@x\n");
+    write("home/main", "[user]\n name = Main\n");
+    std::os::unix::fs::symlink("dotfile", lab.path("gitconfig")).unwrap();
+    let user = GitUser {
+        config_files: vec![lab.path("gitconfig")],
+        home: Some(lab.path("home")),
+        ..GitUser::default()
+    };
+    let options = CaptureOptions { user, ..lab.options() };
+    let captured = capture(&lab.work(), &lab.objects, &options).unwrap();
+    lab.rebuild(&captured, "there");
+    for (key, value) in [("user.name", "Main\n"), ("user.email", "work@x\n")] {
+        assert_eq!(lab.git_in(&lab.path("there"), &["config", key]), value.as_bytes());
+    }
+}
+
 #[test]
 fn a_repository_inside_that_is_no_submodule_travels_too() {
     let mut lab = small(PLAIN);
@@ -362,6 +402,101 @@ fn what_is_missing_is_named_and_the_rest_travels() {
     let there = lab.path("there");
     assert_eq!(lab.git_in(&there, &["branch", "--format=%(refname)"]), b"refs/heads/main\n");
     assert_eq!(lab.git(&["ls-files", "-s"]), lab.git_in(&there, &["ls-files", "-s"]));
+}
+
+/// A ref is either in a file or packed, and while git moves it in both.
+#[test]
+fn no_ref_is_missing_while_refs_are_packed() {
+    let lab = small(PLAIN);
+    for at in 0..30 {
+        lab.git(&["branch", &format!("b{at}")]);
+    }
+    let repo = Repository::open(&lab.work(), None).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let other = lab.says(&["commit-tree", "-m", "x", "HEAD^{tree}"]);
+                for to in [other.as_str(), "main"] {
+                    let moves = (0..30).map(|at| format!("update refs/heads/b{at} {to}\n"));
+                    let input = lab.path("input");
+                    let moves: String = moves.collect();
+                    crate::fs::write_atomic(&input, moves.as_bytes(), 0o600).unwrap();
+                    let input = crate::fs::open(&input).unwrap();
+                    let mut command = lab.command(&lab.work(), &["update-ref", "--stdin"]);
+                    assert!(command.stdin(input).status().unwrap().success());
+                    lab.git(&["pack-refs", "--all"]);
+                }
+            }
+        });
+        for _ in 0..500 {
+            let found = refs::read(&repo, None, &mut Told::default()).unwrap().refs.len();
+            if found != 31 {
+                done.store(true, Ordering::Relaxed);
+            }
+            assert_eq!(found, 31);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// What is left of a repository whose disk was damaged.
+#[test]
+fn a_branch_without_its_commit_is_no_unborn_one() {
+    let lab = small(PLAIN);
+    let oid = lab.says(&["rev-parse", "HEAD"]);
+    let object = lab.work().join(".git/objects").join(&oid[..2]).join(&oid[2..]);
+    crate::fs::remove_file(&object).unwrap();
+    assert!(matches!(lab.try_capture(), Err(GitError::Damaged { .. })));
+}
+
+#[test]
+fn history_that_only_a_reflog_names_may_be_broken() {
+    let lab = small(PLAIN);
+    for at in 0..2 {
+        lab.write("d0/0", format!("amended {at}\n"));
+        lab.commit(&format!("amended {at}"));
+    }
+    let gone = lab.says(&["rev-parse", "HEAD~1"]);
+    lab.git(&["reset", "-q", "--hard", "HEAD~2"]);
+    // The first of two that only the reflog names: the second one is there, but not its parent.
+    let object = lab.work().join(".git/objects").join(&gone[..2]).join(&gone[2..]);
+    crate::fs::remove_file(&object).unwrap();
+    let captured = lab.capture();
+    assert!(captured.omitted.iter().any(|it| it.what.contains("logs/HEAD")));
+    lab.rebuild(&captured, "there");
+    lab.git_in(&lab.path("there"), &["fsck", "--strict"]);
+    // A base that is gone is no reason to fail.
+    let options = CaptureOptions { base: Some(GitStateId::of(b"gone")), ..lab.options() };
+    capture(&lab.work(), &lab.objects, &options).unwrap();
+}
+
+#[test]
+fn what_of_a_reflog_does_not_travel_is_named() {
+    for kept in all_kept().into_iter().filter(|kept| kept.index == "v2") {
+        let lab = small(kept);
+        for _ in 0..110 {
+            lab.git(&["checkout", "-q", "--detach"]);
+            lab.git(&["checkout", "-q", "main"]);
+        }
+        crate::fs::write_atomic(&lab.work().join(".git/FETCH_HEAD"), b"x\n", 0o600).unwrap();
+        let captured = lab.capture();
+        let rebuilt = lab.rebuild(&captured, "there");
+        for what in ["logs/HEAD before its last 200 lines", "FETCH_HEAD"] {
+            assert!(captured.omitted.iter().any(|it| it.what == what), "{kept:?}: {what}");
+        }
+        // Though no commit of all those lines is another one than before.
+        let question = &["reflog", "-20", "--format=%H %gs %gn %ge"];
+        assert_eq!(lab.git(question), lab.git_in(&lab.path("there"), question), "{kept:?}");
+        let lines = lab.git_in(&lab.path("there"), &["reflog"]);
+        let lines = lines.split(|&byte| byte == b'\n').count() - 1;
+        let names =
+            rebuilt.omitted.iter().any(|it| it.what.starts_with("logs/HEAD before its last 20 "));
+        match kept.refs {
+            "files" => assert_eq!((lines, names), (200, false)),
+            _ => assert_eq!((lines, names), (20, true)),
+        }
+    }
 }
 
 #[test]
