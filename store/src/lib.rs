@@ -13,6 +13,7 @@
 //! - [`chunk`], [`trees`], [`stat_cache`], [`ignore`], [`scan`], [`snapshot`]: from a tree to a snapshot
 //! - [`diff`], [`plan`]: what differs, and what has to travel
 //! - [`checkout`]: from a snapshot to a tree
+//! - [`apply`]: what was done elsewhere, into a checkout that has moved on
 //! - [`check`]: whether all of it is whole
 
 pub mod fs;
@@ -35,4 +36,5 @@ pub mod snapshot;
 pub mod diff;
 pub mod plan;
 pub mod checkout;
+pub mod apply;
 pub mod check;

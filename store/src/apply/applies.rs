@@ -1,0 +1,398 @@
+//! The applies of a home: made, gone on with, put back, and forgotten after a week.
+//!
+//! **Invariant:** a plan is durable before anything is staged, and that it was begun before the first write. Of
+//! one that was planned and never begun nothing is left; one that was begun is gone on with to its end.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use baton_protocol::id::{ApplyId, SnapshotId, WorkspaceId};
+use baton_protocol::path::RelPath;
+use rustix::fs::FlockOperation;
+
+use super::ground::Ground;
+use super::journal::{Done, Folder, Record, Stage};
+use super::plan::{Plan, Step};
+use super::preflight::{Preflight, check_git, preflight};
+use super::shelf::{Pass, Shelf, choose_area, remove_area};
+use super::writing::{Writing, needs_staging};
+use super::{ApplyError, KEPT_MS, crash};
+use crate::checkout::RestoreOptions;
+use crate::fs;
+use crate::objects::ObjectSource;
+use crate::scan::Progress;
+
+/// Which checkout a plan is for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// A new id.
+    pub id: ApplyId,
+    /// Of which workspace it is.
+    pub workspace: WorkspaceId,
+    /// Its root: absolute, and no link.
+    pub root: PathBuf,
+    /// The snapshot of it as it is now, durable.
+    pub safety: SnapshotId,
+    /// What is applied.
+    pub there: SnapshotId,
+    /// The time, in milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// By which it is put back; nothing where there was nothing to do.
+    pub id: Option<ApplyId>,
+    /// What became of each step of the plan, in its order.
+    pub done: Vec<Done>,
+    /// What was written to after it had come out of the checkout, by whoever had it open: it is on the shelf.
+    pub late: Vec<RelPath>,
+    /// Where what came out is.
+    pub shelf: Option<PathBuf>,
+}
+
+/// What was put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undone {
+    /// Which apply.
+    pub record: Record,
+    /// What is as it was before.
+    pub restored: Vec<RelPath>,
+    /// What was edited since, and was left.
+    pub kept: Vec<(RelPath, Done)>,
+    /// Where what came out is.
+    pub shelf: PathBuf,
+}
+
+/// An apply that is known.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// What it is.
+    pub record: Record,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// The applies of a home.
+#[derive(Clone, Debug)]
+pub struct Applies {
+    folder: PathBuf,
+}
+
+/// No other apply to the workspace until this is dropped.
+#[derive(Debug)]
+pub struct ApplyLock(File);
+
+impl Drop for ApplyLock {
+    fn drop(&mut self) {
+        // A child that is being started has the descriptor too; where this fails, closing is what remains.
+        let _closed_then = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+impl Applies {
+    /// Those that are kept in a folder, which need not be there yet.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// Takes a workspace for one apply.
+    pub fn lock(&self, workspace: WorkspaceId) -> Result<ApplyLock, ApplyError> {
+        fs::create_dir_all(&self.folder)?;
+        let file = fs::open_append(&self.folder.join(format!("{workspace}.lock")))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(ApplyLock(file)),
+            Err(_) => Err(ApplyError::Locked),
+        }
+    }
+
+    /// Every apply that is known, the newest first. What is damaged is left out, and logged.
+    pub fn list(&self) -> Result<Vec<Known>, ApplyError> {
+        let mut found = Vec::new();
+        for name in fs::list_dir(&self.folder)? {
+            let Some(id) = name.to_str().and_then(|name| name.parse::<ApplyId>().ok()) else {
+                continue;
+            };
+            let folder = self.folder(id);
+            match folder.record().and_then(|record| Ok((record, folder.stage()?))) {
+                Ok((Some(record), stage)) => found.push(Known { record, stage }),
+                Ok((None, _)) => {}
+                Err(error) => tracing::warn!(%id, %error, "an apply that cannot be read"),
+            }
+        }
+        found.sort_by_key(|known| std::cmp::Reverse((known.record.created_at, known.record.id)));
+        Ok(found)
+    }
+
+    /// Carries a plan out. Everything that it needs is read and verified first.
+    ///
+    /// The caller has the [lock](Self::lock), and merged texts of the plan are durable.
+    pub fn apply<S: ObjectSource + ?Sized>(
+        &self,
+        source: &S,
+        request: &Request,
+        plan: &Plan,
+        options: &RestoreOptions,
+        progress: &Progress,
+    ) -> Result<Applied, ApplyError> {
+        let unfinished = |known: &Known| {
+            known.record.workspace == request.workspace
+                && matches!(known.stage, Stage::Begun | Stage::Undoing)
+        };
+        if let Some(known) = self.list()?.iter().find(|known| unfinished(known)) {
+            return Err(ApplyError::Unfinished(known.record.id));
+        }
+        let mut ground = Ground::open(&request.root)?;
+        let Preflight { tight, held } = preflight(&mut ground, &plan.steps)?;
+        let numbers: Vec<usize> = (0..plan.steps.len()).filter(|at| !held.contains_key(at)).collect();
+        let steps: Vec<Step> =
+            numbers.iter().filter_map(|&number| plan.steps.get(number).cloned()).collect();
+        let mut all: Vec<Done> = vec![Done::Waiting; plan.steps.len()];
+        for (&number, &done) in &held {
+            if let Some(place) = all.get_mut(number) {
+                *place = done;
+            }
+        }
+        if steps.is_empty() {
+            return Ok(Applied { id: None, done: all, late: Vec::new(), shelf: None });
+        }
+        let folder = self.folder(request.id);
+        fs::create_dir_all(&self.folder)?;
+        let own = folder.0.join("area");
+        let record = Record {
+            id: request.id,
+            workspace: request.workspace,
+            created_at: request.now_ms,
+            root: request.root.clone(),
+            safety: request.safety,
+            there: request.there,
+            area: choose_area(&ground, &own, &request.id.to_string())?,
+            tight,
+            steps,
+        };
+        let begun = self.begin(source, &mut ground, &folder, &record, options, progress);
+        let shelf = match begun {
+            Ok(shelf) => shelf,
+            Err(error) => {
+                // Nothing was written yet. The failure that is told is the first one.
+                if let Err(left) = self.drop_record(&record) {
+                    tracing::warn!(%left, "an apply that was not begun left files");
+                }
+                return Err(error);
+            }
+        };
+        let interrupted = |source: ApplyError| ApplyError::Interrupted {
+            id: request.id,
+            source: Box::new(source),
+        };
+        let writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
+        let (done, late) = writing.run().map_err(interrupted)?;
+        self.finish(&folder, &shelf, Stage::Applied, &record.steps, &done).map_err(interrupted)?;
+        for (number, done) in numbers.into_iter().zip(done) {
+            if let Some(place) = all.get_mut(number) {
+                *place = done;
+            }
+        }
+        Ok(Applied { id: Some(request.id), done: all, late, shelf: Some(shelf.out_path()) })
+    }
+
+    /// Everything up to the first write.
+    fn begin<S: ObjectSource + ?Sized>(
+        &self,
+        source: &S,
+        ground: &mut Ground,
+        folder: &Folder,
+        record: &Record,
+        options: &RestoreOptions,
+        progress: &Progress,
+    ) -> Result<Shelf, ApplyError> {
+        crash::point();
+        folder.plan(record)?;
+        crash::point();
+        let shelf = Shelf::open(ground, &record.area, Pass::Apply)?;
+        let staged: Vec<_> =
+            record.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
+        shelf.stage(source, &staged, (options, progress))?;
+        // It took a while.
+        check_git(&record.root)?;
+        folder.note(Stage::Begun, &[])?;
+        Ok(shelf)
+    }
+
+    /// Notes what became of the steps, and takes away what is not needed any more.
+    #[expect(clippy::unused_self, reason = "a step of those around it")]
+    fn finish(
+        &self,
+        folder: &Folder,
+        shelf: &Shelf,
+        stage: Stage,
+        steps: &[Step],
+        done: &[Done],
+    ) -> Result<(), ApplyError> {
+        shelf.list(steps)?;
+        folder.note(stage, done)?;
+        crash::point();
+        shelf.clear()
+    }
+
+    /// Goes on with one that was cut off; nothing where there is nothing to go on with.
+    pub fn resume<S: ObjectSource + ?Sized>(
+        &self,
+        source: &S,
+        id: ApplyId,
+    ) -> Result<Option<Known>, ApplyError> {
+        let folder = self.folder(id);
+        let Some(record) = folder.record()? else { return Ok(None) };
+        match folder.stage()? {
+            Stage::Planned => {
+                self.drop_record(&record)?;
+                return Ok(None);
+            }
+            Stage::Begun => {
+                self.go_on(source, &folder, &record, Pass::Apply, Stage::Applied)?;
+            }
+            Stage::Undoing => {
+                let undo = folder.undo()?;
+                self.go_on(source, &folder, &undo, Pass::Undo, Stage::Undone)?;
+            }
+            Stage::Applied | Stage::Undone => return Ok(None),
+        }
+        let stage = folder.stage()?;
+        Ok(Some(Known { record, stage }))
+    }
+
+    /// Does what is left of a plan.
+    fn go_on<S: ObjectSource + ?Sized>(
+        &self,
+        source: &S,
+        folder: &Folder,
+        record: &Record,
+        pass: Pass,
+        stage: Stage,
+    ) -> Result<Vec<Done>, ApplyError> {
+        let mut ground = Ground::open(&record.root)?;
+        check_git(&record.root)?;
+        let shelf = Shelf::open(&ground, &record.area, pass)?;
+        let mut writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
+        writing.settle()?;
+        let staged = writing.unstaged()?;
+        let staged: Vec<_> = staged
+            .into_iter()
+            .filter_map(|number| Some((number, record.steps.get(number)?)))
+            .collect();
+        shelf.stage(source, &staged, (&RestoreOptions::default(), &Progress::default()))?;
+        let (mut done, _) = writing.run()?;
+        // It was found as it should be because it was made before.
+        for done in &mut done {
+            if *done == Done::Found {
+                *done = Done::Made;
+            }
+        }
+        self.finish(folder, &shelf, stage, &record.steps, &done)?;
+        Ok(done)
+    }
+
+    /// Puts the state before an apply back. What was edited since is left, and told.
+    ///
+    /// The caller has the [lock](Self::lock) of the workspace.
+    pub fn undo<S: ObjectSource + ?Sized>(
+        &self,
+        source: &S,
+        id: ApplyId,
+    ) -> Result<Undone, ApplyError> {
+        let folder = self.folder(id);
+        self.resume(source, id)?;
+        let Some(record) = folder.record()? else { return Err(ApplyError::Unknown(id)) };
+        if folder.stage()? == Stage::Undone {
+            return Err(ApplyError::Undone(id));
+        }
+        let done = folder.done(Stage::Applied, record.steps.len())?;
+        let steps = reversed(&record.steps, &done);
+        let mut ground = Ground::open(&record.root)?;
+        let Preflight { tight, held } = preflight(&mut ground, &steps)?;
+        let mut kept: Vec<(RelPath, Done)> = Vec::new();
+        let mut left = Vec::with_capacity(steps.len());
+        for (number, step) in steps.into_iter().enumerate() {
+            match held.get(&number) {
+                Some(&done) => kept.push((step.path, done)),
+                None => left.push(step),
+            }
+        }
+        let undo = Record { tight, steps: left, ..record.clone() };
+        let shelf = Shelf::open(&ground, &undo.area, Pass::Undo)?;
+        let staged: Vec<_> =
+            undo.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
+        let options = (&RestoreOptions::default(), &Progress::default());
+        let begun = shelf
+            .stage(source, &staged, options)
+            .and_then(|()| check_git(&record.root))
+            .and_then(|()| folder.begin_undo(&undo));
+        if let Err(error) = begun {
+            // Nothing was written yet.
+            if let Err(left) = shelf.clear() {
+                tracing::warn!(%left, "an undo that was not begun left files");
+            }
+            return Err(error);
+        }
+        let interrupted =
+            |source: ApplyError| ApplyError::Interrupted { id, source: Box::new(source) };
+        let writing = Writing::new((&mut ground, &shelf), &undo.steps, &undo.tight);
+        let (done, late) = writing.run().map_err(interrupted)?;
+        self.finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
+        let mut restored = Vec::new();
+        for (step, done) in undo.steps.into_iter().zip(done) {
+            if done.is_so() && !late.contains(&step.path) {
+                restored.push(step.path);
+            } else {
+                kept.push((step.path, done));
+            }
+        }
+        restored.sort_unstable();
+        kept.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(Undone { record, restored, kept, shelf: shelf.out_path() })
+    }
+
+    /// Forgets applies that are older than [`KEPT_MS`], and what came out of checkouts with them.
+    pub fn purge(&self, now_ms: u64) -> Result<Vec<ApplyId>, ApplyError> {
+        let mut purged = Vec::new();
+        for Known { record, stage } in self.list()? {
+            let is_over = record.created_at.saturating_add(KEPT_MS) <= now_ms;
+            if is_over && matches!(stage, Stage::Applied | Stage::Undone) {
+                self.drop_record(&record)?;
+                purged.push(record.id);
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Takes away all that is known of an apply: first what its record leads to.
+    fn drop_record(&self, record: &Record) -> Result<(), ApplyError> {
+        remove_area(&record.area)?;
+        Ok(fs::remove_dir_all(&self.folder(record.id).0)?)
+    }
+
+    fn folder(&self, id: ApplyId) -> Folder {
+        Folder(self.folder.join(id.to_string()))
+    }
+}
+
+/// The steps that put back what was made.
+fn reversed(steps: &[Step], done: &[Done]) -> Vec<Step> {
+    let made = steps.iter().zip(done).filter(|(_, done)| **done == Done::Made);
+    let mut back: Vec<Step> = made
+        .map(|(step, _)| {
+            let Step { path, from, to, .. } = step.clone();
+            Step { path, from: to, to: from, needs: None }
+        })
+        .collect();
+    // What was moved goes back before it is taken away from where it is.
+    for (step, _) in steps.iter().zip(done).filter(|(_, done)| **done == Done::Made) {
+        if let Some(needed) = &step.needs
+            && let Some(other) = back.iter_mut().find(|back| back.path == *needed)
+        {
+            other.needs = Some(step.path.clone());
+        }
+    }
+    back
+}

@@ -1,0 +1,131 @@
+//! A checkout that is being changed: its directories by descriptor.
+//!
+//! **Invariant:** every directory is opened beneath the root and through no link, and none of them is git's
+//! own, whatever it is called there.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::ApplyError;
+use crate::checkout::open_directory;
+use crate::fs::{Context, FsError};
+use crate::stat_cache::Inode;
+
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Which mount something is on: files are renamed within one only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    dev: u64,
+    /// Of two places where one file system is mounted.
+    id: u64,
+}
+
+impl Mount {
+    pub(super) fn of(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let stat = rustix::fs::fstat(fd)?;
+        Ok(Self { dev: Inode::new(&stat).dev, id: mount_id(fd)? })
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    use rustix::fs::{StatxFlags, statx};
+    match statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(stat) => Ok(stat.stx_mnt_id),
+        // Not in this kernel, or not in this sandbox.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn mount_id(_fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    Ok(0)
+}
+
+/// A checkout that is being changed.
+#[derive(Debug)]
+pub(super) struct Ground {
+    root: OwnedFd,
+    /// The path of the root.
+    pub(super) at: PathBuf,
+    /// Git's own folder, where there is one.
+    git: Option<Inode>,
+    mount: Mount,
+    /// The directory that was used last.
+    opened: Option<(Vec<u8>, OwnedFd)>,
+    /// Directories that are known not to be git's.
+    known: HashSet<Vec<u8>>,
+}
+
+impl Ground {
+    /// Opens a checkout.
+    pub(super) fn open(at: &Path) -> Result<Self, ApplyError> {
+        let root = rustix::fs::open(at, DIRECTORY, Mode::empty()).context("opening", at)?;
+        let git = match rustix::fs::statat(&root, ".git", AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(Inode::new(&stat)),
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(error).context("looking at", &at.join(".git"))?,
+        };
+        let mount = Mount::of(root.as_fd()).context("looking at", at)?;
+        let at = at.to_owned();
+        Ok(Self { root, at, git, mount, opened: None, known: HashSet::new() })
+    }
+
+    /// Where the checkout is mounted.
+    pub(super) const fn mount(&self) -> Mount {
+        self.mount
+    }
+
+    /// The root of the checkout.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// A directory of the checkout; the one that was opened last is kept.
+    pub(super) fn directory(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, Errno> {
+        if self.opened.as_ref().is_none_or(|(last, _)| last != path) {
+            self.opened = None;
+            self.refuse_git(path)?;
+            self.opened = Some((path.to_vec(), open_directory(self.root.as_fd(), path)?));
+        }
+        self.opened.as_ref().map(|(_, fd)| fd.as_fd()).ok_or(Errno::BADF)
+    }
+
+    /// Whether a directory is on the file system of the root.
+    pub(super) fn is_on_mount(&mut self, path: &[u8]) -> Result<bool, Errno> {
+        let mount = self.mount;
+        Ok(Mount::of(self.directory(path)?)? == mount)
+    }
+
+    /// Refuses a path that leads into git's folder under another name, as a file system can have it that does
+    /// not tell case, or has short names.
+    fn refuse_git(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let Some(git) = self.git else { return Ok(()) };
+        let ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at);
+        for end in ends.chain([path.len()]) {
+            let above = path.get(..end).unwrap_or_default();
+            if self.known.contains(above) {
+                continue;
+            }
+            let fd = open_directory(self.root.as_fd(), above)?;
+            if Inode::new(&rustix::fs::fstat(&fd)?) == git {
+                return Err(Errno::LOOP);
+            }
+            self.known.insert(above.to_vec());
+        }
+        Ok(())
+    }
+
+    /// An error at a path of the checkout.
+    pub(super) fn failed(&self, action: &'static str, path: &[u8], error: Errno) -> ApplyError {
+        let path = self.at.join(std::ffi::OsStr::from_bytes(path));
+        FsError { action, path, source: error.into() }.into()
+    }
+}

@@ -1,0 +1,262 @@
+//! What an apply will do, found from three trees without a look at the checkout.
+//!
+//! **Invariant:** the same trees make the same plan, at a cost that follows in what they differ. Nothing is
+//! written but merged texts, to the sink.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use baton_protocol::id::{ObjectId, TreeId};
+use baton_protocol::object::{Blob, Omission, OmitReason};
+use baton_protocol::path::RelPath;
+
+use super::ApplyError;
+use super::differences::{Difference, differences};
+use super::form::Form;
+use super::outcome::{Clash, Kept, Outcome};
+use super::renames::follow_renames;
+use super::resolve::{Edits, Key, Paths, Three, key_of, path_of, resolve};
+use super::text::{MAX_TEXT, Merged, merge_text};
+use crate::chunk::store_bytes;
+use crate::error::StoreError;
+use crate::objects::{ObjectSink, ObjectSource};
+use crate::scan::Progress;
+use crate::snapshot::{BlobError, load_blob};
+
+/// A tree, and the permission bits of its root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The tree.
+    pub tree: TreeId,
+    /// Permission bits.
+    pub mode: u16,
+}
+
+/// The trees that an apply brings together.
+#[derive(Clone, Copy, Debug)]
+pub struct Trees {
+    /// From which the other two come.
+    pub base: Root,
+    /// The checkout, as it was sealed just now.
+    pub here: Root,
+    /// What is applied to it.
+    pub there: Root,
+}
+
+/// How a plan is made.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// Only what is at these paths or below them; everything where there are none.
+    pub only: Vec<RelPath>,
+    /// What conflicts are marked with in texts, ours and theirs; without, such a text stays as it is.
+    pub markers: Option<(String, String)>,
+    /// What stands in the checkout and not in the tree of it.
+    pub not_sealed: Vec<Omission>,
+}
+
+/// What will be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What becomes of each path that people have to know of; ascending.
+    pub actions: Vec<Action>,
+    /// What changes in the checkout: each path once, a directory before what is in it.
+    pub steps: Vec<Step>,
+    /// Merged texts, in the sink; they have to be made durable there before the plan is carried out.
+    pub made: Vec<ObjectId>,
+    /// Paths that were asked for and at which nothing differs.
+    pub unmatched: Vec<RelPath>,
+}
+
+/// What becomes of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// Where.
+    pub path: RelPath,
+    /// What is done.
+    pub outcome: Outcome,
+    /// As it was.
+    pub base: Option<Form>,
+    /// As it is here.
+    pub ours: Option<Form>,
+    /// As it is there.
+    pub theirs: Option<Form>,
+    /// Where the file was that went there, where one side moved it and the other one edited it.
+    pub moved_from: Option<RelPath>,
+}
+
+/// One path of a checkout that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Where.
+    pub path: RelPath,
+    /// What is expected there.
+    pub from: Option<Form>,
+    /// What will be there.
+    pub to: Option<Form>,
+    /// A path that must have become what it should before this one is taken away.
+    pub needs: Option<RelPath>,
+}
+
+/// Finds out what has to be done.
+pub fn plan<S: ObjectSource + ObjectSink>(
+    objects: &S,
+    trees: &Trees,
+    options: &PlanOptions,
+    progress: &Progress,
+) -> Result<Plan, ApplyError> {
+    let Trees { base, here, there } = *trees;
+    let mut theirs = differences(objects, base.tree, there.tree, progress)?;
+    theirs.extend(of_root(base, there));
+    if theirs.is_empty() {
+        let unmatched = options.only.clone();
+        return Ok(Plan { unmatched, ..Plan::default() });
+    }
+    let mut ours = differences(objects, base.tree, here.tree, progress)?;
+    ours.extend(of_root(base, here));
+    let mut plan = Plan::default();
+    let only = Only::new(&options.only);
+    let mut paths = Paths::new();
+    let mut not_asked = BTreeMap::new();
+    for Difference { path, old, new } in theirs {
+        let key = key_of(path.as_bytes());
+        if only.takes(&key, old, new) {
+            let three = Three { base: old, ours: old, theirs: new, ..Three::default() };
+            paths.insert(key, three);
+        } else {
+            let outcome = Outcome::Kept(Kept::NotAsked);
+            let (base, theirs, moved_from) = (old, new, None);
+            let action = Action { path, outcome, base, ours: old, theirs, moved_from };
+            not_asked.insert(key, action);
+        }
+    }
+    plan.unmatched = only.unmatched(&paths);
+    for Difference { path, old, new } in ours {
+        let key = key_of(path.as_bytes());
+        if let Some(action) = not_asked.get_mut(&key) {
+            action.ours = new;
+        }
+        let three = Three { base: old, theirs: old, ..Three::default() };
+        paths.entry(key).or_insert(three).ours = new;
+    }
+    plan.actions.extend(not_asked.into_values());
+    hide(&mut paths, &options.not_sealed);
+    follow_renames(&mut paths);
+    let mut made = Vec::new();
+    let decided = resolve(&paths, |_, base, ours, theirs| {
+        if progress.is_cancelled() {
+            return Err(ApplyError::Cancelled);
+        }
+        let edits = merge(objects, base, (ours, theirs), options)?;
+        if let Edits::Merged(blob) | Edits::Marked(blob) = edits {
+            made.push(blob.content.id());
+        }
+        Ok(edits)
+    })?;
+    made.sort_unstable();
+    made.dedup();
+    plan.made = made;
+    for (key, resolved) in decided {
+        let Some(three) = paths.remove(&key) else { continue };
+        let path = path_at(&key)?;
+        if let Some(outcome) = resolved.outcome {
+            let moved_from = three.followed.as_deref().map(path_at).transpose()?;
+            let Three { base, ours, theirs, .. } = three;
+            let path = path.clone();
+            plan.actions.push(Action { path, outcome, base, ours, theirs, moved_from });
+        }
+        if resolved.result != three.ours {
+            let needs = three.needs.as_deref().map(path_at).transpose()?;
+            plan.steps.push(Step { path, from: three.ours, to: resolved.result, needs });
+        }
+    }
+    plan.actions.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(plan)
+}
+
+/// The permissions of the root, where they differ.
+fn of_root(old: Root, new: Root) -> Option<Difference> {
+    let form = |root: Root| Some(Form::Directory { mode: root.mode });
+    let path = RelPath::root();
+    (old.mode != new.mode).then(|| Difference { path, old: form(old), new: form(new) })
+}
+
+fn path_at(key: &[u8]) -> Result<RelPath, ApplyError> {
+    // A key was made of a path.
+    RelPath::new(&path_of(key)).map_err(ApplyError::Path)
+}
+
+/// Marks what must not be touched, because what is here is in no safety copy.
+fn hide(paths: &mut Paths, not_sealed: &[Omission]) {
+    let hidden: BTreeSet<Key> = not_sealed
+        .iter()
+        .filter(|omission| omission.reason != OmitReason::Torn)
+        .map(|omission| key_of(omission.path.as_bytes()))
+        .collect();
+    if hidden.is_empty() {
+        return;
+    }
+    for (key, three) in paths.iter_mut() {
+        let ends = key.iter().enumerate().filter(|&(_, &byte)| byte == 0).map(|(at, _)| at);
+        three.is_hidden = ends
+            .chain([key.len()])
+            .any(|end| key.get(..end).is_some_and(|above| hidden.contains(above)));
+    }
+}
+
+/// Merges two edits of a file.
+fn merge<S: ObjectSource + ObjectSink>(
+    objects: &S,
+    base: Blob,
+    (ours, theirs): (Blob, Blob),
+    options: &PlanOptions,
+) -> Result<Edits, ApplyError> {
+    let mut texts = Vec::with_capacity(3);
+    for blob in [base, ours, theirs] {
+        match load_blob(objects, blob, MAX_TEXT) {
+            Ok(text) => texts.push(text),
+            Err(BlobError::TooLarge { .. }) => return Ok(Edits::Clash(Clash::Binary)),
+            Err(BlobError::Store(error)) => return Err(error.into()),
+        }
+    }
+    let [base, ours, theirs] = texts.as_slice() else { return Ok(Edits::Clash(Clash::Binary)) };
+    let (ours_is, theirs_is) = options
+        .markers
+        .as_ref()
+        .map_or(("ours", "theirs"), |(ours, theirs)| (ours.as_str(), theirs.as_str()));
+    let put = |bytes: &[u8]| Ok::<_, StoreError>(store_bytes(bytes, objects)?);
+    Ok(match merge_text(base, (ours, theirs), (ours_is, theirs_is)) {
+        Some(Merged::Clean(merged)) => Edits::Merged(put(&merged)?),
+        Some(Merged::Conflict(marked)) if options.markers.is_some() => Edits::Marked(put(&marked)?),
+        Some(Merged::Conflict(_)) => Edits::Clash(Clash::Content),
+        None => Edits::Clash(Clash::Binary),
+    })
+}
+
+/// The paths that were asked for.
+struct Only(Vec<(RelPath, Key)>);
+
+impl Only {
+    fn new(paths: &[RelPath]) -> Self {
+        Self(paths.iter().map(|path| (path.clone(), key_of(path.as_bytes()))).collect())
+    }
+
+    /// Whether a difference is one that was asked for, or a new directory on the way to one.
+    fn takes(&self, key: &Key, old: Option<Form>, new: Option<Form>) -> bool {
+        let is_directory = |form: Option<Form>| form.is_some_and(|form| form.is_directory());
+        let is_way = is_directory(new) && !is_directory(old);
+        self.0.is_empty()
+            || self.0.iter().any(|(_, only)| {
+                is_at_or_below(key, only) || (is_way && is_at_or_below(only, key))
+            })
+    }
+
+    fn unmatched(&self, paths: &Paths) -> Vec<RelPath> {
+        let is_matched = |only: &Key| {
+            paths.range(only.clone()..).next().is_some_and(|(key, _)| is_at_or_below(key, only))
+        };
+        self.0.iter().filter(|(_, key)| !is_matched(key)).map(|(path, _)| path.clone()).collect()
+    }
+}
+
+fn is_at_or_below(key: &[u8], above: &[u8]) -> bool {
+    key == above || super::resolve::is_below(key, above)
+}

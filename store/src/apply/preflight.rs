@@ -1,0 +1,192 @@
+//! What is looked at before the first write: whether git is at work, and whether directories may be changed.
+//!
+//! **Invariant:** nothing is written here. What would fail later, and can be known, fails now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use baton_protocol::path::{MAX_PATH, RelPath};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::ApplyError;
+use super::form::Form;
+use super::ground::Ground;
+use super::journal::Done;
+use super::look::mode_of;
+use super::plan::Step;
+use super::shelf::may_write;
+use crate::fs;
+use crate::scan::directory::{join, list};
+
+/// What stands in git's folder while it is at work, and what it is then.
+const AT_WORK: [(&str, &str); 9] = [
+    ("index.lock", "another git command is at work"),
+    ("MERGE_HEAD", "a merge is under way"),
+    ("rebase-merge", "a rebase is under way"),
+    ("rebase-apply", "a rebase, or git am, is under way"),
+    ("CHERRY_PICK_HEAD", "a cherry-pick is under way"),
+    ("REVERT_HEAD", "a revert is under way"),
+    ("sequencer", "a cherry-pick or revert is under way"),
+    ("BISECT_LOG", "a bisect is under way"),
+    ("HEAD.lock", "another git command is at work"),
+];
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Preflight {
+    /// Directories that their owner may not change, with their permissions.
+    pub(super) tight: Vec<(RelPath, u16)>,
+    /// Steps that cannot be done, by their number.
+    pub(super) held: BTreeMap<usize, Done>,
+}
+
+/// Refuses while git is at work in a checkout.
+pub(super) fn check_git(root: &Path) -> Result<(), ApplyError> {
+    let Some(git) = git_folder(root)? else { return Ok(()) };
+    for (name, what) in AT_WORK {
+        let path = git.join(name);
+        if path.symlink_metadata().is_ok() {
+            return Err(ApplyError::GitBusy { what, path });
+        }
+    }
+    Ok(())
+}
+
+/// Where git keeps the state of a checkout; a linked worktree says it in a file.
+fn git_folder(root: &Path) -> Result<Option<PathBuf>, ApplyError> {
+    let git = root.join(".git");
+    match git.symlink_metadata() {
+        Err(_) => return Ok(None),
+        Ok(found) if !found.is_file() => return Ok(Some(git)),
+        Ok(_) => {}
+    }
+    let text = fs::read_if_exists(&git, MAX_PATH as u64 + 64)?.unwrap_or_default();
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let path = line.strip_prefix(b"gitdir: ").map(|path| path.strip_suffix(b"\r").unwrap_or(path));
+    Ok(path.map(|path| root.join(std::ffi::OsString::from_vec(path.to_vec()))))
+}
+
+/// Looks at the directories in which something changes.
+pub(super) fn preflight(ground: &mut Ground, steps: &[Step]) -> Result<Preflight, ApplyError> {
+    check_git(&ground.at)?;
+    let mut found = Preflight::default();
+    let mut tight = BTreeMap::new();
+    let mut looked_at: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+    for (number, step) in steps.iter().enumerate() {
+        let Some((above, _)) = step.path.split_last() else { continue };
+        let is_here = match looked_at.get(above) {
+            Some(&is_here) => is_here,
+            None => {
+                let is_here = look_at(ground, above, &mut tight)?;
+                looked_at.insert(above.to_vec(), is_here);
+                is_here
+            }
+        };
+        if !is_here {
+            found.held.insert(number, Done::Refused);
+        }
+    }
+    hold_what_is_not_known(ground, steps, &mut found)?;
+    found.tight = tight.into_iter().collect();
+    Ok(found)
+}
+
+/// Looks at one directory; false where it is on another file system.
+fn look_at(
+    ground: &mut Ground,
+    path: &[u8],
+    tight: &mut BTreeMap<RelPath, u16>,
+) -> Result<bool, ApplyError> {
+    let refused = |ground: &Ground, error| Err(ground.failed("opening", path, error));
+    match ground.is_on_mount(path) {
+        Ok(true) => {}
+        Ok(false) => return Ok(false),
+        // It will be made, or is not what it was.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(true),
+        Err(error) => return refused(ground, error),
+    }
+    let looked = ground.directory(path).and_then(|fd| Ok((may_write(fd), rustix::fs::fstat(fd)?)));
+    let (may_write, stat) = match looked {
+        Ok(looked) => looked,
+        Err(error) => return refused(ground, error),
+    };
+    let mode = mode_of(&stat);
+    if may_write && mode & 0o300 == 0o300 {
+        return Ok(true);
+    }
+    let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    let rel_path = RelPath::new(path).map_err(ApplyError::Path)?;
+    if mode & 0o300 != 0o300 && (is_ours || may_write) {
+        tight.insert(rel_path, mode);
+        return Ok(true);
+    }
+    refused(ground, if is_ours { Errno::ROFS } else { Errno::ACCESS })
+}
+
+/// Holds back what would take a directory away in which something is that the plan does not know: nobody
+/// has a copy of that.
+fn hold_what_is_not_known(
+    ground: &mut Ground,
+    steps: &[Step],
+    found: &mut Preflight,
+) -> Result<(), ApplyError> {
+    let is_replaced = |step: &&Step| {
+        step.from.is_some_and(|from| from.is_directory())
+            && matches!(step.to, Some(Form::File { .. } | Form::Link { .. }))
+    };
+    let replaced: Vec<&RelPath> = steps.iter().filter(is_replaced).map(|step| &step.path).collect();
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    let removed: BTreeSet<&[u8]> =
+        steps.iter().filter(|step| step.to.is_none()).map(|step| step.path.as_bytes()).collect();
+    for path in replaced {
+        if holds_others(ground, path, &removed)? {
+            for (number, step) in steps.iter().enumerate() {
+                if step.path == *path {
+                    found.held.insert(number, Done::NotEmpty);
+                } else if is_below(&step.path, path) {
+                    found.held.insert(number, Done::Blocked);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn holds_others(
+    ground: &mut Ground,
+    top: &RelPath,
+    removed: &BTreeSet<&[u8]>,
+) -> Result<bool, ApplyError> {
+    let mut open = vec![top.as_bytes().to_vec()];
+    while let Some(path) = open.pop() {
+        let entries = match ground.directory(&path).and_then(list) {
+            Ok(entries) => entries,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            Err(error) => return Err(ground.failed("listing", &path, error)),
+        };
+        for (name, kind) in entries {
+            let path = join(&path, &name);
+            if !removed.contains(path.as_slice()) {
+                return Ok(true);
+            }
+            // Some file systems do not say what an entry is.
+            if matches!(kind, FileType::Directory | FileType::Unknown) {
+                open.push(path);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a path is below another one.
+pub(super) fn is_below(path: &RelPath, above: &RelPath) -> bool {
+    above.is_root()
+        || path
+            .as_bytes()
+            .strip_prefix(above.as_bytes())
+            .is_some_and(|rest| rest.first() == Some(&b'/'))
+}

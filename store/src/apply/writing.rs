@@ -1,0 +1,621 @@
+//! The writes of an apply, step by step.
+//!
+//! Directories first, then files, then what goes away; links when everything else is in place, and
+//! permissions of directories last. Each step looks at what is there, and can be done again.
+//!
+//! **Invariant:** what is replaced or taken away is looked at once more when it is out; where it is not what
+//! was expected, it goes back. What came out stays on the shelf. However it ends, directories have the
+//! permissions that they should.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use baton_protocol::path::RelPath;
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::form::Form;
+use super::ground::Ground;
+use super::journal::Done;
+use super::look::{Looker, is_directory, mode_of, stat};
+use super::plan::Step;
+use super::shelf::{SYNCED_ALONE, Shelf, make_directory, sync_all};
+use super::{ApplyError, crash};
+use crate::stat_cache::FileStat;
+
+/// What comes after what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Directories,
+    Files,
+    Removals,
+    FilesForDirectories,
+    Links,
+    Modes,
+}
+
+impl Phase {
+    const ALL: [Self; 6] = [
+        Self::Directories,
+        Self::Files,
+        Self::Removals,
+        Self::FilesForDirectories,
+        Self::Links,
+        Self::Modes,
+    ];
+
+    fn of(step: &Step) -> Self {
+        use Form::{Directory, File, Link};
+        match (step.from, step.to) {
+            (Some(Directory { .. }), Some(Directory { .. })) => Self::Modes,
+            (_, Some(Directory { .. })) => Self::Directories,
+            (Some(Directory { .. }), Some(File { .. })) => Self::FilesForDirectories,
+            (_, Some(File { .. })) => Self::Files,
+            (_, Some(Link { .. })) => Self::Links,
+            (_, None) => Self::Removals,
+        }
+    }
+}
+
+/// Steps under way.
+#[derive(Debug)]
+pub(super) struct Writing<'a> {
+    ground: &'a mut Ground,
+    shelf: &'a Shelf,
+    steps: &'a [Step],
+    tight: &'a [(RelPath, u16)],
+    looker: Looker,
+    /// Steps that others need, by their path.
+    needed: HashMap<&'a RelPath, usize>,
+    done: Vec<Done>,
+    /// What came out, in the state in which it was looked at.
+    out: Vec<(usize, FileStat)>,
+}
+
+/// What a change of permissions alone is.
+fn mode_change(step: &Step) -> Option<(u16, u16)> {
+    match (step.from, step.to) {
+        (Some(Form::File { mode: from, blob }), Some(Form::File { mode, blob: same }))
+            if blob == same =>
+        {
+            Some((from, mode))
+        }
+        (Some(Form::Directory { mode: from }), Some(Form::Directory { mode })) => {
+            Some((from, mode))
+        }
+        _ => None,
+    }
+}
+
+/// Whether something new has to be written before a step is done.
+pub(super) fn needs_staging(step: &Step) -> bool {
+    step.to.is_some() && mode_change(step).is_none()
+}
+
+impl<'a> Writing<'a> {
+    pub(super) fn new(
+        (ground, shelf): (&'a mut Ground, &'a Shelf),
+        steps: &'a [Step],
+        tight: &'a [(RelPath, u16)],
+    ) -> Self {
+        let wanted: BTreeSet<&RelPath> =
+            steps.iter().filter_map(|step| step.needs.as_ref()).collect();
+        let needed = steps.iter().enumerate().filter(|(_, step)| wanted.contains(&step.path));
+        let needed = needed.map(|(number, step)| (&step.path, number)).collect();
+        let (looker, done, out) = (Looker::default(), vec![Done::Waiting; steps.len()], Vec::new());
+        Self { ground, shelf, steps, tight, looker, needed, done, out }
+    }
+
+    /// Does all steps that are not done.
+    pub(super) fn run(mut self) -> Result<(Vec<Done>, Vec<RelPath>), ApplyError> {
+        self.loosen()?;
+        let ended = self.phases();
+        let tightened = self.tighten();
+        ended?;
+        tightened?;
+        self.sync()?;
+        let late = self.changed_late();
+        Ok((self.done, late))
+    }
+
+    fn phases(&mut self) -> Result<(), ApplyError> {
+        let steps = self.steps;
+        for phase in Phase::ALL {
+            let mut numbers: Vec<usize> = Vec::new();
+            for (number, step) in steps.iter().enumerate() {
+                if Phase::of(step) == phase {
+                    numbers.push(number);
+                }
+            }
+            if matches!(phase, Phase::Removals | Phase::Modes) {
+                numbers.reverse();
+            }
+            for number in numbers {
+                let Some(step) = steps.get(number) else { continue };
+                if self.done.get(number).is_some_and(|&done| done != Done::Waiting) {
+                    continue;
+                }
+                let done = self.step(number, step)?;
+                self.set(number, done);
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, number: usize, done: Done) {
+        if let Some(place) = self.done.get_mut(number) {
+            *place = done;
+        }
+    }
+
+    fn step(&mut self, number: usize, step: &Step) -> Result<Done, ApplyError> {
+        if let Some(needed) = &step.needs {
+            let place = self.needed.get(needed);
+            let is_so = place.and_then(|&at| self.done.get(at)).is_some_and(|done| done.is_so());
+            if !is_so {
+                return Ok(Done::Blocked);
+            }
+        }
+        let was_directory = step.from.is_some_and(|from| from.is_directory());
+        let done = if let Some((from, to)) = mode_change(step) {
+            self.change_mode(step, from, to)
+        } else if step.to.is_none() {
+            if was_directory { self.remove_directory(step) } else { self.take_out(number, step) }
+        } else if was_directory {
+            self.replace_directory(number, step)
+        } else if step.from.is_some() {
+            self.exchange(number, step)
+        } else {
+            self.place(number, step)
+        };
+        match done {
+            Ok(done) => Ok(done),
+            // What it is in is not there, or not what it was.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Done::Blocked),
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::XDEV | Errno::BUSY) => {
+                Ok(Done::Refused)
+            }
+            Err(Errno::TXTBSY | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(Done::Refused),
+            Err(Errno::NAMETOOLONG | Errno::ILSEQ | Errno::INVAL) => Ok(Done::NotCarried),
+            Err(error) => Err(self.ground.failed("writing", step.path.as_bytes(), error)),
+        }
+    }
+
+    /// Puts something new where nothing is.
+    fn place(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let directory = self.ground.directory(above)?;
+        crash::point();
+        let placed = match step.to {
+            // No second name can be made for one.
+            Some(Form::Directory { mode }) if !shelf.abilities.new => {
+                make_directory(directory, name, mode)
+            }
+            _ => {
+                let number = number.to_string();
+                let from = (shelf.new_folder(), number.as_bytes());
+                shelf.abilities.rename_new(from, (directory, name))
+            }
+        };
+        crash::point();
+        match placed {
+            Ok(()) => Ok(Done::Made),
+            Err(Errno::EXIST) => {
+                let is_so = self.looker.is(directory, name, step.to)?;
+                Ok(if is_so { Done::Found } else { Done::Changed })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts something new in the place of a file or link.
+    fn exchange(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let directory = self.ground.directory(above)?;
+        if self.looker.is(directory, name, step.to)? {
+            return Ok(Done::Found);
+        }
+        if !shelf.abilities.exchange {
+            return self.replace_in_two(number, step);
+        }
+        if !self.looker.is(directory, name, step.from)? {
+            return Ok(Done::Changed);
+        }
+        let text = number.to_string();
+        let new = (shelf.new_folder(), text.as_bytes());
+        crash::point();
+        match shelf.abilities.exchange(new, (directory, name)) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(Done::Changed),
+            Err(error) => return Err(error),
+        }
+        crash::point();
+        if self.looker.is(new.0, new.1, step.from)? {
+            self.keep(number)?;
+            return Ok(Done::Made);
+        }
+        self.give_back(number, step)?;
+        Ok(Done::Changed)
+    }
+
+    /// Lets what came out, and is not what was expected, change places once more.
+    fn give_back(&mut self, number: usize, step: &Step) -> Result<(), Errno> {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let directory = self.ground.directory(above)?;
+        let text = number.to_string();
+        let new = (shelf.new_folder(), text.as_bytes());
+        crash::point();
+        match shelf.abilities.exchange(new, (directory, name)) {
+            Ok(()) => {
+                crash::point();
+                // Somebody may have written to the new one while it was in its place.
+                if !self.looker.is(new.0, new.1, step.to)? {
+                    shelf.keep(number)?;
+                }
+                Ok(())
+            }
+            // The new one was taken away meanwhile.
+            Err(Errno::NOENT) => match shelf.abilities.rename_new(new, (directory, name)) {
+                Err(Errno::EXIST) => shelf.keep(number),
+                done => done,
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same as an exchange, where the file system has none: the old one goes out, and the new one in.
+    fn replace_in_two(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+        match self.take_out(number, step)? {
+            Done::Made => {}
+            // It may have gone out before a crash.
+            Done::Found if self.has_come_out(number, step)? => {}
+            Done::Found => return Ok(Done::Changed),
+            other => return Ok(other),
+        }
+        self.place(number, step)
+    }
+
+    fn has_come_out(&mut self, number: usize, step: &Step) -> Result<bool, Errno> {
+        let name = number.to_string();
+        self.looker.is(self.shelf.out_folder(), name.as_bytes(), step.from)
+    }
+
+    /// Takes a file or link out of the checkout.
+    fn take_out(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let directory = match self.ground.directory(above) {
+            Ok(directory) => directory,
+            // With what it was in.
+            Err(Errno::NOENT) => return Ok(Done::Found),
+            Err(error) => return Err(error),
+        };
+        if self.looker.is(directory, name, None)? {
+            return Ok(Done::Found);
+        }
+        if !self.looker.is(directory, name, step.from)? {
+            return Ok(Done::Changed);
+        }
+        // Through the place of what is new, so that it gets a free name where it stays.
+        let text = number.to_string();
+        let new = (shelf.new_folder(), text.as_bytes());
+        let is_staged = stat(new.0, new.1)?.is_some();
+        let out = if is_staged { (shelf.out_folder(), new.1) } else { new };
+        crash::point();
+        match shelf.abilities.rename_new((directory, name), out) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(Done::Found),
+            // From before a crash: it came out, and somebody made another one.
+            Err(Errno::EXIST) => return Ok(Done::Changed),
+            Err(error) => return Err(error),
+        }
+        crash::point();
+        if self.looker.is(out.0, out.1, step.from)? {
+            if is_staged {
+                self.note_out(number)?;
+            } else {
+                self.keep(number)?;
+            }
+            return Ok(Done::Made);
+        }
+        crash::point();
+        match shelf.abilities.rename_new(out, (directory, name)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) if is_staged => {}
+            Err(Errno::EXIST) => shelf.keep(number)?,
+            Err(error) => return Err(error),
+        }
+        Ok(Done::Changed)
+    }
+
+    fn remove_directory(&mut self, step: &Step) -> Result<Done, Errno> {
+        let (above, name) = split(&step.path);
+        let directory = match self.ground.directory(above) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Ok(Done::Found),
+            Err(error) => return Err(error),
+        };
+        crash::point();
+        match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(Done::Made),
+            Err(Errno::NOENT) => Ok(Done::Found),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(Done::NotEmpty),
+            Err(Errno::NOTDIR) => Ok(Done::Changed),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts a file or link in the place of a directory, which is empty by now.
+    fn replace_directory(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+        let (above, name) = split(&step.path);
+        let directory = self.ground.directory(above)?;
+        match stat(directory, name)? {
+            Some(found) if is_directory(&found) => match self.remove_directory(step)? {
+                Done::Made | Done::Found => {}
+                other => return Ok(other),
+            },
+            Some(_) => {
+                let is_so = self.looker.is(directory, name, step.to)?;
+                return Ok(if is_so { Done::Found } else { Done::Changed });
+            }
+            None => {}
+        }
+        self.place(number, step)
+    }
+
+    /// Sets permissions, and nothing else. The content need not be what it was.
+    fn change_mode(&mut self, step: &Step, from: u16, to: u16) -> Result<Done, Errno> {
+        let Some(Form::File { .. }) = step.to else {
+            let is_tight = self.tight.iter().any(|(path, _)| *path == step.path);
+            let directory = self.ground.directory(step.path.as_bytes())?;
+            let done = set_mode(directory, &[from, from | 0o700], to)?;
+            // What it got meanwhile may be what it is to have.
+            return Ok(if is_tight && done == Done::Found { Done::Made } else { done });
+        };
+        let (above, name) = split(&step.path);
+        let directory = self.ground.directory(above)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Done::Changed),
+            Err(error) => return Err(error),
+        };
+        let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+        if kind != rustix::fs::FileType::RegularFile {
+            return Ok(Done::Changed);
+        }
+        set_mode(file.as_fd(), &[from], to)
+    }
+
+    /// Puts what came out where it stays.
+    fn keep(&mut self, number: usize) -> Result<(), Errno> {
+        self.shelf.keep(number)?;
+        self.note_out(number)
+    }
+
+    fn note_out(&mut self, number: usize) -> Result<(), Errno> {
+        if let Some(found) = stat(self.shelf.out_folder(), number.to_string().as_bytes())? {
+            self.out.push((number, FileStat::new(&found)));
+        }
+        Ok(())
+    }
+
+    /// What was written to after it had come out, by whoever had it open.
+    fn changed_late(&self) -> Vec<RelPath> {
+        let is_late = |(number, before): &&(usize, FileStat)| {
+            let name = number.to_string();
+            let now = stat(self.shelf.out_folder(), name.as_bytes());
+            let now = now.ok().flatten().map(|now| FileStat::new(&now));
+            now.is_none_or(|now| FileStat { ctime: before.ctime, ..now } != *before)
+        };
+        let late = self.out.iter().filter(is_late);
+        late.filter_map(|(number, _)| Some(self.steps.get(*number)?.path.clone())).collect()
+    }
+
+    /// Lets directories be changed that their owner may not change.
+    fn loosen(&mut self) -> Result<(), ApplyError> {
+        for (path, mode) in self.tight {
+            let loosened = self.ground.directory(path.as_bytes()).and_then(|directory| {
+                crash::point();
+                set_mode(directory, &[*mode], *mode | 0o700)
+            });
+            match loosened {
+                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::PERM) => {}
+                Err(error) => {
+                    let failed = self.ground.failed("changing", path.as_bytes(), error);
+                    self.tighten()?;
+                    return Err(failed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives directories the permissions that they should have, from the bottom up.
+    fn tighten(&mut self) -> Result<(), ApplyError> {
+        let mut modes: BTreeMap<&RelPath, (u16, u16)> = BTreeMap::new();
+        for (path, mode) in self.tight {
+            modes.insert(path, (*mode | 0o700, *mode));
+        }
+        for (step, done) in self.steps.iter().zip(&self.done) {
+            match step.to {
+                Some(Form::Directory { .. }) if Phase::of(step) == Phase::Modes => {
+                    if done.is_so() {
+                        modes.remove(&step.path);
+                    }
+                }
+                Some(Form::Directory { mode }) if mode & 0o700 != 0o700 && done.is_so() => {
+                    modes.insert(&step.path, (mode | 0o700, mode));
+                }
+                _ => {}
+            }
+        }
+        let mut first = None;
+        for (path, (now, mode)) in modes.into_iter().rev() {
+            crash::point();
+            let set = self
+                .ground
+                .directory(path.as_bytes())
+                .and_then(|directory| set_mode(directory, &[now], mode));
+            match set {
+                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::PERM) => {}
+                Err(error) => {
+                    let failed = self.ground.failed("setting the mode of", path.as_bytes(), error);
+                    first.get_or_insert(failed);
+                }
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Makes the names durable that changed.
+    fn sync(&mut self) -> Result<(), ApplyError> {
+        let made = self.steps.iter().zip(&self.done).filter(|(_, done)| done.is_so());
+        let above: BTreeSet<&[u8]> = made.map(|(step, _)| split(&step.path).0).collect();
+        if above.is_empty() {
+            return Ok(());
+        }
+        let synced = |ground: &Ground, error| Err(ground.failed("syncing", b"", error));
+        if above.len() > SYNCED_ALONE {
+            match sync_all(self.ground.root()) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return synced(self.ground, error),
+            }
+        }
+        for path in above {
+            match self.ground.directory(path).and_then(|directory| rustix::fs::fsync(directory)) {
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => return synced(self.ground, error),
+            }
+        }
+        match rustix::fs::fsync(self.shelf.out_folder()) {
+            Ok(()) => Ok(()),
+            Err(error) => synced(self.ground, error),
+        }
+    }
+
+    /// Puts in order what a crash has left: what came out and was not looked at goes back, or to its shelf.
+    pub(super) fn settle(&mut self) -> Result<(), ApplyError> {
+        let steps = self.steps;
+        self.loosen()?;
+        for (number, step) in steps.iter().enumerate() {
+            match self.settle_step(number, step) {
+                Ok(None) => {}
+                Ok(Some(done)) => self.set(number, done),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => {
+                    return Err(self.ground.failed("looking at", step.path.as_bytes(), error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_step(&mut self, number: usize, step: &Step) -> Result<Option<Done>, Errno> {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let text = number.to_string();
+        let new = (shelf.new_folder(), text.as_bytes());
+        let out = (shelf.out_folder(), text.as_bytes());
+        if self.looker.is(new.0, new.1, None)? {
+            // Taken out by its name, and not looked at since.
+            let may_be = !shelf.abilities.exchange && step.from.is_some();
+            if may_be
+                && !self.looker.is(out.0, out.1, None)?
+                && !self.looker.is(out.0, out.1, step.from)?
+                && self.put_back(out, step)?
+            {
+                return Ok(Some(Done::Changed));
+            }
+            return Ok(None);
+        }
+        if step.to.is_some() && self.looker.is(new.0, new.1, step.to)? {
+            return Ok(None);
+        }
+        if step.from.is_some() && self.looker.is(new.0, new.1, step.from)? {
+            shelf.keep(number)?;
+            return Ok(None);
+        }
+        // It is nobody's but the user's.
+        if step.to.is_none() {
+            if !self.put_back(new, step)? {
+                shelf.keep(number)?;
+            }
+            return Ok(Some(Done::Changed));
+        }
+        let directory = self.ground.directory(above)?;
+        if shelf.abilities.exchange && self.looker.is(directory, name, step.to)? {
+            self.give_back(number, step)?;
+            return Ok(Some(Done::Changed));
+        }
+        shelf.keep(number)?;
+        Ok(None)
+    }
+
+    /// Gives something back to a path, where that is free; says whether it was.
+    fn put_back(&mut self, from: (BorrowedFd<'_>, &[u8]), step: &Step) -> Result<bool, Errno> {
+        let (above, name) = split(&step.path);
+        let directory = self.ground.directory(above)?;
+        crash::point();
+        match self.shelf.abilities.rename_new(from, (directory, name)) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The steps for which something new has to be staged yet.
+    pub(super) fn unstaged(&mut self) -> Result<Vec<usize>, ApplyError> {
+        let steps = self.steps;
+        let mut found = Vec::new();
+        for (number, step) in steps.iter().enumerate() {
+            let is_settled = self.done.get(number).is_some_and(|&done| done != Done::Waiting);
+            if is_settled || !needs_staging(step) {
+                continue;
+            }
+            let text = number.to_string();
+            let (above, name) = split(&step.path);
+            let is_staged = stat(self.shelf.new_folder(), text.as_bytes()).map(|it| it.is_some());
+            let is_so = match self.ground.directory(above) {
+                Ok(directory) => self.looker.is(directory, name, step.to),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match (is_staged, is_so) {
+                (Ok(is_staged), Ok(is_so)) => {
+                    if !is_staged && !is_so {
+                        found.push(number);
+                    }
+                }
+                (Err(error), _) | (_, Err(error)) => {
+                    return Err(self.ground.failed("looking at", step.path.as_bytes(), error));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Sets the permissions of something that has one of these now.
+fn set_mode(fd: BorrowedFd<'_>, expected: &[u16], mode: u16) -> Result<Done, Errno> {
+    let found: Stat = rustix::fs::fstat(fd)?;
+    let now = mode_of(&found) & 0o777;
+    if now == mode {
+        return Ok(Done::Found);
+    }
+    if !expected.contains(&now) {
+        return Ok(Done::Changed);
+    }
+    crash::point();
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode.into()))?;
+    Ok(Done::Made)
+}
+
+/// The path of the directory that an entry is in, and its name.
+fn split(path: &RelPath) -> (&[u8], &[u8]) {
+    path.split_last().unwrap_or_default()
+}
