@@ -5,7 +5,6 @@
 #[cfg(test)]
 thread_local! {
     static LEFT: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
-    static SEEN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// What a cut panics with.
@@ -17,24 +16,17 @@ pub(crate) struct Cut;
 #[cfg(test)]
 pub(crate) fn arm(after: Option<u64>) {
     LEFT.set(after);
-    SEEN.set(0);
-}
-
-/// How many writes this thread has come to since.
-#[cfg(test)]
-pub(crate) fn seen() -> u64 {
-    SEEN.get()
 }
 
 /// Before or after a write.
 #[cfg(test)]
 pub(super) fn point() {
-    SEEN.set(SEEN.get() + 1);
     match LEFT.get() {
         None => {}
         Some(0) => {
             LEFT.set(None);
-            std::panic::panic_any(Cut);
+            // No message: it is meant.
+            std::panic::resume_unwind(Box::new(Cut));
         }
         Some(left) => LEFT.set(Some(left - 1)),
     }

@@ -1,7 +1,7 @@
 //! Moves between a checkout and the folder of an apply.
 //!
-//! **Invariant:** no move replaces anything: two names change places, or the new one was free. Where the
-//! file system can do neither as one step, nothing is moved.
+//! **Invariant:** no move replaces anything in the checkout: two names change places, or the new one was free,
+//! and that is one step for the system. The folder is ours alone, so what is free there stays free.
 
 use std::os::fd::BorrowedFd;
 
@@ -18,12 +18,13 @@ pub(super) struct Abilities {
 }
 
 impl Abilities {
-    /// What most can do.
-    pub(super) const ALL: Self = Self { new: true, exchange: true };
-
     /// Tries both in a folder of our own.
     #[cfg(target_os = "linux")]
     pub(super) fn of(folder: BorrowedFd<'_>) -> Result<Self, Errno> {
+        #[cfg(test)]
+        if let Some(limited) = LIMITED.get() {
+            return Ok(limited);
+        }
         use rustix::fs::{Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
         for name in ["probe-a", "probe-b"] {
@@ -52,20 +53,21 @@ impl Abilities {
         Ok(Self { new: false, exchange: false })
     }
 
-    /// Renames to a name that nothing has. A directory goes only where that is one step.
-    pub(super) fn rename_new(
+    /// Moves from the folder to a name of the checkout that nothing has. A directory goes only where that can
+    /// be asked for.
+    pub(super) fn put(
         self,
-        (from, name): (BorrowedFd<'_>, &[u8]),
-        (to, new): (BorrowedFd<'_>, &[u8]),
+        (folder, number): (BorrowedFd<'_>, &[u8]),
+        (directory, name): (BorrowedFd<'_>, &[u8]),
     ) -> Result<(), Errno> {
         #[cfg(target_os = "linux")]
         if self.new {
             let flags = rustix::fs::RenameFlags::NOREPLACE;
-            return rustix::fs::renameat_with(from, name, to, new, flags);
+            return rustix::fs::renameat_with(folder, number, directory, name, flags);
         }
-        // A second name is made only where there is none.
-        rustix::fs::linkat(from, name, to, new, AtFlags::empty())?;
-        rustix::fs::unlinkat(from, name, AtFlags::empty())
+        // A second name is made only where there is none, and the first one is ours to take away.
+        rustix::fs::linkat(folder, number, directory, name, AtFlags::empty())?;
+        rustix::fs::unlinkat(folder, number, AtFlags::empty())
     }
 
     /// Lets two names change places; `NOSYS` where that cannot be one step.
@@ -82,4 +84,23 @@ impl Abilities {
         let _unused = (from, name, to, other);
         Err(Errno::NOSYS)
     }
+}
+
+/// Moves to a name of the folder that nothing has.
+pub(super) fn take(
+    from: (BorrowedFd<'_>, &[u8]),
+    (folder, number): (BorrowedFd<'_>, &[u8]),
+) -> Result<(), Errno> {
+    match rustix::fs::statat(folder, number, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => rustix::fs::renameat(from.0, from.1, folder, number),
+        Ok(_) => Err(Errno::EXIST),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// What file systems can do, as far as this thread is told.
+    pub(super) static LIMITED: std::cell::Cell<Option<Abilities>> =
+        const { std::cell::Cell::new(None) };
 }

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use super::ApplyError;
 use super::crash;
 use super::ground::{DIRECTORY, Ground, Mount};
-use super::moves::Abilities;
+use super::moves::{Abilities, take};
 use super::plan::Step;
 use crate::checkout::remove::remove_contents;
 use crate::checkout::{RestoreOptions, fill};
@@ -181,8 +181,7 @@ impl Shelf {
         self.sync(making.as_fd(), &path, steps)?;
         for (name, _) in list(making.as_fd()).context("listing", &path)? {
             crash::point();
-            self.abilities
-                .rename_new((making.as_fd(), &name), (self.new_folder(), &name))
+            take((making.as_fd(), &name), (self.new_folder(), &name))
                 .context("renaming to", &path)?;
         }
         remove_area(&path)
@@ -223,7 +222,7 @@ impl Shelf {
         loop {
             crash::point();
             let from = (self.new_folder(), name.as_bytes());
-            match self.abilities.rename_new(from, (self.out_folder(), kept.as_bytes())) {
+            match take(from, (self.out_folder(), kept.as_bytes())) {
                 Err(Errno::EXIST) => {
                     again += 1;
                     kept = format!("{name}.{again}");

@@ -18,6 +18,7 @@ use super::form::Form;
 use super::ground::Ground;
 use super::journal::Done;
 use super::look::{Looker, is_directory, mode_of, stat};
+use super::moves::take;
 use super::plan::Step;
 use super::shelf::{SYNCED_ALONE, Shelf, make_directory, sync_all};
 use super::{ApplyError, crash};
@@ -195,7 +196,7 @@ impl<'a> Writing<'a> {
             _ => {
                 let number = number.to_string();
                 let from = (shelf.new_folder(), number.as_bytes());
-                shelf.abilities.rename_new(from, (directory, name))
+                shelf.abilities.put(from, (directory, name))
             }
         };
         crash::point();
@@ -258,7 +259,7 @@ impl<'a> Writing<'a> {
                 Ok(())
             }
             // The new one was taken away meanwhile.
-            Err(Errno::NOENT) => match shelf.abilities.rename_new(new, (directory, name)) {
+            Err(Errno::NOENT) => match shelf.abilities.put(new, (directory, name)) {
                 Err(Errno::EXIST) => shelf.keep(number),
                 done => done,
             },
@@ -305,7 +306,7 @@ impl<'a> Writing<'a> {
         let is_staged = stat(new.0, new.1)?.is_some();
         let out = if is_staged { (shelf.out_folder(), new.1) } else { new };
         crash::point();
-        match shelf.abilities.rename_new((directory, name), out) {
+        match take((directory, name), out) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(Done::Found),
             // From before a crash: it came out, and somebody made another one.
@@ -322,7 +323,7 @@ impl<'a> Writing<'a> {
             return Ok(Done::Made);
         }
         crash::point();
-        match shelf.abilities.rename_new(out, (directory, name)) {
+        match shelf.abilities.put(out, (directory, name)) {
             Ok(()) => {}
             Err(Errno::EXIST) if is_staged => {}
             Err(Errno::EXIST) => shelf.keep(number)?,
@@ -561,7 +562,7 @@ impl<'a> Writing<'a> {
         let (above, name) = split(&step.path);
         let directory = self.ground.directory(above)?;
         crash::point();
-        match self.shelf.abilities.rename_new(from, (directory, name)) {
+        match self.shelf.abilities.put(from, (directory, name)) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(error) => Err(error),

@@ -1,0 +1,427 @@
+//! What a run left, merged into a checkout; and putting that back.
+//!
+//! The checkout is sealed first: that snapshot is the state that is merged with, and the safety copy.
+//!
+//! **Invariant:** one apply to a workspace at a time, and one that was cut off is gone on with before any other.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use baton_protocol::id::{ApplyId, MIN_PREFIX, SnapshotId, WorkspaceId};
+use baton_protocol::message::RunInfo;
+use baton_protocol::path::RelPath;
+use baton_store::apply::{
+    Action, Applied, Applies, ApplyError, Done, Form, Known, Outcome, Plan,
+    PlanOptions, Request, Root, Stage, Trees, plan,
+};
+use baton_store::catalog::history::Pin;
+use baton_store::checkout::RestoreOptions;
+use baton_store::scan::Progress;
+use baton_store::snapshot::load_snapshot;
+
+use super::failure::{Fail, chain};
+use super::remotes::only;
+use super::report::to_path;
+use super::transfer::with_progress;
+use super::{Daemon, report};
+use crate::api::apply::{
+    ActionEntry, ApplyAnswer, ApplyCall, ConflictEntry, OnlyPath, UndoAnswer, VersionEntry,
+};
+use crate::api::control::{Answer, Bytes, OmittedEntry, ReportPath};
+use crate::api::socket::EventSender;
+use crate::workspace::{TakeOptions, Taken, random};
+
+/// What is merged into which checkout.
+struct Job {
+    info: RunInfo,
+    there: SnapshotId,
+    root: PathBuf,
+    only: Vec<RelPath>,
+    markers: bool,
+    dry_run: bool,
+}
+
+impl Daemon {
+    fn applies(&self) -> Applies {
+        Applies::new(&self.options.home.applies_dir())
+    }
+
+    /// Goes on with what was cut off, and forgets what is over.
+    pub(super) async fn resume_applies(self: &Arc<Self>) -> Result<(), Fail> {
+        self.blocking("resume applies", |daemon| {
+            let applies = daemon.applies();
+            match applies.purge(daemon.clock.now_ms()) {
+                Ok(purged) => {
+                    for id in purged {
+                        tracing::info!(apply = %id, "what came out of a checkout is forgotten");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "old applies stay"),
+            }
+            match applies.list() {
+                Ok(known) => {
+                    for Known { record, .. } in known {
+                        // What cannot be done now is tried again by the next command.
+                        if let Err(error) = daemon.finish_applies(record.workspace) {
+                            tracing::warn!(apply = %record.id, error = %error.0.message, "not finished");
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "applies cannot be listed"),
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Goes on with every apply to a workspace that was cut off.
+    fn finish_applies(&self, workspace: WorkspaceId) -> Result<(), Fail> {
+        let applies = self.applies();
+        for Known { record, stage } in applies.list()? {
+            let is_open = matches!(stage, Stage::Planned | Stage::Begun | Stage::Undoing);
+            if record.workspace != workspace || !is_open {
+                continue;
+            }
+            let _lock = applies.lock(workspace)?;
+            let resumed = applies.resume(&self.workspaces.vault, record.id)?;
+            tracing::info!(apply = %record.id, done = resumed.is_some(), "went on with an apply");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn apply(
+        self: &Arc<Self>,
+        call: ApplyCall,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
+        let (target, info) = self.find_run(&call.run).await?;
+        let path = call.path.map(to_path);
+        let (workspace, run) = (info.spec.workspace, info.spec.run.short());
+        let root = self
+            .blocking("checkout", move |daemon| daemon.checkout_of(workspace, path, &run))
+            .await?;
+        let only = call.only.iter().map(|path| below(&root, path)).collect::<Result<_, _>>()?;
+        // A run that has left nothing yet stands where it started.
+        let there = info.result.unwrap_or(info.spec.snapshot);
+        self.fetch_from(&target, info.spec.snapshot, events).await?;
+        self.fetch_from(&target, there, events).await?;
+        let job =
+            Job { info, there, root, only, markers: call.markers, dry_run: call.dry_run };
+        let progress = Arc::new(Progress::default());
+        let watched = Arc::clone(&progress);
+        let work = self.blocking("apply", move |daemon| daemon.apply_here(&job, &progress));
+        let (answer, notes) = with_progress(work, &watched, "apply", events).await?;
+        for note in notes {
+            events.note(note).await;
+        }
+        Ok(Answer::Applied(Box::new(answer)))
+    }
+
+    /// The root of the checkout that is meant.
+    fn checkout_of(
+        &self,
+        workspace: WorkspaceId,
+        path: Option<PathBuf>,
+        run: &str,
+    ) -> Result<PathBuf, Fail> {
+        let elsewhere = format!("baton pull {run} --into DIR");
+        let Some(path) = path else {
+            let Some(known) = self.catalog.workspace(workspace)? else {
+                let what = format!("this home has no checkout of the workspace of run {run}");
+                return Err(Fail::new("no-checkout", what).hint(elsewhere));
+            };
+            let root = to_path(Bytes(known.root));
+            if !root.is_dir() {
+                let what = format!("the checkout of run {run} was in {}, which is gone", root.display());
+                let hint = format!("baton pull {run} --apply PATH, where it is now; or {elsewhere}");
+                return Err(Fail::new("no-checkout", what).hint(hint));
+            }
+            return Ok(root);
+        };
+        if self.workspaces.find_moved(&path)?.is_some_and(|found| found.id == workspace) {
+            return Ok(path);
+        }
+        let what = format!(
+            "{} is a checkout of another workspace than the one of run {run}",
+            path.display()
+        );
+        let hint = match self.catalog.workspace(workspace)? {
+            Some(known) => format!(
+                "baton pull {run} --apply {}; or {elsewhere}",
+                String::from_utf8_lossy(&known.root)
+            ),
+            None => elsewhere,
+        };
+        Err(Fail::new("other-workspace", what).hint(hint))
+    }
+
+    fn apply_here(&self, job: &Job, progress: &Progress) -> Result<(ApplyAnswer, Vec<String>), Fail> {
+        let Job { info, there, root, only, .. } = job;
+        let (workspace, vault) = (info.spec.workspace, &self.workspaces.vault);
+        let applies = self.applies();
+        self.finish_applies(workspace)?;
+        let _lock = applies.lock(workspace)?;
+        let base = load_snapshot(vault, info.spec.snapshot)?;
+        let result = load_snapshot(vault, *there)?;
+        if base.workspace != workspace || result.workspace != workspace {
+            let what = format!("the result of run {} is of another workspace", info.spec.run.short());
+            return Err(Fail::new("other-workspace", what).hint("baton runs"));
+        }
+        let taken = self.workspaces.take_beside(
+            workspace,
+            root,
+            &TakeOptions::default(),
+            progress,
+            None,
+        )?;
+        self.acks.pin(workspace, taken.id, Pin::Snapshot);
+        let root_of = |snapshot: &baton_protocol::object::Snapshot| Root {
+            tree: snapshot.root,
+            mode: snapshot.root_mode,
+        };
+        let trees =
+            Trees { base: root_of(&base), here: root_of(&taken.snapshot), there: root_of(&result) };
+        let run = info.spec.run.short();
+        let options = PlanOptions {
+            only: only.clone(),
+            markers: job.markers.then(|| ("here".to_owned(), format!("run {run}"))),
+            not_sealed: taken.omitted.clone(),
+        };
+        let intake = vault.intake();
+        let plan = plan(&intake, &trees, &options, progress)?;
+        let mut notes = taken.notes.clone();
+        for path in &plan.unmatched {
+            notes.push(format!("run {run} changed nothing at {}", path.display()));
+        }
+        let applied = if job.dry_run {
+            Applied { id: None, done: Vec::new(), late: Vec::new(), shelf: None }
+        } else {
+            if !plan.made.is_empty() {
+                intake.keep(&plan.made)?;
+            }
+            let request = Request {
+                id: ApplyId::from_bytes(random()?),
+                workspace,
+                root: root.clone(),
+                safety: taken.id,
+                there: *there,
+                now_ms: self.clock.now_ms(),
+            };
+            applies.apply(vault, &request, &plan, &RestoreOptions::default(), progress)?
+        };
+        tracing::info!(run = %info.spec.run, steps = plan.steps.len(), safety = %taken.id, "applied");
+        let receipt = report::receipt(vault, *there, &result, &[], Some(info.isolated))?;
+        let mut answer = answer_of(job, &taken, receipt);
+        tell(&mut answer, &plan, &applied);
+        if job.dry_run {
+            "dry-run".clone_into(&mut answer.state);
+        }
+        Ok((answer, notes))
+    }
+
+    pub(super) async fn undo(
+        self: &Arc<Self>,
+        id: Option<String>,
+        path: Bytes,
+    ) -> Result<Answer, Fail> {
+        let answer = self.blocking("undo", move |daemon| {
+            let applies = daemon.applies();
+            let known = applies.list()?;
+            let id = match id {
+                Some(digits) => named(&known, &digits)?,
+                None => daemon.last_apply(&known, &to_path(path))?,
+            };
+            let Some(known) = known.iter().find(|known| known.record.id == id) else {
+                return Err(ApplyError::Unknown(id).into());
+            };
+            let workspace = known.record.workspace;
+            daemon.finish_applies(workspace)?;
+            let _lock = applies.lock(workspace)?;
+            let undone = applies.undo(&daemon.workspaces.vault, id)?;
+            tracing::info!(apply = %id, restored = undone.restored.len(), kept = undone.kept.len(), "undone");
+            let kept = undone.kept.iter().map(|(path, done)| OmittedEntry {
+                path: ReportPath::new(path.as_bytes()),
+                reason: reason_of(*done).to_owned(),
+            });
+            Ok(UndoAnswer {
+                undo: id.to_string(),
+                root: undone.record.root.to_string_lossy().into_owned(),
+                restored: undone.restored.iter().map(|path| ReportPath::new(path.as_bytes())).collect(),
+                kept: kept.collect(),
+                displaced: Some(undone.shelf.to_string_lossy().into_owned()),
+            })
+        });
+        Ok(Answer::Undone(Box::new(answer.await?)))
+    }
+
+    /// The last apply to the workspace of a folder that was not put back.
+    fn last_apply(&self, known: &[Known], path: &Path) -> Result<ApplyId, Fail> {
+        let workspace = self.workspaces.find_moved(path)?.map(|found| found.id);
+        let last = known.iter().find(|known| {
+            Some(known.record.workspace) == workspace
+                && !matches!(known.stage, Stage::Planned | Stage::Undone)
+        });
+        last.map(|known| known.record.id).ok_or_else(|| {
+            let what = format!("nothing was applied to {} that could be put back", path.display());
+            Fail::new("nothing-to-undo", what).hint("baton undo ID, for another checkout")
+        })
+    }
+}
+
+/// The apply that an id or a prefix means.
+fn named(known: &[Known], digits: &str) -> Result<ApplyId, Fail> {
+    let fits = |known: &&Known| {
+        digits.len() >= MIN_PREFIX && known.record.id.to_string().starts_with(digits)
+    };
+    let found: Vec<_> = known.iter().filter(fits).map(|known| known.record.id).collect();
+    only(&found, "apply", digits, "baton undo, for the last one")
+}
+
+/// A path that was typed, below the root of the checkout.
+fn below(root: &Path, path: &OnlyPath) -> Result<RelPath, Fail> {
+    let absolute = to_path(path.absolute.clone());
+    let typed = to_path(path.typed.clone());
+    let inside = match absolute.strip_prefix(root) {
+        Ok(inside) => inside.to_owned(),
+        // Typed elsewhere it is meant from the root.
+        Err(_) => typed.components().collect(),
+    };
+    RelPath::new(inside.as_os_str().as_bytes()).map_err(|error| {
+        let what = format!("{} is not in the checkout {}: {error}", typed.display(), root.display());
+        Fail::new("not-in-checkout", what).hint("name paths of the checkout").exit(2)
+    })
+}
+
+fn answer_of(job: &Job, taken: &Taken, receipt: crate::api::control::Receipt) -> ApplyAnswer {
+    let base = job.info.spec.snapshot.to_string();
+    let there = job.there.to_string();
+    let show = ["baton", "diff", &taken.id.to_string(), &there, "--patch"];
+    ApplyAnswer {
+        root: job.root.to_string_lossy().into_owned(),
+        run: job.info.spec.run.to_string(),
+        snapshot: there.clone(),
+        base,
+        safety: taken.id.to_string(),
+        state: "unchanged".to_owned(),
+        applied: Vec::new(),
+        merged: Vec::new(),
+        conflicts: Vec::new(),
+        skipped: Vec::new(),
+        actions: Vec::new(),
+        show_command: show.map(str::to_owned).to_vec(),
+        resume_command: Vec::new(),
+        undo: None,
+        displaced: None,
+        receipt,
+    }
+}
+
+/// Tells what was planned, and where something else became of it.
+fn tell(answer: &mut ApplyAnswer, plan: &Plan, applied: &Applied) {
+    use std::collections::HashMap;
+    let failed: HashMap<&RelPath, Done> = plan
+        .steps
+        .iter()
+        .zip(&applied.done)
+        .filter(|(_, done)| !done.is_so())
+        .map(|(step, done)| (&step.path, *done))
+        .collect();
+    for action in &plan.actions {
+        let path = ReportPath::new(action.path.as_bytes());
+        let is_late = applied.late.contains(&action.path);
+        let (word, reason) = match (failed.get(&action.path), &action.outcome) {
+            (Some(Done::Changed), _) => ("conflict", Some("changed")),
+            (Some(&done), _) => ("kept", Some(reason_of(done))),
+            (None, _) if is_late => ("conflict", Some("written")),
+            (None, Outcome::Kept(kept)) => ("kept", Some(kept.name())),
+            (None, Outcome::Conflict(clash)) => ("conflict", Some(clash.name())),
+            (None, outcome) => (outcome.name(), None),
+        };
+        let reason = reason.map(str::to_owned);
+        match word {
+            "conflict" => answer.conflicts.push(conflict(action, reason.clone())),
+            "kept" => answer.skipped.push(OmittedEntry {
+                path: path.clone(),
+                reason: reason.clone().unwrap_or_default(),
+            }),
+            "merged" => answer.merged.push(path.clone()),
+            _ => answer.applied.push(path.clone()),
+        }
+        let moved_from = action.moved_from.as_ref().map(|path| ReportPath::new(path.as_bytes()));
+        answer.actions.push(ActionEntry { path, action: word.to_owned(), reason, moved_from });
+    }
+    answer.undo = applied.id.map(|id| id.to_string());
+    answer.displaced = applied.shelf.as_ref().map(|path| path.to_string_lossy().into_owned());
+    if applied.id.is_some() {
+        "applied".clone_into(&mut answer.state);
+    }
+}
+
+fn conflict(action: &Action, reason: Option<String>) -> ConflictEntry {
+    ConflictEntry {
+        path: ReportPath::new(action.path.as_bytes()),
+        reason: reason.unwrap_or_default(),
+        base: action.base.map(version),
+        ours: action.ours.map(version),
+        theirs: action.theirs.map(version),
+    }
+}
+
+fn version(form: Form) -> VersionEntry {
+    let (kind, mode) = match form {
+        Form::File { mode, .. } => ("file", Some(mode)),
+        Form::Link { .. } => ("link", None),
+        Form::Directory { mode } => ("directory", Some(mode)),
+    };
+    VersionEntry {
+        kind: kind.to_owned(),
+        mode: mode.map(|mode| format!("{mode:04o}")),
+        content: form.content().map(|id| data_encoding::HEXLOWER.encode(&id.hash)),
+        bytes: form.blob().map(|blob| blob.size),
+    }
+}
+
+/// The word for what became of a step that was not done.
+const fn reason_of(done: Done) -> &'static str {
+    match done {
+        Done::Made | Done::Found => "written",
+        Done::Waiting => "not-reached",
+        Done::Changed => "changed",
+        Done::NotEmpty => "not-empty",
+        Done::Blocked => "blocked",
+        Done::Refused => "not-permitted",
+        Done::NotCarried => "not-carried",
+    }
+}
+
+impl From<ApplyError> for Fail {
+    fn from(error: ApplyError) -> Self {
+        if error.is_disk_full() && !matches!(error, ApplyError::Interrupted { .. }) {
+            return Self::new("disk-full", chain(&error))
+                .hint("free some space there and try again; nothing was changed");
+        }
+        let message = chain(&error);
+        match error {
+            ApplyError::Store(error) => error.into(),
+            ApplyError::Stage(error) => error.into(),
+            ApplyError::Fs(_) => Self::new("apply", message)
+                .hint("nothing was changed; see whether the checkout may be written to"),
+            ApplyError::GitBusy { .. } => Self::new("git-busy", message)
+                .hint("finish it, or abort it, and try again; nothing was changed"),
+            ApplyError::Locked => Self::new("apply-under-way", message)
+                .hint("wait for it and try again")
+                .exit(4),
+            ApplyError::Undone(_) => Self::new("undone", message).hint("baton log"),
+            ApplyError::Unknown(_) => Self::new("not-found", message).hint("baton undo"),
+            ApplyError::Unfinished(id) => Self::new("apply-unfinished", message)
+                .hint(format!("baton undo {}, or see what keeps it: baton daemon status", id.short())),
+            ApplyError::Interrupted { id, .. } => Self::new("apply-interrupted", message).hint(
+                format!("the next command goes on with it; baton undo {} puts it back", id.short()),
+            ),
+            ApplyError::GitName { .. } | ApplyError::Path(_) => Self::new("hostile-tree", message)
+                .hint("nothing was changed; see what the run did: baton logs RUN"),
+            ApplyError::Cancelled => Self::cancelled(),
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! Others are at work in the checkout meanwhile, or the system or a tree is hostile.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use baton_protocol::id::ObjectKind;
+use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, Tree, build_tree};
+
+use super::*;
+use crate::apply::testing::{Node, folder, is_nightly};
+use crate::objects::ObjectSink;
+
+fn file(content: &str) -> Node {
+    Node::File(0o644, content.into())
+}
+
+fn model(nodes: &[(&str, Node)]) -> Model {
+    Model(nodes.iter().map(|(path, node)| (path.as_bytes().to_vec(), node.clone())).collect())
+}
+
+/// Every byte below a folder, file by file.
+fn files(top: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut open = vec![top.to_owned()];
+    while let Some(path) = open.pop() {
+        let Ok(entries) = std::fs::read_dir(&path) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            let Ok(metadata) = path.symlink_metadata() else { continue };
+            if metadata.is_dir() {
+                open.push(path);
+            } else if metadata.is_file() {
+                found.push((path.clone(), std::fs::read(&path).unwrap_or_default()));
+            }
+        }
+    }
+    found
+}
+
+/// How an editor writes.
+#[derive(Clone, Copy, Debug)]
+enum Writes {
+    /// A new file in the place of the old one.
+    Replacing,
+    /// Into the file that is there.
+    InPlace,
+    /// At the end of one that it keeps open.
+    Appending,
+}
+
+const WRITTEN: [&str; 4] = ["a", "b", "sub/c", "sub/d"];
+
+/// Writes until it is told to stop; returns what it wrote last to each file.
+fn edit(root: &Path, how: Writes, round: usize, stop: &AtomicBool) -> Vec<String> {
+    let mut last = vec![String::new(); WRITTEN.len()];
+    let append = |path: &Path| OpenOptions::new().append(true).open(path);
+    let mut open: Vec<_> = WRITTEN.iter().map(|name| append(&root.join(name)).ok()).collect();
+    let mut version = 0;
+    while !stop.load(Ordering::Relaxed) {
+        version += 1;
+        for (at, name) in WRITTEN.iter().enumerate() {
+            let path = root.join(name);
+            let text = format!("[{round} {name} {version}]");
+            let written = match how {
+                Writes::Replacing => {
+                    let beside = root.join(format!("{name}.tmp"));
+                    std::fs::write(&beside, &text).is_ok() && std::fs::rename(&beside, &path).is_ok()
+                }
+                Writes::InPlace => OpenOptions::new()
+                    .write(true)
+                    .truncate(true)
+                    .open(&path)
+                    .is_ok_and(|mut file| file.write_all(text.as_bytes()).is_ok()),
+                Writes::Appending => open[at]
+                    .as_mut()
+                    .is_some_and(|file| file.write_all(text.as_bytes()).is_ok()),
+            };
+            if written {
+                last[at] = text;
+            }
+        }
+    }
+    last
+}
+
+#[test]
+fn what_an_editor_writes_meanwhile_is_not_lost() {
+    let rounds = if is_nightly() { 10_000 } else { 300 };
+    let here = model(&[
+        ("a", file("1")),
+        ("b", file("1")),
+        ("sub", Node::Directory(0o755)),
+        ("sub/c", file("1")),
+        ("sub/d", file("1")),
+    ]);
+    let there = model(&[
+        ("a", file("2")),
+        ("sub", Node::Directory(0o755)),
+        ("sub/c", Node::Link(b"x".to_vec())),
+        ("sub/d", Node::File(0o600, b"2".to_vec())),
+    ]);
+    let case = Case { base: here.clone(), here, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let mut disturbed = 0;
+    for round in 0..rounds {
+        let how = [Writes::Replacing, Writes::InPlace, Writes::Appending][round % 3];
+        let top = folder();
+        let root = top.path().join("tree");
+        case.here.write(&root);
+        let applies = Applies::new(&top.path().join("applies"));
+        let stop = AtomicBool::new(false);
+        let (applied, last) = std::thread::scope(|scope| {
+            let editor = scope.spawn(|| edit(&root, how, round, &stop));
+            if round % 2 == 0 {
+                std::thread::yield_now();
+            }
+            let request = request(&root, 9);
+            let applied =
+                applies.apply(&objects, &request, &plan, &options(), &Progress::default()).unwrap();
+            stop.store(true, Ordering::Relaxed);
+            (applied, editor.join().unwrap())
+        });
+        disturbed += usize::from(applied.done.iter().any(|done| !done.is_so()));
+        let all = files(top.path());
+        for text in last.iter().filter(|text| !text.is_empty()) {
+            let is_there = all.iter().any(|(_, bytes)| {
+                bytes.windows(text.len()).any(|window| window == text.as_bytes())
+            });
+            assert!(is_there, "round {round} {how:?}: {text} is lost\n{all:?}\n{applied:?}");
+        }
+        // What was there before is in the snapshot; what came there is in its place, or told.
+        for (step, done) in plan.steps.iter().zip(&applied.done) {
+            assert!(*done != Done::Waiting, "{:?}", step.path);
+        }
+    }
+    assert!(disturbed > 0, "the editor was never in the way");
+}
+
+#[test]
+fn a_link_that_takes_a_folders_place_leads_nowhere() {
+    let rounds = if is_nightly() { 3_000 } else { 100 };
+    let base = model(&[
+        ("d", Node::Directory(0o755)),
+        ("d/gone", file("1")),
+        ("d/kept", file("1")),
+    ]);
+    let there = model(&[
+        ("d", Node::Directory(0o755)),
+        ("d/kept", file("2")),
+        ("d/new", file("new")),
+    ]);
+    let case = Case { base: base.clone(), here: base, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    for _ in 0..rounds {
+        let top = folder();
+        let root = top.path().join("tree");
+        case.here.write(&root);
+        let outside = top.path().join("outside");
+        let within = model(&[("gone", file("1")), ("kept", file("1"))]);
+        within.write(&outside);
+        std::os::unix::fs::symlink(&outside, top.path().join("link")).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (link, place) = (top.path().join("link"), root.join("d"));
+                while !stop.load(Ordering::Relaxed) {
+                    let flags = rustix::fs::RenameFlags::EXCHANGE;
+                    let cwd = rustix::fs::CWD;
+                    // One of them may just be looked at.
+                    let _ = rustix::fs::renameat_with(cwd, &link, cwd, &place, flags);
+                }
+            });
+            let applies = Applies::new(&top.path().join("applies"));
+            let request = request(&root, 9);
+            let applied =
+                applies.apply(&objects, &request, &plan, &options(), &Progress::default());
+            stop.store(true, Ordering::Relaxed);
+            drop(applied);
+        });
+        assert_eq!(Model::read(&outside), within);
+    }
+}
+
+/// Applies a case to a folder that has more in it than the trees say.
+fn apply_with(case: &Case, more: &[(&str, &str)]) -> (tempfile::TempDir, Plan, Applied) {
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let top = folder();
+    let root = top.path().join("tree");
+    case.here.write(&root);
+    for (path, content) in more {
+        std::fs::write(root.join(path), content).unwrap();
+    }
+    let applies = Applies::new(&top.path().join("applies"));
+    let request = request(&root, 9);
+    let applied =
+        applies.apply(&objects, &request, &plan, &options(), &Progress::default()).unwrap();
+    (top, plan, applied)
+}
+
+#[test]
+fn what_no_snapshot_has_stays_where_it_is() {
+    let base = model(&[
+        ("gone", Node::Directory(0o755)),
+        ("gone/file", file("1")),
+        ("turned", Node::Directory(0o755)),
+        ("turned/file", file("1")),
+    ]);
+    let there = model(&[("added", file("there")), ("turned", file("a file now"))]);
+    let case = Case { base: base.clone(), here: base, there };
+    let more = [("gone/.env", "mine"), ("turned/.env", "mine"), ("added", "mine")];
+    let (top, plan, applied) = apply_with(&case, &more);
+    let root = top.path().join("tree");
+    for (path, content) in more {
+        assert_eq!(std::fs::read_to_string(root.join(path)).unwrap(), content, "{path}");
+    }
+    // Of what is below a conflict nothing was taken away either.
+    assert!(root.join("turned/file").exists() && !root.join("gone/file").exists());
+    let done: Vec<_> = plan
+        .steps
+        .iter()
+        .zip(applied.done)
+        .map(|(step, done)| (step.path.display().into_owned(), done))
+        .collect();
+    let expected = [
+        ("added", Done::Changed),
+        ("gone", Done::NotEmpty),
+        ("gone/file", Done::Made),
+        ("turned", Done::NotEmpty),
+        ("turned/file", Done::Blocked),
+    ];
+    assert_eq!(done, expected.map(|(path, done)| (path.to_owned(), done)));
+}
+
+#[test]
+fn what_is_held_back_from_the_safety_copy_is_a_conflict() {
+    let base = model(&[("key", file("1")), ("other", file("1"))]);
+    let here = model(&[("other", file("1"))]);
+    let there = model(&[("key", file("2")), ("other", file("2"))]);
+    let objects = MemoryObjects::default();
+    let [base, here, there] = [&base, &here, &there].map(|model| model.store(&objects));
+    let path = RelPath::new(b"key").unwrap();
+    let not_sealed = vec![Omission { path, reason: OmitReason::Secret }];
+    let options = PlanOptions { not_sealed, ..PlanOptions::default() };
+    let plan =
+        plan(&objects, &Trees { base, here, there }, &options, &Progress::default()).unwrap();
+    let told: Vec<_> = plan.actions.iter().map(|action| &action.outcome).collect();
+    assert_eq!(told, [&Outcome::Conflict(Clash::NotSealed), &Outcome::Taken]);
+    assert_eq!(plan.steps.len(), 1);
+}
+
+fn planned(objects: &MemoryObjects, base: Root, there: Root) -> Result<Plan, ApplyError> {
+    let trees = Trees { base, here: base, there };
+    plan(objects, &trees, &PlanOptions::default(), &Progress::default())
+}
+
+#[test]
+fn names_that_could_reach_gits_folder_are_refused_by_name() {
+    let objects = MemoryObjects::default();
+    let base = model(&[("a", file("1"))]).store(&objects);
+    for name in [".git", ".GIT", ".git.", ".git ", "git~1", ".g\u{200c}it", ".git::$INDEX_ALLOCATION"] {
+        for path in [name.to_owned(), format!("deep/{name}"), format!("{name}/hooks")] {
+            let mut nodes = vec![("a".to_owned(), file("1"))];
+            if let Some((above, _)) = path.rsplit_once('/') {
+                nodes.push((above.to_owned(), Node::Directory(0o755)));
+            }
+            nodes.push((path.clone(), file("evil")));
+            let nodes: Vec<_> = nodes.iter().map(|(path, node)| (path.as_str(), node.clone())).collect();
+            let there = model(&nodes).store(&objects);
+            let refused = planned(&objects, base, there).unwrap_err();
+            assert!(matches!(refused, ApplyError::GitName { .. }), "{path}: {refused}");
+        }
+    }
+}
+
+#[test]
+fn a_tree_that_grows_without_end_is_refused_and_a_plan_can_be_called_off() {
+    let objects = MemoryObjects::default();
+    let put = |_, _: &Tree, bytes: Vec<u8>| objects.put(ObjectKind::Tree, &bytes).map(drop);
+    let base = model(&[]).store(&objects);
+    let mut tree = base.tree;
+    for _ in 0..6 {
+        let entry = |number: u8| Entry {
+            name: vec![b'a' + number],
+            kind: EntryKind::Directory { mode: 0o755, tree, below: Default::default() },
+        };
+        tree = build_tree((0..20).map(entry).collect(), put).unwrap().0;
+    }
+    let there = Root { tree, mode: 0o755 };
+    let refused = planned(&objects, base, there).unwrap_err();
+    assert!(matches!(refused, ApplyError::Store(StoreError::TooMany { .. })), "{refused}");
+    let progress = Progress::default();
+    progress.cancel();
+    let trees = Trees { base, here: base, there };
+    let stopped = plan(&objects, &trees, &PlanOptions::default(), &progress).unwrap_err();
+    assert!(matches!(stopped, ApplyError::Cancelled));
+}
+
+#[test]
+fn the_cost_of_a_plan_follows_what_differs() {
+    let objects = MemoryObjects::default();
+    let mut base = Model::default();
+    for number in 0..200 {
+        let folder = format!("{number:03}").into_bytes();
+        base.0.insert(folder.clone(), Node::Directory(0o755));
+        base.0.insert([&folder[..], b"/file"].concat(), file(&number.to_string()));
+    }
+    let mut there = base.clone();
+    there.0.insert(b"007/file".to_vec(), file("changed"));
+    let (base, there) = (base.store(&objects), there.store(&objects));
+    // All but the folders that are looked into are gone from the store.
+    let kept: Vec<_> = {
+        let plan = planned(&objects, base, there).unwrap();
+        assert_eq!(plan.steps.len(), 1);
+        let map = objects.0.lock().unwrap();
+        map.keys().copied().collect()
+    };
+    let mut needed = 0;
+    for id in kept {
+        let bytes = objects.0.lock().unwrap().remove(&id).unwrap();
+        if planned(&objects, base, there).is_err() {
+            needed += 1;
+            objects.0.lock().unwrap().insert(id, bytes);
+        }
+    }
+    assert_eq!(needed, 4, "two roots, and one folder of each");
+}
+
+#[test]
+fn a_store_that_lacks_something_changes_nothing() {
+    let base = model(&[("a", file("1")), ("b", file("1"))]);
+    let there = model(&[("a", file("2")), ("b", file("3")), ("new", file("4"))]);
+    let case = Case { base: base.clone(), here: base, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let lost = plan.steps[1].to.unwrap().content().unwrap();
+    objects.0.lock().unwrap().remove(&lost);
+    let top = folder();
+    let root = top.path().join("tree");
+    case.here.write(&root);
+    let applies = Applies::new(&top.path().join("applies"));
+    let request = request(&root, 9);
+    let failed =
+        applies.apply(&objects, &request, &plan, &options(), &Progress::default()).unwrap_err();
+    assert!(!matches!(failed, ApplyError::Interrupted { .. }), "{failed}");
+    assert_eq!(Model::read(&root), case.here);
+    assert!(applies.list().unwrap().is_empty());
+    assert_eq!(crate::fs::list_dir(&top.path().join("applies")).unwrap(), [""; 0]);
+}
+
+/// A small disk of its own; nothing where this user may not mount one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn at(folder: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"]).arg(folder);
+        let is_mounted = rustix::process::geteuid().is_root()
+            && mount.output().is_ok_and(|output| output.status.success());
+        is_mounted.then(|| Self(folder.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let umount = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+        drop(umount);
+    }
+}
+
+#[test]
+fn a_full_disk_stops_it_before_the_first_write() {
+    let top = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::at(&top.path().join("disk"), "300k") else { return };
+    let base = model(&[("a", file("1"))]);
+    let large: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    let there = model(&[("a", file("2")), ("large", file(&large))]);
+    let case = Case { base: base.clone(), here: base, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let root = disk.0.join("tree");
+    case.here.write(&root);
+    let applies = Applies::new(&top.path().join("applies"));
+    let apply = |plan: &Plan, number| {
+        let request = request(&root, number);
+        applies.apply(&objects, &request, plan, &options(), &Progress::default())
+    };
+    let failed = apply(&plan, 9).unwrap_err();
+    assert!(failed.is_disk_full(), "{failed:?}");
+    assert_eq!(Model::read(&root), case.here);
+    // Beside the checkout nothing is left.
+    assert_eq!(crate::fs::list_dir(&disk.0).unwrap(), ["tree"]);
+    // What fits goes there: the shelf is on the disk of the checkout.
+    let small = Plan { steps: plan.steps[..1].to_vec(), ..Plan::default() };
+    let applied = apply(&small, 10).unwrap();
+    assert!(applied.shelf.unwrap().starts_with(&disk.0));
+    applies.undo(&objects, applied.id.unwrap()).unwrap();
+    assert_eq!(Model::read(&root), case.here);
+    applies.purge(1_000 + KEPT_MS).unwrap();
+    assert_eq!(crate::fs::list_dir(&disk.0).unwrap(), ["tree"]);
+}
+
+#[test]
+fn where_the_checkout_is_a_mount_point_the_shelf_is_in_it_and_git_ignores_it() {
+    let top = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::at(&top.path().join("disk"), "300k") else { return };
+    let base = model(&[("a", file("1"))]);
+    let there = model(&[("a", file("2"))]);
+    let case = Case { base: base.clone(), here: base, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    case.here.write(&disk.0);
+    let applies = Applies::new(&top.path().join("applies"));
+    let request = request(&disk.0, 9);
+    let applied =
+        applies.apply(&objects, &request, &plan, &options(), &Progress::default()).unwrap();
+    let shelf = applied.shelf.unwrap();
+    let area = shelf.parent().unwrap();
+    assert_eq!(area.parent().unwrap(), disk.0);
+    assert_eq!(std::fs::read(area.join(".gitignore")).unwrap(), b"*\n");
+    assert_eq!(std::fs::read(shelf.join("0")).unwrap(), b"1");
+    assert_eq!(std::fs::read(area.join("paths")).unwrap(), b"0\ta\n");
+    applies.purge(999 + KEPT_MS).unwrap();
+    assert!(area.exists());
+    applies.purge(1_000 + KEPT_MS).unwrap();
+    assert!(!area.exists());
+    assert!(applies.list().unwrap().is_empty());
+}
+
+#[test]
+fn one_apply_to_a_workspace_at_a_time_and_a_damaged_record_is_refused() {
+    let top = folder();
+    let applies = Applies::new(&top.path().join("applies"));
+    let lock = applies.lock(workspace()).unwrap();
+    assert!(matches!(applies.lock(workspace()), Err(ApplyError::Locked)));
+    let other = WorkspaceId::from_bytes([8; 16]);
+    drop(applies.lock(other).unwrap());
+    drop(lock);
+    drop(applies.lock(workspace()).unwrap());
+
+    let base = model(&[("a", file("1"))]);
+    let case = Case { base: base.clone(), here: base, there: model(&[("a", file("2"))]) };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let root = top.path().join("tree");
+    case.here.write(&root);
+    let request = request(&root, 9);
+    let apply = || applies.apply(&objects, &request, &plan, &options(), &Progress::default());
+    let id = apply().unwrap().id.unwrap();
+    let path = top.path().join("applies").join(id.to_string()).join("plan");
+    let whole = std::fs::read(&path).unwrap();
+    for at in (0..whole.len()).step_by(7) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x10;
+        std::fs::write(&path, &damaged).unwrap();
+        let refused = applies.undo(&objects, id).unwrap_err();
+        assert!(matches!(refused, ApplyError::Store(StoreError::Damaged { .. })), "{refused}");
+        assert!(applies.list().unwrap().is_empty());
+    }
+    std::fs::write(&path, &whole).unwrap();
+    applies.undo(&objects, id).unwrap();
+    assert_eq!(Model::read(&root), case.here);
+}
+
+#[test]
+fn git_at_work_stops_it_before_the_first_write() {
+    let base = model(&[("a", file("1"))]);
+    let case = Case { base: base.clone(), here: base, there: model(&[("a", file("2"))]) };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let top = folder();
+    let root = top.path().join("tree");
+    case.here.write(&root);
+    let git = top.path().join("elsewhere");
+    std::fs::create_dir_all(&git).unwrap();
+    let linked = format!("gitdir: {}\n", git.display());
+    for link in [false, true] {
+        let dot_git = root.join(".git");
+        let folder = if link {
+            std::fs::remove_dir_all(&dot_git).unwrap();
+            std::fs::write(&dot_git, &linked).unwrap();
+            git.clone()
+        } else {
+            std::fs::create_dir(&dot_git).unwrap();
+            dot_git
+        };
+        for name in ["index.lock", "MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD"] {
+            std::fs::create_dir(folder.join(name)).unwrap();
+            let applies = Applies::new(&top.path().join("applies"));
+            let request = request(&root, 9);
+            let refused = applies
+                .apply(&objects, &request, &plan, &options(), &Progress::default())
+                .unwrap_err();
+            assert!(matches!(refused, ApplyError::GitBusy { .. }), "{refused}");
+            std::fs::remove_dir(folder.join(name)).unwrap();
+        }
+        assert_eq!(std::fs::read(root.join("a")).unwrap(), b"1");
+    }
+}

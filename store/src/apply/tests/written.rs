@@ -1,0 +1,171 @@
+//! Random plans carried out on the disk, put back, and cut off at every write.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::planned::carried_out;
+use super::*;
+use crate::apply::crash::{self, Cut};
+use crate::apply::moves::{Abilities, LIMITED};
+use crate::apply::testing::{folder, is_nightly};
+
+/// A checkout on the disk, beside the folder of the applies.
+struct Ground {
+    folder: tempfile::TempDir,
+    applies: Applies,
+}
+
+impl Ground {
+    fn new(here: &Model) -> Self {
+        let folder = folder();
+        here.write(&folder.path().join("tree"));
+        let applies = Applies::new(&folder.path().join("applies"));
+        Self { folder, applies }
+    }
+
+    fn root(&self) -> std::path::PathBuf {
+        self.folder.path().join("tree")
+    }
+
+    fn tree(&self) -> Model {
+        Model::read(&self.root())
+    }
+
+    fn apply(&self, objects: &MemoryObjects, plan: &Plan) -> Result<Applied, ApplyError> {
+        let request = request(&self.root(), 3);
+        self.applies.apply(objects, &request, plan, &options(), &Progress::default())
+    }
+
+    /// Goes on with whatever was cut off, and says whether anything was.
+    fn resume(&self, objects: &MemoryObjects) {
+        for known in self.applies.list().unwrap() {
+            self.applies.resume(objects, known.record.id).unwrap();
+        }
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        use std::os::fd::{AsFd, OwnedFd};
+        let fd: OwnedFd = crate::fs::open(self.folder.path()).unwrap().into();
+        crate::checkout::remove::remove_contents(fd.as_fd()).unwrap();
+    }
+}
+
+/// Random cases in which there is something to do.
+fn cases(seed: u64, count: usize) -> impl Iterator<Item = (Case, MemoryObjects, Plan)> {
+    let mut rng = Rng::new(seed);
+    let found = std::iter::from_fn(move || {
+        loop {
+            let case = Case::random(&mut rng);
+            let objects = MemoryObjects::default();
+            let plan = case.plan(&objects);
+            if !plan.steps.is_empty() {
+                return Some((case, objects, plan));
+            }
+        }
+    });
+    found.take(count)
+}
+
+fn carry_out_and_put_back(seed: u64, count: usize) {
+    for (number, (case, objects, plan)) in cases(seed, count).enumerate() {
+        let ground = Ground::new(&case.here);
+        let applied = ground.apply(&objects, &plan).unwrap();
+        let is_done = applied.done.iter().all(|done| done.is_so());
+        assert!(is_done, "case {number}: {:?}\n{plan:#?}", applied.done);
+        assert_eq!(ground.tree(), carried_out(&plan, &case.here, &objects), "case {number}");
+        let undone = ground.applies.undo(&objects, applied.id.unwrap()).unwrap();
+        assert_eq!(undone.kept, [], "case {number}: {plan:#?}");
+        assert_eq!(ground.tree(), case.here, "case {number}");
+    }
+}
+
+#[test]
+fn plans_are_carried_out_and_put_back_to_the_byte() {
+    carry_out_and_put_back(2, if is_nightly() { 20_000 } else { 300 });
+}
+
+#[test]
+fn so_they_are_where_names_cannot_change_places() {
+    let count = if is_nightly() { 5_000 } else { 100 };
+    for limited in [(true, false), (false, false)] {
+        LIMITED.set(Some(Abilities { new: limited.0, exchange: limited.1 }));
+        carry_out_and_put_back(4, count);
+    }
+    LIMITED.set(None);
+}
+
+/// Runs something that is cut off after so many writes; true where it was.
+fn cut_off(after: u64, work: impl FnOnce()) -> bool {
+    crash::arm(Some(after));
+    let ended = catch_unwind(AssertUnwindSafe(work));
+    crash::arm(None);
+    match ended {
+        Ok(()) => false,
+        Err(cause) => {
+            if !cause.is::<Cut>() {
+                std::panic::resume_unwind(cause);
+            }
+            true
+        }
+    }
+}
+
+fn cut_off_everywhere(seed: u64, count: usize) -> u64 {
+    let mut cuts = 0;
+    for (number, (case, objects, plan)) in cases(seed, count).enumerate() {
+        let result = carried_out(&plan, &case.here, &objects);
+        for after in 0.. {
+            let ground = Ground::new(&case.here);
+            let is_cut = cut_off(after, || drop(ground.apply(&objects, &plan).unwrap()));
+            ground.resume(&objects);
+            let tree = ground.tree();
+            let known = ground.applies.list().unwrap();
+            let what = || format!("case {number} cut after {after}\n{:?}\n{plan:#?}", case.here);
+            match known.first() {
+                None => assert_eq!(tree, case.here, "{}", what()),
+                Some(known) => {
+                    assert_eq!(known.stage, Stage::Applied, "{}", what());
+                    assert_eq!(tree, result, "{}", what());
+                    let undone = ground.applies.undo(&objects, known.record.id).unwrap();
+                    assert_eq!(undone.kept, [], "{}", what());
+                    assert_eq!(ground.tree(), case.here, "{}", what());
+                }
+            }
+            if !is_cut {
+                break;
+            }
+            cuts += 1;
+        }
+        // The way back can be cut off, too.
+        for after in 0.. {
+            let ground = Ground::new(&case.here);
+            let id = ground.apply(&objects, &plan).unwrap().id.unwrap();
+            let is_cut = cut_off(after, || drop(ground.applies.undo(&objects, id).unwrap()));
+            ground.resume(&objects);
+            let what = || format!("case {number} undo cut after {after}\n{plan:#?}");
+            let stage = ground.applies.list().unwrap()[0].stage;
+            let expected = if stage == Stage::Undone { &case.here } else { &result };
+            assert_eq!(ground.tree(), *expected, "{}", what());
+            if !is_cut {
+                assert_eq!(stage, Stage::Undone);
+                break;
+            }
+            cuts += 1;
+        }
+    }
+    cuts
+}
+
+#[test]
+fn cut_off_anywhere_it_is_gone_on_with_and_can_be_put_back() {
+    let cuts = cut_off_everywhere(5, if is_nightly() { 500 } else { 25 });
+    assert!(cuts > 500, "{cuts}");
+}
+
+#[test]
+fn so_it_is_where_names_cannot_change_places() {
+    LIMITED.set(Some(Abilities { new: true, exchange: false }));
+    cut_off_everywhere(6, if is_nightly() { 200 } else { 8 });
+    LIMITED.set(None);
+}

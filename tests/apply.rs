@@ -1,0 +1,233 @@
+//! What a run did comes home into a checkout that has moved on: both sides' work is there, nothing is
+//! overwritten, and it can be put back.
+
+#![expect(clippy::disallowed_methods, reason = "a test has the file system itself")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::cloud::{Cloud, arg, list, refused, text};
+use crate::support::home::TestHome;
+use crate::support::walker::{differences, walk};
+
+/// A checkout with a few files in it, as it is handed off.
+fn checkout(home: &TestHome) -> PathBuf {
+    let tree = home.folder("app").canonicalize().unwrap();
+    let lines: String = (1..=9).map(|line| format!("line {line}\n")).collect();
+    for (name, content) in [
+        ("both.txt", lines.as_str()),
+        ("clash.txt", "as it was\n"),
+        ("deleted-here.txt", "1\n"),
+        ("deleted-there.txt", "1\n"),
+        ("gone.txt", "gone\n"),
+        ("mine.txt", "mine\n"),
+        ("moved-here.txt", "a file that moves here\n"),
+        ("script.sh", "true\n"),
+        ("theirs.txt", "theirs\n"),
+    ] {
+        std::fs::write(tree.join(name), content).unwrap();
+    }
+    std::fs::create_dir_all(tree.join("old/deep")).unwrap();
+    std::fs::write(tree.join("old/deep/file"), "x\n").unwrap();
+    tree
+}
+
+/// What the run does.
+const THERE: &str = "sed -i 's/line 9/line 9 there/' both.txt
+    echo there > clash.txt
+    echo 2 > deleted-here.txt
+    rm deleted-there.txt gone.txt
+    rm -r old
+    echo more there >> moved-here.txt
+    chmod 755 script.sh
+    echo more >> theirs.txt
+    mkdir -p new/deep && echo new > new/deep/file
+    ln -s theirs.txt link";
+
+/// What is done here meanwhile.
+fn edit_here(tree: &Path) {
+    let edit = "sed -i 's/line 1$/line 1 here/' both.txt
+        echo here > clash.txt
+        rm deleted-here.txt
+        echo edited > deleted-there.txt
+        echo more >> mine.txt
+        mkdir here && mv moved-here.txt here/moved.txt
+        echo untracked > here/new.txt";
+    let done = Command::new("sh").args(["-ec", edit]).current_dir(tree).status();
+    assert!(done.unwrap().success());
+}
+
+fn run_to_its_end(home: &TestHome, tree: &Path, script: &str) -> String {
+    let answer = home.json(&["handoff", arg(tree), "--", "sh", "-ec", script]);
+    let run = text(&answer["runs"][0], "run").to_owned();
+    home.json_exit(&["run", "wait", &run], 0);
+    run
+}
+
+fn paths(answer: &Value, list_name: &str) -> Vec<String> {
+    list(answer, list_name).iter().map(|one| text(one, "path").to_owned()).collect()
+}
+
+fn read(tree: &Path, name: &str) -> String {
+    std::fs::read_to_string(tree.join(name)).unwrap()
+}
+
+#[test]
+fn what_both_sides_did_comes_together_and_can_be_put_back() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = checkout(&home);
+    let run = run_to_its_end(&home, &tree, THERE);
+    edit_here(&tree);
+    let before = walk(&tree);
+
+    // What would be done is said, and nothing is.
+    let planned = home.json_exit(&["pull", &run, "--apply", "--dry-run"], 4);
+    assert_eq!(planned["state"], "dry-run");
+    assert!(planned["undo"].is_null());
+    assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
+
+    let applied = home.json_exit(&["pull", &run, "--apply"], 4);
+    assert_eq!(applied["actions"], planned["actions"]);
+    assert_eq!(text(&applied, "root"), arg(&tree));
+    let taken = [
+        "deleted-here.txt",
+        "gone.txt",
+        "here/moved.txt",
+        "link",
+        "new",
+        "new/deep",
+        "new/deep/file",
+        "old",
+        "old/deep",
+        "old/deep/file",
+        "script.sh",
+        "theirs.txt",
+    ];
+    assert_eq!(paths(&applied, "applied"), taken);
+    assert_eq!(paths(&applied, "merged"), ["both.txt"]);
+    assert_eq!(paths(&applied, "conflicts"), ["clash.txt"]);
+    assert_eq!(paths(&applied, "skipped"), ["deleted-there.txt"]);
+    let clash = &list(&applied, "conflicts")[0];
+    for version in ["base", "ours", "theirs"] {
+        assert_eq!(clash[version]["kind"], "file", "{clash}");
+    }
+    let both = read(&tree, "both.txt");
+    assert!(both.starts_with("line 1 here\n") && both.ends_with("line 9 there\n"), "{both}");
+    assert_eq!(read(&tree, "clash.txt"), "here\n");
+    assert_eq!(read(&tree, "deleted-here.txt"), "2\n");
+    assert_eq!(read(&tree, "deleted-there.txt"), "edited\n");
+    assert_eq!(read(&tree, "here/moved.txt"), "a file that moves here\nmore there\n");
+    assert_eq!(read(&tree, "mine.txt"), "mine\nmore\n");
+    assert_eq!(read(&tree, "here/new.txt"), "untracked\n");
+    assert_eq!(read(&tree, "link"), "theirs\nmore\n");
+    for gone in ["gone.txt", "old", "moved-here.txt"] {
+        assert!(!tree.join(gone).exists(), "{gone}");
+    }
+    assert!(Path::new(text(&applied, "displaced")).is_dir());
+    // The safety copy is the checkout as it was.
+    let copy = home.root().join("copy");
+    home.json(&["restore", text(&applied, "safety"), "--into", arg(&copy)]);
+    assert_eq!(differences(&before, &walk(&copy), &[]), [""; 0]);
+    // A push right after has what was applied.
+    let after = walk(&tree);
+    let pushed = home.json(&["push", arg(&tree)]);
+    let third = cloud.device();
+    let there = third.root().join("there");
+    third.json(&["restore", text(&pushed, "snapshot"), "--into", arg(&there)]);
+    assert_eq!(differences(&after, &walk(&there), &[]), [""; 0]);
+
+    // The same once more changes nothing: what is a conflict stays one.
+    let again = home.json_exit(&["pull", &run, "--apply"], 4);
+    assert_eq!((text(&again, "state"), paths(&again, "conflicts").len()), ("unchanged", 1));
+    assert_eq!(differences(&after, &walk(&tree), &[]), [""; 0]);
+
+    let mut undo = home.command();
+    undo.args(["undo", "--json"]).current_dir(&tree);
+    let output = crate::support::home::run(undo, std::time::Duration::from_mins(1));
+    assert!(output.status.success(), "{output:?}");
+    let undone: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(undone["undo"], applied["undo"]);
+    assert_eq!(list(&undone, "kept").len(), 0, "{undone}");
+    assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
+    refused(&home, &["undo", text(&applied, "undo")], 1, "undone");
+}
+
+#[test]
+fn what_was_edited_since_is_left_by_an_undo() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = checkout(&home);
+    let run = run_to_its_end(&home, &tree, "echo more >> theirs.txt; echo x > made.txt; rm mine.txt");
+    let before = walk(&tree);
+    let applied = home.json(&["pull", &run[..8], "--apply", arg(&tree)]);
+    std::fs::write(tree.join("made.txt"), "edited since\n").unwrap();
+    let undone = home.json_exit(&["undo", &text(&applied, "undo")[..8]], 4);
+    assert_eq!(paths(&undone, "kept"), ["made.txt"]);
+    assert_eq!(paths(&undone, "restored"), ["mine.txt", "theirs.txt"]);
+    assert_eq!(read(&tree, "made.txt"), "edited since\n");
+    let found = differences(&before, &walk(&tree), &[]);
+    assert_eq!(found, ["made.txt: only in the second (File)"]);
+}
+
+#[test]
+fn a_part_is_applied_and_conflicts_are_marked_where_that_is_asked_for() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = checkout(&home);
+    let run = run_to_its_end(&home, &tree, THERE);
+    edit_here(&tree);
+    let part = home.json(&["pull", &run, "--apply", "--only", "new/deep", "--only", "old"]);
+    let taken = ["new", "new/deep", "new/deep/file", "old", "old/deep", "old/deep/file"];
+    assert_eq!(paths(&part, "applied"), taken);
+    assert!(list(&part, "skipped").iter().all(|one| one["reason"] == "not-asked"), "{part}");
+    assert_eq!(read(&tree, "new/deep/file"), "new\n");
+    assert_eq!(read(&tree, "theirs.txt"), "theirs\n");
+    let args = ["pull", &run, "--apply", "--only", "clash.txt", "--conflicts", "markers"];
+    let marked = home.json_exit(&args, 4);
+    assert_eq!(paths(&marked, "conflicts"), ["clash.txt"]);
+    let expected = format!("<<<<<<< here\nhere\n=======\nthere\n>>>>>>> run {}\n", &run[..8]);
+    assert_eq!(read(&tree, "clash.txt"), expected);
+    home.json(&["undo", text(&marked, "undo")]);
+    assert_eq!(read(&tree, "clash.txt"), "here\n");
+}
+
+#[test]
+fn another_checkout_and_one_in_which_git_is_at_work_are_refused() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = checkout(&home);
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        command.args(args).current_dir(&tree).env("HOME", home.root());
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "x"]);
+    let run = run_to_its_end(&home, &tree, "echo more >> theirs.txt");
+    let before = walk(&tree);
+    let other = home.folder("other");
+    std::fs::write(other.join("file"), "x").unwrap();
+    home.json(&["snapshot", arg(&other)]);
+    let fail = refused(&home, &["pull", &run, "--apply", arg(&other)], 1, "other-workspace");
+    assert!(fail.contains(arg(&tree)), "{fail}");
+    let stranger = home.folder("stranger");
+    refused(&home, &["pull", &run, "--apply", arg(&stranger)], 1, "other-workspace");
+    assert!(std::fs::read_dir(&stranger).unwrap().next().is_none());
+
+    for (name, says) in [("index.lock", "another git command"), ("MERGE_HEAD", "merge")] {
+        let path = tree.join(".git").join(name);
+        std::fs::write(&path, "").unwrap();
+        let fail = refused(&home, &["pull", &run, "--apply"], 1, "git-busy");
+        assert!(fail.contains(says), "{fail}");
+        std::fs::remove_file(path).unwrap();
+    }
+    assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
+    home.json(&["pull", &run, "--apply"]);
+    assert_eq!(read(&tree, "theirs.txt"), "theirs\nmore\n");
+}
