@@ -187,6 +187,9 @@ impl<'a> Writing<'a> {
         let (above, name) = split(&step.path);
         let shelf = self.shelf;
         let directory = self.ground.directory(above)?;
+        if self.looker.is(directory, name, step.to)? {
+            return Ok(Done::Found);
+        }
         crash::point();
         let placed = match step.to {
             // No second name can be made for one.

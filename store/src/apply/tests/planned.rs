@@ -86,8 +86,8 @@ fn check(case: &Case, objects: &MemoryObjects) -> bool {
     for (mine, is_ours) in [(here, true), (there, false)] {
         for (path, node) in &mine.0 {
             let (Node::File(_, content) | Node::Link(content)) = node else { continue };
-            let was = base.0.get(path);
-            let is_same = matches!(was, Some(Node::File(_, before) | Node::Link(before)) if before == content);
+            // What neither side made is anywhere, or nowhere.
+            let is_same = contents(base).contains(content.as_slice());
             // What somebody made is there, or is in a merge, or people are told of it.
             let is_there = left.contains(content.as_slice()) || is_told(path);
             let followed = plan.actions.iter().any(|action| {
