@@ -67,13 +67,14 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         ("--conflicts", args.conflicts.is_some()),
         ("--dry-run", args.dry_run),
     ];
+    let apply = format!("baton pull {} --apply", id(&args.run));
     if let Some((flag, _)) = others.into_iter().find(|(_, given)| *given) {
-        return Err(CliError::usage(format!("{flag} is for a pull into a checkout"))
-            .hint(format!("baton pull {} --apply {flag}", id(&args.run))));
+        let hint = format!("{apply} {flag}, or {instead}");
+        return Err(later::not_yet(&format!("`baton pull {flag}` without --apply"), &hint));
     }
     let Some(into) = &args.into else {
-        let both = format!("{instead}, or baton pull {} --apply", id(&args.run));
-        return Err(later::not_yet("`baton pull` into a new worktree", &both));
+        let hint = format!("{instead}, or {apply}");
+        return Err(later::not_yet("`baton pull` into a new worktree", &hint));
     };
     let into = workspace::bytes(session.absolute(into));
     let _detach = Detach::new("the daemon goes on and finishes the folder");

@@ -112,7 +112,7 @@ fn look_at(
         Ok(looked) => looked,
         Err(error) => return refused(ground, error),
     };
-    let mode = mode_of(&stat);
+    let mode = mode_of(&stat) & 0o777;
     if may_write && mode & 0o300 == 0o300 {
         return Ok(true);
     }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use baton_protocol::path::RelPath;
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::form::Form;
@@ -293,8 +293,8 @@ impl<'a> Writing<'a> {
         let shelf = self.shelf;
         let directory = match self.ground.directory(above) {
             Ok(directory) => directory,
-            // With what it was in.
-            Err(Errno::NOENT) => return Ok(Done::Found),
+            // It went with what it was in.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Done::Found),
             Err(error) => return Err(error),
         };
         if self.looker.is(directory, name, None)? {
@@ -339,7 +339,7 @@ impl<'a> Writing<'a> {
         let (above, name) = split(&step.path);
         let directory = match self.ground.directory(above) {
             Ok(directory) => directory,
-            Err(Errno::NOENT) => return Ok(Done::Found),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Done::Found),
             Err(error) => return Err(error),
         };
         crash::point();
@@ -604,10 +604,10 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// Sets the permissions of something that has one of these now.
+/// Sets the permissions of something that has one of these now. What is set beside them stays.
 fn set_mode(fd: BorrowedFd<'_>, expected: &[u16], mode: u16) -> Result<Done, Errno> {
-    let found: Stat = rustix::fs::fstat(fd)?;
-    let now = mode_of(&found) & 0o777;
+    let found = mode_of(&rustix::fs::fstat(fd)?);
+    let (now, special) = (found & 0o777, found & 0o7000);
     if now == mode {
         return Ok(Done::Found);
     }
@@ -615,7 +615,7 @@ fn set_mode(fd: BorrowedFd<'_>, expected: &[u16], mode: u16) -> Result<Done, Err
         return Ok(Done::Changed);
     }
     crash::point();
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode.into()))?;
+    rustix::fs::fchmod(fd, Mode::from_raw_mode((special | mode).into()))?;
     Ok(Done::Made)
 }
 
