@@ -160,7 +160,8 @@ fn what_was_edited_since_is_left_by_an_undo() {
     let cloud = Cloud::new();
     let home = cloud.device();
     let tree = checkout(&home);
-    let run = run_to_its_end(&home, &tree, "echo more >> theirs.txt; echo x > made.txt; rm mine.txt");
+    let run =
+        run_to_its_end(&home, &tree, "echo more >> theirs.txt; echo x > made.txt; rm mine.txt");
     let before = walk(&tree);
     let applied = home.json(&["pull", &run[..8], "--apply", arg(&tree)]);
     std::fs::write(tree.join("made.txt"), "edited since\n").unwrap();

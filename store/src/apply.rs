@@ -5,9 +5,10 @@
 //! - [`crash`]: where tests cut it off
 //! - [`form`], [`outcome`]: what stands at a path, and what becomes of it
 //! - [`text`]: merging text in three ways
-//! - [`differences`], [`resolve`], [`renames`], [`plan`](mod@plan): what will be done, found from trees alone
+//! - [`ground`]: the checkout; [`ignored`]: what its rules leave out
+//! - [`differences`], [`resolve`], [`renames`], [`plan`](mod@plan): what will be done, found from trees
 //! - [`journal`]: what is known of each apply, on the disk
-//! - [`ground`], [`look`]: the checkout, and what stands in it
+//! - [`look`]: what stands in the checkout
 //! - [`moves`], [`shelf`]: what goes in and what comes out
 //! - [`preflight`]: what is looked at before the first write
 //! - [`writing`]: the writes
@@ -23,12 +24,13 @@ mod crash;
 mod form;
 mod outcome;
 mod text;
+mod ground;
+mod ignored;
 mod differences;
 mod resolve;
 mod renames;
 mod plan;
 mod journal;
-mod ground;
 mod look;
 mod moves;
 mod shelf;
@@ -49,6 +51,7 @@ use crate::fs::FsError;
 
 pub use applies::{Applied, Applies, ApplyLock, Known, Request, Undone};
 pub use form::Form;
+pub use ignored::CheckoutRules;
 pub use journal::{Done, Record, Stage};
 pub use outcome::{Clash, Kept, Outcome};
 pub use plan::{Action, Plan, PlanOptions, Root, Step, Trees, plan};

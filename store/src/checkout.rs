@@ -262,7 +262,10 @@ impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
 
 /// Opens a directory below another one, beneath it and through no link.
 #[cfg(target_os = "linux")]
-pub(crate) fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+pub(crate) fn open_directory(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+) -> Result<std::os::fd::OwnedFd, Errno> {
     use rustix::fs::{OFlags, ResolveFlags};
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -276,7 +279,10 @@ pub(crate) fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::o
 
 /// Opens a directory below another one, beneath it and through no link.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+pub(crate) fn open_directory(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+) -> Result<std::os::fd::OwnedFd, Errno> {
     crate::scan::directory::open_below(root, path)
 }
 

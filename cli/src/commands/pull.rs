@@ -138,7 +138,8 @@ fn tell(report: &Report, text: &mut String, applied: &ApplyAnswer) {
             line(report, text, action);
         }
         if let Some(more) = of_kind.len().checked_sub(SHOWN).filter(|&more| more > 0) {
-            let _ = writeln!(text, "  {kind:<9} and {} more, see --json", figures::count(more as u64));
+            let _ =
+                writeln!(text, "  {kind:<9} and {} more, see --json", figures::count(more as u64));
         }
     }
     if !applied.conflicts.is_empty() {

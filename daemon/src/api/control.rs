@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use super::apply::{ApplyCall, ApplyAnswer, UndoAnswer};
+pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
 pub use super::receipt::{Bytes, OmittedEntry, Receipt, ReportPath};
 
 /// The first line from the command line.

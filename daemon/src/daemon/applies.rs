@@ -12,7 +12,7 @@ use baton_protocol::id::{ApplyId, MIN_PREFIX, SnapshotId, WorkspaceId};
 use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
 use baton_store::apply::{
-    Action, Applied, Applies, ApplyError, Done, Form, Known, Outcome, Plan,
+    Action, Applied, Applies, ApplyError, CheckoutRules, Done, Form, Known, Outcome, Plan,
     PlanOptions, Request, Root, Stage, Trees, plan,
 };
 use baton_store::catalog::history::Pin;
@@ -106,8 +106,7 @@ impl Daemon {
         let there = info.result.unwrap_or(info.spec.snapshot);
         self.fetch_from(&target, info.spec.snapshot, events).await?;
         self.fetch_from(&target, there, events).await?;
-        let job =
-            Job { info, there, root, only, markers: call.markers, dry_run: call.dry_run };
+        let job = Job { info, there, root, only, markers: call.markers, dry_run: call.dry_run };
         let progress = Arc::new(Progress::default());
         let watched = Arc::clone(&progress);
         let work = self.blocking("apply", move |daemon| daemon.apply_here(&job, &progress));
@@ -133,8 +132,10 @@ impl Daemon {
             };
             let root = to_path(Bytes(known.root));
             if !root.is_dir() {
-                let what = format!("the checkout of run {run} was in {}, which is gone", root.display());
-                let hint = format!("baton pull {run} --apply PATH, where it is now; or {elsewhere}");
+                let what =
+                    format!("the checkout of run {run} was in {}, which is gone", root.display());
+                let hint =
+                    format!("baton pull {run} --apply PATH, where it is now; or {elsewhere}");
                 return Err(Fail::new("no-checkout", what).hint(hint));
             }
             return Ok(root);
@@ -156,7 +157,11 @@ impl Daemon {
         Err(Fail::new("other-workspace", what).hint(hint))
     }
 
-    fn apply_here(&self, job: &Job, progress: &Progress) -> Result<(ApplyAnswer, Vec<String>), Fail> {
+    fn apply_here(
+        &self,
+        job: &Job,
+        progress: &Progress,
+    ) -> Result<(ApplyAnswer, Vec<String>), Fail> {
         let Job { info, there, root, only, .. } = job;
         let (workspace, vault) = (info.spec.workspace, &self.workspaces.vault);
         let applies = self.applies();
@@ -165,7 +170,8 @@ impl Daemon {
         let base = load_snapshot(vault, info.spec.snapshot)?;
         let result = load_snapshot(vault, *there)?;
         if base.workspace != workspace || result.workspace != workspace {
-            let what = format!("the result of run {} is of another workspace", info.spec.run.short());
+            let what =
+                format!("the result of run {} is of another workspace", info.spec.run.short());
             return Err(Fail::new("other-workspace", what).hint("baton runs"));
         }
         let taken = self.workspaces.take_beside(
@@ -187,6 +193,11 @@ impl Daemon {
             only: only.clone(),
             markers: job.markers.then(|| ("here".to_owned(), format!("run {run}"))),
             not_sealed: taken.omitted.clone(),
+            rules: Some(CheckoutRules {
+                root: root.clone(),
+                git_user: self.workspaces.git_user.clone(),
+                exclude: self.workspaces.exclude.clone(),
+            }),
         };
         let intake = vault.intake();
         let plan = plan(&intake, &trees, &options, progress)?;
@@ -288,7 +299,8 @@ fn below(root: &Path, path: &OnlyPath) -> Result<RelPath, Fail> {
         Err(_) => typed.components().collect(),
     };
     RelPath::new(inside.as_os_str().as_bytes()).map_err(|error| {
-        let what = format!("{} is not in the checkout {}: {error}", typed.display(), root.display());
+        let what =
+            format!("{} is not in the checkout {}: {error}", typed.display(), root.display());
         Fail::new("not-in-checkout", what).hint("name paths of the checkout").exit(2)
     })
 }
@@ -409,13 +421,15 @@ impl From<ApplyError> for Fail {
                 .hint("nothing was changed; see whether the checkout may be written to"),
             ApplyError::GitBusy { .. } => Self::new("git-busy", message)
                 .hint("finish it, or abort it, and try again; nothing was changed"),
-            ApplyError::Locked => Self::new("apply-under-way", message)
-                .hint("wait for it and try again")
-                .exit(4),
+            ApplyError::Locked => {
+                Self::new("apply-under-way", message).hint("wait for it and try again").exit(4)
+            }
             ApplyError::Undone(_) => Self::new("undone", message).hint("baton log"),
             ApplyError::Unknown(_) => Self::new("not-found", message).hint("baton undo"),
-            ApplyError::Unfinished(id) => Self::new("apply-unfinished", message)
-                .hint(format!("baton undo {}, or see what keeps it: baton daemon status", id.short())),
+            ApplyError::Unfinished(id) => Self::new("apply-unfinished", message).hint(format!(
+                "baton undo {}, or see what keeps it: baton daemon status",
+                id.short()
+            )),
             ApplyError::Interrupted { id, .. } => Self::new("apply-interrupted", message).hint(
                 format!("the next command goes on with it; baton undo {} puts it back", id.short()),
             ),

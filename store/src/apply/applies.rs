@@ -145,7 +145,8 @@ impl Applies {
         }
         let mut ground = Ground::open(&request.root)?;
         let Preflight { tight, held } = preflight(&mut ground, &plan.steps)?;
-        let numbers: Vec<usize> = (0..plan.steps.len()).filter(|at| !held.contains_key(at)).collect();
+        let numbers: Vec<usize> =
+            (0..plan.steps.len()).filter(|at| !held.contains_key(at)).collect();
         let steps: Vec<Step> =
             numbers.iter().filter_map(|&number| plan.steps.get(number).cloned()).collect();
         let mut all: Vec<Done> = vec![Done::Waiting; plan.steps.len()];

@@ -1,7 +1,7 @@
-//! What an apply will do, found from three trees without a look at the checkout.
+//! What an apply will do, found from three trees. Of the checkout nothing is looked at but its ignore rules.
 //!
-//! **Invariant:** the same trees make the same plan, at a cost that follows in what they differ. Nothing is
-//! written but merged texts, to the sink.
+//! **Invariant:** the same trees and rules make the same plan, at a cost that follows in what they differ.
+//! Nothing is written but merged texts, to the sink.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,14 @@ use baton_protocol::path::RelPath;
 use super::ApplyError;
 use super::differences::{Difference, differences};
 use super::form::Form;
+use super::ignored::{CheckoutRules, Ignored};
 use super::outcome::{Clash, Kept, Outcome};
 use super::renames::follow_renames;
-use super::resolve::{Edits, Key, Paths, Three, key_of, path_of, resolve};
+use super::resolve::{Edits, Key, Paths, Three, is_below, key_of, path_of, resolve};
 use super::text::{MAX_TEXT, Merged, merge_text};
 use crate::chunk::store_bytes;
 use crate::error::StoreError;
+use crate::ignore::MAX_RULES;
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::scan::Progress;
 use crate::snapshot::{BlobError, load_blob};
@@ -51,6 +53,8 @@ pub struct PlanOptions {
     pub markers: Option<(String, String)>,
     /// What stands in the checkout and not in the tree of it.
     pub not_sealed: Vec<Omission>,
+    /// The rules by which what is new there is left out.
+    pub rules: Option<CheckoutRules>,
 }
 
 /// What will be done.
@@ -138,19 +142,33 @@ pub fn plan<S: ObjectSource + ObjectSink>(
         paths.entry(key).or_insert(three).ours = new;
     }
     plan.actions.extend(not_asked.into_values());
+    if let Some(rules) = &options.rules {
+        plan.actions.extend(leave_out(objects, &mut paths, rules, &only)?);
+    }
     hide(&mut paths, &options.not_sealed);
-    follow_renames(&mut paths);
+    let mut following = follow_renames(&mut paths);
     let mut made = Vec::new();
-    let decided = resolve(&paths, |_, base, ours, theirs| {
-        if progress.is_cancelled() {
-            return Err(ApplyError::Cancelled);
+    let decided = loop {
+        let decided = resolve(&paths, |_, base, ours, theirs| {
+            if progress.is_cancelled() {
+                return Err(ApplyError::Cancelled);
+            }
+            let edits = merge(objects, base, (ours, theirs), options)?;
+            if let Edits::Merged(blob) | Edits::Marked(blob) = edits {
+                made.push(blob.content.id());
+            }
+            Ok(edits)
+        })?;
+        // A file whose edit cannot follow it stays, and what that means for the folders around it is found anew.
+        let result = |key: &Key| decided.get(key).and_then(|resolved| resolved.result);
+        let (arrive, stay): (Vec<_>, Vec<_>) =
+            following.into_iter().partition(|follow| follow.arrives(&paths, result));
+        if stay.is_empty() {
+            break decided;
         }
-        let edits = merge(objects, base, (ours, theirs), options)?;
-        if let Edits::Merged(blob) | Edits::Marked(blob) = edits {
-            made.push(blob.content.id());
-        }
-        Ok(edits)
-    })?;
+        stay.into_iter().for_each(|follow| follow.take_back(&mut paths));
+        following = arrive;
+    };
     made.sort_unstable();
     made.dedup();
     plan.made = made;
@@ -170,6 +188,68 @@ pub fn plan<S: ObjectSource + ObjectSink>(
     }
     plan.actions.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(plan)
+}
+
+/// Takes away what is new there and is left out here; of a directory only it is told.
+fn leave_out<S: ObjectSource>(
+    objects: &S,
+    paths: &mut Paths,
+    rules: &CheckoutRules,
+    only: &Only,
+) -> Result<Vec<Action>, ApplyError> {
+    let mut ignored = Ignored::open(rules)?;
+    let changed = |folder: &[u8]| {
+        let name = if folder.is_empty() { &b".gitignore"[..] } else { b"/.gitignore" };
+        let three = paths.get(&key_of(&[folder, name].concat()))?;
+        let Some(Form::File { blob, .. }) = three.theirs.filter(|_| three.theirs != three.base)
+        else {
+            return None;
+        };
+        load_blob(objects, blob, MAX_RULES).ok()
+    };
+    let mut is_ignored = |key: &Key, theirs: Form| {
+        ignored.leaves_out(&path_of(key), theirs.is_directory(), &changed)
+    };
+    // Who names such a path wants it.
+    let named: Vec<&Key> = only
+        .0
+        .iter()
+        .map(|(_, key)| key)
+        .filter(|key| {
+            let theirs = paths.get(*key).and_then(|three| three.theirs);
+            theirs.is_some_and(|theirs| is_ignored(key, theirs))
+        })
+        .collect();
+    let mut left_out: Vec<Key> = Vec::new();
+    let mut told = Vec::new();
+    for (key, three) in &*paths {
+        if left_out.last().is_some_and(|above| is_below(key, above)) {
+            continue;
+        }
+        let Three { base: None, ours: None, theirs: Some(theirs), .. } = *three else { continue };
+        let is_named = named.iter().any(|named| is_at_or_below(key, named));
+        if !is_named && is_ignored(key, theirs) {
+            left_out.push(key.clone());
+            told.push(Action {
+                path: path_at(key)?,
+                outcome: Outcome::Kept(Kept::Ignored),
+                base: None,
+                ours: None,
+                theirs: Some(theirs),
+                moved_from: None,
+            });
+        }
+    }
+    let mut above = left_out.into_iter().peekable();
+    let mut last: Option<Key> = None;
+    paths.retain(|key, _| {
+        if above.peek() == Some(key) {
+            last = above.next();
+            return false;
+        }
+        !last.as_ref().is_some_and(|last| is_below(key, last))
+    });
+    Ok(told)
 }
 
 /// The permissions of the root, where they differ.
@@ -244,9 +324,10 @@ impl Only {
         let is_directory = |form: Option<Form>| form.is_some_and(|form| form.is_directory());
         let is_way = is_directory(new) && !is_directory(old);
         self.0.is_empty()
-            || self.0.iter().any(|(_, only)| {
-                is_at_or_below(key, only) || (is_way && is_at_or_below(only, key))
-            })
+            || self
+                .0
+                .iter()
+                .any(|(_, only)| is_at_or_below(key, only) || (is_way && is_at_or_below(only, key)))
     }
 
     fn unmatched(&self, paths: &Paths) -> Vec<RelPath> {
@@ -258,5 +339,5 @@ impl Only {
 }
 
 fn is_at_or_below(key: &[u8], above: &[u8]) -> bool {
-    key == above || super::resolve::is_below(key, above)
+    key == above || is_below(key, above)
 }

@@ -10,8 +10,29 @@ use baton_protocol::id::ObjectId;
 use super::form::Form;
 use super::resolve::{Key, Paths, Three};
 
-/// Lets edits follow files.
-pub(super) fn follow_renames(paths: &mut Paths) {
+/// An edit of ours that follows a file which was moved there; and how the two paths were before that.
+#[derive(Debug)]
+pub(super) struct Follow {
+    from: (Key, Three),
+    to: (Key, Three),
+}
+
+impl Follow {
+    /// Whether the edit will be where the file went.
+    pub(super) fn arrives(&self, paths: &Paths, result: impl Fn(&Key) -> Option<Form>) -> bool {
+        let wanted = paths.get(&self.to.0).and_then(|three| three.theirs);
+        result(&self.to.0) == wanted
+    }
+
+    /// Lets it stay where it is.
+    pub(super) fn take_back(self, paths: &mut Paths) {
+        paths.extend([self.from, self.to]);
+    }
+}
+
+/// Lets edits follow files. Those of ours are returned, because the file must not go before they arrive.
+pub(super) fn follow_renames(paths: &mut Paths) -> Vec<Follow> {
+    let mut following = Vec::new();
     for (from, to) in moved(paths, |three| three.ours) {
         let Some((old, new)) = pair(paths, &from, &to) else { continue };
         let (base, theirs) = (old.base, old.theirs);
@@ -40,6 +61,8 @@ pub(super) fn follow_renames(paths: &mut Paths) {
             let mode = if mode == before { after } else { mode };
             let theirs = Some(Form::File { mode, blob });
             let needs = Some(to.clone());
+            following
+                .push(Follow { from: (from.clone(), old.clone()), to: (to.clone(), new.clone()) });
             paths.insert(from.clone(), Three { base: old.ours, needs, ..old });
             paths.insert(to, Three { theirs, followed: Some(from), ..new });
         }
@@ -50,6 +73,7 @@ pub(super) fn follow_renames(paths: &mut Paths) {
             three.theirs = three.base;
         }
     }
+    following
 }
 
 fn is_file(form: Option<Form>) -> bool {

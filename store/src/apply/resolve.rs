@@ -103,23 +103,6 @@ pub(super) fn resolve<E>(
         }
         decided.insert(key.clone(), resolved);
     }
-    // A file whose edit could not follow it stays.
-    let stays: Vec<Key> = decided
-        .keys()
-        .filter(|key| {
-            let needs = paths.get(*key).and_then(|three| three.needs.as_ref());
-            needs.is_some_and(|to| {
-                let wanted = paths.get(to).and_then(|three| three.theirs);
-                decided.get(to).and_then(|to| to.result) != wanted
-            })
-        })
-        .cloned()
-        .collect();
-    for key in stays {
-        let ours = paths.get(&key).and_then(|three| three.ours);
-        let outcome = Some(Outcome::Kept(Kept::EditedHere));
-        decided.insert(key, Resolved { result: ours, outcome });
-    }
     Ok(decided)
 }
 
@@ -148,8 +131,10 @@ fn decide<E>(
             _ => stay(None),
         });
     }
-    let (was_directory, is_directory) =
-        (ours.is_some_and(|form| form.is_directory()), theirs.is_some_and(|form| form.is_directory()));
+    let (was_directory, is_directory) = (
+        ours.is_some_and(|form| form.is_directory()),
+        theirs.is_some_and(|form| form.is_directory()),
+    );
     if ours == base {
         return Ok(match theirs {
             None if was_directory && has_below => stay(None),
@@ -161,11 +146,19 @@ fn decide<E>(
     Ok(match (ours, theirs) {
         // Of the directory itself only the mode was changed there.
         (None, Some(Directory { .. })) if base_is_directory => {
-            if has_below { take(Outcome::Taken) } else { stay(None) }
+            if has_below {
+                take(Outcome::Taken)
+            } else {
+                stay(None)
+            }
         }
         (None, _) => take(Outcome::Restored),
         (Some(Directory { .. }), None) if base_is_directory => {
-            if has_below { stay(None) } else { take(Outcome::Removed) }
+            if has_below {
+                stay(None)
+            } else {
+                take(Outcome::Removed)
+            }
         }
         (Some(_), None) => stay(Some(Outcome::Kept(Kept::EditedHere))),
         (Some(Directory { .. }), Some(Directory { .. })) => clash(Clash::Mode, false),
@@ -219,9 +212,8 @@ fn three_way<T: Copy + PartialEq>(base: Option<T>, ours: T, theirs: T) -> Option
 
 /// Whether a path is below another one.
 pub(super) fn is_below(key: &[u8], above: &[u8]) -> bool {
-    key.strip_prefix(above).is_some_and(|rest| {
-        (above.is_empty() && !rest.is_empty()) || rest.first() == Some(&0)
-    })
+    key.strip_prefix(above)
+        .is_some_and(|rest| (above.is_empty() && !rest.is_empty()) || rest.first() == Some(&0))
 }
 
 /// The key of a path.

@@ -169,7 +169,10 @@ impl Shelf {
         let making = rustix::fs::openat(&self.area, &name, flags, Mode::empty())
             .context("opening", &path)?;
         let entries = steps.iter().filter_map(|(number, step)| {
-            Some((number.to_string().into_bytes(), step.to.filter(|to| !to.is_directory())?.entry()))
+            Some((
+                number.to_string().into_bytes(),
+                step.to.filter(|to| !to.is_directory())?.entry(),
+            ))
         });
         fill(source, entries, (making.as_fd(), &path), options, progress)?;
         for (number, step) in steps {

@@ -1,7 +1,10 @@
 //! For tests: random numbers that come again, trees in memory and on the disk, and whether the heavy suites
 //! are asked for.
 
-#![expect(clippy::disallowed_methods, reason = "a test has the file system and the environment itself")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test has the file system and the environment itself"
+)]
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -202,7 +205,9 @@ impl Model {
             3 => {
                 let mode = match node {
                     Node::File(_, content) => Node::File(FILES[rng.below(FILES.len())], content),
-                    Node::Directory(_) => Node::Directory(DIRECTORIES[rng.below(DIRECTORIES.len())]),
+                    Node::Directory(_) => {
+                        Node::Directory(DIRECTORIES[rng.below(DIRECTORIES.len())])
+                    }
                     link @ Node::Link(_) => link,
                 };
                 self.0.insert(path, mode);
@@ -210,8 +215,10 @@ impl Model {
             4 => self.add(rng),
             _ => {
                 if let Node::File(mode, content) = node {
-                    let mut lines: Vec<_> =
-                        content.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect();
+                    let mut lines: Vec<_> = content
+                        .split_inclusive(|&byte| byte == b'\n')
+                        .map(<[u8]>::to_vec)
+                        .collect();
                     let at = rng.below(lines.len() + 1);
                     let new = format!("edit {}\n", rng.below(1 << 16)).into_bytes();
                     if at < lines.len() && rng.below(3) > 0 {

@@ -34,16 +34,18 @@ pub(super) fn merge_text(
     if ![base, ours, theirs].into_iter().all(is_text) {
         return None;
     }
-    let labels = Labels {
-        ancestor: None,
-        current: Some(our_label.into()),
-        other: Some(their_label.into()),
-    };
+    let labels =
+        Labels { ancestor: None, current: Some(our_label.into()), other: Some(their_label.into()) };
     let mut input = InternedInput::default();
     let mut merged = Vec::new();
     let Options { diff_algorithm, .. } = Options::default();
-    let merge =
-        gix_merge::blob::builtin_driver::text::Merge::new(&mut input, ours, base, theirs, diff_algorithm);
+    let merge = gix_merge::blob::builtin_driver::text::Merge::new(
+        &mut input,
+        ours,
+        base,
+        theirs,
+        diff_algorithm,
+    );
     Some(match merge.run(&mut merged, labels, Conflict::default()) {
         Resolution::Complete => Merged::Clean(merged),
         Resolution::CompleteWithAutoResolvedConflict | Resolution::Conflict => {

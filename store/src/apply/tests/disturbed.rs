@@ -66,16 +66,17 @@ fn edit(root: &Path, how: Writes, round: usize, stop: &AtomicBool) -> Vec<String
             let written = match how {
                 Writes::Replacing => {
                     let beside = root.join(format!("{name}.tmp"));
-                    std::fs::write(&beside, &text).is_ok() && std::fs::rename(&beside, &path).is_ok()
+                    std::fs::write(&beside, &text).is_ok()
+                        && std::fs::rename(&beside, &path).is_ok()
                 }
                 Writes::InPlace => OpenOptions::new()
                     .write(true)
                     .truncate(true)
                     .open(&path)
                     .is_ok_and(|mut file| file.write_all(text.as_bytes()).is_ok()),
-                Writes::Appending => open[at]
-                    .as_mut()
-                    .is_some_and(|file| file.write_all(text.as_bytes()).is_ok()),
+                Writes::Appending => {
+                    open[at].as_mut().is_some_and(|file| file.write_all(text.as_bytes()).is_ok())
+                }
             };
             if written {
                 last[at] = text;
@@ -142,16 +143,10 @@ fn what_an_editor_writes_meanwhile_is_not_lost() {
 #[test]
 fn a_link_that_takes_a_folders_place_leads_nowhere() {
     let rounds = if is_nightly() { 3_000 } else { 100 };
-    let base = model(&[
-        ("d", Node::Directory(0o755)),
-        ("d/gone", file("1")),
-        ("d/kept", file("1")),
-    ]);
-    let there = model(&[
-        ("d", Node::Directory(0o755)),
-        ("d/kept", file("2")),
-        ("d/new", file("new")),
-    ]);
+    let base =
+        model(&[("d", Node::Directory(0o755)), ("d/gone", file("1")), ("d/kept", file("1"))]);
+    let there =
+        model(&[("d", Node::Directory(0o755)), ("d/kept", file("2")), ("d/new", file("new"))]);
     let case = Case { base: base.clone(), here: base, there };
     let objects = MemoryObjects::default();
     let plan = case.plan(&objects);
@@ -262,14 +257,17 @@ fn planned(objects: &MemoryObjects, base: Root, there: Root) -> Result<Plan, App
 fn names_that_could_reach_gits_folder_are_refused_by_name() {
     let objects = MemoryObjects::default();
     let base = model(&[("a", file("1"))]).store(&objects);
-    for name in [".git", ".GIT", ".git.", ".git ", "git~1", ".g\u{200c}it", ".git::$INDEX_ALLOCATION"] {
+    for name in
+        [".git", ".GIT", ".git.", ".git ", "git~1", ".g\u{200c}it", ".git::$INDEX_ALLOCATION"]
+    {
         for path in [name.to_owned(), format!("deep/{name}"), format!("{name}/hooks")] {
             let mut nodes = vec![("a".to_owned(), file("1"))];
             if let Some((above, _)) = path.rsplit_once('/') {
                 nodes.push((above.to_owned(), Node::Directory(0o755)));
             }
             nodes.push((path.clone(), file("evil")));
-            let nodes: Vec<_> = nodes.iter().map(|(path, node)| (path.as_str(), node.clone())).collect();
+            let nodes: Vec<_> =
+                nodes.iter().map(|(path, node)| (path.as_str(), node.clone())).collect();
             let there = model(&nodes).store(&objects);
             let refused = planned(&objects, base, there).unwrap_err();
             assert!(matches!(refused, ApplyError::GitName { .. }), "{path}: {refused}");
@@ -489,7 +487,8 @@ fn git_at_work_stops_it_before_the_first_write() {
             std::fs::create_dir(&dot_git).unwrap();
             dot_git
         };
-        for name in ["index.lock", "MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD"] {
+        for name in ["index.lock", "MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD"]
+        {
             std::fs::create_dir(folder.join(name)).unwrap();
             let applies = Applies::new(&top.path().join("applies"));
             let request = request(&root, 9);
@@ -501,4 +500,76 @@ fn git_at_work_stops_it_before_the_first_write() {
         }
         assert_eq!(std::fs::read(root.join("a")).unwrap(), b"1");
     }
+}
+
+#[test]
+fn what_a_build_made_there_is_left_out_unless_it_is_named() {
+    let base = model(&[
+        (".gitignore", file("target/\n*.log\n")),
+        ("kept.log", file("tracked\n")),
+        ("src", Node::Directory(0o755)),
+        ("src/a", file("1")),
+    ]);
+    let mut there = base.clone();
+    for (path, node) in [
+        (".gitignore", file("target/\n*.log\ndist\n")),
+        ("dist", Node::Directory(0o755)),
+        ("dist/x", file("built")),
+        ("kept.log", file("edited\n")),
+        ("src/.gitignore", file("made\n")),
+        ("src/b", file("new")),
+        ("src/b.log", file("noise")),
+        ("src/made", file("noise")),
+        ("target", Node::Directory(0o755)),
+        ("target/debug", Node::Directory(0o755)),
+        ("target/debug/x", file("built")),
+    ] {
+        there.0.insert(path.as_bytes().to_vec(), node);
+    }
+    let top = folder();
+    let root = top.path().join("tree");
+    base.write(&root);
+    for args in [&["init", "-q"][..], &["add", "-f", "."]] {
+        let mut git = std::process::Command::new("git");
+        git.args(args).current_dir(&root).env("HOME", top.path());
+        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        assert!(git.status().unwrap().success());
+    }
+    let objects = MemoryObjects::default();
+    let [base, there] = [&base, &there].map(|model| model.store(&objects));
+    let trees = Trees { base, here: base, there };
+    let told = |only: &[&str]| {
+        let only = only.iter().map(|path| RelPath::new(path.as_bytes()).unwrap()).collect();
+        let rules = CheckoutRules {
+            root: root.clone(),
+            git_user: crate::ignore::GitUser::default(),
+            exclude: b"never\n".to_vec(),
+        };
+        let options = PlanOptions { rules: Some(rules), only, ..PlanOptions::default() };
+        let plan = plan(&objects, &trees, &options, &Progress::default()).unwrap();
+        let told = plan
+            .actions
+            .into_iter()
+            .filter(|action| action.outcome != Outcome::Kept(Kept::NotAsked));
+        let told = told.map(|action| (action.path.display().into_owned(), action.outcome));
+        told.collect::<Vec<_>>()
+    };
+    let ignored = || Outcome::Kept(Kept::Ignored);
+    let expected = [
+        (".gitignore", Outcome::Taken),
+        ("dist", ignored()),
+        ("kept.log", Outcome::Taken),
+        ("src/.gitignore", Outcome::Taken),
+        ("src/b", Outcome::Taken),
+        ("src/b.log", ignored()),
+        ("src/made", ignored()),
+        ("target", ignored()),
+    ];
+    assert_eq!(told(&[]), expected.map(|(path, outcome)| (path.to_owned(), outcome)));
+    let named = [
+        ("target", Outcome::Taken),
+        ("target/debug", Outcome::Taken),
+        ("target/debug/x", Outcome::Taken),
+    ];
+    assert_eq!(told(&["target"]), named.map(|(path, outcome)| (path.to_owned(), outcome)));
 }

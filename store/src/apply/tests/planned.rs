@@ -64,9 +64,11 @@ fn check(case: &Case, objects: &MemoryObjects) -> bool {
     let result = carried_out(&plan, here, objects);
     if here == base {
         assert_eq!(result, *there, "nothing was done here");
-        assert!(plan.actions.iter().all(|action| {
-            matches!(action.outcome, Outcome::Taken | Outcome::Removed)
-        }));
+        assert!(
+            plan.actions
+                .iter()
+                .all(|action| { matches!(action.outcome, Outcome::Taken | Outcome::Removed) })
+        );
     }
     if there == base || here == there {
         assert_eq!(plan.steps, [], "nothing was done there");
@@ -116,10 +118,12 @@ fn check(case: &Case, objects: &MemoryObjects) -> bool {
             assert_eq!(Some(node), ours);
         }
     }
-    // Again there is nothing more to do.
-    let again = Case { base: base.clone(), here: result.clone(), there: there.clone() };
-    let twice = carried_out(&again.plan(objects), &result, objects);
-    assert_eq!(twice, result, "the second time");
+    // Again there is nothing more to do; unless an edit followed a file, and looks like none by now.
+    if moved.is_empty() {
+        let again = Case { base: base.clone(), here: result.clone(), there: there.clone() };
+        let twice = carried_out(&again.plan(objects), &result, objects);
+        assert_eq!(twice, result, "the second time");
+    }
     !plan.steps.is_empty()
 }
 
@@ -131,12 +135,16 @@ fn random_plans_end_and_lose_nothing() {
     for round in 0..rounds {
         let case = Case::random(&mut rng);
         let objects = MemoryObjects::default();
-        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&case, &objects)));
+        let checked =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&case, &objects)));
         match checked {
             Ok(is_busy) => busy += usize::from(is_busy),
             Err(_) => panic!(
                 "round {round}\nbase {:#?}\nhere {:#?}\nthere {:#?}\nplan {:#?}",
-                case.base, case.here, case.there, case.plan(&objects)
+                case.base,
+                case.here,
+                case.there,
+                case.plan(&objects)
             ),
         }
     }

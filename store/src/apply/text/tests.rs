@@ -72,7 +72,11 @@ fn compare(seed: u64, rounds: usize) -> (usize, usize) {
                 assert!(
                     is_clean && here == there,
                     "seed {seed} round {round}\nbase {:?}\nours {:?}\ntheirs {:?}\nhere {:?}\ngit {:?}",
-                    show(&base), show(&ours), show(&theirs), show(&here), show(&there)
+                    show(&base),
+                    show(&ours),
+                    show(&theirs),
+                    show(&here),
+                    show(&there)
                 );
             }
             Merged::Conflict(_) => only_there += usize::from(is_clean),
@@ -102,7 +106,8 @@ fn what_is_no_text_is_not_merged() {
     let marked = b"<<<<<<< ours\nb\n=======\nc\n>>>>>>> theirs\n";
     assert_eq!(conflict, Merged::Conflict(marked.to_vec()));
     // Bytes that are no UTF-8 are text all the same.
-    let (base, ours, theirs) = (b"1\n2\n3\n4\n\xff\n", b"\xfe\n2\n3\n4\n\xff\n", b"1\n2\n3\n4\n\xfd\n");
+    let (base, ours, theirs) =
+        (b"1\n2\n3\n4\n\xff\n", b"\xfe\n2\n3\n4\n\xff\n", b"1\n2\n3\n4\n\xfd\n");
     let both = Merged::Clean(b"\xfe\n2\n3\n4\n\xfd\n".to_vec());
     assert_eq!(merge(base, ours, theirs), Some(both));
 }
