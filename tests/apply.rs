@@ -3,14 +3,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has the file system itself")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::cloud::{Cloud, arg, list, refused, text};
-use crate::support::home::TestHome;
+use crate::support::cloud::{Background, Cloud, arg, list, refused, text};
+use crate::support::home::{TestHome, run};
+use crate::support::nobody::{self, as_nobody, give_to_nobody};
 use crate::support::walker::{differences, walk};
+
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A checkout with a few files in it, as it is handed off.
 fn checkout(home: &TestHome) -> PathBuf {
@@ -61,9 +66,22 @@ fn edit_here(tree: &Path) {
 
 fn run_to_its_end(home: &TestHome, tree: &Path, script: &str) -> String {
     let answer = home.json(&["handoff", arg(tree), "--", "sh", "-ec", script]);
-    let run = text(&answer["runs"][0], "run").to_owned();
+    let run = run_of(&answer).to_owned();
     home.json_exit(&["run", "wait", &run], 0);
     run
+}
+
+fn run_of(answer: &Value) -> &str {
+    text(&answer["runs"][0], "run")
+}
+
+/// Puts back the last apply to the checkout around the command.
+fn undo_in(home: &TestHome, tree: &Path) -> Value {
+    let mut undo = home.command();
+    undo.args(["undo", "--json"]).current_dir(tree);
+    let output = run(undo, PATIENCE);
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn paths(answer: &Value, list_name: &str) -> Vec<String> {
@@ -144,11 +162,7 @@ fn what_both_sides_did_comes_together_and_can_be_put_back() {
     assert_eq!((text(&again, "state"), paths(&again, "conflicts").len()), ("unchanged", 1));
     assert_eq!(differences(&after, &walk(&tree), &[]), [""; 0]);
 
-    let mut undo = home.command();
-    undo.args(["undo", "--json"]).current_dir(&tree);
-    let output = crate::support::home::run(undo, std::time::Duration::from_mins(1));
-    assert!(output.status.success(), "{output:?}");
-    let undone: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let undone = undo_in(&home, &tree);
     assert_eq!(undone["undo"], applied["undo"]);
     assert_eq!(list(&undone, "kept").len(), 0, "{undone}");
     assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
@@ -231,4 +245,102 @@ fn another_checkout_and_one_in_which_git_is_at_work_are_refused() {
     assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
     home.json(&["pull", &run, "--apply"]);
     assert_eq!(read(&tree, "theirs.txt"), "theirs\nmore\n");
+}
+
+#[test]
+fn a_daemon_that_is_killed_on_the_way_leaves_one_state_or_the_other() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = home.folder("app").canonicalize().unwrap();
+    for number in 0..400 {
+        std::fs::write(tree.join(format!("file-{number:03}")), "before\n").unwrap();
+    }
+    let run = run_to_its_end(
+        &home,
+        &tree,
+        "for file in file-*; do echo after > $file; done; rm file-00*; mkdir new; touch new/file",
+    );
+    let before = walk(&tree);
+    let applied = home.json(&["pull", &run, "--apply"]);
+    let after = walk(&tree);
+    home.json(&["undo", text(&applied, "undo")]);
+    assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
+    let mut finished = 0;
+    for round in 0..6 {
+        let mut command = home.command();
+        command.args(["pull", &run, "--apply"]);
+        let mut pull = Background::start(command);
+        // Not by the clock: as soon as some number of files has changed.
+        let changed = || {
+            let is_after = |number: &usize| {
+                std::fs::read(tree.join(format!("file-{number:03}")))
+                    .is_ok_and(|it| it == b"after\n")
+            };
+            (10..400).filter(is_after).count()
+        };
+        while changed() <= round * 60 && !pull.is_ended() {}
+        home.kill();
+        drop(pull);
+        home.json(&["status"]);
+        let found = walk(&tree);
+        if differences(&after, &found, &[]).is_empty() {
+            finished += 1;
+            undo_in(&home, &tree);
+        }
+        assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0], "round {round}");
+    }
+    assert!(finished > 0, "it was never gone on with");
+}
+
+#[test]
+fn what_may_not_be_written_to_is_opened_for_it_and_closed_again() {
+    if !nobody::is_possible() {
+        return;
+    }
+    let cloud = Cloud::new();
+    let home = TestHome::new();
+    let program = home.root().join("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_baton"), &program).unwrap();
+    let tree = home.folder("app").canonicalize().unwrap();
+    std::fs::create_dir_all(tree.join("closed/deep")).unwrap();
+    for name in ["closed/a", "closed/deep/b", "open"] {
+        std::fs::write(tree.join(name), "before\n").unwrap();
+        set_mode(&tree.join(name), 0o444);
+    }
+    set_mode(&tree.join("closed/deep"), 0o555);
+    set_mode(&tree.join("closed"), 0o555);
+    give_to_nobody(home.root());
+    as_nobody(&home, &program, &["join", &cloud.ticket(&[])], 0);
+    let script = "chmod -R u+w .; echo after > closed/a; rm closed/deep/b; echo after > open
+        mkdir closed/new; echo new > closed/new/c; chmod 555 closed/new closed closed/deep
+        chmod 444 closed/a open";
+    let args = ["handoff", arg(&tree), "--", "sh", "-ec", script];
+    let answer = as_nobody(&home, &program, &args, 0);
+    let run = run_of(&answer);
+    as_nobody(&home, &program, &["run", "wait", run], 0);
+    let before = walk(&tree);
+    let applied = as_nobody(&home, &program, &["pull", run, "--apply"], 0);
+    let taken = ["closed/a", "closed/deep/b", "closed/new", "closed/new/c", "open"];
+    assert_eq!(paths(&applied, "applied"), taken);
+    assert_eq!(
+        (read(&tree, "closed/a"), read(&tree, "closed/new/c")),
+        ("after\n".into(), "new\n".into())
+    );
+    for folder in ["closed", "closed/deep", "closed/new"] {
+        let mode = tree.join(folder).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o555, "{folder}");
+    }
+    as_nobody(&home, &program, &["undo", text(&applied, "undo")], 0);
+    assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
+
+    // What is somebody else's stops it before the first write.
+    let chown = Command::new("chown").args(["root"]).arg(tree.join("closed")).status();
+    assert!(chown.unwrap().success());
+    let refused = as_nobody(&home, &program, &["pull", run, "--apply"], 1);
+    assert_eq!(refused["error"]["code"], "apply", "{refused}");
+    assert_eq!(read(&tree, "open"), "before\n");
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }

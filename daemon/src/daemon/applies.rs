@@ -50,16 +50,8 @@ impl Daemon {
     /// Goes on with what was cut off, and forgets what is over.
     pub(super) async fn resume_applies(self: &Arc<Self>) -> Result<(), Fail> {
         self.blocking("resume applies", |daemon| {
-            let applies = daemon.applies();
-            match applies.purge(daemon.clock.now_ms()) {
-                Ok(purged) => {
-                    for id in purged {
-                        tracing::info!(apply = %id, "what came out of a checkout is forgotten");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "old applies stay"),
-            }
-            match applies.list() {
+            daemon.forget_applies();
+            match daemon.applies().list() {
                 Ok(known) => {
                     for Known { record, .. } in known {
                         // What cannot be done now is tried again by the next command.
@@ -73,6 +65,18 @@ impl Daemon {
             Ok(())
         })
         .await
+    }
+
+    /// Forgets what came out of checkouts a week ago.
+    fn forget_applies(&self) {
+        match self.applies().purge(self.clock.now_ms()) {
+            Ok(purged) => {
+                for id in purged {
+                    tracing::info!(apply = %id, "what came out of a checkout is forgotten");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "old applies stay"),
+        }
     }
 
     /// Goes on with every apply to a workspace that was cut off.
@@ -219,6 +223,7 @@ impl Daemon {
                 there: *there,
                 now_ms: self.clock.now_ms(),
             };
+            self.forget_applies();
             applies.apply(vault, &request, &plan, &RestoreOptions::default(), progress)?
         };
         tracing::info!(run = %info.spec.run, steps = plan.steps.len(), safety = %taken.id, "applied");

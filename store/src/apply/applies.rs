@@ -251,11 +251,10 @@ impl Applies {
                 return Ok(None);
             }
             Stage::Begun => {
-                self.go_on(source, &folder, &record, Pass::Apply, Stage::Applied)?;
+                self.go_on(source, &folder, &record, (Pass::Apply, Stage::Applied))?;
             }
             Stage::Undoing => {
-                let undo = folder.undo()?;
-                self.go_on(source, &folder, &undo, Pass::Undo, Stage::Undone)?;
+                self.go_on(source, &folder, &folder.undo()?, (Pass::Undo, Stage::Undone))?;
             }
             Stage::Applied | Stage::Undone => return Ok(None),
         }
@@ -263,17 +262,27 @@ impl Applies {
         Ok(Some(Known { record, stage }))
     }
 
-    /// Does what is left of a plan.
+    /// Does what is left of a plan, unless git is at work.
     fn go_on<S: ObjectSource + ?Sized>(
         &self,
         source: &S,
         folder: &Folder,
         record: &Record,
-        pass: Pass,
-        stage: Stage,
-    ) -> Result<Vec<Done>, ApplyError> {
-        let mut ground = Ground::open(&record.root)?;
+        (pass, stage): (Pass, Stage),
+    ) -> Result<(), ApplyError> {
         check_git(&record.root)?;
+        let (id, done) = (record.id, self.do_the_rest(source, folder, record, (pass, stage)));
+        done.map_err(|source| ApplyError::Interrupted { id, source: Box::new(source) })
+    }
+
+    fn do_the_rest<S: ObjectSource + ?Sized>(
+        &self,
+        source: &S,
+        folder: &Folder,
+        record: &Record,
+        (pass, stage): (Pass, Stage),
+    ) -> Result<(), ApplyError> {
+        let mut ground = Ground::open(&record.root)?;
         let shelf = Shelf::open(&ground, &record.area, pass)?;
         let mut writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
         writing.settle()?;
@@ -290,8 +299,7 @@ impl Applies {
                 *done = Done::Made;
             }
         }
-        self.finish(folder, &shelf, stage, &record.steps, &done)?;
-        Ok(done)
+        self.finish(folder, &shelf, stage, &record.steps, &done)
     }
 
     /// Puts the state before an apply back. What was edited since is left, and told.

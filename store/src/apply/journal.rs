@@ -295,3 +295,62 @@ const fn name_of(stage: Stage) -> &'static str {
         Stage::Undone => "undone",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use baton_protocol::id::ChunkId;
+    use baton_protocol::object::{Blob, Content};
+
+    use super::*;
+
+    fn record() -> Record {
+        let blob =
+            |size, byte| Blob { size, content: Content::Chunk(ChunkId::from_bytes([byte; 32])) };
+        let path = |path: &[u8]| RelPath::new(path).unwrap();
+        let step = |at: &[u8], from, to, needs| Step { path: path(at), from, to, needs };
+        let file = Some(Form::File { mode: 0o644, blob: blob(300, 9) });
+        let link = Some(Form::Link { target: blob(3, 8) });
+        Record {
+            id: ApplyId::from_bytes([1; 16]),
+            workspace: WorkspaceId::from_bytes([2; 16]),
+            created_at: 300,
+            root: "/home/someone/app".into(),
+            safety: SnapshotId::from_bytes([3; 32]),
+            there: SnapshotId::from_bytes([4; 32]),
+            area: "/home/someone/.app".into(),
+            tight: vec![(RelPath::root(), 0o555)],
+            steps: vec![
+                step(b"a", file, link, None),
+                step(b"a/\xff", None, Some(Form::Directory { mode: 0o700 }), Some(path(b"a"))),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let bytes = record().encode();
+        assert_eq!(Record::decode(&bytes).unwrap(), record());
+        assert_eq!(bytes.len(), 293);
+        let hash = blake3::hash(&bytes).to_hex();
+        assert_eq!(&hash[..16], "GOLDEN");
+    }
+
+    #[test]
+    fn what_no_encoder_writes_is_refused() {
+        let bytes = record().encode();
+        for len in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..len]).is_err(), "{len}");
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        assert!(Record::decode(&longer).is_err());
+        // A list that claims to be long takes no memory.
+        let mut claims = bytes.clone();
+        let at = bytes.windows(2).rposition(|two| two == [2, 1]).unwrap();
+        claims.splice(at..=at, [0xff, 0xff, 0xff, 0xff, 0x0f]);
+        assert!(Record::decode(&claims).is_err());
+        for path in ["relative", "../x", ""] {
+            let hostile = Record { root: path.into(), ..record() }.encode();
+            assert!(Record::decode(&hostile).is_err(), "{path}");
+        }
+    }
+}

@@ -3,21 +3,26 @@
 //! Directories first, then files, then what goes away; links when everything else is in place, and
 //! permissions of directories last. Each step looks at what is there, and can be done again.
 //!
+//! - [`permissions`]: those that change, and those that directories get meanwhile
+//! - [`settle`]: what a crash has left
+//!
 //! **Invariant:** what is replaced or taken away is looked at once more when it is out; where it is not what
 //! was expected, it goes back. What came out stays on the shelf. However it ends, directories have the
 //! permissions that they should.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::{AsFd, BorrowedFd};
+mod permissions;
+mod settle;
+
+use std::collections::{BTreeSet, HashMap};
 
 use baton_protocol::path::RelPath;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::form::Form;
 use super::ground::Ground;
 use super::journal::Done;
-use super::look::{Looker, is_directory, mode_of, stat};
+use super::look::{Looker, is_directory, stat};
 use super::moves::take;
 use super::plan::Step;
 use super::shelf::{SYNCED_ALONE, Shelf, make_directory, sync_all};
@@ -370,30 +375,6 @@ impl<'a> Writing<'a> {
         self.place(number, step)
     }
 
-    /// Sets permissions, and nothing else. The content need not be what it was.
-    fn change_mode(&mut self, step: &Step, from: u16, to: u16) -> Result<Done, Errno> {
-        let Some(Form::File { .. }) = step.to else {
-            let is_tight = self.tight.iter().any(|(path, _)| *path == step.path);
-            let directory = self.ground.directory(step.path.as_bytes())?;
-            let done = set_mode(directory, &[from, from | 0o700], to)?;
-            // What it got meanwhile may be what it is to have.
-            return Ok(if is_tight && done == Done::Found { Done::Made } else { done });
-        };
-        let (above, name) = split(&step.path);
-        let directory = self.ground.directory(above)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-            Ok(file) => file,
-            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Done::Changed),
-            Err(error) => return Err(error),
-        };
-        let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-        if kind != rustix::fs::FileType::RegularFile {
-            return Ok(Done::Changed);
-        }
-        set_mode(file.as_fd(), &[from], to)
-    }
-
     /// Puts what came out where it stays.
     fn keep(&mut self, number: usize) -> Result<(), Errno> {
         self.shelf.keep(number)?;
@@ -417,62 +398,6 @@ impl<'a> Writing<'a> {
         };
         let late = self.out.iter().filter(is_late);
         late.filter_map(|(number, _)| Some(self.steps.get(*number)?.path.clone())).collect()
-    }
-
-    /// Lets directories be changed that their owner may not change.
-    fn loosen(&mut self) -> Result<(), ApplyError> {
-        for (path, mode) in self.tight {
-            let loosened = self.ground.directory(path.as_bytes()).and_then(|directory| {
-                crash::point();
-                set_mode(directory, &[*mode], *mode | 0o700)
-            });
-            match loosened {
-                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::PERM) => {}
-                Err(error) => {
-                    let failed = self.ground.failed("changing", path.as_bytes(), error);
-                    self.tighten()?;
-                    return Err(failed);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives directories the permissions that they should have, from the bottom up.
-    fn tighten(&mut self) -> Result<(), ApplyError> {
-        let mut modes: BTreeMap<&RelPath, (u16, u16)> = BTreeMap::new();
-        for (path, mode) in self.tight {
-            modes.insert(path, (*mode | 0o700, *mode));
-        }
-        for (step, done) in self.steps.iter().zip(&self.done) {
-            match step.to {
-                Some(Form::Directory { .. }) if Phase::of(step) == Phase::Modes => {
-                    if done.is_so() {
-                        modes.remove(&step.path);
-                    }
-                }
-                Some(Form::Directory { mode }) if mode & 0o700 != 0o700 && done.is_so() => {
-                    modes.insert(&step.path, (mode | 0o700, mode));
-                }
-                _ => {}
-            }
-        }
-        let mut first = None;
-        for (path, (now, mode)) in modes.into_iter().rev() {
-            crash::point();
-            let set = self
-                .ground
-                .directory(path.as_bytes())
-                .and_then(|directory| set_mode(directory, &[now], mode));
-            match set {
-                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::PERM) => {}
-                Err(error) => {
-                    let failed = self.ground.failed("setting the mode of", path.as_bytes(), error);
-                    first.get_or_insert(failed);
-                }
-            }
-        }
-        first.map_or(Ok(()), Err)
     }
 
     /// Makes the names durable that changed.
@@ -501,122 +426,6 @@ impl<'a> Writing<'a> {
             Err(error) => synced(self.ground, error),
         }
     }
-
-    /// Puts in order what a crash has left: what came out and was not looked at goes back, or to its shelf.
-    pub(super) fn settle(&mut self) -> Result<(), ApplyError> {
-        let steps = self.steps;
-        self.loosen()?;
-        for (number, step) in steps.iter().enumerate() {
-            match self.settle_step(number, step) {
-                Ok(None) => {}
-                Ok(Some(done)) => self.set(number, done),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => {
-                    return Err(self.ground.failed("looking at", step.path.as_bytes(), error));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn settle_step(&mut self, number: usize, step: &Step) -> Result<Option<Done>, Errno> {
-        let (above, name) = split(&step.path);
-        let shelf = self.shelf;
-        let text = number.to_string();
-        let new = (shelf.new_folder(), text.as_bytes());
-        let out = (shelf.out_folder(), text.as_bytes());
-        if self.looker.is(new.0, new.1, None)? {
-            // Taken out by its name, and not looked at since.
-            let may_be = !shelf.abilities.exchange && step.from.is_some();
-            if may_be
-                && !self.looker.is(out.0, out.1, None)?
-                && !self.looker.is(out.0, out.1, step.from)?
-                && self.put_back(out, step)?
-            {
-                return Ok(Some(Done::Changed));
-            }
-            return Ok(None);
-        }
-        if step.to.is_some() && self.looker.is(new.0, new.1, step.to)? {
-            return Ok(None);
-        }
-        if step.from.is_some() && self.looker.is(new.0, new.1, step.from)? {
-            shelf.keep(number)?;
-            return Ok(None);
-        }
-        // It is nobody's but the user's.
-        if step.to.is_none() {
-            if !self.put_back(new, step)? {
-                shelf.keep(number)?;
-            }
-            return Ok(Some(Done::Changed));
-        }
-        let directory = self.ground.directory(above)?;
-        if shelf.abilities.exchange && self.looker.is(directory, name, step.to)? {
-            self.give_back(number, step)?;
-            return Ok(Some(Done::Changed));
-        }
-        shelf.keep(number)?;
-        Ok(None)
-    }
-
-    /// Gives something back to a path, where that is free; says whether it was.
-    fn put_back(&mut self, from: (BorrowedFd<'_>, &[u8]), step: &Step) -> Result<bool, Errno> {
-        let (above, name) = split(&step.path);
-        let directory = self.ground.directory(above)?;
-        crash::point();
-        match self.shelf.abilities.put(from, (directory, name)) {
-            Ok(()) => Ok(true),
-            Err(Errno::EXIST) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The steps for which something new has to be staged yet.
-    pub(super) fn unstaged(&mut self) -> Result<Vec<usize>, ApplyError> {
-        let steps = self.steps;
-        let mut found = Vec::new();
-        for (number, step) in steps.iter().enumerate() {
-            let is_settled = self.done.get(number).is_some_and(|&done| done != Done::Waiting);
-            if is_settled || !needs_staging(step) {
-                continue;
-            }
-            let text = number.to_string();
-            let (above, name) = split(&step.path);
-            let is_staged = stat(self.shelf.new_folder(), text.as_bytes()).map(|it| it.is_some());
-            let is_so = match self.ground.directory(above) {
-                Ok(directory) => self.looker.is(directory, name, step.to),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
-                Err(error) => Err(error),
-            };
-            match (is_staged, is_so) {
-                (Ok(is_staged), Ok(is_so)) => {
-                    if !is_staged && !is_so {
-                        found.push(number);
-                    }
-                }
-                (Err(error), _) | (_, Err(error)) => {
-                    return Err(self.ground.failed("looking at", step.path.as_bytes(), error));
-                }
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// Sets the permissions of something that has one of these now. What is set beside them stays.
-fn set_mode(fd: BorrowedFd<'_>, expected: &[u16], mode: u16) -> Result<Done, Errno> {
-    let found = mode_of(&rustix::fs::fstat(fd)?);
-    let (now, special) = (found & 0o777, found & 0o7000);
-    if now == mode {
-        return Ok(Done::Found);
-    }
-    if !expected.contains(&now) {
-        return Ok(Done::Changed);
-    }
-    crash::point();
-    rustix::fs::fchmod(fd, Mode::from_raw_mode((special | mode).into()))?;
-    Ok(Done::Made)
 }
 
 /// The path of the directory that an entry is in, and its name.

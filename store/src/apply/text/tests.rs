@@ -29,14 +29,15 @@ fn git_merge_file(folder: &Path, base: &[u8], ours: &[u8], theirs: &[u8]) -> (Ve
 
 /// A text of few different lines, so that lines are moved, repeated and found again elsewhere.
 fn text(rng: &mut Rng) -> Vec<Vec<u8>> {
-    let kinds = [3, 8, 60][rng.below(3)];
-    let len = [0, 1, 4, 12, 40][rng.below(5)];
+    let kinds = [3, 8, 60, 2000][rng.below(4)];
+    let len = [0, 1, 4, 12, 40, 400][rng.below(6)];
     (0..len).map(|_| format!("line {}", rng.below(kinds)).into_bytes()).collect()
 }
 
 fn edited(rng: &mut Rng, lines: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut lines = lines.to_vec();
-    for _ in 0..rng.below(4) {
+    let edits = if lines.len() > 100 { rng.below(40) } else { rng.below(4) };
+    for _ in 0..edits {
         let at = rng.below(lines.len() + 1);
         let until = (at + rng.below(4)).min(lines.len());
         let new = (0..rng.below(3)).map(|_| format!("line {}", rng.below(60)).into_bytes());

@@ -1,0 +1,116 @@
+//! What a crash has left, put in order before the steps are done again.
+//!
+//! **Invariant:** what came out of the checkout and was not looked at goes back to its path, or to the shelf.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+
+use super::{Writing, needs_staging, split};
+use crate::apply::journal::Done;
+use crate::apply::look::stat;
+use crate::apply::plan::Step;
+use crate::apply::{ApplyError, crash};
+
+impl Writing<'_> {
+    /// Puts in order what a crash has left: what came out and was not looked at goes back, or to its shelf.
+    pub(in crate::apply) fn settle(&mut self) -> Result<(), ApplyError> {
+        let steps = self.steps;
+        self.loosen()?;
+        for (number, step) in steps.iter().enumerate() {
+            match self.settle_step(number, step) {
+                Ok(None) => {}
+                Ok(Some(done)) => self.set(number, done),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(error) => {
+                    return Err(self.ground.failed("looking at", step.path.as_bytes(), error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_step(&mut self, number: usize, step: &Step) -> Result<Option<Done>, Errno> {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let text = number.to_string();
+        let new = (shelf.new_folder(), text.as_bytes());
+        let out = (shelf.out_folder(), text.as_bytes());
+        // Where names cannot change places, it may have been taken out and not looked at since.
+        if !shelf.abilities.exchange
+            && step.from.is_some()
+            && !self.looker.is(out.0, out.1, None)?
+            && !self.looker.is(out.0, out.1, step.from)?
+            && self.put_back(out, step)?
+        {
+            return Ok(Some(Done::Changed));
+        }
+        if self.looker.is(new.0, new.1, None)? {
+            return Ok(None);
+        }
+        if step.to.is_some() && self.looker.is(new.0, new.1, step.to)? {
+            return Ok(None);
+        }
+        if step.from.is_some() && self.looker.is(new.0, new.1, step.from)? {
+            shelf.keep(number)?;
+            return Ok(None);
+        }
+        // It is nobody's but the user's.
+        if step.to.is_none() {
+            if !self.put_back(new, step)? {
+                shelf.keep(number)?;
+            }
+            return Ok(Some(Done::Changed));
+        }
+        let directory = self.ground.directory(above)?;
+        if shelf.abilities.exchange && self.looker.is(directory, name, step.to)? {
+            self.give_back(number, step)?;
+            return Ok(Some(Done::Changed));
+        }
+        shelf.keep(number)?;
+        Ok(None)
+    }
+
+    /// Gives something back to a path, where that is free; says whether it was.
+    fn put_back(&mut self, from: (BorrowedFd<'_>, &[u8]), step: &Step) -> Result<bool, Errno> {
+        let (above, name) = split(&step.path);
+        let directory = self.ground.directory(above)?;
+        crash::point();
+        match self.shelf.abilities.put(from, (directory, name)) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The steps for which something new has to be staged yet.
+    pub(in crate::apply) fn unstaged(&mut self) -> Result<Vec<usize>, ApplyError> {
+        let steps = self.steps;
+        let mut found = Vec::new();
+        for (number, step) in steps.iter().enumerate() {
+            let is_settled = self.done.get(number).is_some_and(|&done| done != Done::Waiting);
+            if is_settled || !needs_staging(step) {
+                continue;
+            }
+            let text = number.to_string();
+            let (above, name) = split(&step.path);
+            let is_staged = stat(self.shelf.new_folder(), text.as_bytes()).map(|it| it.is_some());
+            let is_so = match self.ground.directory(above) {
+                Ok(directory) => self.looker.is(directory, name, step.to),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match (is_staged, is_so) {
+                (Ok(is_staged), Ok(is_so)) => {
+                    if !is_staged && !is_so {
+                        found.push(number);
+                    }
+                }
+                (Err(error), _) | (_, Err(error)) => {
+                    return Err(self.ground.failed("looking at", step.path.as_bytes(), error));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
