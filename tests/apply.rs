@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A checkout with a few files in it, as it is handed off.
 fn checkout(home: &TestHome) -> PathBuf {
     let tree = home.folder("app").canonicalize().unwrap();
-    let lines: String = (1..=9).map(|line| format!("line {line}\n")).collect();
+    let lines = (1..=9).map(|line| format!("line {line}\n")).collect::<Vec<_>>().concat();
     for (name, content) in [
         ("both.txt", lines.as_str()),
         ("clash.txt", "as it was\n"),

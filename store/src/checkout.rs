@@ -149,7 +149,7 @@ pub(crate) fn fill<S: ObjectSource + ?Sized>(
     source: &S,
     entries: impl IntoIterator<Item = (Vec<u8>, EntryKind)>,
     (folder, path): (BorrowedFd<'_>, &Path),
-    options: &RestoreOptions,
+    threads: usize,
     progress: &Progress,
 ) -> Result<Restored, RestoreError> {
     let mut layout = Layout::default();
@@ -157,7 +157,7 @@ pub(crate) fn fill<S: ObjectSource + ?Sized>(
         layout.add(0, &name, kind)?;
     }
     let trees = ahead::Ahead::new(source);
-    Build::new(source, &trees, folder, path, options.threads.max(1), progress).fill(layout)
+    Build::new(source, &trees, folder, path, threads.max(1), progress).fill(layout)
 }
 
 /// A restore under way.

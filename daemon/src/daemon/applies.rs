@@ -224,7 +224,7 @@ impl Daemon {
                 now_ms: self.clock.now_ms(),
             };
             self.forget_applies();
-            applies.apply(vault, &request, &plan, &RestoreOptions::default(), progress)?
+            applies.apply(vault, &request, &plan, RestoreOptions::default(), progress)?
         };
         tracing::info!(run = %info.spec.run, steps = plan.steps.len(), safety = %taken.id, "applied");
         let receipt = report::receipt(vault, *there, &result, &[], Some(info.isolated))?;

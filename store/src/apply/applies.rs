@@ -133,7 +133,7 @@ impl Applies {
         source: &S,
         request: &Request,
         plan: &Plan,
-        options: &RestoreOptions,
+        options: RestoreOptions,
         progress: &Progress,
     ) -> Result<Applied, ApplyError> {
         let unfinished = |known: &Known| {
@@ -172,7 +172,7 @@ impl Applies {
             tight,
             steps,
         };
-        let begun = self.begin(source, &mut ground, &folder, &record, options, progress);
+        let begun = begin(source, &mut ground, (&folder, &record), options, progress);
         let shelf = match begun {
             Ok(shelf) => shelf,
             Err(error) => {
@@ -189,52 +189,13 @@ impl Applies {
         };
         let writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
         let (done, late) = writing.run().map_err(interrupted)?;
-        self.finish(&folder, &shelf, Stage::Applied, &record.steps, &done).map_err(interrupted)?;
+        finish(&folder, &shelf, Stage::Applied, &record.steps, &done).map_err(interrupted)?;
         for (number, done) in numbers.into_iter().zip(done) {
             if let Some(place) = all.get_mut(number) {
                 *place = done;
             }
         }
         Ok(Applied { id: Some(request.id), done: all, late, shelf: Some(shelf.out_path()) })
-    }
-
-    /// Everything up to the first write.
-    fn begin<S: ObjectSource + ?Sized>(
-        &self,
-        source: &S,
-        ground: &mut Ground,
-        folder: &Folder,
-        record: &Record,
-        options: &RestoreOptions,
-        progress: &Progress,
-    ) -> Result<Shelf, ApplyError> {
-        crash::point();
-        folder.plan(record)?;
-        crash::point();
-        let shelf = Shelf::open(ground, &record.area, Pass::Apply)?;
-        let staged: Vec<_> =
-            record.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
-        shelf.stage(source, &staged, (options, progress))?;
-        // It took a while.
-        check_git(&record.root)?;
-        folder.note(Stage::Begun, &[])?;
-        Ok(shelf)
-    }
-
-    /// Notes what became of the steps, and takes away what is not needed any more.
-    #[expect(clippy::unused_self, reason = "a step of those around it")]
-    fn finish(
-        &self,
-        folder: &Folder,
-        shelf: &Shelf,
-        stage: Stage,
-        steps: &[Step],
-        done: &[Done],
-    ) -> Result<(), ApplyError> {
-        shelf.list(steps)?;
-        folder.note(stage, done)?;
-        crash::point();
-        shelf.clear()
     }
 
     /// Goes on with one that was cut off; nothing where there is nothing to go on with.
@@ -251,55 +212,15 @@ impl Applies {
                 return Ok(None);
             }
             Stage::Begun => {
-                self.go_on(source, &folder, &record, (Pass::Apply, Stage::Applied))?;
+                go_on(source, &folder, &record, (Pass::Apply, Stage::Applied))?;
             }
             Stage::Undoing => {
-                self.go_on(source, &folder, &folder.undo()?, (Pass::Undo, Stage::Undone))?;
+                go_on(source, &folder, &folder.undo()?, (Pass::Undo, Stage::Undone))?;
             }
             Stage::Applied | Stage::Undone => return Ok(None),
         }
         let stage = folder.stage()?;
         Ok(Some(Known { record, stage }))
-    }
-
-    /// Does what is left of a plan, unless git is at work.
-    fn go_on<S: ObjectSource + ?Sized>(
-        &self,
-        source: &S,
-        folder: &Folder,
-        record: &Record,
-        (pass, stage): (Pass, Stage),
-    ) -> Result<(), ApplyError> {
-        check_git(&record.root)?;
-        let (id, done) = (record.id, self.do_the_rest(source, folder, record, (pass, stage)));
-        done.map_err(|source| ApplyError::Interrupted { id, source: Box::new(source) })
-    }
-
-    fn do_the_rest<S: ObjectSource + ?Sized>(
-        &self,
-        source: &S,
-        folder: &Folder,
-        record: &Record,
-        (pass, stage): (Pass, Stage),
-    ) -> Result<(), ApplyError> {
-        let mut ground = Ground::open(&record.root)?;
-        let shelf = Shelf::open(&ground, &record.area, pass)?;
-        let mut writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
-        writing.settle()?;
-        let staged = writing.unstaged()?;
-        let staged: Vec<_> = staged
-            .into_iter()
-            .filter_map(|number| Some((number, record.steps.get(number)?)))
-            .collect();
-        shelf.stage(source, &staged, (&RestoreOptions::default(), &Progress::default()))?;
-        let (mut done, _) = writing.run()?;
-        // It was found as it should be because it was made before.
-        for done in &mut done {
-            if *done == Done::Found {
-                *done = Done::Made;
-            }
-        }
-        self.finish(folder, &shelf, stage, &record.steps, &done)
     }
 
     /// Puts the state before an apply back. What was edited since is left, and told.
@@ -332,7 +253,7 @@ impl Applies {
         let shelf = Shelf::open(&ground, &undo.area, Pass::Undo)?;
         let staged: Vec<_> =
             undo.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
-        let options = (&RestoreOptions::default(), &Progress::default());
+        let options = (RestoreOptions::default(), &Progress::default());
         let begun = shelf
             .stage(source, &staged, options)
             .and_then(|()| check_git(&record.root))
@@ -348,7 +269,7 @@ impl Applies {
             |source: ApplyError| ApplyError::Interrupted { id, source: Box::new(source) };
         let writing = Writing::new((&mut ground, &shelf), &undo.steps, &undo.tight);
         let (done, late) = writing.run().map_err(interrupted)?;
-        self.finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
+        finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
         let mut restored = Vec::new();
         for (step, done) in undo.steps.into_iter().zip(done) {
             if done.is_so() && !late.contains(&step.path) {
@@ -384,6 +305,77 @@ impl Applies {
     fn folder(&self, id: ApplyId) -> Folder {
         Folder(self.folder.join(id.to_string()))
     }
+}
+
+/// Everything up to the first write.
+fn begin<S: ObjectSource + ?Sized>(
+    source: &S,
+    ground: &mut Ground,
+    (folder, record): (&Folder, &Record),
+    options: RestoreOptions,
+    progress: &Progress,
+) -> Result<Shelf, ApplyError> {
+    crash::point();
+    folder.plan(record)?;
+    crash::point();
+    let shelf = Shelf::open(ground, &record.area, Pass::Apply)?;
+    let staged: Vec<_> =
+        record.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
+    shelf.stage(source, &staged, (options, progress))?;
+    // It took a while.
+    check_git(&record.root)?;
+    folder.note(Stage::Begun, &[])?;
+    Ok(shelf)
+}
+
+/// Notes what became of the steps, and takes away what is not needed any more.
+fn finish(
+    folder: &Folder,
+    shelf: &Shelf,
+    stage: Stage,
+    steps: &[Step],
+    done: &[Done],
+) -> Result<(), ApplyError> {
+    shelf.list(steps)?;
+    folder.note(stage, done)?;
+    crash::point();
+    shelf.clear()
+}
+
+/// Does what is left of a plan, unless git is at work.
+fn go_on<S: ObjectSource + ?Sized>(
+    source: &S,
+    folder: &Folder,
+    record: &Record,
+    (pass, stage): (Pass, Stage),
+) -> Result<(), ApplyError> {
+    check_git(&record.root)?;
+    let (id, done) = (record.id, do_the_rest(source, folder, record, (pass, stage)));
+    done.map_err(|source| ApplyError::Interrupted { id, source: Box::new(source) })
+}
+
+fn do_the_rest<S: ObjectSource + ?Sized>(
+    source: &S,
+    folder: &Folder,
+    record: &Record,
+    (pass, stage): (Pass, Stage),
+) -> Result<(), ApplyError> {
+    let mut ground = Ground::open(&record.root)?;
+    let shelf = Shelf::open(&ground, &record.area, pass)?;
+    let mut writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
+    writing.settle()?;
+    let staged = writing.unstaged()?;
+    let staged: Vec<_> =
+        staged.into_iter().filter_map(|number| Some((number, record.steps.get(number)?))).collect();
+    shelf.stage(source, &staged, (RestoreOptions::default(), &Progress::default()))?;
+    let (mut done, _) = writing.run()?;
+    // It was found as it should be because it was made before.
+    for done in &mut done {
+        if *done == Done::Found {
+            *done = Done::Made;
+        }
+    }
+    finish(folder, &shelf, stage, &record.steps, &done)
 }
 
 /// The steps that put back what was made.

@@ -19,12 +19,16 @@ pub(super) struct Abilities {
 
 impl Abilities {
     /// Tries both in a folder of our own.
-    #[cfg(target_os = "linux")]
     pub(super) fn of(folder: BorrowedFd<'_>) -> Result<Self, Errno> {
         #[cfg(test)]
         if let Some(limited) = LIMITED.get() {
             return Ok(limited);
         }
+        Self::try_out(folder)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn try_out(folder: BorrowedFd<'_>) -> Result<Self, Errno> {
         use rustix::fs::{Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
         for name in ["probe-a", "probe-b"] {
@@ -49,7 +53,7 @@ impl Abilities {
 
     /// None of them can be asked for.
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn of(_folder: BorrowedFd<'_>) -> Result<Self, Errno> {
+    fn try_out(_folder: BorrowedFd<'_>) -> Result<Self, Errno> {
         Ok(Self { new: false, exchange: false })
     }
 
@@ -81,7 +85,8 @@ impl Abilities {
             let flags = rustix::fs::RenameFlags::EXCHANGE;
             return rustix::fs::renameat_with(from, name, to, other, flags);
         }
-        let _unused = (from, name, to, other);
+        // Where it cannot be asked for.
+        let ((_, _), (_, _)) = ((from, name), (to, other));
         Err(Errno::NOSYS)
     }
 }

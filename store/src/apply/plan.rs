@@ -18,7 +18,6 @@ use super::renames::follow_renames;
 use super::resolve::{Edits, Key, Paths, Three, is_below, key_of, path_of, resolve};
 use super::text::{MAX_TEXT, Merged, merge_text};
 use crate::chunk::store_bytes;
-use crate::error::StoreError;
 use crate::ignore::MAX_RULES;
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::scan::Progress;
@@ -166,7 +165,9 @@ pub fn plan<S: ObjectSource + ObjectSink>(
         if stay.is_empty() {
             break decided;
         }
-        stay.into_iter().for_each(|follow| follow.take_back(&mut paths));
+        for follow in stay {
+            follow.take_back(&mut paths);
+        }
         following = arrive;
     };
     made.sort_unstable();
@@ -302,7 +303,7 @@ fn merge<S: ObjectSource + ObjectSink>(
         .markers
         .as_ref()
         .map_or(("ours", "theirs"), |(ours, theirs)| (ours.as_str(), theirs.as_str()));
-    let put = |bytes: &[u8]| Ok::<_, StoreError>(store_bytes(bytes, objects)?);
+    let put = |bytes: &[u8]| store_bytes(bytes, objects);
     Ok(match merge_text(base, (ours, theirs), (ours_is, theirs_is)) {
         Some(Merged::Clean(merged)) => Edits::Merged(put(&merged)?),
         Some(Merged::Conflict(marked)) if options.markers.is_some() => Edits::Marked(put(&marked)?),

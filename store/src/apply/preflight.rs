@@ -76,13 +76,12 @@ pub(super) fn preflight(ground: &mut Ground, steps: &[Step]) -> Result<Preflight
     let mut looked_at: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
     for (number, step) in steps.iter().enumerate() {
         let Some((above, _)) = step.path.split_last() else { continue };
-        let is_here = match looked_at.get(above) {
-            Some(&is_here) => is_here,
-            None => {
-                let is_here = look_at(ground, above, &mut tight)?;
-                looked_at.insert(above.to_vec(), is_here);
-                is_here
-            }
+        let is_here = if let Some(&is_here) = looked_at.get(above) {
+            is_here
+        } else {
+            let is_here = look_at(ground, above, &mut tight)?;
+            looked_at.insert(above.to_vec(), is_here);
+            is_here
         };
         if !is_here {
             found.held.insert(number, Done::Refused);

@@ -167,9 +167,8 @@ fn decide<E>(
                 Some(File { mode, blob }) => (Some(mode), Some(blob)),
                 _ => (None, None),
             };
-            let mode = match three_way(base_mode, our_mode, mode) {
-                Some(mode) => mode,
-                None => return Ok(clash(Clash::Mode, false)),
+            let Some(mode) = three_way(base_mode, our_mode, mode) else {
+                return Ok(clash(Clash::Mode, false));
             };
             if let Some(blob) = three_way(base_blob, our_blob, blob) {
                 let result = Some(File { mode, blob });

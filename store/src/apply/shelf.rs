@@ -159,7 +159,7 @@ impl Shelf {
         &self,
         source: &S,
         steps: &[(usize, &Step)],
-        (options, progress): (&RestoreOptions, &Progress),
+        (options, progress): (RestoreOptions, &Progress),
     ) -> Result<(), ApplyError> {
         let name = self.pass.name("making");
         let path = self.path.join(&name);
@@ -174,47 +174,20 @@ impl Shelf {
                 step.to.filter(|to| !to.is_directory())?.entry(),
             ))
         });
-        fill(source, entries, (making.as_fd(), &path), options, progress)?;
+        fill(source, entries, (making.as_fd(), &path), options.threads, progress)?;
         for (number, step) in steps {
             if let Some(super::form::Form::Directory { mode }) = step.to {
                 let made = make_directory(making.as_fd(), number.to_string().as_bytes(), mode);
                 made.context("creating", &path.join(number.to_string()))?;
             }
         }
-        self.sync(making.as_fd(), &path, steps)?;
+        sync(making.as_fd(), &path, steps)?;
         for (name, _) in list(making.as_fd()).context("listing", &path)? {
             crash::point();
             take((making.as_fd(), &name), (self.new_folder(), &name))
                 .context("renaming to", &path)?;
         }
         remove_area(&path)
-    }
-
-    /// Makes what was staged durable.
-    fn sync(
-        &self,
-        making: BorrowedFd<'_>,
-        path: &Path,
-        steps: &[(usize, &Step)],
-    ) -> Result<(), ApplyError> {
-        if steps.len() > SYNCED_ALONE && sync_all(making).context("syncing", path)? {
-            return Ok(());
-        }
-        for (number, step) in steps {
-            if !matches!(step.to, Some(super::form::Form::File { .. })) {
-                continue;
-            }
-            let name = number.to_string();
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let synced = match rustix::fs::openat(making, &name, flags, Mode::empty()) {
-                Ok(file) => rustix::fs::fsync(file),
-                // Its mode keeps us out: then all is synced.
-                Err(Errno::ACCESS) => sync_all(making).map(drop),
-                Err(error) => Err(error),
-            };
-            synced.context("syncing", &path.join(&name))?;
-        }
-        Ok(())
     }
 
     /// Puts what came out of the checkout where it stays, under the number of its step.
@@ -277,4 +250,26 @@ pub(super) fn sync_all(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn sync_all(_fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(false)
+}
+
+/// Makes what was staged durable.
+fn sync(making: BorrowedFd<'_>, path: &Path, steps: &[(usize, &Step)]) -> Result<(), ApplyError> {
+    if steps.len() > SYNCED_ALONE && sync_all(making).context("syncing", path)? {
+        return Ok(());
+    }
+    for (number, step) in steps {
+        if !matches!(step.to, Some(super::form::Form::File { .. })) {
+            continue;
+        }
+        let name = number.to_string();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let synced = match rustix::fs::openat(making, &name, flags, Mode::empty()) {
+            Ok(file) => rustix::fs::fsync(file),
+            // Its mode keeps us out: then all is synced.
+            Err(Errno::ACCESS) => sync_all(making).map(drop),
+            Err(error) => Err(error),
+        };
+        synced.context("syncing", &path.join(&name))?;
+    }
+    Ok(())
 }

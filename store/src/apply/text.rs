@@ -58,7 +58,7 @@ pub(super) fn merge_text(
 fn is_text(bytes: &[u8]) -> bool {
     bytes.len() as u64 <= MAX_TEXT
         && !bytes.contains(&0)
-        && bytes.iter().filter(|&&byte| byte == b'\n').count() <= MAX_LINES
+        && bytes.split(|&byte| byte == b'\n').count() <= MAX_LINES
 }
 
 #[cfg(test)]

@@ -416,7 +416,7 @@ impl<'a> Writing<'a> {
             }
         }
         for path in above {
-            match self.ground.directory(path).and_then(|directory| rustix::fs::fsync(directory)) {
+            match self.ground.directory(path).and_then(rustix::fs::fsync) {
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(error) => return synced(self.ground, error),
             }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use baton_protocol::id::ObjectKind;
-use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, Tree, build_tree};
+use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, Tree, TreeSums, build_tree};
 
 use super::*;
 use crate::apply::testing::{Node, folder, is_nightly};
@@ -120,7 +120,7 @@ fn what_an_editor_writes_meanwhile_is_not_lost() {
             }
             let request = request(&root, 9);
             let applied =
-                applies.apply(&objects, &request, &plan, &options(), &Progress::default()).unwrap();
+                applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap();
             stop.store(true, Ordering::Relaxed);
             (applied, editor.join().unwrap())
         });
@@ -171,8 +171,7 @@ fn a_link_that_takes_a_folders_place_leads_nowhere() {
             });
             let applies = Applies::new(&top.path().join("applies"));
             let request = request(&root, 9);
-            let applied =
-                applies.apply(&objects, &request, &plan, &options(), &Progress::default());
+            let applied = applies.apply(&objects, &request, &plan, options(), &Progress::default());
             stop.store(true, Ordering::Relaxed);
             drop(applied);
         });
@@ -193,7 +192,7 @@ fn apply_with(case: &Case, more: &[(&str, &str)]) -> (tempfile::TempDir, Plan, A
     let applies = Applies::new(&top.path().join("applies"));
     let request = request(&root, 9);
     let applied =
-        applies.apply(&objects, &request, &plan, &options(), &Progress::default()).unwrap();
+        applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap();
     (top, plan, applied)
 }
 
@@ -284,7 +283,7 @@ fn a_tree_that_grows_without_end_is_refused_and_a_plan_can_be_called_off() {
     for _ in 0..6 {
         let entry = |number: u8| Entry {
             name: vec![b'a' + number],
-            kind: EntryKind::Directory { mode: 0o755, tree, below: Default::default() },
+            kind: EntryKind::Directory { mode: 0o755, tree, below: TreeSums::default() },
         };
         tree = build_tree((0..20).map(entry).collect(), put).unwrap().0;
     }
@@ -343,7 +342,7 @@ fn a_store_that_lacks_something_changes_nothing() {
     let applies = Applies::new(&top.path().join("applies"));
     let request = request(&root, 9);
     let failed =
-        applies.apply(&objects, &request, &plan, &options(), &Progress::default()).unwrap_err();
+        applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap_err();
     assert!(!matches!(failed, ApplyError::Interrupted { .. }), "{failed}");
     assert_eq!(Model::read(&root), case.here);
     assert!(applies.list().unwrap().is_empty());
@@ -376,7 +375,7 @@ fn a_full_disk_stops_it_before_the_first_write() {
     let top = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::at(&top.path().join("disk"), "300k") else { return };
     let base = model(&[("a", file("1"))]);
-    let large: String = (0..100_000).map(|number| format!("{number}\n")).collect();
+    let large = "0123456789abcde\n".repeat(40_000);
     let there = model(&[("a", file("2")), ("large", file(&large))]);
     let case = Case { base: base.clone(), here: base, there };
     let objects = MemoryObjects::default();
@@ -386,7 +385,7 @@ fn a_full_disk_stops_it_before_the_first_write() {
     let applies = Applies::new(&top.path().join("applies"));
     let apply = |plan: &Plan, number| {
         let request = request(&root, number);
-        applies.apply(&objects, &request, plan, &options(), &Progress::default())
+        applies.apply(&objects, &request, plan, options(), &Progress::default())
     };
     let failed = apply(&plan, 9).unwrap_err();
     assert!(failed.is_disk_full(), "{failed:?}");
@@ -416,7 +415,7 @@ fn where_the_checkout_is_a_mount_point_the_shelf_is_in_it_and_git_ignores_it() {
     let applies = Applies::new(&top.path().join("applies"));
     let request = request(&disk.0, 9);
     let applied =
-        applies.apply(&objects, &request, &plan, &options(), &Progress::default()).unwrap();
+        applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap();
     let shelf = applied.shelf.unwrap();
     let area = shelf.parent().unwrap();
     assert_eq!(area.parent().unwrap(), disk.0);
@@ -448,7 +447,7 @@ fn one_apply_to_a_workspace_at_a_time_and_a_damaged_record_is_refused() {
     let root = top.path().join("tree");
     case.here.write(&root);
     let request = request(&root, 9);
-    let apply = || applies.apply(&objects, &request, &plan, &options(), &Progress::default());
+    let apply = || applies.apply(&objects, &request, &plan, options(), &Progress::default());
     let id = apply().unwrap().id.unwrap();
     let path = top.path().join("applies").join(id.to_string()).join("plan");
     let whole = std::fs::read(&path).unwrap();
@@ -493,7 +492,7 @@ fn git_at_work_stops_it_before_the_first_write() {
             let applies = Applies::new(&top.path().join("applies"));
             let request = request(&root, 9);
             let refused = applies
-                .apply(&objects, &request, &plan, &options(), &Progress::default())
+                .apply(&objects, &request, &plan, options(), &Progress::default())
                 .unwrap_err();
             assert!(matches!(refused, ApplyError::GitBusy { .. }), "{refused}");
             std::fs::remove_dir(folder.join(name)).unwrap();

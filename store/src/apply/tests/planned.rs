@@ -139,8 +139,8 @@ fn random_plans_end_and_lose_nothing() {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&case, &objects)));
         match checked {
             Ok(is_busy) => busy += usize::from(is_busy),
-            Err(_) => panic!(
-                "round {round}\nbase {:#?}\nhere {:#?}\nthere {:#?}\nplan {:#?}",
+            Err(cause) => panic!(
+                "round {round} {cause:?}\nbase {:#?}\nhere {:#?}\nthere {:#?}\nplan {:#?}",
                 case.base,
                 case.here,
                 case.there,

@@ -68,12 +68,12 @@ impl Writing<'_> {
         }
         for (step, done) in self.steps.iter().zip(&self.done) {
             match step.to {
-                Some(Form::Directory { .. }) if Phase::of(step) == Phase::Modes => {
-                    if done.is_so() {
-                        modes.remove(&step.path);
-                    }
+                Some(Form::Directory { .. }) if Phase::of(step) == Phase::Modes && done.is_so() => {
+                    modes.remove(&step.path);
                 }
-                Some(Form::Directory { mode }) if mode & 0o700 != 0o700 && done.is_so() => {
+                Some(Form::Directory { mode })
+                    if Phase::of(step) != Phase::Modes && mode & 0o700 != 0o700 && done.is_so() =>
+                {
                     modes.insert(&step.path, (mode | 0o700, mode));
                 }
                 _ => {}

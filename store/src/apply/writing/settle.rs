@@ -19,9 +19,8 @@ impl Writing<'_> {
         self.loosen()?;
         for (number, step) in steps.iter().enumerate() {
             match self.settle_step(number, step) {
-                Ok(None) => {}
                 Ok(Some(done)) => self.set(number, done),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Ok(None) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(error) => {
                     return Err(self.ground.failed("looking at", step.path.as_bytes(), error));
                 }
