@@ -330,9 +330,9 @@ mod tests {
     fn the_bytes_are_those_of_the_format() {
         let bytes = record().encode();
         assert_eq!(Record::decode(&bytes).unwrap(), record());
-        assert_eq!(bytes.len(), 293);
+        assert_eq!(bytes.len(), 241);
         let hash = blake3::hash(&bytes).to_hex();
-        assert_eq!(&hash[..16], "GOLDEN");
+        assert_eq!(&hash[..16], "1b98b1ed16c9d3af");
     }
 
     #[test]
