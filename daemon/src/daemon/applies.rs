@@ -252,7 +252,10 @@ impl Daemon {
                 return Err(ApplyError::Unknown(id).into());
             };
             let workspace = known.record.workspace;
-            daemon.finish_applies(workspace)?;
+            // One that was being put back is gone on with by the undo itself, which tells what was kept.
+            if known.stage != Stage::Undoing {
+                daemon.finish_applies(workspace)?;
+            }
             let _lock = applies.lock(workspace)?;
             let undone = applies.undo(&daemon.workspaces.vault, id)?;
             tracing::info!(apply = %id, restored = undone.restored.len(), kept = undone.kept.len(), "undone");

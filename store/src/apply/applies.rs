@@ -14,7 +14,7 @@ use super::ground::Ground;
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::{Plan, Step};
 use super::preflight::{Preflight, check_git, preflight};
-use super::shelf::{Pass, Shelf, choose_area, remove_area};
+use super::shelf::{Pass, Shelf, choose_area, out_path, remove_area};
 use super::writing::{Writing, needs_staging};
 use super::{ApplyError, KEPT_MS, crash};
 use crate::checkout::RestoreOptions;
@@ -232,10 +232,17 @@ impl Applies {
         id: ApplyId,
     ) -> Result<Undone, ApplyError> {
         let folder = self.folder(id);
+        let was_undoing = folder.stage()? == Stage::Undoing;
         self.resume(source, id)?;
         let Some(record) = folder.record()? else { return Err(ApplyError::Unknown(id)) };
         if folder.stage()? == Stage::Undone {
-            return Err(ApplyError::Undone(id));
+            if !was_undoing {
+                return Err(ApplyError::Undone(id));
+            }
+            // It was cut off, and is done now.
+            let undo = folder.undo()?;
+            let done = folder.done(Stage::Undone, undo.steps.len())?;
+            return Ok(undone(undo, done, &[], Vec::new()));
         }
         let done = folder.done(Stage::Applied, record.steps.len())?;
         let steps = reversed(&record.steps, &done);
@@ -260,7 +267,7 @@ impl Applies {
             .and_then(|()| folder.begin_undo(&undo));
         if let Err(error) = begun {
             // Nothing was written yet.
-            if let Err(left) = shelf.clear() {
+            if let Err(left) = shelf.clear(&undo.steps) {
                 tracing::warn!(%left, "an undo that was not begun left files");
             }
             return Err(error);
@@ -270,17 +277,7 @@ impl Applies {
         let writing = Writing::new((&mut ground, &shelf), &undo.steps, &undo.tight);
         let (done, late) = writing.run().map_err(interrupted)?;
         finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
-        let mut restored = Vec::new();
-        for (step, done) in undo.steps.into_iter().zip(done) {
-            if done.is_so() && !late.contains(&step.path) {
-                restored.push(step.path);
-            } else {
-                kept.push((step.path, done));
-            }
-        }
-        restored.sort_unstable();
-        kept.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(Undone { record, restored, kept, shelf: shelf.out_path() })
+        Ok(undone(undo, done, &late, kept))
     }
 
     /// Forgets applies that are older than [`KEPT_MS`], and what came out of checkouts with them.
@@ -305,6 +302,27 @@ impl Applies {
     fn folder(&self, id: ApplyId) -> Folder {
         Folder(self.folder.join(id.to_string()))
     }
+}
+
+/// What was put back, by what became of each step that does so.
+fn undone(
+    undo: Record,
+    done: Vec<Done>,
+    late: &[RelPath],
+    mut kept: Vec<(RelPath, Done)>,
+) -> Undone {
+    let mut restored = Vec::new();
+    for (step, done) in undo.steps.iter().zip(done) {
+        if done.is_so() && !late.contains(&step.path) {
+            restored.push(step.path.clone());
+        } else {
+            kept.push((step.path.clone(), done));
+        }
+    }
+    restored.sort_unstable();
+    kept.sort_by(|a, b| a.0.cmp(&b.0));
+    let shelf = out_path(&undo.area, Pass::Undo);
+    Undone { record: undo, restored, kept, shelf }
 }
 
 /// Everything up to the first write.
@@ -339,7 +357,7 @@ fn finish(
     shelf.list(steps)?;
     folder.note(stage, done)?;
     crash::point();
-    shelf.clear()
+    shelf.clear(steps)
 }
 
 /// Does what is left of a plan, unless git is at work.

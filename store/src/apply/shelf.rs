@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use super::ApplyError;
 use super::crash;
 use super::ground::{DIRECTORY, Ground, Mount};
+use super::look::Looker;
 use super::moves::{Abilities, take};
 use super::plan::Step;
 use crate::checkout::remove::remove_contents;
@@ -100,6 +101,11 @@ pub(super) fn may_write(directory: BorrowedFd<'_>) -> bool {
     rustix::fs::accessat(directory, ".", access, AtFlags::EACCESS).is_ok()
 }
 
+/// Where what came out stays, in a folder.
+pub(super) fn out_path(area: &Path, pass: Pass) -> PathBuf {
+    area.join(pass.name("out"))
+}
+
 /// Takes the folder away, with all that is in it.
 pub(super) fn remove_area(path: &Path) -> Result<(), ApplyError> {
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
@@ -151,7 +157,7 @@ impl Shelf {
 
     /// The path of the latter.
     pub(super) fn out_path(&self) -> PathBuf {
-        self.path.join(self.pass.name("out"))
+        out_path(&self.path, self.pass)
     }
 
     /// Writes what these steps need, all of it verified; durable when this returns.
@@ -224,8 +230,18 @@ impl Shelf {
         Ok(fs::write_atomic(&self.path.join(self.pass.name("paths")), &text, 0o600)?)
     }
 
-    /// Takes away what was staged and is not needed any more. What came out stays.
-    pub(super) fn clear(&self) -> Result<(), ApplyError> {
+    /// Takes away what was staged and is not needed any more. What came out stays, wherever it is.
+    pub(super) fn clear(&self, steps: &[Step]) -> Result<(), ApplyError> {
+        let mut looker = Looker::default();
+        for (name, _) in list(self.new_folder()).context("listing", &self.path)? {
+            let number = std::str::from_utf8(&name).ok().and_then(|text| text.parse().ok());
+            let Some(number): Option<usize> = number else { continue };
+            let to = steps.get(number).and_then(|step| step.to);
+            // What cannot be looked at is not known to be ours.
+            if to.is_none() || looker.is(self.new_folder(), &name, to) != Ok(true) {
+                self.keep(number).context("renaming to", &self.path)?;
+            }
+        }
         for what in ["new", "making"] {
             remove_area(&self.path.join(self.pass.name(what)))?;
         }

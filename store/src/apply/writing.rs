@@ -241,11 +241,15 @@ impl<'a> Writing<'a> {
             Err(error) => return Err(error),
         }
         crash::point();
-        if self.looker.is(new.0, new.1, step.from)? {
+        // What cannot be looked at is not what was expected.
+        if self.looker.is(new.0, new.1, step.from) == Ok(true) {
             self.keep(number)?;
             return Ok(Done::Made);
         }
-        self.give_back(number, step)?;
+        if let Err(error) = self.give_back(number, step) {
+            tracing::warn!(path = %step.path.display(), %error, "what came out stays on the shelf");
+            shelf.keep(number)?;
+        }
         Ok(Done::Changed)
     }
 
@@ -322,7 +326,7 @@ impl<'a> Writing<'a> {
             Err(error) => return Err(error),
         }
         crash::point();
-        if self.looker.is(out.0, out.1, step.from)? {
+        if self.looker.is(out.0, out.1, step.from) == Ok(true) {
             if is_staged {
                 self.note_out(number)?;
             } else {
@@ -333,9 +337,12 @@ impl<'a> Writing<'a> {
         crash::point();
         match shelf.abilities.put(out, (directory, name)) {
             Ok(()) => {}
-            Err(Errno::EXIST) if is_staged => {}
-            Err(Errno::EXIST) => shelf.keep(number)?,
-            Err(error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(path = %step.path.display(), %error, "what came out stays on the shelf");
+                if !is_staged {
+                    shelf.keep(number)?;
+                }
+            }
         }
         Ok(Done::Changed)
     }
