@@ -18,7 +18,7 @@ use baton_store::apply::{
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::RestoreOptions;
 use baton_store::scan::Progress;
-use baton_store::snapshot::load_snapshot;
+use baton_store::snapshot::{load_omissions, load_snapshot};
 
 use super::failure::{Fail, chain};
 use super::remotes::only;
@@ -197,6 +197,7 @@ impl Daemon {
             only: only.clone(),
             markers: job.markers.then(|| ("here".to_owned(), format!("run {run}"))),
             not_sealed: taken.omitted.clone(),
+            not_carried: load_omissions(vault, &result)?,
             rules: Some(CheckoutRules {
                 root: root.clone(),
                 git_user: self.workspaces.git_user.clone(),

@@ -26,6 +26,8 @@ pub enum Kept {
     BelowConflict(Vec<u8>),
     /// It is not among the paths that were asked for.
     NotAsked,
+    /// It is missing there because that snapshot could not take it, and not because it was deleted.
+    NotCarried,
     /// It is new there, and the rules of the checkout leave it out of snapshots; so is all that is below it.
     Ignored,
 }
@@ -56,6 +58,7 @@ impl Kept {
             Self::EditedHere => "edited-here",
             Self::BelowConflict(_) => "below-conflict",
             Self::NotAsked => "not-asked",
+            Self::NotCarried => "not-carried",
             Self::Ignored => "ignored",
         }
     }

@@ -52,6 +52,8 @@ pub struct PlanOptions {
     pub markers: Option<(String, String)>,
     /// What stands in the checkout and not in the tree of it.
     pub not_sealed: Vec<Omission>,
+    /// What was there and is not in the tree of it: that it is missing there says nothing.
+    pub not_carried: Vec<Omission>,
     /// The rules by which what is new there is left out.
     pub rules: Option<CheckoutRules>,
 }
@@ -141,6 +143,7 @@ pub fn plan<S: ObjectSource + ObjectSink>(
         paths.entry(key).or_insert(three).ours = new;
     }
     plan.actions.extend(not_asked.into_values());
+    plan.actions.extend(keep_what_was_left_out(&mut paths, &options.not_carried)?);
     if let Some(rules) = &options.rules {
         plan.actions.extend(leave_out(objects, &mut paths, rules, &only)?);
     }
@@ -265,22 +268,55 @@ fn path_at(key: &[u8]) -> Result<RelPath, ApplyError> {
     RelPath::new(&path_of(key)).map_err(ApplyError::Path)
 }
 
+/// Paths that a snapshot does not have though something is there.
+struct LeftOut(BTreeSet<Key>);
+
+impl LeftOut {
+    fn new(omissions: &[Omission]) -> Self {
+        // What changed while it was read is there all the same.
+        let left_out = omissions.iter().filter(|omission| omission.reason != OmitReason::Torn);
+        Self(left_out.map(|omission| key_of(omission.path.as_bytes())).collect())
+    }
+
+    /// Whether a path is one of them, or below one.
+    fn covers(&self, key: &Key) -> bool {
+        let ends = key.iter().enumerate().filter(|&(_, &byte)| byte == 0).map(|(at, _)| at);
+        !self.0.is_empty()
+            && ends
+                .chain([key.len()])
+                .any(|end| key.get(..end).is_some_and(|above| self.0.contains(above)))
+    }
+}
+
 /// Marks what must not be touched, because what is here is in no safety copy.
 fn hide(paths: &mut Paths, not_sealed: &[Omission]) {
-    let hidden: BTreeSet<Key> = not_sealed
-        .iter()
-        .filter(|omission| omission.reason != OmitReason::Torn)
-        .map(|omission| key_of(omission.path.as_bytes()))
-        .collect();
-    if hidden.is_empty() {
-        return;
-    }
+    let hidden = LeftOut::new(not_sealed);
     for (key, three) in paths.iter_mut() {
-        let ends = key.iter().enumerate().filter(|&(_, &byte)| byte == 0).map(|(at, _)| at);
-        three.is_hidden = ends
-            .chain([key.len()])
-            .any(|end| key.get(..end).is_some_and(|above| hidden.contains(above)));
+        three.is_hidden = hidden.covers(key);
     }
+}
+
+/// Takes what is missing there, because it was left out, for what it was before.
+fn keep_what_was_left_out(
+    paths: &mut Paths,
+    not_carried: &[Omission],
+) -> Result<Vec<Action>, ApplyError> {
+    let left_out = LeftOut::new(not_carried);
+    let mut told = Vec::new();
+    for (key, three) in paths.iter_mut() {
+        if three.base.is_some() && three.theirs.is_none() && left_out.covers(key) {
+            three.theirs = three.base;
+            told.push(Action {
+                path: path_at(key)?,
+                outcome: Outcome::Kept(Kept::NotCarried),
+                base: three.base,
+                ours: three.ours,
+                theirs: None,
+                moved_from: None,
+            });
+        }
+    }
+    Ok(told)
 }
 
 /// Merges two edits of a file.

@@ -572,3 +572,28 @@ fn what_a_build_made_there_is_left_out_unless_it_is_named() {
     ];
     assert_eq!(told(&["target"]), named.map(|(path, outcome)| (path.to_owned(), outcome)));
 }
+
+#[test]
+fn what_a_snapshot_left_out_there_was_not_deleted_there() {
+    let base = model(&[
+        ("closed", Node::Directory(0o755)),
+        ("closed/a", file("1")),
+        ("gone", file("1")),
+        ("key", file("1")),
+    ]);
+    let there = model(&[]);
+    let objects = MemoryObjects::default();
+    let [base, there] = [&base, &there].map(|model| model.store(&objects));
+    let left_out =
+        |path: &str, reason| Omission { path: RelPath::new(path.as_bytes()).unwrap(), reason };
+    let not_carried =
+        vec![left_out("closed", OmitReason::Unreadable), left_out("key", OmitReason::Secret)];
+    let options = PlanOptions { not_carried, ..PlanOptions::default() };
+    let trees = Trees { base, here: base, there };
+    let plan = plan(&objects, &trees, &options, &Progress::default()).unwrap();
+    let steps: Vec<_> = plan.steps.iter().map(|step| step.path.display()).collect();
+    assert_eq!(steps, ["gone"]);
+    let kept = |action: &&Action| action.outcome == Outcome::Kept(Kept::NotCarried);
+    let told: Vec<_> = plan.actions.iter().filter(kept).map(|one| one.path.display()).collect();
+    assert_eq!(told, ["closed", "closed/a", "key"]);
+}
