@@ -194,7 +194,7 @@ fn a_part_is_applied_and_conflicts_are_marked_where_that_is_asked_for() {
     let tree = checkout(&home);
     let run = run_to_its_end(&home, &tree, THERE);
     edit_here(&tree);
-    let part = home.json(&["pull", &run, "--apply", "--only", "new/deep", "--only", "old"]);
+    let part = home.json(&["pull", &run, "--apply", "--only", "./new/deep/", "--only", "old"]);
     let taken = ["new", "new/deep", "new/deep/file", "old", "old/deep", "old/deep/file"];
     assert_eq!(paths(&part, "applied"), taken);
     assert!(list(&part, "skipped").iter().all(|one| one["reason"] == "not-asked"), "{part}");
@@ -243,8 +243,14 @@ fn another_checkout_and_one_in_which_git_is_at_work_are_refused() {
         std::fs::remove_file(path).unwrap();
     }
     assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
-    home.json(&["pull", &run, "--apply"]);
-    assert_eq!(read(&tree, "theirs.txt"), "theirs\nmore\n");
+    // A folder that is gone is no empty one; where it went it is the same checkout.
+    let moved = home.user_home().join("moved");
+    std::fs::rename(&tree, &moved).unwrap();
+    refused(&home, &["pull", &run, "--apply"], 1, "no-checkout");
+    assert!(!tree.exists());
+    let applied = home.json(&["pull", &run, "--apply", arg(&moved)]);
+    assert_eq!(text(&applied, "root"), arg(&moved));
+    assert_eq!(read(&moved, "theirs.txt"), "theirs\nmore\n");
 }
 
 #[test]

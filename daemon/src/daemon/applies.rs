@@ -5,7 +5,7 @@
 //! **Invariant:** one apply to a workspace at a time, and one that was cut off is gone on with before any other.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use baton_protocol::id::{ApplyId, MIN_PREFIX, SnapshotId, WorkspaceId};
@@ -169,6 +169,12 @@ impl Daemon {
         let Job { info, there, root, only, .. } = job;
         let (workspace, vault) = (info.spec.workspace, &self.workspaces.vault);
         let applies = self.applies();
+        // A disk that is not mounted is not an empty checkout.
+        self.workspaces.check_place(workspace, root).map_err(|error| {
+            Fail::new("no-checkout", chain(&error))
+                .hint("see whether its disk is mounted, and try again; nothing was changed")
+        })?;
+        self.forget_applies();
         self.finish_applies(workspace)?;
         let _lock = applies.lock(workspace)?;
         let base = load_snapshot(vault, info.spec.snapshot)?;
@@ -224,7 +230,6 @@ impl Daemon {
                 there: *there,
                 now_ms: self.clock.now_ms(),
             };
-            self.forget_applies();
             applies.apply(vault, &request, &plan, RestoreOptions::default(), progress)?
         };
         tracing::info!(run = %info.spec.run, steps = plan.steps.len(), safety = %taken.id, "applied");
@@ -305,7 +310,7 @@ fn below(root: &Path, path: &OnlyPath) -> Result<RelPath, Fail> {
     let inside = match absolute.strip_prefix(root) {
         Ok(inside) => inside.to_owned(),
         // Typed elsewhere it is meant from the root.
-        Err(_) => typed.components().collect(),
+        Err(_) => typed.components().filter(|part| *part != Component::CurDir).collect(),
     };
     RelPath::new(inside.as_os_str().as_bytes()).map_err(|error| {
         let what =

@@ -280,15 +280,21 @@ impl Applies {
         Ok(undone(undo, done, &late, kept))
     }
 
-    /// Forgets applies that are older than [`KEPT_MS`], and what came out of checkouts with them.
+    /// Forgets applies that are older than [`KEPT_MS`], and what came out of checkouts with them; those to a
+    /// workspace that is in use stay until the next time.
     pub fn purge(&self, now_ms: u64) -> Result<Vec<ApplyId>, ApplyError> {
         let mut purged = Vec::new();
         for Known { record, stage } in self.list()? {
             let is_over = record.created_at.saturating_add(KEPT_MS) <= now_ms;
-            if is_over && matches!(stage, Stage::Applied | Stage::Undone) {
-                self.drop_record(&record)?;
-                purged.push(record.id);
+            if !is_over || !matches!(stage, Stage::Applied | Stage::Undone) {
+                continue;
             }
+            match self.lock(record.workspace) {
+                Ok(_lock) => self.drop_record(&record)?,
+                Err(ApplyError::Locked) => continue,
+                Err(error) => return Err(error),
+            }
+            purged.push(record.id);
         }
         Ok(purged)
     }

@@ -30,6 +30,17 @@ impl Abilities {
     #[cfg(target_os = "linux")]
     fn try_out(folder: BorrowedFd<'_>) -> Result<Self, Errno> {
         use rustix::fs::{Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
+        let clean = || {
+            for name in ["probe-a", "probe-b", "probe-c"] {
+                match unlinkat(folder, name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        // A crash may have left some.
+        clean()?;
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
         for name in ["probe-a", "probe-b"] {
             drop(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?);
@@ -42,12 +53,7 @@ impl Abilities {
         };
         let exchange = can("probe-a", "probe-b", RenameFlags::EXCHANGE)?;
         let new = can("probe-a", "probe-c", RenameFlags::NOREPLACE)?;
-        for name in ["probe-a", "probe-b", "probe-c"] {
-            match unlinkat(folder, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        clean()?;
         Ok(Self { new, exchange })
     }
 
@@ -85,8 +91,8 @@ impl Abilities {
             let flags = rustix::fs::RenameFlags::EXCHANGE;
             return rustix::fs::renameat_with(from, name, to, other, flags);
         }
-        // Where it cannot be asked for.
-        let ((_, _), (_, _)) = ((from, name), (to, other));
+        #[cfg(not(target_os = "linux"))]
+        let _unused = (from, name, to, other);
         Err(Errno::NOSYS)
     }
 }

@@ -53,7 +53,12 @@ enum Writes {
 const WRITTEN: [&str; 4] = ["a", "b", "sub/c", "sub/d"];
 
 /// Writes until it is told to stop; returns what it wrote last to each file.
-fn edit(root: &Path, how: Writes, round: usize, stop: &AtomicBool) -> Vec<String> {
+fn edit(
+    root: &Path,
+    how: Writes,
+    round: usize,
+    (begun, stop): (&AtomicBool, &AtomicBool),
+) -> Vec<String> {
     let mut last = vec![String::new(); WRITTEN.len()];
     let append = |path: &Path| OpenOptions::new().append(true).open(path);
     let mut open: Vec<_> = WRITTEN.iter().map(|name| append(&root.join(name)).ok()).collect();
@@ -80,6 +85,7 @@ fn edit(root: &Path, how: Writes, round: usize, stop: &AtomicBool) -> Vec<String
             };
             if written {
                 last[at] = text;
+                begun.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -112,10 +118,11 @@ fn what_an_editor_writes_meanwhile_is_not_lost() {
         let root = top.path().join("tree");
         case.here.write(&root);
         let applies = Applies::new(&top.path().join("applies"));
-        let stop = AtomicBool::new(false);
+        let (begun, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let (applied, last) = std::thread::scope(|scope| {
-            let editor = scope.spawn(|| edit(&root, how, round, &stop));
-            if round % 2 == 0 {
+            let editor = scope.spawn(|| edit(&root, how, round, (&begun, &stop)));
+            // Now and then it is quicker for sure.
+            while round % 8 == 0 && !begun.load(Ordering::Relaxed) {
                 std::thread::yield_now();
             }
             let request = request(&root, 9);
