@@ -17,6 +17,7 @@ use baton_store::apply::{
 };
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::RestoreOptions;
+use baton_store::error::StoreError;
 use baton_store::scan::Progress;
 use baton_store::snapshot::{load_omissions, load_snapshot};
 
@@ -429,6 +430,8 @@ impl From<ApplyError> for Fail {
         }
         let message = chain(&error);
         match error {
+            ApplyError::Store(StoreError::TooMany { .. }) => Self::new("too-many-changes", message)
+                .hint("nothing was changed; baton pull RUN --into DIR writes it into a folder"),
             ApplyError::Store(error) => error.into(),
             ApplyError::Stage(error) => error.into(),
             ApplyError::Fs(_) => Self::new("apply", message)

@@ -22,6 +22,9 @@ const MAX_COMPARED: u64 = 1 << 22;
 const MAX_DIFFERENT: u64 = 1 << 20;
 const MAX_PATH_BYTES: u64 = 256 << 20;
 
+/// Bytes of the files that differ at most, holes included: what a restore writes at most.
+const MAX_BYTES: u64 = 1 << 50;
+
 /// A path at which two trees differ.
 #[derive(Clone, Debug)]
 pub(super) struct Difference {
@@ -38,7 +41,7 @@ pub(super) fn differences<S: ObjectSource + ?Sized>(
     progress: &Progress,
 ) -> Result<Vec<Difference>, ApplyError> {
     let mut found = Vec::new();
-    let (mut compared, mut path_bytes) = (0u64, 0u64);
+    let (mut compared, mut path_bytes, mut bytes) = (0u64, 0u64, 0u64);
     let mut pairs = vec![(RelPath::root(), Some(old), Some(new))];
     while let Some((above, old, new)) = pairs.pop() {
         if progress.is_cancelled() {
@@ -70,6 +73,12 @@ pub(super) fn differences<S: ObjectSource + ?Sized>(
             let (old, new) = (old.map(Form::from), new.map(Form::from));
             if old == new {
                 continue;
+            }
+            let blob = new.and_then(|form| form.blob());
+            bytes = bytes.saturating_add(blob.map_or(0, |blob| blob.size));
+            if bytes > MAX_BYTES {
+                let what = "bytes in files that differ";
+                return Err(StoreError::TooMany { what, limit: MAX_BYTES }.into());
             }
             path_bytes += path.as_bytes().len() as u64;
             if found.len() as u64 >= MAX_DIFFERENT || path_bytes > MAX_PATH_BYTES {

@@ -5,8 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use baton_protocol::id::ObjectKind;
-use baton_protocol::object::{Entry, EntryKind, Omission, OmitReason, Tree, TreeSums, build_tree};
+use baton_protocol::id::{ManifestId, ObjectKind};
+use baton_protocol::object::{
+    Blob, Content, Entry, EntryKind, Omission, OmitReason, Tree, TreeSums, build_tree,
+};
 
 use super::*;
 use crate::apply::testing::{Node, folder, is_nightly};
@@ -294,9 +296,15 @@ fn a_tree_that_grows_without_end_is_refused_and_a_plan_can_be_called_off() {
         };
         tree = build_tree((0..20).map(entry).collect(), put).unwrap().0;
     }
+    // Or a file that would be larger than any.
+    let content = Content::Manifest(ManifestId::from_bytes([1; 32]));
+    let kind = EntryKind::File { mode: 0o644, blob: Blob { size: 1 << 51, content } };
+    let (large, _) = build_tree(vec![Entry { name: b"large".to_vec(), kind }], put).unwrap();
+    for tree in [tree, large] {
+        let refused = planned(&objects, base, Root { tree, mode: 0o755 }).unwrap_err();
+        assert!(matches!(refused, ApplyError::Store(StoreError::TooMany { .. })), "{refused}");
+    }
     let there = Root { tree, mode: 0o755 };
-    let refused = planned(&objects, base, there).unwrap_err();
-    assert!(matches!(refused, ApplyError::Store(StoreError::TooMany { .. })), "{refused}");
     let progress = Progress::default();
     progress.cancel();
     let trees = Trees { base, here: base, there };
