@@ -97,6 +97,17 @@ pub enum ApplyError {
     /// There is no apply of this id.
     #[error("there is no apply {0}")]
     Unknown(ApplyId),
+    /// Another folder is where the checkout was.
+    #[error("{} is not the folder that apply {} was made to: is a disk not mounted?", root.display(), id.short())]
+    OtherCheckout {
+        /// Which apply.
+        id: ApplyId,
+        /// Where the checkout was.
+        root: PathBuf,
+    },
+    /// The folder with what came out of the checkout is gone.
+    #[error("{}, in which an apply keeps what came out of the checkout, is gone", .0.display())]
+    NoShelf(PathBuf),
     /// It was put back already.
     #[error("apply {0} was put back already")]
     Undone(ApplyId),

@@ -13,7 +13,7 @@ use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
 use baton_store::apply::{
     Action, Applied, Applies, ApplyError, CheckoutRules, Done, Form, Known, Outcome, Plan,
-    PlanOptions, Request, Root, Stage, Trees, plan,
+    PlanOptions, Record, Request, Root, Stage, Trees, plan,
 };
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::RestoreOptions;
@@ -56,7 +56,10 @@ impl Daemon {
                 Ok(known) => {
                     for Known { record, .. } in known {
                         // What cannot be done now is tried again by the next command.
-                        if let Err(error) = daemon.finish_applies(record.workspace) {
+                        let root = daemon.root_of(&record);
+                        let finished =
+                            root.and_then(|root| daemon.finish_applies(record.workspace, &root));
+                        if let Err(error) = finished {
                             tracing::warn!(apply = %record.id, error = %error.0.message, "not finished");
                         }
                     }
@@ -80,8 +83,15 @@ impl Daemon {
         }
     }
 
-    /// Goes on with every apply to a workspace that was cut off.
-    fn finish_applies(&self, workspace: WorkspaceId) -> Result<(), Fail> {
+    /// Where the checkout that was changed is now.
+    fn root_of(&self, record: &Record) -> Result<PathBuf, Fail> {
+        let known = self.catalog.workspace(record.workspace)?;
+        Ok(known.map_or_else(|| record.root.clone(), |known| to_path(Bytes(known.root))))
+    }
+
+    /// Goes on with every apply to a workspace that was cut off. One to another folder, which was there before
+    /// this one, stays as it is.
+    fn finish_applies(&self, workspace: WorkspaceId, root: &Path) -> Result<(), Fail> {
         let applies = self.applies();
         for Known { record, stage } in applies.list()? {
             let is_open = matches!(stage, Stage::Planned | Stage::Begun | Stage::Undoing);
@@ -89,8 +99,15 @@ impl Daemon {
                 continue;
             }
             let _lock = applies.lock(workspace)?;
-            let resumed = applies.resume(&self.workspaces.vault, record.id)?;
-            tracing::info!(apply = %record.id, done = resumed.is_some(), "went on with an apply");
+            match applies.resume(&self.workspaces.vault, record.id, root) {
+                Ok(resumed) => {
+                    tracing::info!(apply = %record.id, done = resumed.is_some(), "went on with an apply");
+                }
+                Err(error @ ApplyError::OtherCheckout { .. }) => {
+                    tracing::warn!(apply = %record.id, %error, "an apply stays half done");
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
@@ -176,7 +193,7 @@ impl Daemon {
                 .hint("see whether its disk is mounted, and try again; nothing was changed")
         })?;
         self.forget_applies();
-        self.finish_applies(workspace)?;
+        self.finish_applies(workspace, root)?;
         let _lock = applies.lock(workspace)?;
         let base = load_snapshot(vault, info.spec.snapshot)?;
         let result = load_snapshot(vault, *there)?;
@@ -259,12 +276,13 @@ impl Daemon {
                 return Err(ApplyError::Unknown(id).into());
             };
             let workspace = known.record.workspace;
+            let root = daemon.root_of(&known.record)?;
             // One that was being put back is gone on with by the undo itself, which tells what was kept.
             if known.stage != Stage::Undoing {
-                daemon.finish_applies(workspace)?;
+                daemon.finish_applies(workspace, &root)?;
             }
             let _lock = applies.lock(workspace)?;
-            let undone = applies.undo(&daemon.workspaces.vault, id)?;
+            let undone = applies.undo(&daemon.workspaces.vault, id, &root)?;
             tracing::info!(apply = %id, restored = undone.restored.len(), kept = undone.kept.len(), "undone");
             let kept = undone.kept.iter().map(|(path, done)| OmittedEntry {
                 path: ReportPath::new(path.as_bytes()),
@@ -441,6 +459,12 @@ impl From<ApplyError> for Fail {
             ApplyError::Locked => {
                 Self::new("apply-under-way", message).hint("wait for it and try again").exit(4)
             }
+            ApplyError::OtherCheckout { .. } => Self::new("no-checkout", message)
+                .hint("mount its disk, or move it back to where it was, and try again"),
+            ApplyError::NoShelf(path) => Self::new("no-shelf", message).hint(format!(
+                "put it back; mkdir {} goes on without what was in it",
+                path.display()
+            )),
             ApplyError::Undone(_) => Self::new("undone", message).hint("baton log"),
             ApplyError::Unknown(_) => Self::new("not-found", message).hint("baton undo"),
             ApplyError::Unfinished(id) => Self::new("apply-unfinished", message).hint(format!(

@@ -136,14 +136,16 @@ impl Applies {
         options: RestoreOptions,
         progress: &Progress,
     ) -> Result<Applied, ApplyError> {
+        let mut ground = Ground::open(&request.root)?;
+        // One to a folder that was here before is not in the way.
         let unfinished = |known: &Known| {
             known.record.workspace == request.workspace
+                && known.record.place == ground.place()
                 && matches!(known.stage, Stage::Begun | Stage::Undoing)
         };
         if let Some(known) = self.list()?.iter().find(|known| unfinished(known)) {
             return Err(ApplyError::Unfinished(known.record.id));
         }
-        let mut ground = Ground::open(&request.root)?;
         let Preflight { tight, held } = preflight(&mut ground, &plan.steps)?;
         let numbers: Vec<usize> =
             (0..plan.steps.len()).filter(|at| !held.contains_key(at)).collect();
@@ -166,6 +168,7 @@ impl Applies {
             workspace: request.workspace,
             created_at: request.now_ms,
             root: request.root.clone(),
+            place: ground.place(),
             safety: request.safety,
             there: request.there,
             area: choose_area(&ground, &own, &request.id.to_string())?,
@@ -198,11 +201,13 @@ impl Applies {
         Ok(Applied { id: Some(request.id), done: all, late, shelf: Some(shelf.out_path()) })
     }
 
-    /// Goes on with one that was cut off; nothing where there is nothing to go on with.
+    /// Goes on with one that was cut off, in the checkout that is at `root` now; nothing where there is nothing
+    /// to go on with.
     pub fn resume<S: ObjectSource + ?Sized>(
         &self,
         source: &S,
         id: ApplyId,
+        root: &Path,
     ) -> Result<Option<Known>, ApplyError> {
         let folder = self.folder(id);
         let Some(record) = folder.record()? else { return Ok(None) };
@@ -212,10 +217,10 @@ impl Applies {
                 return Ok(None);
             }
             Stage::Begun => {
-                go_on(source, &folder, &record, (Pass::Apply, Stage::Applied))?;
+                go_on(source, &folder, &record.moved(root), (Pass::Apply, Stage::Applied))?;
             }
             Stage::Undoing => {
-                go_on(source, &folder, &folder.undo()?, (Pass::Undo, Stage::Undone))?;
+                go_on(source, &folder, &folder.undo()?.moved(root), (Pass::Undo, Stage::Undone))?;
             }
             Stage::Applied | Stage::Undone => return Ok(None),
         }
@@ -223,30 +228,33 @@ impl Applies {
         Ok(Some(Known { record, stage }))
     }
 
-    /// Puts the state before an apply back. What was edited since is left, and told.
+    /// Puts the state before an apply back, in the checkout that is at `root` now. What was edited since is
+    /// left, and told.
     ///
     /// The caller has the [lock](Self::lock) of the workspace.
     pub fn undo<S: ObjectSource + ?Sized>(
         &self,
         source: &S,
         id: ApplyId,
+        root: &Path,
     ) -> Result<Undone, ApplyError> {
         let folder = self.folder(id);
         let was_undoing = folder.stage()? == Stage::Undoing;
-        self.resume(source, id)?;
+        self.resume(source, id, root)?;
         let Some(record) = folder.record()? else { return Err(ApplyError::Unknown(id)) };
+        let record = record.moved(root);
         if folder.stage()? == Stage::Undone {
             if !was_undoing {
                 return Err(ApplyError::Undone(id));
             }
             // It was cut off, and is done now.
-            let undo = folder.undo()?;
+            let undo = folder.undo()?.moved(root);
             let done = folder.done(Stage::Undone, undo.steps.len())?;
             return Ok(undone(undo, done, &[], Vec::new()));
         }
         let done = folder.done(Stage::Applied, record.steps.len())?;
         let steps = reversed(&record.steps, &done);
-        let mut ground = Ground::open(&record.root)?;
+        let mut ground = ground_of(&record)?;
         let Preflight { tight, held } = preflight(&mut ground, &steps)?;
         let mut kept: Vec<(RelPath, Done)> = Vec::new();
         let mut left = Vec::with_capacity(steps.len());
@@ -257,7 +265,7 @@ impl Applies {
             }
         }
         let undo = Record { tight, steps: left, ..record.clone() };
-        let shelf = Shelf::open(&ground, &undo.area, Pass::Undo)?;
+        let shelf = Shelf::make(&ground, &undo.area, Pass::Undo)?;
         let staged: Vec<_> =
             undo.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
         let options = (RestoreOptions::default(), &Progress::default());
@@ -342,7 +350,7 @@ fn begin<S: ObjectSource + ?Sized>(
     crash::point();
     folder.plan(record)?;
     crash::point();
-    let shelf = Shelf::open(ground, &record.area, Pass::Apply)?;
+    let shelf = Shelf::make(ground, &record.area, Pass::Apply)?;
     let staged: Vec<_> =
         record.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
     shelf.stage(source, &staged, (options, progress))?;
@@ -366,6 +374,17 @@ fn finish(
     shelf.clear(steps)
 }
 
+/// The checkout that a record is of; where another folder is in its place, nothing is done there.
+fn ground_of(record: &Record) -> Result<Ground, ApplyError> {
+    match Ground::open(&record.root) {
+        Ok(ground) if ground.place() == record.place => Ok(ground),
+        Err(error) if !matches!(&error, ApplyError::Fs(error) if error.is_not_found()) => {
+            Err(error)
+        }
+        _ => Err(ApplyError::OtherCheckout { id: record.id, root: record.root.clone() }),
+    }
+}
+
 /// Does what is left of a plan, unless git is at work.
 fn go_on<S: ObjectSource + ?Sized>(
     source: &S,
@@ -373,20 +392,20 @@ fn go_on<S: ObjectSource + ?Sized>(
     record: &Record,
     (pass, stage): (Pass, Stage),
 ) -> Result<(), ApplyError> {
+    let ground = ground_of(record)?;
     check_git(&record.root)?;
-    let (id, done) = (record.id, do_the_rest(source, folder, record, (pass, stage)));
-    done.map_err(|source| ApplyError::Interrupted { id, source: Box::new(source) })
+    let shelf = Shelf::open(&ground, &record.area, pass)?;
+    let done = do_the_rest(source, (folder, record, stage), ground, &shelf);
+    done.map_err(|source| ApplyError::Interrupted { id: record.id, source: Box::new(source) })
 }
 
 fn do_the_rest<S: ObjectSource + ?Sized>(
     source: &S,
-    folder: &Folder,
-    record: &Record,
-    (pass, stage): (Pass, Stage),
+    (folder, record, stage): (&Folder, &Record, Stage),
+    mut ground: Ground,
+    shelf: &Shelf,
 ) -> Result<(), ApplyError> {
-    let mut ground = Ground::open(&record.root)?;
-    let shelf = Shelf::open(&ground, &record.area, pass)?;
-    let mut writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
+    let mut writing = Writing::new((&mut ground, shelf), &record.steps, &record.tight);
     writing.settle()?;
     let staged = writing.unstaged()?;
     let staged: Vec<_> =
@@ -399,7 +418,7 @@ fn do_the_rest<S: ObjectSource + ?Sized>(
             *done = Done::Made;
         }
     }
-    finish(folder, &shelf, stage, &record.steps, &done)
+    finish(folder, shelf, stage, &record.steps, &done)
 }
 
 /// The steps that put back what was made.

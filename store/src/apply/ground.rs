@@ -49,6 +49,48 @@ fn mount_id(_fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(0)
 }
 
+/// Which folder a root is, wherever it is moved: what was deleted and made anew has another birth. The number of
+/// the device is no part of it, since it can be another one when the machine starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) inode: u64,
+    /// In nanoseconds since 1970; nothing where that is not known.
+    pub(super) born: u64,
+}
+
+impl Place {
+    pub(super) fn of(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let stat = rustix::fs::fstat(fd)?;
+        Ok(Self { inode: Inode::new(&stat).ino, born: born(fd)? })
+    }
+}
+
+/// Of an overlay, where a directory is born anew when it is first written to.
+#[cfg(target_os = "linux")]
+const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
+
+#[cfg(target_os = "linux")]
+fn born(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    use rustix::fs::{StatxFlags, statx};
+    if rustix::fs::fstatfs(fd)?.f_type == OVERLAY {
+        return Ok(0);
+    }
+    match statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
+        Ok(stat) if stat.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+            let seconds = u64::try_from(stat.stx_btime.tv_sec).unwrap_or_default();
+            Ok(seconds.saturating_mul(1_000_000_000).saturating_add(stat.stx_btime.tv_nsec.into()))
+        }
+        // Not kept there, or not told in this sandbox.
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn born(_fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    Ok(0)
+}
+
 /// A checkout that is being changed.
 #[derive(Debug)]
 pub(super) struct Ground {
@@ -58,6 +100,7 @@ pub(super) struct Ground {
     /// Git's own folder, where there is one.
     git: Option<Inode>,
     mount: Mount,
+    place: Place,
     /// The directory that was used last.
     opened: Option<(Vec<u8>, OwnedFd)>,
     /// Directories that are known not to be git's.
@@ -74,13 +117,19 @@ impl Ground {
             Err(error) => return Err(error).context("looking at", &at.join(".git"))?,
         };
         let mount = Mount::of(root.as_fd()).context("looking at", at)?;
+        let place = Place::of(root.as_fd()).context("looking at", at)?;
         let at = at.to_owned();
-        Ok(Self { root, at, git, mount, opened: None, known: HashSet::new() })
+        Ok(Self { root, at, git, mount, place, opened: None, known: HashSet::new() })
     }
 
     /// Where the checkout is mounted.
     pub(super) const fn mount(&self) -> Mount {
         self.mount
+    }
+
+    /// Which folder the root is.
+    pub(super) const fn place(&self) -> Place {
+        self.place
     }
 
     /// The root of the checkout.

@@ -22,6 +22,7 @@ use baton_protocol::path::{MAX_PATH, RelPath};
 
 use super::ApplyError;
 use super::form::Form;
+use super::ground::Place;
 use super::plan::Step;
 use crate::error::StoreError;
 use crate::fs;
@@ -48,6 +49,8 @@ pub struct Record {
     pub created_at: u64,
     /// The root of the checkout.
     pub root: PathBuf,
+    /// Which folder that was.
+    pub(super) place: Place,
     /// The snapshot of the checkout as it was before.
     pub safety: SnapshotId,
     /// What was applied.
@@ -119,6 +122,15 @@ pub enum Stage {
 }
 
 impl Record {
+    /// The same where the checkout is at `root` now: what was in it moved with it.
+    pub(super) fn moved(&self, root: &Path) -> Self {
+        let area = match self.area.strip_prefix(&self.root) {
+            Ok(within) => root.join(within),
+            Err(_) => self.area.clone(),
+        };
+        Self { root: root.to_owned(), area, ..self.clone() }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut to = Writer::new();
         to.fixed(MAGIC);
@@ -129,6 +141,8 @@ impl Record {
         to.fixed(self.there.as_bytes());
         to.bytes(self.root.as_os_str().as_bytes());
         to.bytes(self.area.as_os_str().as_bytes());
+        to.varint(self.place.inode);
+        to.varint(self.place.born);
         to.varint(self.tight.len() as u64);
         for (path, mode) in &self.tight {
             to.bytes(path.as_bytes());
@@ -161,6 +175,7 @@ impl Record {
         let safety = SnapshotId::from_bytes(from.array()?);
         let there = SnapshotId::from_bytes(from.array()?);
         let (root, area) = (absolute(from)?, absolute(from)?);
+        let place = Place { inode: from.varint()?, born: from.varint()? };
         let count = from.count("directories", MAX_STEPS, 2)?;
         let mut tight = Vec::with_capacity(count);
         for _ in 0..count {
@@ -178,7 +193,7 @@ impl Record {
             steps.push(Step { path, from: before, to, needs });
         }
         from.clone().finish()?;
-        Ok(Self { id, workspace, created_at, root, safety, there, area, tight, steps })
+        Ok(Self { id, workspace, created_at, root, place, safety, there, area, tight, steps })
     }
 }
 
@@ -315,6 +330,7 @@ mod tests {
             workspace: WorkspaceId::from_bytes([2; 16]),
             created_at: 300,
             root: "/home/someone/app".into(),
+            place: Place { inode: 300, born: 5 },
             safety: SnapshotId::from_bytes([3; 32]),
             there: SnapshotId::from_bytes([4; 32]),
             area: "/home/someone/.app".into(),
@@ -330,9 +346,9 @@ mod tests {
     fn the_bytes_are_those_of_the_format() {
         let bytes = record().encode();
         assert_eq!(Record::decode(&bytes).unwrap(), record());
-        assert_eq!(bytes.len(), 241);
+        assert_eq!(bytes.len(), 244);
         let hash = blake3::hash(&bytes).to_hex();
-        assert_eq!(&hash[..16], "1b98b1ed16c9d3af");
+        assert_eq!(&hash[..16], "c393bf2294e44bc6");
     }
 
     #[test]

@@ -123,9 +123,17 @@ pub(super) fn remove_area(path: &Path) -> Result<(), ApplyError> {
 }
 
 impl Shelf {
-    /// Opens the folder, made where it is missing.
-    pub(super) fn open(ground: &Ground, path: &Path, pass: Pass) -> Result<Self, ApplyError> {
+    /// Makes the folder, and opens it.
+    pub(super) fn make(ground: &Ground, path: &Path, pass: Pass) -> Result<Self, ApplyError> {
         fs::create_dir_all(path)?;
+        Self::open(ground, path, pass)
+    }
+
+    /// Opens the folder. One that is missing is not made: with it, what is half done would be forgotten.
+    pub(super) fn open(ground: &Ground, path: &Path, pass: Pass) -> Result<Self, ApplyError> {
+        if path.symlink_metadata().is_err() {
+            return Err(ApplyError::NoShelf(path.to_owned()));
+        }
         if path.starts_with(&ground.at) {
             fs::write_atomic(&path.join(".gitignore"), b"*\n", 0o600)?;
         }

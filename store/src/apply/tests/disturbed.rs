@@ -411,7 +411,7 @@ fn a_full_disk_stops_it_before_the_first_write() {
     let small = Plan { steps: plan.steps[..1].to_vec(), ..Plan::default() };
     let applied = apply(&small, 10).unwrap();
     assert!(applied.shelf.unwrap().starts_with(&disk.0));
-    applies.undo(&objects, applied.id.unwrap()).unwrap();
+    applies.undo(&objects, applied.id.unwrap(), &root).unwrap();
     assert_eq!(Model::read(&root), case.here);
     applies.purge(1_000 + KEPT_MS).unwrap();
     assert_eq!(crate::fs::list_dir(&disk.0).unwrap(), ["tree"]);
@@ -470,12 +470,12 @@ fn one_apply_to_a_workspace_at_a_time_and_a_damaged_record_is_refused() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
         std::fs::write(&path, &damaged).unwrap();
-        let refused = applies.undo(&objects, id).unwrap_err();
+        let refused = applies.undo(&objects, id, &root).unwrap_err();
         assert!(matches!(refused, ApplyError::Store(StoreError::Damaged { .. })), "{refused}");
         assert!(applies.list().unwrap().is_empty());
     }
     std::fs::write(&path, &whole).unwrap();
-    applies.undo(&objects, id).unwrap();
+    applies.undo(&objects, id, &root).unwrap();
     assert_eq!(Model::read(&root), case.here);
 }
 

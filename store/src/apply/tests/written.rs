@@ -38,7 +38,7 @@ impl Ground {
     /// Goes on with whatever was cut off, and says whether anything was.
     fn resume(&self, objects: &MemoryObjects) {
         for known in self.applies.list().unwrap() {
-            self.applies.resume(objects, known.record.id).unwrap();
+            self.applies.resume(objects, known.record.id, &self.root()).unwrap();
         }
     }
 }
@@ -74,7 +74,7 @@ fn carry_out_and_put_back(seed: u64, count: usize) {
         let is_done = applied.done.iter().all(|done| done.is_so());
         assert!(is_done, "case {number}: {:?}\n{plan:#?}", applied.done);
         assert_eq!(ground.tree(), carried_out(&plan, &case.here, &objects), "case {number}");
-        let undone = ground.applies.undo(&objects, applied.id.unwrap()).unwrap();
+        let undone = ground.applies.undo(&objects, applied.id.unwrap(), &ground.root()).unwrap();
         assert_eq!(undone.kept, [], "case {number}: {plan:#?}");
         assert_eq!(ground.tree(), case.here, "case {number}");
     }
@@ -127,7 +127,8 @@ fn cut_off_everywhere(seed: u64, count: usize) -> u64 {
                 Some(known) => {
                     assert_eq!(known.stage, Stage::Applied, "{}", what());
                     assert_eq!(tree, result, "{}", what());
-                    let undone = ground.applies.undo(&objects, known.record.id).unwrap();
+                    let undone =
+                        ground.applies.undo(&objects, known.record.id, &ground.root()).unwrap();
                     assert_eq!(undone.kept, [], "{}", what());
                     assert_eq!(ground.tree(), case.here, "{}", what());
                 }
@@ -141,7 +142,8 @@ fn cut_off_everywhere(seed: u64, count: usize) -> u64 {
         for after in 0.. {
             let ground = Ground::new(&case.here);
             let id = ground.apply(&objects, &plan).unwrap().id.unwrap();
-            let is_cut = cut_off(after, || drop(ground.applies.undo(&objects, id).unwrap()));
+            let is_cut =
+                cut_off(after, || drop(ground.applies.undo(&objects, id, &ground.root()).unwrap()));
             ground.resume(&objects);
             let what = || format!("case {number} undo cut after {after}\n{plan:#?}");
             let stage = ground.applies.list().unwrap()[0].stage;
@@ -168,4 +170,53 @@ fn so_it_is_where_names_cannot_change_places() {
     LIMITED.set(Some(Abilities { new: true, exchange: false }));
     cut_off_everywhere(6, if is_nightly() { 200 } else { 8 });
     LIMITED.set(None);
+}
+
+/// One that is cut off in the middle of its writes.
+fn half_done() -> (Case, MemoryObjects, Plan, Ground) {
+    let (case, objects, plan) = cases(7, 1000).find(|(_, _, plan)| plan.steps.len() > 4).unwrap();
+    for after in 0.. {
+        let ground = Ground::new(&case.here);
+        assert!(cut_off(after, || drop(ground.apply(&objects, &plan).unwrap())));
+        let is_begun =
+            ground.applies.list().unwrap().first().is_some_and(|one| one.stage == Stage::Begun);
+        if is_begun && ground.tree() != case.here {
+            return (case, objects, plan, ground);
+        }
+    }
+    unreachable!("it has writes")
+}
+
+#[test]
+fn another_folder_in_the_place_of_the_checkout_is_left_alone() {
+    let (case, objects, plan, ground) = half_done();
+    let id = ground.applies.list().unwrap()[0].record.id;
+    let (root, moved) = (ground.root(), ground.folder.path().join("moved"));
+    std::fs::rename(&root, &moved).unwrap();
+    let refused = |result: Result<(), ApplyError>| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, ApplyError::OtherCheckout { .. }), "{error}");
+    };
+    let resume = |root: &Path| ground.applies.resume(&objects, id, root).map(drop);
+    let undo = |root: &Path| ground.applies.undo(&objects, id, root).map(drop);
+    // It is gone, and then there is another one.
+    refused(resume(&root));
+    std::fs::create_dir(&root).unwrap();
+    refused(resume(&root));
+    refused(undo(&root));
+    assert_eq!(ground.tree(), Model::default());
+    // Nor is the place made anew in which the rest waits.
+    let area = ground.folder.path().join("applies").join(id.to_string()).join("area");
+    let aside = ground.folder.path().join("aside");
+    std::fs::rename(&area, &aside).unwrap();
+    let error = resume(&moved).unwrap_err();
+    assert!(matches!(error, ApplyError::NoShelf(_)), "{error}");
+    std::fs::rename(&aside, &area).unwrap();
+    // Where it is now it is gone on with; and put back where it is then.
+    resume(&moved).unwrap();
+    assert_eq!(Model::read(&moved), carried_out(&plan, &case.here, &objects));
+    refused(undo(&root));
+    undo(&moved).unwrap();
+    assert_eq!(Model::read(&moved), case.here);
+    assert_eq!(ground.tree(), Model::default());
 }
