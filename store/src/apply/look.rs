@@ -14,6 +14,7 @@ use super::form::Form;
 use crate::chunk::Chunker;
 use crate::error::StoreError;
 use crate::objects::ObjectSink;
+use crate::scan::directory::{list, open_in};
 use crate::stat_cache::FileStat;
 
 /// Looks at files, and keeps the buffer for the next one.
@@ -54,6 +55,23 @@ impl Looker {
             (Some(stat), Some(form)) => self.has(directory, name, &stat, form),
             _ => Ok(false),
         }
+    }
+
+    /// Whether what waits in the folder of an apply is what was staged there. A directory in which something
+    /// is was in the checkout meanwhile, and is not ours any more.
+    pub(super) fn is_staged(
+        &mut self,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        form: Option<Form>,
+    ) -> Result<bool, Errno> {
+        if !self.is(folder, name, form)? {
+            return Ok(false);
+        }
+        if form.is_some_and(|form| form.is_directory()) {
+            return Ok(list(open_in(folder, name)?.as_fd())?.is_empty());
+        }
+        Ok(true)
     }
 
     /// The same of something that was looked at.

@@ -245,6 +245,17 @@ impl Shelf {
             let number = std::str::from_utf8(&name).ok().and_then(|text| text.parse().ok());
             let Some(number): Option<usize> = number else { continue };
             let to = steps.get(number).and_then(|step| step.to);
+            // A directory in which something is was in the checkout meanwhile.
+            if to.is_some_and(|to| to.is_directory()) {
+                match rustix::fs::unlinkat(self.new_folder(), name.as_slice(), AtFlags::REMOVEDIR) {
+                    Ok(()) => {}
+                    Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {
+                        self.keep(number).context("renaming to", &self.path)?;
+                    }
+                    Err(error) => Err(error).context("removing", &self.path)?,
+                }
+                continue;
+            }
             // What cannot be looked at is not known to be ours.
             if to.is_none() || looker.is(self.new_folder(), &name, to) != Ok(true) {
                 self.keep(number).context("renaming to", &self.path)?;

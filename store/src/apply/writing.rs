@@ -265,7 +265,7 @@ impl<'a> Writing<'a> {
             Ok(()) => {
                 crash::point();
                 // Somebody may have written to the new one while it was in its place.
-                if !self.looker.is(new.0, new.1, step.to)? {
+                if self.looker.is_staged(new.0, new.1, step.to) != Ok(true) {
                     shelf.keep(number)?;
                 }
                 Ok(())

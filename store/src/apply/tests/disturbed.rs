@@ -10,6 +10,7 @@ use baton_protocol::object::{
     Blob, Content, Entry, EntryKind, Omission, OmitReason, Tree, TreeSums, build_tree,
 };
 
+use super::written::cut_off;
 use super::*;
 use crate::apply::testing::{Node, folder, is_nightly};
 use crate::objects::ObjectSink;
@@ -611,4 +612,56 @@ fn what_a_snapshot_left_out_there_was_not_deleted_there() {
     let kept = |action: &&Action| action.outcome == Outcome::Kept(Kept::NotCarried);
     let told: Vec<_> = plan.actions.iter().filter(kept).map(|one| one.path.display()).collect();
     assert_eq!(told, ["closed", "closed/a", "key"]);
+}
+
+#[test]
+fn what_was_put_into_a_folder_that_goes_back_is_kept() {
+    let base = model(&[("d", file("old"))]);
+    let there = model(&[("d", Node::Directory(0o755))]);
+    let case = Case { base: base.clone(), here: base, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let mut looked_at = [0; 2];
+    for came_out in [false, true] {
+        for after in 0.. {
+            let top = folder();
+            let root = top.path().join("tree");
+            case.here.write(&root);
+            let mut editor = OpenOptions::new().append(true).open(root.join("d")).unwrap();
+            let applies = Applies::new(&top.path().join("applies"));
+            let request = request(&root, 9);
+            let is_cut = cut_off(after, || {
+                let applied =
+                    applies.apply(&objects, &request, &plan, options(), &Progress::default());
+                drop(applied.unwrap());
+            });
+            if !is_cut {
+                break;
+            }
+            let new = top.path().join("applies").join(request.id.to_string()).join("area/new/0");
+            if root.join("d").is_dir() && new.is_file() {
+                looked_at[usize::from(came_out)] += 1;
+                if came_out {
+                    // It became a folder just before, so that this is what came out.
+                    std::fs::remove_file(&new).unwrap();
+                    std::fs::create_dir(&new).unwrap();
+                    std::fs::write(new.join("x"), "of a build").unwrap();
+                } else {
+                    std::fs::write(root.join("d/x"), "of a build").unwrap();
+                    editor.write_all(b"edited").unwrap();
+                }
+                applies.resume(&objects, request.id, &root).unwrap();
+                let all = files(top.path());
+                let texts: &[&[u8]] =
+                    if came_out { &[b"of a build"] } else { &[b"of a build", b"oldedited"] };
+                for text in texts {
+                    assert!(
+                        all.iter().any(|(_, bytes)| bytes == text),
+                        "{after} {text:?}: {all:?}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(looked_at.iter().all(|count| *count > 0), "{looked_at:?}");
 }

@@ -96,7 +96,7 @@ fn so_they_are_where_names_cannot_change_places() {
 }
 
 /// Runs something that is cut off after so many writes; true where it was.
-fn cut_off(after: u64, work: impl FnOnce()) -> bool {
+pub(super) fn cut_off(after: u64, work: impl FnOnce()) -> bool {
     crash::arm(Some(after));
     let ended = catch_unwind(AssertUnwindSafe(work));
     crash::arm(None);

@@ -47,7 +47,7 @@ impl Writing<'_> {
         if self.looker.is(new.0, new.1, None)? {
             return Ok(None);
         }
-        if step.to.is_some() && self.looker.is(new.0, new.1, step.to)? {
+        if step.to.is_some() && self.looker.is_staged(new.0, new.1, step.to) == Ok(true) {
             return Ok(None);
         }
         if step.from.is_some() && self.looker.is(new.0, new.1, step.from)? {
