@@ -22,6 +22,9 @@ use crate::fs;
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 
+/// What the name of a record ends with that is being forgotten.
+const GONE: &str = "gone";
+
 /// Which checkout a plan is for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -291,6 +294,7 @@ impl Applies {
     /// Forgets applies that are older than [`KEPT_MS`], and what came out of checkouts with them; those to a
     /// workspace that is in use stay until the next time.
     pub fn purge(&self, now_ms: u64) -> Result<Vec<ApplyId>, ApplyError> {
+        self.sweep()?;
         let mut purged = Vec::new();
         for Known { record, stage } in self.list()? {
             let is_over = record.created_at.saturating_add(KEPT_MS) <= now_ms;
@@ -307,10 +311,30 @@ impl Applies {
         Ok(purged)
     }
 
-    /// Takes away all that is known of an apply: first what its record leads to.
+    /// Takes away all that is known of an apply: first what its record leads to. The record loses its name as
+    /// one step, since a part of it would tell of another stage.
     fn drop_record(&self, record: &Record) -> Result<(), ApplyError> {
         remove_area(&record.area)?;
-        Ok(fs::remove_dir_all(&self.folder(record.id).0)?)
+        crash::point();
+        let folder = self.folder(record.id).0;
+        let gone = folder.with_extension(GONE);
+        match fs::rename(&folder, &gone) {
+            Err(error) if error.is_not_found() => return Ok(()),
+            renamed => renamed?,
+        }
+        crash::point();
+        Ok(fs::remove_dir_all(&gone)?)
+    }
+
+    /// Takes away what is left of records that were being forgotten.
+    fn sweep(&self) -> Result<(), ApplyError> {
+        for name in fs::list_dir(&self.folder)? {
+            let path = self.folder.join(name);
+            if path.extension().is_some_and(|extension| extension == GONE) {
+                fs::remove_dir_all(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn folder(&self, id: ApplyId) -> Folder {

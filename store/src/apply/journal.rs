@@ -7,6 +7,7 @@
 //! ID/undoing   it is being put back: the steps that do so
 //! ID/undone    it was put back: what became of each of them
 //! ID/area/     what came out of the checkout, where that is on the same file system
+//! ID.gone/     one that is being forgotten
 //! ```
 //!
 //! **Invariant:** each file is written once, as one step that survives a crash, and before what it announces.

@@ -220,3 +220,32 @@ fn another_folder_in_the_place_of_the_checkout_is_left_alone() {
     assert_eq!(Model::read(&moved), case.here);
     assert_eq!(ground.tree(), Model::default());
 }
+
+#[test]
+fn one_that_is_forgotten_does_not_come_back() {
+    let (case, objects, plan) = cases(8, 1).next().unwrap();
+    let mut left = 0;
+    for after in 0.. {
+        let ground = Ground::new(&case.here);
+        let id = ground.apply(&objects, &plan).unwrap().id.unwrap();
+        ground.applies.undo(&objects, id, &ground.root()).unwrap();
+        let later = 1_000 + KEPT_MS;
+        let is_cut = cut_off(after, || drop(ground.applies.purge(later).unwrap()));
+        let folder = ground.folder.path().join("applies");
+        // It is known whole, or not at all.
+        let whole = ["begun", "plan", "undoing", "undone", "applied"];
+        let is_known = folder.join(id.to_string()).exists();
+        assert!(
+            !is_known || whole.iter().all(|name| folder.join(id.to_string()).join(name).exists())
+        );
+        let gone = folder.join(format!("{id}.gone"));
+        left += usize::from(gone.exists());
+        assert_eq!(ground.applies.list().unwrap().len(), usize::from(is_known));
+        ground.applies.purge(later).unwrap();
+        assert!(!folder.join(id.to_string()).exists() && !gone.exists());
+        if !is_cut {
+            break;
+        }
+    }
+    assert!(left > 0, "it was never cut off in between");
+}
