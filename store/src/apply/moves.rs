@@ -15,10 +15,12 @@ pub(super) struct Abilities {
     pub(super) new: bool,
     /// Two names changing places.
     pub(super) exchange: bool,
+    /// A second name for a file.
+    pub(super) link: bool,
 }
 
 impl Abilities {
-    /// Tries both in a folder of our own.
+    /// Tries them in a folder of our own.
     pub(super) fn of(folder: BorrowedFd<'_>) -> Result<Self, Errno> {
         #[cfg(test)]
         if let Some(limited) = LIMITED.get() {
@@ -54,13 +56,19 @@ impl Abilities {
         let exchange = can("probe-a", "probe-b", RenameFlags::EXCHANGE)?;
         let new = can("probe-a", "probe-c", RenameFlags::NOREPLACE)?;
         clean()?;
-        Ok(Self { new, exchange })
+        let link = can_link(folder)?;
+        Ok(Self { new, exchange, link })
     }
 
-    /// None of them can be asked for.
+    /// Only a second name can be asked for.
     #[cfg(not(target_os = "linux"))]
-    fn try_out(_folder: BorrowedFd<'_>) -> Result<Self, Errno> {
-        Ok(Self { new: false, exchange: false })
+    fn try_out(folder: BorrowedFd<'_>) -> Result<Self, Errno> {
+        Ok(Self { new: false, exchange: false, link: can_link(folder)? })
+    }
+
+    /// Whether a file can be put where nothing is, without replacing what came there meanwhile.
+    pub(super) const fn can_put(self) -> bool {
+        self.new || self.link
     }
 
     /// Moves from the folder to a name of the checkout that nothing has. A directory goes only where that can
@@ -70,10 +78,20 @@ impl Abilities {
         (folder, number): (BorrowedFd<'_>, &[u8]),
         (directory, name): (BorrowedFd<'_>, &[u8]),
     ) -> Result<(), Errno> {
+        #[cfg(test)]
+        if FAILS_AT.get() == Some(0) {
+            FAILS_AT.set(None);
+            return Err(Errno::PERM);
+        }
+        #[cfg(test)]
+        FAILS_AT.set(FAILS_AT.get().map(|left| left - 1));
         #[cfg(target_os = "linux")]
         if self.new {
             let flags = rustix::fs::RenameFlags::NOREPLACE;
             return rustix::fs::renameat_with(folder, number, directory, name, flags);
+        }
+        if !self.link {
+            return Err(Errno::PERM);
         }
         // A second name is made only where there is none, and the first one is ours to take away.
         rustix::fs::linkat(folder, number, directory, name, AtFlags::empty())?;
@@ -97,6 +115,32 @@ impl Abilities {
     }
 }
 
+/// Whether a file of this file system can have a second name.
+fn can_link(folder: BorrowedFd<'_>) -> Result<bool, Errno> {
+    use rustix::fs::{Mode, OFlags, linkat, openat, unlinkat};
+    let clean = || {
+        for name in ["probe-d", "probe-e"] {
+            match unlinkat(folder, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    clean()?;
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(openat(folder, "probe-d", flags, Mode::RUSR | Mode::WUSR)?);
+    let linked = linkat(folder, "probe-d", folder, "probe-e", AtFlags::empty());
+    clean()?;
+    match linked {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::ACCESS | Errno::MLINK) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Moves to a name of the folder that nothing has.
 pub(super) fn take(
     from: (BorrowedFd<'_>, &[u8]),
@@ -114,4 +158,7 @@ thread_local! {
     /// What file systems can do, as far as this thread is told.
     pub(super) static LIMITED: std::cell::Cell<Option<Abilities>> =
         const { std::cell::Cell::new(None) };
+
+    /// The system refuses to put something at its place, after so many that it does not.
+    pub(super) static FAILS_AT: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
 }

@@ -78,6 +78,21 @@ pub(super) struct Writing<'a> {
     out: Vec<(usize, FileStat)>,
 }
 
+/// Why a step was not done.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// The checkout is as it was.
+    Unchanged(Errno),
+    /// Something is out of its place, and the step has to be done again.
+    Halfway(Errno),
+}
+
+impl From<Errno> for Stop {
+    fn from(error: Errno) -> Self {
+        Self::Unchanged(error)
+    }
+}
+
 /// What a change of permissions alone is.
 fn mode_change(step: &Step) -> Option<(u16, u16)> {
     match (step.from, step.to) {
@@ -163,16 +178,35 @@ impl<'a> Writing<'a> {
             }
         }
         let was_directory = step.from.is_some_and(|from| from.is_directory());
+        let is_file = |form: &Option<Form>| form.is_some_and(|form| !form.is_directory());
+        // What came out could not go back where that is needed.
+        if mode_change(step).is_none()
+            && (is_file(&step.from) || is_file(&step.to))
+            && !self.shelf.abilities.can_put()
+        {
+            return Ok(Done::Refused);
+        }
         let done = if let Some((from, to)) = mode_change(step) {
-            self.change_mode(step, from, to)
+            self.change_mode(step, from, to).map_err(Stop::Unchanged)
         } else if step.to.is_none() {
-            if was_directory { self.remove_directory(step) } else { self.take_out(number, step) }
+            if was_directory {
+                self.remove_directory(step).map_err(Stop::Unchanged)
+            } else {
+                self.take_out(number, step)
+            }
         } else if was_directory {
             self.replace_directory(number, step)
         } else if step.from.is_some() {
             self.exchange(number, step)
         } else {
-            self.place(number, step)
+            self.place(number, step).map_err(Stop::Unchanged)
+        };
+        let done = match done {
+            Err(Stop::Halfway(error)) => {
+                return Err(self.ground.failed("writing", step.path.as_bytes(), error));
+            }
+            Err(Stop::Unchanged(error)) => Err(error),
+            Ok(done) => Ok(done),
         };
         match done {
             Ok(done) => Ok(done),
@@ -219,7 +253,7 @@ impl<'a> Writing<'a> {
     }
 
     /// Puts something new in the place of a file or link.
-    fn exchange(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+    fn exchange(&mut self, number: usize, step: &Step) -> Result<Done, Stop> {
         let (above, name) = split(&step.path);
         let shelf = self.shelf;
         let directory = self.ground.directory(above)?;
@@ -238,17 +272,17 @@ impl<'a> Writing<'a> {
         match shelf.abilities.exchange(new, (directory, name)) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(Done::Changed),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         crash::point();
         // What cannot be looked at is not what was expected.
         if self.looker.is(new.0, new.1, step.from) == Ok(true) {
-            self.keep(number)?;
+            self.keep(number).map_err(Stop::Halfway)?;
             return Ok(Done::Made);
         }
         if let Err(error) = self.give_back(number, step) {
             tracing::warn!(path = %step.path.display(), %error, "what came out stays on the shelf");
-            shelf.keep(number)?;
+            shelf.keep(number).map_err(Stop::Halfway)?;
         }
         Ok(Done::Changed)
     }
@@ -280,7 +314,7 @@ impl<'a> Writing<'a> {
     }
 
     /// The same as an exchange, where the file system has none: the old one goes out, and the new one in.
-    fn replace_in_two(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+    fn replace_in_two(&mut self, number: usize, step: &Step) -> Result<Done, Stop> {
         match self.take_out(number, step)? {
             Done::Made => {}
             // It may have gone out before a crash.
@@ -288,7 +322,26 @@ impl<'a> Writing<'a> {
             Done::Found => return Ok(Done::Changed),
             other => return Ok(other),
         }
-        self.place(number, step)
+        match self.place(number, step) {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                self.put_old_back(number, step).map_err(Stop::Halfway)?;
+                Err(Stop::Unchanged(error))
+            }
+        }
+    }
+
+    /// Gives what came out of the checkout its place again, since nothing else gets it.
+    fn put_old_back(&mut self, number: usize, step: &Step) -> Result<(), Errno> {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let directory = self.ground.directory(above)?;
+        let text = number.to_string();
+        crash::point();
+        shelf.abilities.put((shelf.out_folder(), text.as_bytes()), (directory, name))?;
+        crash::point();
+        self.out.retain(|(out, _)| *out != number);
+        Ok(())
     }
 
     fn has_come_out(&mut self, number: usize, step: &Step) -> Result<bool, Errno> {
@@ -297,14 +350,14 @@ impl<'a> Writing<'a> {
     }
 
     /// Takes a file or link out of the checkout.
-    fn take_out(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+    fn take_out(&mut self, number: usize, step: &Step) -> Result<Done, Stop> {
         let (above, name) = split(&step.path);
         let shelf = self.shelf;
         let directory = match self.ground.directory(above) {
             Ok(directory) => directory,
             // It went with what it was in.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Done::Found),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         if self.looker.is(directory, name, None)? {
             return Ok(Done::Found);
@@ -323,14 +376,14 @@ impl<'a> Writing<'a> {
             Err(Errno::NOENT) => return Ok(Done::Found),
             // From before a crash: it came out, and somebody made another one.
             Err(Errno::EXIST) => return Ok(Done::Changed),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         crash::point();
         if self.looker.is(out.0, out.1, step.from) == Ok(true) {
             if is_staged {
-                self.note_out(number)?;
+                self.note_out(number).map_err(Stop::Halfway)?;
             } else {
-                self.keep(number)?;
+                self.keep(number).map_err(Stop::Halfway)?;
             }
             return Ok(Done::Made);
         }
@@ -340,7 +393,7 @@ impl<'a> Writing<'a> {
             Err(error) => {
                 tracing::warn!(path = %step.path.display(), %error, "what came out stays on the shelf");
                 if !is_staged {
-                    shelf.keep(number)?;
+                    shelf.keep(number).map_err(Stop::Halfway)?;
                 }
             }
         }
@@ -365,7 +418,7 @@ impl<'a> Writing<'a> {
     }
 
     /// Puts a file or link in the place of a directory, which is empty by now.
-    fn replace_directory(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
+    fn replace_directory(&mut self, number: usize, step: &Step) -> Result<Done, Stop> {
         let (above, name) = split(&step.path);
         let directory = self.ground.directory(above)?;
         match stat(directory, name)? {
@@ -379,7 +432,18 @@ impl<'a> Writing<'a> {
             }
             None => {}
         }
-        self.place(number, step)
+        let Some(Form::Directory { mode }) = step.from else { return Ok(Done::Changed) };
+        match self.place(number, step) {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                crash::point();
+                let directory = self.ground.directory(above).map_err(Stop::Halfway)?;
+                match make_directory(directory, name, mode) {
+                    Ok(()) | Err(Errno::EXIST) => Err(Stop::Unchanged(error)),
+                    Err(error) => Err(Stop::Halfway(error)),
+                }
+            }
+        }
     }
 
     /// Puts what came out where it stays.

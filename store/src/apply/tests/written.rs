@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::planned::carried_out;
 use super::*;
 use crate::apply::crash::{self, Cut};
-use crate::apply::moves::{Abilities, LIMITED};
-use crate::apply::testing::{folder, is_nightly};
+use crate::apply::moves::{Abilities, FAILS_AT, LIMITED};
+use crate::apply::testing::{Node, folder, is_nightly};
 
 /// A checkout on the disk, beside the folder of the applies.
 struct Ground {
@@ -89,7 +89,7 @@ fn plans_are_carried_out_and_put_back_to_the_byte() {
 fn so_they_are_where_names_cannot_change_places() {
     let count = if is_nightly() { 5_000 } else { 100 };
     for limited in [(true, false), (false, false)] {
-        LIMITED.set(Some(Abilities { new: limited.0, exchange: limited.1 }));
+        LIMITED.set(Some(Abilities { new: limited.0, exchange: limited.1, link: true }));
         carry_out_and_put_back(4, count);
     }
     LIMITED.set(None);
@@ -167,7 +167,7 @@ fn cut_off_anywhere_it_is_gone_on_with_and_can_be_put_back() {
 
 #[test]
 fn so_it_is_where_names_cannot_change_places() {
-    LIMITED.set(Some(Abilities { new: true, exchange: false }));
+    LIMITED.set(Some(Abilities { new: true, exchange: false, link: true }));
     cut_off_everywhere(6, if is_nightly() { 200 } else { 8 });
     LIMITED.set(None);
 }
@@ -248,4 +248,39 @@ fn one_that_is_forgotten_does_not_come_back() {
         }
     }
     assert!(left > 0, "it was never cut off in between");
+}
+
+#[test]
+fn what_cannot_be_put_in_its_place_leaves_what_was_there() {
+    let node = |content: &[u8]| Node::File(0o644, content.to_vec());
+    let here = [(&b"a"[..], node(b"1")), (b"d", Node::Directory(0o755)), (b"gone", node(b"3"))];
+    let there = [(&b"a"[..], node(b"2")), (b"d", node(b"a file now"))];
+    let [here, there] = [&here[..], &there[..]].map(|nodes| {
+        Model(nodes.iter().map(|(path, node)| (path.to_vec(), node.clone())).collect())
+    });
+    let case = Case { base: here.clone(), here, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    // A file system that can do nothing of it: nothing is begun that could not be put back.
+    LIMITED.set(Some(Abilities { new: false, exchange: false, link: false }));
+    let ground = Ground::new(&case.here);
+    let applied = ground.apply(&objects, &plan).unwrap();
+    assert_eq!(applied.done, [Done::Refused; 3]);
+    assert_eq!(ground.tree(), case.here);
+    // One that refuses it now and then.
+    LIMITED.set(Some(Abilities { new: true, exchange: false, link: true }));
+    for (after, path) in [(0, &b"a"[..]), (1, b"d")] {
+        let ground = Ground::new(&case.here);
+        FAILS_AT.set(Some(after));
+        let applied = ground.apply(&objects, &plan).unwrap();
+        FAILS_AT.set(None);
+        for (step, done) in plan.steps.iter().zip(&applied.done) {
+            let expected = if step.path.as_bytes() == path { Done::Refused } else { Done::Made };
+            assert_eq!(*done, expected, "{}", step.path.display());
+        }
+        assert_eq!(ground.tree().0.get(path), case.here.0.get(path));
+        ground.applies.undo(&objects, applied.id.unwrap(), &ground.root()).unwrap();
+        assert_eq!(ground.tree(), case.here);
+    }
+    LIMITED.set(None);
 }
