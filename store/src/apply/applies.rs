@@ -14,7 +14,7 @@ use super::ground::Ground;
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::{Plan, Step};
 use super::preflight::{Preflight, check_git, preflight};
-use super::shelf::{Pass, Shelf, choose_area, out_path, remove_area};
+use super::shelf::{Pass, Shelf, choose_area, discard_staged, out_path, remove_area};
 use super::writing::{Writing, needs_staging};
 use super::{ApplyError, KEPT_MS, crash};
 use crate::checkout::RestoreOptions;
@@ -268,6 +268,8 @@ impl Applies {
             }
         }
         let undo = Record { tight, steps: left, ..record.clone() };
+        // Of one that was cut off before it was begun.
+        discard_staged(&undo.area, Pass::Undo)?;
         let shelf = Shelf::make(&ground, &undo.area, Pass::Undo)?;
         let staged: Vec<_> =
             undo.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();

@@ -106,6 +106,11 @@ pub(super) fn out_path(area: &Path, pass: Pass) -> PathBuf {
     area.join(pass.name("out"))
 }
 
+/// Takes away what was staged, where nothing of it can have been used yet.
+pub(super) fn discard_staged(area: &Path, pass: Pass) -> Result<(), ApplyError> {
+    remove_area(&area.join(pass.name("new")))
+}
+
 /// Takes the folder away, with all that is in it.
 pub(super) fn remove_area(path: &Path) -> Result<(), ApplyError> {
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };

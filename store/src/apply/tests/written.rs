@@ -144,6 +144,14 @@ fn cut_off_everywhere(seed: u64, count: usize) -> u64 {
             let id = ground.apply(&objects, &plan).unwrap().id.unwrap();
             let is_cut =
                 cut_off(after, || drop(ground.applies.undo(&objects, id, &ground.root()).unwrap()));
+            // It is asked for again, or the next start goes on with it.
+            if is_cut && after % 2 == 0 {
+                match ground.applies.undo(&objects, id, &ground.root()) {
+                    Ok(undone) => assert_eq!(undone.kept, [], "case {number} after {after}"),
+                    Err(error) => assert!(matches!(error, ApplyError::Undone(_)), "{error}"),
+                }
+                assert_eq!(ground.tree(), case.here, "case {number} after {after}");
+            }
             ground.resume(&objects);
             let what = || format!("case {number} undo cut after {after}\n{plan:#?}");
             let stage = ground.applies.list().unwrap()[0].stage;
