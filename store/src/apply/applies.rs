@@ -176,6 +176,7 @@ impl Applies {
             there: request.there,
             area: choose_area(&ground, &own, &request.id.to_string())?,
             tight,
+            held: Vec::new(),
             steps,
         };
         let begun = begin(source, &mut ground, (&folder, &record), options, progress);
@@ -253,13 +254,13 @@ impl Applies {
             // It was cut off, and is done now.
             let undo = folder.undo()?.moved(root);
             let done = folder.done(Stage::Undone, undo.steps.len())?;
-            return Ok(undone(undo, done, &[], Vec::new()));
+            return Ok(undone(undo, done, &[]));
         }
         let done = folder.done(Stage::Applied, record.steps.len())?;
         let steps = reversed(&record.steps, &done);
         let mut ground = ground_of(&record)?;
         let Preflight { tight, held } = preflight(&mut ground, &steps)?;
-        let mut kept: Vec<(RelPath, Done)> = Vec::new();
+        let mut kept = Vec::new();
         let mut left = Vec::with_capacity(steps.len());
         for (number, step) in steps.into_iter().enumerate() {
             match held.get(&number) {
@@ -267,7 +268,7 @@ impl Applies {
                 None => left.push(step),
             }
         }
-        let undo = Record { tight, steps: left, ..record.clone() };
+        let undo = Record { tight, steps: left, held: kept, ..record.clone() };
         // Of one that was cut off before it was begun.
         discard_staged(&undo.area, Pass::Undo)?;
         let shelf = Shelf::make(&ground, &undo.area, Pass::Undo)?;
@@ -290,7 +291,7 @@ impl Applies {
         let writing = Writing::new((&mut ground, &shelf), &undo.steps, &undo.tight);
         let (done, late) = writing.run().map_err(interrupted)?;
         finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
-        Ok(undone(undo, done, &late, kept))
+        Ok(undone(undo, done, &late))
     }
 
     /// Forgets applies that are older than [`KEPT_MS`], and what came out of checkouts with them; those to a
@@ -345,12 +346,8 @@ impl Applies {
 }
 
 /// What was put back, by what became of each step that does so.
-fn undone(
-    undo: Record,
-    done: Vec<Done>,
-    late: &[RelPath],
-    mut kept: Vec<(RelPath, Done)>,
-) -> Undone {
+fn undone(undo: Record, done: Vec<Done>, late: &[RelPath]) -> Undone {
+    let mut kept = undo.held.clone();
     let mut restored = Vec::new();
     for (step, done) in undo.steps.iter().zip(done) {
         if done.is_so() && !late.contains(&step.path) {
@@ -437,13 +434,7 @@ fn do_the_rest<S: ObjectSource + ?Sized>(
     let staged: Vec<_> =
         staged.into_iter().filter_map(|number| Some((number, record.steps.get(number)?))).collect();
     shelf.stage(source, &staged, (RestoreOptions::default(), &Progress::default()))?;
-    let (mut done, _) = writing.run()?;
-    // It was found as it should be because it was made before.
-    for done in &mut done {
-        if *done == Done::Found {
-            *done = Done::Made;
-        }
-    }
+    let (done, _) = writing.run()?;
     finish(folder, shelf, stage, &record.steps, &done)
 }
 

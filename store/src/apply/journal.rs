@@ -60,6 +60,8 @@ pub struct Record {
     pub area: PathBuf,
     /// Directories that their owner may not change, with their permissions: they get more meanwhile.
     pub(super) tight: Vec<(RelPath, u16)>,
+    /// Of an undo: what is left as it is, as that was known before it was begun.
+    pub(super) held: Vec<(RelPath, Done)>,
     /// What was planned.
     pub steps: Vec<Step>,
 }
@@ -149,6 +151,11 @@ impl Record {
             to.bytes(path.as_bytes());
             to.varint(u64::from(*mode));
         }
+        to.varint(self.held.len() as u64);
+        for (path, done) in &self.held {
+            to.bytes(path.as_bytes());
+            to.byte(*done as u8);
+        }
         to.varint(self.steps.len() as u64);
         for step in &self.steps {
             to.bytes(step.path.as_bytes());
@@ -182,6 +189,13 @@ impl Record {
         for _ in 0..count {
             tight.push((rel_path(from)?, from.bounded("mode", 0o7777)? as u16));
         }
+        let count = from.count("steps", MAX_STEPS, 2)?;
+        let mut held = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (path, number) = (rel_path(from)?, from.byte()?);
+            let done = Done::from_number(number);
+            held.push((path, done.ok_or(DecodeError::Inconsistent { what: "step" })?));
+        }
         let count = from.count("steps", MAX_STEPS, LEAST_STEP)?;
         let mut steps = Vec::with_capacity(count);
         for _ in 0..count {
@@ -194,7 +208,7 @@ impl Record {
             steps.push(Step { path, from: before, to, needs });
         }
         from.clone().finish()?;
-        Ok(Self { id, workspace, created_at, root, place, safety, there, area, tight, steps })
+        Ok(Self { id, workspace, created_at, root, place, safety, there, area, tight, held, steps })
     }
 }
 
@@ -336,6 +350,7 @@ mod tests {
             there: SnapshotId::from_bytes([4; 32]),
             area: "/home/someone/.app".into(),
             tight: vec![(RelPath::root(), 0o555)],
+            held: vec![(path(b"b"), Done::NotEmpty)],
             steps: vec![
                 step(b"a", file, link, None),
                 step(b"a/\xff", None, Some(Form::Directory { mode: 0o700 }), Some(path(b"a"))),
@@ -347,9 +362,9 @@ mod tests {
     fn the_bytes_are_those_of_the_format() {
         let bytes = record().encode();
         assert_eq!(Record::decode(&bytes).unwrap(), record());
-        assert_eq!(bytes.len(), 244);
+        assert_eq!(bytes.len(), 248);
         let hash = blake3::hash(&bytes).to_hex();
-        assert_eq!(&hash[..16], "c393bf2294e44bc6");
+        assert_eq!(&hash[..16], "9adc22ebca5539c1");
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub(super) struct Writing<'a> {
     /// Steps that others need, by their path.
     needed: HashMap<&'a RelPath, usize>,
     done: Vec<Done>,
+    /// Whether it was begun before, and cut off.
+    is_resumed: bool,
     /// What came out, in the state in which it was looked at.
     out: Vec<(usize, FileStat)>,
 }
@@ -124,7 +126,7 @@ impl<'a> Writing<'a> {
         let needed = steps.iter().enumerate().filter(|(_, step)| wanted.contains(&step.path));
         let needed = needed.map(|(number, step)| (&step.path, number)).collect();
         let (looker, done, out) = (Looker::default(), vec![Done::Waiting; steps.len()], Vec::new());
-        Self { ground, shelf, steps, tight, looker, needed, done, out }
+        Self { ground, shelf, steps, tight, looker, needed, done, is_resumed: false, out }
     }
 
     /// Does all steps that are not done.
@@ -156,7 +158,10 @@ impl<'a> Writing<'a> {
                 if self.done.get(number).is_some_and(|&done| done != Done::Waiting) {
                     continue;
                 }
-                let done = self.step(number, step)?;
+                let mut done = self.step(number, step)?;
+                if done == Done::Found && self.is_resumed && self.was_made(number, step)? {
+                    done = Done::Made;
+                }
                 self.set(number, done);
             }
         }
@@ -329,19 +334,6 @@ impl<'a> Writing<'a> {
                 Err(Stop::Unchanged(error))
             }
         }
-    }
-
-    /// Gives what came out of the checkout its place again, since nothing else gets it.
-    fn put_old_back(&mut self, number: usize, step: &Step) -> Result<(), Errno> {
-        let (above, name) = split(&step.path);
-        let shelf = self.shelf;
-        let directory = self.ground.directory(above)?;
-        let text = number.to_string();
-        crash::point();
-        shelf.abilities.put((shelf.out_folder(), text.as_bytes()), (directory, name))?;
-        crash::point();
-        self.out.retain(|(out, _)| *out != number);
-        Ok(())
     }
 
     fn has_come_out(&mut self, number: usize, step: &Step) -> Result<bool, Errno> {

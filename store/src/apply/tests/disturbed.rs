@@ -665,3 +665,68 @@ fn what_was_put_into_a_folder_that_goes_back_is_kept() {
     }
     assert!(looked_at.iter().all(|count| *count > 0), "{looked_at:?}");
 }
+
+#[test]
+fn what_others_made_after_a_crash_is_theirs_and_what_is_held_back_stays_told() {
+    let objects = MemoryObjects::default();
+    let apply = |case: &Case, top: &Path, after| {
+        let plan = case.plan(&objects);
+        let root = top.join("tree");
+        case.here.write(&root);
+        let applies = Applies::new(&top.join("applies"));
+        let request = request(&root, 9);
+        let is_cut = cut_off(after, || {
+            drop(
+                applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap(),
+            );
+        });
+        (applies, root, request.id, is_cut)
+    };
+    // The user makes the same file, or folder, before it is gone on with.
+    let there = model(&[("d", Node::Directory(0o700)), ("n", file("new"))]);
+    let case = Case { base: model(&[]), here: model(&[]), there };
+    let mut seen = 0;
+    for after in 0.. {
+        let top = folder();
+        let (applies, root, id, is_cut) = apply(&case, top.path(), after);
+        if !is_cut {
+            break;
+        }
+        let is_begun = applies.list().unwrap().iter().any(|known| known.stage == Stage::Begun);
+        if !is_begun || root.join("n").exists() || root.join("d").exists() {
+            continue;
+        }
+        seen += 1;
+        case.there.write(&root);
+        applies.resume(&objects, id, &root).unwrap();
+        applies.undo(&objects, id, &root).unwrap();
+        assert_eq!(Model::read(&root), case.there, "cut after {after}");
+    }
+    assert!(seen > 0);
+
+    // An undo that was cut off tells what it left, too.
+    let here = model(&[("d", file("1")), ("e", file("1"))]);
+    let there = model(&[("d", Node::Directory(0o755)), ("d/x", file("2")), ("e", file("2"))]);
+    let case = Case { base: here.clone(), here, there };
+    let mut told = 0;
+    for after in 0.. {
+        let top = folder();
+        let (applies, root, id, _) = apply(&case, top.path(), u64::MAX);
+        std::fs::write(root.join("d/mine"), "mine").unwrap();
+        let is_cut = cut_off(after, || drop(applies.undo(&objects, id, &root).unwrap()));
+        let stage = applies.list().unwrap()[0].stage;
+        if is_cut && stage != Stage::Undone {
+            let kept = applies.undo(&objects, id, &root).unwrap().kept;
+            let kept: Vec<_> =
+                kept.into_iter().map(|(path, done)| (path.display().into_owned(), done)).collect();
+            let expected = [("d", Done::NotEmpty), ("d/x", Done::Blocked)];
+            assert_eq!(kept, expected.map(|(path, done)| (path.to_owned(), done)));
+            told += usize::from(stage == Stage::Undoing);
+        }
+        assert_eq!(std::fs::read_to_string(root.join("d/mine")).unwrap(), "mine");
+        if !is_cut {
+            break;
+        }
+    }
+    assert!(told > 0);
+}

@@ -72,7 +72,9 @@ impl Writing<'_> {
                     modes.remove(&step.path);
                 }
                 Some(Form::Directory { mode })
-                    if Phase::of(step) != Phase::Modes && mode & 0o700 != 0o700 && done.is_so() =>
+                    if Phase::of(step) != Phase::Modes
+                        && mode & 0o700 != 0o700
+                        && *done == Done::Made =>
                 {
                     modes.insert(&step.path, (mode | 0o700, mode));
                 }

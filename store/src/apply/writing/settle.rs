@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::{Writing, needs_staging, split};
+use crate::apply::form::Form;
 use crate::apply::journal::Done;
 use crate::apply::look::stat;
 use crate::apply::plan::Step;
@@ -16,6 +17,7 @@ impl Writing<'_> {
     /// Puts in order what a crash has left: what came out and was not looked at goes back, or to its shelf.
     pub(in crate::apply) fn settle(&mut self) -> Result<(), ApplyError> {
         let steps = self.steps;
+        self.is_resumed = true;
         self.loosen()?;
         for (number, step) in steps.iter().enumerate() {
             match self.settle_step(number, step) {
@@ -111,5 +113,36 @@ impl Writing<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Whether a step that is found done was done by us before it was cut off.
+    pub(super) fn was_made(&self, number: usize, step: &Step) -> Result<bool, ApplyError> {
+        let text = number.to_string();
+        let was_directory = step.from.is_some_and(|from| from.is_directory());
+        let has = |folder, ours| match stat(folder, text.as_bytes()) {
+            Ok(found) => Ok(found.is_some() == ours),
+            Err(error) => Err(self.ground.failed("looking at", step.path.as_bytes(), error)),
+        };
+        match step.to {
+            // What tells it is where it was moved from, or to.
+            None if !was_directory => has(self.shelf.out_folder(), true),
+            Some(Form::Directory { .. }) if !self.shelf.abilities.new => Ok(true),
+            Some(_) if needs_staging(step) => has(self.shelf.new_folder(), false),
+            // Nothing does.
+            _ => Ok(true),
+        }
+    }
+
+    /// Gives what came out of the checkout its place again, since nothing else gets it.
+    pub(super) fn put_old_back(&mut self, number: usize, step: &Step) -> Result<(), Errno> {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let directory = self.ground.directory(above)?;
+        let text = number.to_string();
+        crash::point();
+        shelf.abilities.put((shelf.out_folder(), text.as_bytes()), (directory, name))?;
+        crash::point();
+        self.out.retain(|(out, _)| *out != number);
+        Ok(())
     }
 }
