@@ -15,6 +15,7 @@ use crate::support::awkward::{self, AwkwardDir, Options};
 use crate::support::cloud::{Cloud, arg, list, omitted, text};
 use crate::support::home::TestHome;
 use crate::support::nobody::{self, as_nobody, give_to_nobody};
+use crate::support::rng::Rng;
 use crate::support::walker::{differences, walk};
 
 /// Most that an appended line may cost, all in all.
@@ -115,6 +116,30 @@ fn this_repository_arrives_whole_and_a_line_more_is_one_small_round_trip() {
     let found = differences(&walk(&tree), &walk(&into), &ignored);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("cli/src/main.rs: "), "{found:?}");
+}
+
+#[test]
+fn a_large_first_push_sends_each_byte_once_though_it_begins_before_there_is_a_snapshot() {
+    let cloud = Cloud::new();
+    let (here, there) = (cloud.device(), cloud.device());
+    let tree = here.folder("large");
+    let mut rng = Rng::new(12);
+    let mut total = 0;
+    for at in 0..400 {
+        let folder = tree.join(format!("d{}", at % 20));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut bytes = vec![0; 40_000 + at * 100];
+        rng.fill(&mut bytes);
+        total += bytes.len() as u64;
+        std::fs::write(folder.join(format!("f{at}")), bytes).unwrap();
+    }
+    let pushed = here.json(&["push", arg(&tree)]);
+    assert_eq!(pushed["state"], "acked");
+    // Files, directories, the snapshot.
+    assert_eq!(pushed["objects_sent"], 400 + 21 + 1);
+    let sent = pushed["bytes_sent"].as_u64().unwrap();
+    assert!((total..total + total / 100).contains(&sent), "{total} bytes: {pushed}");
+    restores_as(&there, &pushed, &tree, &[]);
 }
 
 /// The whole tree takes minutes on a slow disk, most of them to take it away again.

@@ -41,8 +41,14 @@ impl Handler for Receiver {
             let Session { device, stream, .. } = session;
             let (vault, mut wire) = (self.vault.lock().unwrap().clone(), Wire::new(stream));
             let work = move || {
-                push::receive(&mut wire, &vault, device.id, &hello, push::Quota::default())
-                    .unwrap();
+                push::receive(
+                    &mut wire,
+                    &vault,
+                    device.id,
+                    &hello,
+                    baton_daemon::sync::Quota::default(),
+                )
+                .unwrap();
                 wire
             };
             let wire = self.tasks.spawn_blocking("push", work).await.unwrap();

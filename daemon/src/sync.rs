@@ -4,13 +4,17 @@
 //! What is under way meanwhile is in QUIC's windows.
 //!
 //! - [`records`]: whole records, from one log into another
+//! - [`incoming`]: what comes, within what it may cost
 //! - [`push`]: sends what a node lacks, and the node's side of it
+//! - [`ahead`]: sends file data of a snapshot that is still being made, and the node's side of it
 //! - [`fetch`]: asks for what a vault lacks, and the node's side of it
 //!
 //! **Invariant:** what a peer sends reaches a vault only after its hash was computed here.
 
 mod records;
+mod incoming;
 pub mod push;
+pub mod ahead;
 pub mod fetch;
 
 use std::sync::Arc;
@@ -20,6 +24,7 @@ use baton_protocol::frame::{FrameError, FrameKind, encode_header};
 use baton_protocol::id::ObjectId;
 use baton_protocol::message::{Refusal, RefusalCode, Reply};
 use baton_store::error::StoreError;
+pub use incoming::Quota;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -105,23 +110,25 @@ impl SyncError {
 pub struct Wire {
     runtime: tokio::runtime::Handle,
     stream: FrameStream,
-    stop: Option<Arc<AtomicBool>>,
+    stop: Vec<Arc<AtomicBool>>,
 }
 
 impl Wire {
     /// Takes a stream along to a blocking thread; to be called on the runtime.
     pub fn new(stream: FrameStream) -> Self {
-        Self { runtime: tokio::runtime::Handle::current(), stream, stop: None }
+        Self { runtime: tokio::runtime::Handle::current(), stream, stop: Vec::new() }
     }
 
-    /// Ends a push with [`SyncError::Cancelled`] once this is set, unless all of it is sent already.
+    /// Ends a push with [`SyncError::Cancelled`] once this is set, unless all of it is sent already. May be called
+    /// again for another one.
     #[must_use]
-    pub fn stopped_by(self, stop: Arc<AtomicBool>) -> Self {
-        Self { stop: Some(stop), ..self }
+    pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop.push(stop);
+        self
     }
 
     fn is_stopped(&self) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::SeqCst))
+        self.stop.iter().any(|stop| stop.load(Ordering::SeqCst))
     }
 
     /// Gives the stream back.
@@ -131,6 +138,12 @@ impl Wire {
 
     fn read(&mut self) -> Result<Option<Frame>, TransportError> {
         self.runtime.block_on(self.stream.read_frame())
+    }
+
+    /// Reads what the peer says next; nothing where it has ended. Where that is no frame, or nothing for too long, it is
+    /// told.
+    fn listen(&mut self) -> Result<Option<Frame>, SyncError> {
+        self.read().map_err(|error| self.give_up(error))
     }
 
     /// Reads a message that the peer may have to work for.
@@ -183,6 +196,24 @@ impl Wire {
             tracing::debug!(%error, "nobody heard why");
         }
         error.into()
+    }
+}
+
+/// Writes, unless it was called off; where the node does not listen any more it has said why, or will not say
+/// anything.
+fn or_why(
+    wire: &mut Wire,
+    write: impl FnOnce(&mut Wire) -> Result<(), SyncError>,
+) -> Result<(), SyncError> {
+    if wire.is_stopped() {
+        return Err(SyncError::Cancelled);
+    }
+    match write(wire) {
+        Err(SyncError::Transport(TransportError::Stopped)) => match wire.answer()? {
+            Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
+            _ => Err(SyncError::OutOfTurn),
+        },
+        other => other,
     }
 }
 

@@ -124,12 +124,16 @@ pub struct Taken {
 /// What is done with a snapshot while it is being made durable: begun before, so that it goes on
 /// meanwhile.
 pub trait Beside {
+    /// The tree is about to be looked at, and what is new in it goes into this intake. Called again where
+    /// it has to be looked at once more.
+    fn start(&mut self, _intake: &Intake) {}
+
     /// The snapshot is whole in the intake, and may yet fail to be kept. Called again where that failed and
     /// another one takes its place.
-    fn begin(&mut self, intake: &Intake, id: SnapshotId, snapshot: &Snapshot);
+    fn begin(&mut self, _intake: &Intake, _id: SnapshotId, _snapshot: &Snapshot) {}
 
     /// It is durable here.
-    fn end(&mut self, intake: &Intake);
+    fn end(&mut self, _intake: &Intake) {}
 }
 
 /// The workspaces of this home.
@@ -261,6 +265,9 @@ impl Workspaces {
             progress.set_total(files);
         }
         let intake = self.vault.intake();
+        if let Some(beside) = beside {
+            beside.start(&intake);
+        }
         let scan_options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX / 1_000_000)
                 * 1_000_000,

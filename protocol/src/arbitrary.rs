@@ -14,8 +14,9 @@ use crate::id::{
     RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
-    FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream, Opening, PushHello, PushReply,
-    PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState, Welcome,
+    AheadReply, AheadRequest, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream,
+    Opening, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo,
+    RunSpec, RunState, Welcome,
 };
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, Extent, MAX_CHUNK, Manifest, ManifestChild,
@@ -230,7 +231,13 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
     prop_oneof![
         (any::<[u8; SECRET]>(), "\\PC{0,30}")
             .prop_map(|(secret, name)| Request::Join { secret, name }),
-        select(vec![Request::Hello, Request::Fetch, Request::Refs, Request::ListRuns]),
+        select(vec![
+            Request::Hello,
+            Request::Fetch,
+            Request::Refs,
+            Request::ListRuns,
+            Request::Ahead,
+        ]),
         push_hello().prop_map(Request::Push),
         run_spec().prop_map(Request::CreateRun),
         run_id().prop_map(Request::ShowRun),
@@ -247,6 +254,10 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
 
 pub(crate) fn push_request() -> impl Strategy<Value = PushRequest> {
     Just(PushRequest::Commit)
+}
+
+pub(crate) fn ahead_request() -> impl Strategy<Value = AheadRequest> {
+    prop_oneof![vec(any::<[u8; 8]>(), 0..20).prop_map(AheadRequest::Offer), Just(AheadRequest::End)]
 }
 
 pub(crate) fn fetch_request() -> impl Strategy<Value = FetchRequest> {
@@ -309,6 +320,8 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         (any::<u32>(), option::of(object_id().prop_map(Into::into)))
             .prop_map(|(sent, absent)| Reply::Fetch(FetchReply::Done { sent, absent })),
         log_reply().prop_map(Reply::Log),
+        any::<bool>().prop_map(|wanted| Reply::Ahead(AheadReply::Wanted(wanted))),
+        Just(Reply::Ahead(AheadReply::Kept)),
     ]
 }
 

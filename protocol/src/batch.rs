@@ -20,7 +20,7 @@ use crate::delta::hunks::{self, Hunk};
 use crate::delta::{self, DeltaError, compress_text, decompress_text};
 use crate::encode::{DecodeError, Reader, Writer};
 use crate::frame::FrameError;
-use crate::id::{ObjectId, ObjectKind};
+use crate::id::{HashPrefix, ObjectId, ObjectKind};
 use crate::object::{MAX_OBJECT, Object};
 
 use renew::Renewals;
@@ -55,9 +55,6 @@ const MAX_HEAD: usize = 9;
 
 /// Longest table: the hunks of one more object fit.
 const MAX_TABLE: usize = 256 * 1024;
-
-/// The first eight bytes of a hash: names the base of a delta within a vault.
-pub type HashPrefix = [u8; 8];
 
 /// Marks an item as a delta.
 const DELTA: u8 = 0x80;

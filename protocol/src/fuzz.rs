@@ -21,7 +21,7 @@ use crate::delta::{self, LEVEL};
 use crate::encode::{DecodeError, Reader, Writer};
 use crate::frame::{HEADER, MAX_FRAME, decode_header, encode_header};
 use crate::id::{ChunkId, ObjectId, ObjectKind};
-use crate::message::{self, FetchRequest, Opening, PushRequest, Reply};
+use crate::message::{self, AheadRequest, FetchRequest, Opening, PushRequest, Reply};
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, MAX_OBJECT, Manifest, Object, Omissions,
     Snapshot, Tree,
@@ -360,6 +360,11 @@ fn replies() {
 #[test]
 fn push_requests() {
     message::<PushRequest>(corpus(arbitrary::push_request(), body));
+}
+
+#[test]
+fn ahead_requests() {
+    message::<AheadRequest>(corpus(arbitrary::ahead_request(), body));
 }
 
 #[test]

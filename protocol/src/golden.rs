@@ -14,9 +14,9 @@ use crate::id::{
     RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
-    self, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream, Opening, PushHello,
-    PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState,
-    Welcome,
+    self, AheadReply, AheadRequest, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream,
+    Opening, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo,
+    RunSpec, RunState, Welcome,
 };
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, Extent, Manifest, ManifestChild, Omission,
@@ -330,8 +330,11 @@ fn requests() {
         ("logs", opening(Request::Logs { run: id, from: 300, follow: true })),
         ("wait run", opening(Request::WaitRun(id))),
         ("cancel run", opening(Request::CancelRun(id))),
+        ("ahead", opening(Request::Ahead)),
         ("commit", hex(&message::encode(&PushRequest::Commit).unwrap())),
         ("want", hex(&message::encode(&FetchRequest::Want(vec![want.into()])).unwrap())),
+        ("offer", hex(&message::encode(&AheadRequest::Offer(vec![[7; 8]])).unwrap())),
+        ("end", hex(&message::encode(&AheadRequest::End).unwrap())),
     ];
     assert_golden(
         &found,
@@ -347,8 +350,11 @@ fn requests() {
         logs: 1600000001020208[01*16]ac0201
         wait run: 1300000001020209[01*16]
         cancel run: 130000000102020a[01*16]
+        ahead: 030000000102020b
         commit: 010000000100
         want: 2300000001000103[06*32]
+        offer: 0a000000010001[07*8]
+        end: 010000000101
     ",
     );
 }
@@ -385,6 +391,8 @@ fn replies() {
         ("done", reply(Reply::Fetch(FetchReply::Done { sent: 300, absent: Some(id.into()) }))),
         ("log", reply(Reply::Log(LogReply::Entries(vec![entry])))),
         ("end of log", reply(Reply::Log(LogReply::End))),
+        ("wanted", reply(Reply::Ahead(AheadReply::Wanted(true)))),
+        ("kept", reply(Reply::Ahead(AheadReply::Kept))),
     ];
     assert_golden(
         &found,
@@ -401,6 +409,8 @@ fn replies() {
         done: 26000000010600ac020101[06*32]
         log: 0900000001070001ac020202780a
         end of log: 02000000010701
+        wanted: 0300000001080001
+        kept: 02000000010801
     ",
     );
 }

@@ -229,6 +229,9 @@ pub struct ObjectId {
     pub hash: [u8; 32],
 }
 
+/// The first eight bytes of an object's hash. Two objects of a vault may share them.
+pub type HashPrefix = [u8; 8];
+
 impl ObjectId {
     /// Computes the id of an object's canonical bytes.
     pub fn of(kind: ObjectKind, bytes: &[u8]) -> Self {
@@ -237,9 +240,8 @@ impl ObjectId {
         Self { kind, hash: *hasher.finalize().as_bytes() }
     }
 
-    /// The first eight bytes of the hash, by which a delta names its base. Two objects of a vault
-    /// may share them.
-    pub const fn prefix(&self) -> [u8; 8] {
+    /// What a peer calls it by that is likely to have it.
+    pub const fn prefix(&self) -> HashPrefix {
         let [a, b, c, d, e, f, g, h, ..] = self.hash;
         [a, b, c, d, e, f, g, h]
     }

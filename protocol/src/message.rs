@@ -4,15 +4,21 @@
 //! client speaks, and the request. Messages are postcard: they are never hashed, so that a second
 //! byte form of the same value does no harm, and they are read from a buffer whose length
 //! [`frame`](crate::frame) has bounded.
+//!
+//! - [`runs`]: what is said of runs
+
+mod runs;
 
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{FrameError, FrameKind, HEADER, encode_header};
 use crate::id::{
-    DeviceId, IdempotencyKey, ObjectId, ObjectKind, RunId, SnapshotId, ThreadId, WorkspaceId,
+    DeviceId, HashPrefix, IdempotencyKey, ObjectId, ObjectKind, RunId, SnapshotId, WorkspaceId,
 };
 
-/// The version of the messages in this file.
+pub use runs::{LogEntry, LogReply, LogStream, RunInfo, RunSpec, RunState};
+
+/// The version of these messages.
 pub const VERSION: u16 = 2;
 
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
@@ -128,6 +134,9 @@ pub enum Request {
     WaitRun(RunId),
     /// End a run that has not ended.
     CancelRun(RunId),
+    /// Keep file data of a snapshot that is still being made, and move no ref; [`AheadRequest`]s follow on the
+    /// stream.
+    Ahead,
 }
 
 /// The answer to a request that has one.
@@ -150,6 +159,8 @@ pub enum Reply {
     Fetch(FetchReply),
     /// To `Logs`.
     Log(LogReply),
+    /// To `Ahead`.
+    Ahead(AheadReply),
 }
 
 /// Why a request was refused; the text is for people and may change.
@@ -265,6 +276,26 @@ pub enum PushReply {
     },
 }
 
+/// What a client says that sends ahead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AheadRequest {
+    /// A record holds the chunks whose hashes begin so; at most [`MAX_IDS`]. It follows once it is wanted, in its
+    /// turn, in a frame of its own. Where another chunk begins like one of them, the push that comes after finds
+    /// out what is missing.
+    Offer(Vec<HashPrefix>),
+    /// That was all: make what came durable.
+    End,
+}
+
+/// The answer to that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AheadReply {
+    /// Whether the record of an offer is to be sent; in the order of the offers.
+    Wanted(bool),
+    /// What came is durable, and a push finds it.
+    Kept,
+}
+
 /// What the client of a fetch asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchRequest {
@@ -299,137 +330,6 @@ impl WireId {
     pub fn id(&self) -> Option<ObjectId> {
         ObjectKind::from_number(self.0).map(|kind| ObjectId { kind, hash: self.1 })
     }
-}
-
-/// What a run is to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunSpec {
-    /// The run's id.
-    pub run: RunId,
-    /// Its thread.
-    pub thread: ThreadId,
-    /// The workspace it works in.
-    pub workspace: WorkspaceId,
-    /// What it starts from.
-    pub snapshot: SnapshotId,
-    /// The program that does the work; `command` runs `command` itself.
-    pub agent: String,
-    /// The program and its arguments, as raw bytes, never through a shell.
-    pub command: Vec<Vec<u8>>,
-    /// What the user asked.
-    pub prompt: Option<String>,
-}
-
-/// Where a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RunState {
-    /// Accepted and durable.
-    Queued,
-    /// Its checkout is being made.
-    Preparing,
-    /// The program runs.
-    Running,
-    /// The program waits for an answer.
-    Waiting,
-    /// The program ended with code 0.
-    Succeeded,
-    /// It ended otherwise, or could not be started.
-    Failed,
-    /// The user ended it.
-    Cancelled,
-    /// The node died; the last snapshot stands.
-    Interrupted,
-}
-
-impl RunState {
-    /// Every state, in the order in which a run passes through them.
-    pub const ALL: [Self; 8] = [
-        Self::Queued,
-        Self::Preparing,
-        Self::Running,
-        Self::Waiting,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Interrupted,
-    ];
-
-    /// The word used in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Preparing => "preparing",
-            Self::Running => "running",
-            Self::Waiting => "waiting",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Interrupted => "interrupted",
-        }
-    }
-
-    /// Whether it will not change any more.
-    pub const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Interrupted)
-    }
-}
-
-/// A run as its node knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunInfo {
-    /// What it was asked to do.
-    pub spec: RunSpec,
-    /// Where it stands.
-    pub state: RunState,
-    /// Why it failed or was interrupted, for people.
-    pub reason: Option<String>,
-    /// Its result; for a live run the latest snapshot.
-    pub result: Option<SnapshotId>,
-    /// How the program ended: its code, or 128 and the signal.
-    pub exit_code: Option<i32>,
-    /// Whether it runs in a room.
-    pub isolated: bool,
-    /// The working folder on the node.
-    pub checkout: Option<String>,
-    /// Milliseconds since 1970 by the node's clock.
-    pub created_at: u64,
-    /// Likewise.
-    pub started_at: Option<u64>,
-    /// Likewise.
-    pub ended_at: Option<u64>,
-}
-
-/// Where a line of output came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogStream {
-    /// The program's standard output.
-    Stdout,
-    /// Its standard error.
-    Stderr,
-    /// The node itself, about the run.
-    Node,
-}
-
-/// Output of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogEntry {
-    /// Milliseconds since 1970 by the node's clock.
-    pub time: u64,
-    /// Where it came from.
-    pub stream: LogStream,
-    /// Raw bytes: a line with its end, or a piece of a long one. At most 64 KiB.
-    pub text: Vec<u8>,
-}
-
-/// What follows a request for output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LogReply {
-    /// Some entries, in order.
-    Entries(Vec<LogEntry>),
-    /// No more will come: the run has ended, or following was not asked for.
-    End,
 }
 
 /// A message as a whole frame.

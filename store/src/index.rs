@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use baton_protocol::id::{ObjectId, ObjectKind};
+use baton_protocol::id::{HashPrefix, ObjectId, ObjectKind};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::StoreError;
@@ -51,7 +51,7 @@ pub struct Index {
     writer: Mutex<Connection>,
     idle: Mutex<Vec<Connection>>,
     /// First eight bytes of every hash, once somebody has asked often: answers most misses.
-    known: RwLock<Option<HashSet<[u8; 8]>>>,
+    known: RwLock<Option<HashSet<HashPrefix>>>,
     /// How often somebody asked before that.
     asked: AtomicU32,
     doubted: AtomicBool,
@@ -77,10 +77,14 @@ impl Index {
                  ) WITHOUT ROWID;
                  CREATE TABLE IF NOT EXISTS segment (
                    segment INTEGER PRIMARY KEY, name TEXT UNIQUE, class INTEGER, indexed INTEGER
-                 );
-                 PRAGMA user_version = 1;",
+                 );",
             )
             .map_err(failed("opening the index"))?;
+        if found != FORMAT {
+            writer
+                .pragma_update(None, "user_version", FORMAT)
+                .map_err(failed("opening the index"))?;
+        }
         Ok(Self {
             path: path.to_owned(),
             writer: Mutex::new(writer),
@@ -219,7 +223,7 @@ impl Index {
         })?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &mut *known {
-            known.extend(objects.iter().map(|(id, _)| prefix(id)));
+            known.extend(objects.iter().map(|(id, _)| id.prefix()));
         }
         Ok(())
     }
@@ -341,14 +345,25 @@ impl Index {
     }
 
     fn may_know(&self, id: &ObjectId) -> Result<bool, StoreError> {
-        {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = &*known {
-                return Ok(known.contains(&prefix(id)));
-            }
+        if let Some(is_known) = self.is_known(id.prefix()) {
+            return Ok(is_known);
         }
         if self.asked.fetch_add(1, Ordering::Relaxed) < ASKED_SINGLY {
             return Ok(true);
+        }
+        self.has_prefix(&id.prefix())
+    }
+
+    /// Whether the hash of some object begins so; nothing where those of all are not loaded.
+    fn is_known(&self, prefix: HashPrefix) -> Option<bool> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|known| known.contains(&prefix))
+    }
+
+    /// Whether the hash of some object begins so. For who asks often: the first one loads the beginnings of all.
+    pub fn has_prefix(&self, prefix: &HashPrefix) -> Result<bool, StoreError> {
+        if let Some(is_known) = self.is_known(*prefix) {
+            return Ok(is_known);
         }
         // Loaded under the lock, so that no insert falls between the reading and the set.
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -364,7 +379,7 @@ impl Index {
             })?;
             *known = Some(all);
         }
-        Ok(known.as_ref().is_some_and(|known| known.contains(&prefix(id))))
+        Ok(known.as_ref().is_some_and(|known| known.contains(prefix)))
     }
 
     fn read<T>(
@@ -401,11 +416,6 @@ impl Index {
         }
         error
     }
-}
-
-fn prefix(id: &ObjectId) -> [u8; 8] {
-    let [a, b, c, d, e, f, g, h, ..] = id.hash;
-    [a, b, c, d, e, f, g, h]
 }
 
 fn segment_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<SegmentRow> {

@@ -99,7 +99,10 @@ impl Journal {
             start_file(&path, &first).map_err(RotateError::into_inner)?
         } else {
             let file = fs::open_writable(&path)?;
-            file.set_len(len).context("cutting", &path)?;
+            // Where nothing is cut off the sync has mostly nothing to do.
+            if file.metadata().context("reading", &path)?.len() != len {
+                file.set_len(len).context("cutting", &path)?;
+            }
             file.sync_all().context("syncing", &path)?;
             file
         };

@@ -60,6 +60,12 @@ pub struct PackedRecord<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Hears of records of file data as they come into a log, long before there is a snapshot of them.
+pub trait AppendObserver: std::fmt::Debug + Send + Sync {
+    /// The record at this place holds these objects. It can be read, and is not durable yet.
+    fn appended(&self, at: Location, entries: &[RecordEntry]);
+}
+
 /// Objects by id.
 pub trait ObjectSource: Sync {
     /// The bytes of an object, checked against its hash; nothing where it is not here.

@@ -12,10 +12,10 @@
 //! - [`assigned`]: values without a form, known by what they are assigned to
 //! - [`container`]: key files that are no text
 //!
-//! One pass of an Aho-Corasick automaton over the first [`LOOKED_AT`] bytes finds the words that the
-//! rules begin with; at each word a few bytes are compared. No regular expression runs: the forms that
-//! are published are prefixes, alphabets and lengths. A table of those takes half a megabyte, automaton
-//! included, where as many compiled expressions take most of what the daemon may have.
+//! One pass over the first [`LOOKED_AT`] bytes finds the words that the rules begin with; at each word a few
+//! bytes are compared. No regular expression runs: the forms that are published are prefixes, alphabets and
+//! lengths. The tables of those take 200 KB, where as many compiled expressions take most of what the daemon may
+//! have.
 //!
 //! A name alone is never a finding. A `.env`, an `.npmrc`, a `credentials.json` is handed over like
 //! any other file; what holds it back is a secret inside, or that it *is* a key.
@@ -41,8 +41,7 @@ use gix::glob::pattern::Case;
 use gix::glob::wildmatch::Mode;
 
 use shape::Text;
-use words::Words;
-pub use words::WordsError;
+use words::{Word, Words};
 
 /// How much of a file is looked at, in bytes.
 pub const LOOKED_AT: usize = 1 << 20;
@@ -97,16 +96,13 @@ pub enum SecretRulesError {
         /// Which one.
         pattern: String,
     },
-    /// The words of the rules do not make an automaton; too many prefixes are the only known cause.
-    #[error("making the secret rules")]
-    Words(#[from] WordsError),
 }
 
-/// Every rule, ready to be used by several threads. Made once; about half a megabyte.
+/// Every rule, ready to be used by several threads. Made once; about 200 KB.
 #[derive(Debug)]
 pub struct SecretRules {
     words: Words,
-    /// What each word begins, in the order of the automaton's patterns.
+    /// What each word begins, by its number.
     meanings: Vec<Meaning>,
     key: [u8; 32],
     allow: Vec<Pattern>,
@@ -132,27 +128,27 @@ impl SecretRules {
 
     /// The standard rules and the user's.
     pub fn new(options: &SecretOptions) -> Result<Self, SecretRulesError> {
-        let mut words: Vec<&str> = Vec::new();
+        let mut words = Vec::new();
         let mut meanings = Vec::new();
         for row in table::ROWS {
-            words.push(row.word);
+            words.push(Word { text: row.word, any_case: row.any_case });
             meanings.push(Meaning::Row(row));
         }
         for &(word, kind) in assigned::WORDS {
-            words.push(word);
+            words.push(Word { text: word, any_case: true });
             meanings.push(Meaning::Key(kind));
         }
-        words.push("://");
+        words.push(Word { text: "://", any_case: false });
         meanings.push(Meaning::Url);
         for prefix in &options.prefixes {
             let fits = (LEAST_PREFIX..=64).contains(&prefix.len());
             if !fits || !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(SecretRulesError::Prefix { prefix: prefix.clone() });
             }
-            words.push(prefix);
+            words.push(Word { text: prefix, any_case: true });
             meanings.push(Meaning::Own);
         }
-        let words = Words::new(&words)?;
+        let words = Words::new(&words);
         let pattern = |text: &String| {
             Pattern::from_bytes(text.as_bytes())
                 .ok_or_else(|| SecretRulesError::Pattern { pattern: text.clone() })

@@ -5,6 +5,7 @@
 //! a cache: a missing, damaged or newer file is an empty one, and after an error it knows nothing.
 //!
 //! - [`records`]: what is known of one directory
+//! - [`file`]: the file that they are in
 //! - [`ahead`]: rows read before they are asked for, because a walk comes to them next
 //!
 //! **Invariant:** the content of a file is known only if it had come to rest well before the scan that read
@@ -15,6 +16,7 @@
 //! the content that it names may not have been kept.
 
 pub(crate) mod records;
+mod file;
 mod ahead;
 
 use std::collections::HashSet;
@@ -22,19 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use baton_protocol::encode::{Reader, Writer};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension};
 
-use crate::fs;
+use file::{connect, prepare, remove};
 pub(crate) use records::{CachedDirectory, CachedFile, FileStat, Inode, PackedDirectory};
-
-/// Statements that are kept parsed: all there are.
-const STATEMENTS: usize = 32;
-
-/// `BTNt`: tells a stat cache from any other SQLite file.
-const APPLICATION: u32 = u32::from_be_bytes(*b"BTNt");
-
-/// The format that this program reads and writes; any other is dropped.
-const FORMAT: u32 = 2;
 
 /// Names in a row of a directory when it is written whole, and the most after edits.
 const RUN: usize = 256;
@@ -56,20 +49,27 @@ struct Open {
     db: Connection,
     /// Rows written since the last commit.
     written: u32,
+    /// Whether a scan has begun and not ended.
+    in_scan: bool,
+    /// Whether the file says that what was written may not be kept.
+    is_marked: bool,
+    /// Whether anything was written since the last scan ended.
+    is_unkept: bool,
     /// What [`StatCache::directory_on_a_walk`] has read ahead; nothing of it outlives a change.
     ahead: ahead::Ahead,
 }
 
 impl Open {
     fn new(db: Connection) -> Self {
-        Self { db, written: 0, ahead: ahead::Ahead::default() }
+        let ahead = ahead::Ahead::default();
+        Self { db, written: 0, in_scan: false, is_marked: false, is_unkept: false, ahead }
     }
 }
 
 impl Default for StatCache {
     /// A cache in memory that knows nothing.
     fn default() -> Self {
-        let db = Connection::open_in_memory().and_then(|db| prepare(&db).map(|()| db));
+        let db = Connection::open_in_memory().and_then(|db| prepare(&db, true).map(|()| db));
         let open = db.ok().map(Open::new);
         Self { path: PathBuf::new(), open: Mutex::new(open) }
     }
@@ -96,7 +96,10 @@ impl StatCache {
     pub fn clear(&self) {
         self.with((), |open| {
             open.ahead.clear();
-            open.db.execute_batch("DELETE FROM directory; DELETE FROM meta;").map(|()| open.wrote())
+            open.is_marked = false;
+            open.db
+                .execute_batch("DELETE FROM directory; DELETE FROM meta;")
+                .and_then(|()| open.wrote())
         });
         self.flush();
     }
@@ -127,23 +130,19 @@ impl StatCache {
 
     /// Whether the scan that wrote this has ended, and what it read was kept.
     pub(crate) fn is_trusted(&self) -> bool {
-        let find = "SELECT 1 FROM meta WHERE key = 'scanning'";
-        self.with(false, |open| {
-            let mut find = open.db.prepare_cached(find)?;
-            find.query_row([], |_| Ok(())).optional().map(|found| found.is_none())
-        })
+        self.with(false, |open| Ok(!open.in_scan && !open.find_mark()?))
     }
 
-    /// From here on what is written may not be kept.
+    /// From here on what is written may not be kept. The file says so from the first row on: where nothing has
+    /// changed nothing is written.
     pub(crate) fn begin_scan(&self) {
-        let set = "INSERT OR IGNORE INTO meta(key, value) VALUES ('scanning', x'')";
         self.with((), |open| {
             open.ahead.clear();
-            open.db.prepare_cached(set)?.execute([])?;
-            open.wrote();
-            Ok(())
+            open.is_marked = open.find_mark()?;
+            open.in_scan = true;
+            // A seal that gave up has left rows that this scan may find as they are.
+            if open.is_unkept { open.wrote() } else { Ok(()) }
         });
-        self.flush();
     }
 
     /// What was written is kept: the snapshot that it belongs to is durable.
@@ -151,8 +150,10 @@ impl StatCache {
         let set = "DELETE FROM meta WHERE key = 'scanning'";
         self.with((), |open| {
             open.ahead.clear();
-            open.db.prepare_cached(set)?.execute([])?;
-            open.wrote();
+            (open.in_scan, open.is_unkept) = (false, false);
+            if std::mem::take(&mut open.is_marked) {
+                open.db.prepare_cached(set)?.execute([])?;
+            }
             Ok(())
         });
         self.flush();
@@ -237,7 +238,7 @@ impl StatCache {
             if files.is_empty() && !first.is_empty() {
                 let remove = "DELETE FROM directory WHERE path = ?1 AND first = ?2";
                 open.db.prepare_cached(remove)?.execute((path, first))?;
-                open.wrote();
+                open.wrote()?;
                 return Ok(());
             }
             if files.len() > MAX_RUN {
@@ -248,7 +249,7 @@ impl StatCache {
             let update = "UPDATE directory SET files = ?3 WHERE path = ?1 AND first = ?2";
             let bytes = records::encode(&files);
             open.db.prepare_cached(update)?.execute((path, first, bytes))?;
-            open.wrote();
+            open.wrote()?;
             Ok(())
         });
     }
@@ -260,7 +261,7 @@ impl StatCache {
             let remove = "DELETE FROM directory WHERE path = ?1 OR (path >= ?2 AND path < ?3)";
             open.db.prepare_cached(remove)?.execute((path, from, to))?;
             open.ahead.clear();
-            open.wrote();
+            open.wrote()?;
             Ok(())
         });
     }
@@ -279,7 +280,7 @@ impl StatCache {
             let keep = i64::try_from(from.len() + 1).unwrap_or(i64::MAX);
             open.db.prepare_cached(rename)?.execute((to, keep, from, low, high))?;
             open.ahead.clear();
-            open.wrote();
+            open.wrote()?;
             Ok(())
         });
     }
@@ -298,7 +299,7 @@ impl StatCache {
                 open.ahead.clear();
                 let remove = "DELETE FROM directory WHERE path = ?1";
                 open.db.prepare_cached(remove)?.execute([gone])?;
-                open.wrote();
+                open.wrote()?;
                 Ok(())
             });
         }
@@ -384,7 +385,7 @@ impl Open {
         whole: Option<&CachedDirectory>,
         files: &[CachedFile],
     ) -> rusqlite::Result<()> {
-        self.wrote();
+        self.wrote()?;
         let put = "INSERT OR REPLACE INTO directory(path, first, inode, tree, below, files)
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let inode = whole.and_then(|whole| whole.inode).map(write_inode);
@@ -394,9 +395,22 @@ impl Open {
         self.db.prepare_cached(put)?.execute(row).map(drop)
     }
 
-    /// A row was, or is about to be, written.
-    fn wrote(&mut self) {
+    /// A row was, or is about to be, written. With the first one of a scan, and in the same transaction, the file
+    /// is marked.
+    fn wrote(&mut self) -> rusqlite::Result<()> {
         self.written += 1;
+        self.is_unkept = true;
+        if self.in_scan && !self.is_marked {
+            let set = "INSERT OR IGNORE INTO meta(key, value) VALUES ('scanning', x'')";
+            self.db.prepare_cached(set)?.execute([])?;
+            self.is_marked = true;
+        }
+        Ok(())
+    }
+
+    fn find_mark(&self) -> rusqlite::Result<bool> {
+        let mut find = self.db.prepare_cached("SELECT 1 FROM meta WHERE key = 'scanning'")?;
+        find.exists([])
     }
 
     fn commit(&mut self) -> rusqlite::Result<()> {
@@ -431,53 +445,6 @@ fn read_inode(bytes: &[u8]) -> Option<Inode> {
 
 fn unreadable(error: baton_protocol::encode::DecodeError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags)?;
-    // What does not fit in a quarter of a page costs further pages: most directories do.
-    db.pragma_update(None, "page_size", 16384)?;
-    let read = |name| db.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
-    let header = (read("application_id")?, read("user_version")?);
-    if header != (0, 0) && header != (APPLICATION, FORMAT) {
-        return Err(rusqlite::Error::InvalidQuery);
-    }
-    db.pragma_update(None, "journal_mode", "wal")?;
-    // A power cut loses the last rows, never the order of what was written.
-    db.pragma_update(None, "synchronous", "normal")?;
-    db.pragma_update(None, "locking_mode", "exclusive")?;
-    db.set_prepared_statement_cache_capacity(STATEMENTS);
-    prepare(&db)?;
-    Ok(db)
-}
-
-fn prepare(db: &Connection) -> rusqlite::Result<()> {
-    db.execute_batch(
-        "CREATE TABLE IF NOT EXISTS directory(
-             path BLOB NOT NULL, first BLOB NOT NULL, inode BLOB, tree BLOB, below BLOB,
-             files BLOB NOT NULL,
-             PRIMARY KEY(path, first)
-         ) STRICT, WITHOUT ROWID;
-         CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;",
-    )?;
-    db.pragma_update(None, "application_id", APPLICATION)?;
-    db.pragma_update(None, "user_version", FORMAT)?;
-    db.pragma_update(None, "cache_size", -2048)?;
-    db.execute_batch("BEGIN")
-}
-
-/// Takes the files of a cache away that cannot be used.
-fn remove(path: &Path) {
-    for end in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        if let Err(error) = fs::remove_file(Path::new(&name)) {
-            tracing::debug!(%error, "not removed");
-        }
-    }
 }
 
 #[cfg(test)]

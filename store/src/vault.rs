@@ -17,7 +17,9 @@ mod intake;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use baton_protocol::id::{DeviceId, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId};
+use baton_protocol::id::{
+    DeviceId, HashPrefix, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId,
+};
 use baton_protocol::message::Head;
 
 pub use intake::{CommitError, Committed, Intake};
@@ -127,6 +129,11 @@ impl Vault {
     /// Every ref.
     pub fn heads(&self) -> Vec<Head> {
         self.0.refs.heads()
+    }
+
+    /// Whether an object in the segments has a hash that begins so. For who asks of many.
+    pub fn may_hold(&self, prefix: &HashPrefix) -> Result<bool, StoreError> {
+        self.0.index.has_prefix(prefix)
     }
 
     /// Objects whose hash starts with `prefix`: at most 16, of any kind unless one is given.

@@ -2,6 +2,8 @@
 //!
 //! Not here: how changes are seen (the keeper), and what a command sends (the outbox).
 //!
+//! - [`step`]: what is being done about one workspace
+//!
 //! What a person asks for goes first. A push of the background that somebody else's handoff would have to
 //! share the wire with is stopped, and goes on later from what the node has by then; one of the same
 //! workspace is not: the handoff needs what it brings, and waits for it.
@@ -12,17 +14,23 @@
 //! **Invariant:** with nothing to do there is no timer. What cannot be done for now is tried again after
 //! at most [`MAX_PAUSE`], or when the network changes.
 
+mod step;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use baton_protocol::id::{NodeId, WorkspaceId};
 use baton_store::catalog::workspaces::Workspace;
 use baton_store::scan;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+pub(super) use step::Doing;
+use step::Step;
+
+use super::ahead::Ahead;
 use super::failure::{Fail, chain};
 use super::outbox::is_away;
 use super::{Daemon, remotes::Target};
@@ -31,7 +39,7 @@ use crate::api::socket::EventSender;
 use crate::queue::network;
 use crate::thinning::plan::Retention;
 use crate::thinning::thin;
-use crate::workspace::{PlaceError, TakeOptions, Taken, Workspaces};
+use crate::workspace::{Beside, PlaceError, TakeOptions, Taken, Workspaces};
 
 /// After a failure it is tried again after this time, then twice as long each time, up to the second.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -49,38 +57,6 @@ pub(super) struct Background {
     tasks: Mutex<HashMap<WorkspaceId, Arc<Step>>>,
     /// Commands that send something at this moment.
     urgent: watch::Sender<usize>,
-}
-
-/// A workspace that is kept in step.
-#[derive(Debug, Default)]
-pub(super) struct Step {
-    state: Mutex<State>,
-    /// Something other than a change of the tree asks for a look.
-    again: Notify,
-    /// The push under way is to stop.
-    give_way: Arc<AtomicBool>,
-    ended: AtomicBool,
-    end: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    doing: Doing,
-    error: Option<String>,
-    /// Whether the node cannot be reached.
-    away: bool,
-}
-
-/// What is being done about a workspace.
-#[derive(Clone, Debug, Default)]
-pub(super) enum Doing {
-    /// Nothing, or waiting for a quiet moment.
-    #[default]
-    Resting,
-    /// Looking at the tree.
-    Sealing(Arc<scan::Progress>, Instant),
-    /// Sending; nothing is known before the first batch.
-    Sending(Option<Progress>, Instant),
 }
 
 /// What became of one step.
@@ -113,28 +89,6 @@ impl Background {
 
     fn tasks(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Arc<Step>>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Step {
-    /// What is being done, why it failed last, and whether the node is away.
-    pub(super) fn report(&self) -> (Doing, Option<String>, bool) {
-        let state = self.lock();
-        (state.doing.clone(), state.error.clone(), state.away)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, doing: Doing) {
-        self.lock().doing = doing;
-    }
-
-    fn stop(&self) {
-        self.ended.store(true, Ordering::Relaxed);
-        self.give_way.store(true, Ordering::Relaxed);
-        self.end.notify_one();
     }
 }
 
@@ -343,17 +297,17 @@ impl Daemon {
         };
         let Some(target) = target else {
             // Nothing is joined, or nothing is to be sent by itself: the tree is kept here.
-            self.seal_in_background(step, id, root).await?;
+            self.seal_in_background(step, id, root, None).await?;
             return Ok(Outcome::InStep);
         };
         let node = target.remote.node;
         let _order = self.queue.order(id, node).await;
         step.give_way.store(false, Ordering::Relaxed);
-        let taken = self.seal_in_background(step, id, root).await?;
+        let sealed = self.seal_in_background(step, id, root, Some(&target)).await?;
         if self.queue.is_busy(node) {
             return Err(Fail::new("remote-unreachable", "what was queued before is still waiting"));
         }
-        self.send_in_background(step, &target, node, taken).await
+        self.send_in_background(step, &target, node, sealed).await
     }
 
     async fn seal_in_background(
@@ -361,20 +315,30 @@ impl Daemon {
         step: &Arc<Step>,
         id: WorkspaceId,
         root: &std::path::Path,
-    ) -> Result<Taken, Fail> {
+        target: Option<&Target>,
+    ) -> Result<(Taken, Option<Ahead>), Fail> {
         let progress = Arc::new(scan::Progress::with_total());
         step.set(Doing::Sealing(Arc::clone(&progress), self.clock.instant()));
+        let mut ahead = None;
+        if let Some(target) = target.cloned() {
+            let (daemon, give_way) = (Arc::clone(self), Arc::clone(&step.give_way));
+            let prepare = move |_: &Self| Ok(daemon.ahead(id, &target, Some(give_way)));
+            ahead = Some(self.blocking("ahead", prepare).await?);
+        }
         let (daemon, root) = (Arc::clone(self), root.to_owned());
         let work = move || {
             daemon.workspaces.check_place(id, &root)?;
-            Ok::<_, Fail>(daemon.workspaces.take(&root, &TakeOptions::default(), &progress)?)
+            let beside = ahead.as_mut().map(|ahead| ahead as &mut dyn Beside);
+            let options = TakeOptions::default();
+            let taken = daemon.workspaces.take_beside(id, &root, &options, &progress, beside)?;
+            Ok::<_, Fail>((taken, ahead))
         };
         let sealed = self.tasks.run_low("seal", work).await;
-        let taken = sealed.map_err(|error| Fail::new("internal", chain(&error)))??;
+        let (taken, ahead) = sealed.map_err(|error| Fail::new("internal", chain(&error)))??;
         if taken.is_new {
             tracing::info!(snapshot = %taken.id, workspace = %id, changed = taken.files_changed, "sealed");
         }
-        Ok(taken)
+        Ok((taken, ahead))
     }
 
     async fn send_in_background(
@@ -382,7 +346,7 @@ impl Daemon {
         step: &Arc<Step>,
         target: &Target,
         node: NodeId,
-        taken: Taken,
+        (taken, ahead): (Taken, Option<Ahead>),
     ) -> Result<Outcome, Fail> {
         let (id, workspace) = (taken.id, taken.workspace);
         let acked =
@@ -400,6 +364,9 @@ impl Daemon {
                 }
             };
             let pushed = async move {
+                if let Some(ahead) = ahead {
+                    self.inhibitor.during(ahead.end(&events)).await;
+                }
                 // Its end is that of what follows it.
                 let what = (id, taken.snapshot);
                 self.push_snapshot(target, what, &step.give_way, &events).await

@@ -44,12 +44,13 @@ impl Daemon {
             session: handoff.clone(),
         };
         let root = to_path(call.path);
-        let order = self.order(&root, &target, events).await?;
-        let taken = self.take(root, options, events).await?;
+        let (workspace, order) = self.order(&root, &target, events).await?;
         if call.dry_run {
+            let taken = self.take(root, options, events).await?;
             let answer = self.handoff_answer(handoff, "dry-run", &target, &taken, taken.id).await?;
             return Ok(Answer::Handoff(Box::new(answer)));
         }
+        let (taken, ahead) = self.take_for((workspace, &target), root, options, events).await?;
         if target.embedded && !self.options.serving && !call.command.is_empty() {
             events
                 .note(
@@ -73,8 +74,8 @@ impl Daemon {
             })
         };
         let expires_ms = call.expires_ms.unwrap_or(EXPIRES_MS);
-        let parcel =
-            Parcel::handoff(target.clone(), &taken, run.clone(), self.clock.now_ms(), expires_ms)?;
+        let now = self.clock.now_ms();
+        let parcel = Parcel::handoff(target.clone(), &taken, ahead, run.clone(), now, expires_ms)?;
         let sent = self.send(parcel, order, false, events).await?;
         let mut answer = self.handoff_answer(handoff, sent.state, &target, &taken, sent.id).await?;
         answer.queue = sent.queue.map(|id| id.to_string());

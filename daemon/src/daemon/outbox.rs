@@ -14,15 +14,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_protocol::id::{NodeId, QueueId, SnapshotId};
+use baton_protocol::id::{NodeId, QueueId, SnapshotId, WorkspaceId};
 use baton_protocol::message::{Reply, Request, RunInfo, RunSpec};
 use baton_protocol::object::Snapshot;
+use baton_protocol::session::push::PushStats;
 use baton_store::catalog::history::Pin;
 use baton_store::catalog::queue::{Cost, Entry, EntryKind, EntryState, NewEntry};
 use baton_store::snapshot::load_snapshot;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
+use super::ahead::SentAhead;
 use super::failure::{Fail, chain};
 use super::remotes::Target;
 use super::transfer::Pushed;
@@ -41,6 +43,8 @@ pub(super) struct Parcel {
     pub(super) target: Target,
     wanted: NewEntry,
     snapshot: Snapshot,
+    /// What it has cost already to send some of it.
+    ahead: SentAhead,
 }
 
 /// What became of a parcel.
@@ -66,11 +70,7 @@ impl From<Pushed> for Sent {
             state: "acked",
             id: pushed.id,
             sequence: Some(pushed.snapshot.sequence),
-            cost: Cost {
-                bytes_sent: pushed.stats.bytes_sent,
-                objects_sent: pushed.stats.objects_sent,
-                round_trips: pushed.stats.round_trips,
-            },
+            cost: cost_of(pushed.stats),
             send_ms: Some(pushed.send_ms),
             run: None,
             queue: None,
@@ -79,24 +79,35 @@ impl From<Pushed> for Sent {
 }
 
 impl Parcel {
-    pub(super) fn push(target: Target, taken: &Taken, now: u64) -> Result<Self, Fail> {
-        Self::new(target, taken, EntryKind::Push, now)
+    pub(super) fn push(
+        target: Target,
+        taken: &Taken,
+        ahead: SentAhead,
+        now: u64,
+    ) -> Result<Self, Fail> {
+        Self::new(target, taken, EntryKind::Push, (ahead, now))
     }
 
     pub(super) fn handoff(
         target: Target,
         taken: &Taken,
+        ahead: SentAhead,
         run: Option<RunSpec>,
         now: u64,
         expires_ms: u64,
     ) -> Result<Self, Fail> {
-        let mut parcel = Self::new(target, taken, EntryKind::Handoff, now)?;
+        let mut parcel = Self::new(target, taken, EntryKind::Handoff, (ahead, now))?;
         parcel.wanted.run = run;
         parcel.wanted.expires_at = Some(now.saturating_add(expires_ms));
         Ok(parcel)
     }
 
-    fn new(target: Target, taken: &Taken, kind: EntryKind, now: u64) -> Result<Self, Fail> {
+    fn new(
+        target: Target,
+        taken: &Taken,
+        kind: EntryKind,
+        (ahead, now): (SentAhead, u64),
+    ) -> Result<Self, Fail> {
         let wanted = NewEntry {
             id: QueueId::from_bytes(random()?),
             kind,
@@ -109,7 +120,7 @@ impl Parcel {
             expires_at: None,
             begun: false,
         };
-        Ok(Self { target, wanted, snapshot: taken.snapshot.clone() })
+        Ok(Self { target, wanted, snapshot: taken.snapshot.clone(), ahead })
     }
 }
 
@@ -120,13 +131,13 @@ impl Daemon {
         root: &std::path::Path,
         target: &Target,
         events: &EventSender,
-    ) -> Result<OwnedMutexGuard<()>, Fail> {
+    ) -> Result<(WorkspaceId, OwnedMutexGuard<()>), Fail> {
         let root: PathBuf = root.to_owned();
         let find =
             self.blocking("workspace", move |daemon| Ok(daemon.workspaces.find_or_add(&root)?));
         let workspace = find.await?.id;
         let order = self.queue.order(workspace, target.remote.node);
-        Ok(self.while_telling(workspace, events, order).await)
+        Ok((workspace, self.while_telling(workspace, events, order).await))
     }
 
     /// Sends a parcel, or puts it into the queue; with `wait` the answer comes once the node has it.
@@ -192,12 +203,16 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Sent, Fail> {
         let airborne = self.queue.take_off(parcel.wanted.clone());
-        let Parcel { target, wanted, snapshot } = parcel;
+        let Parcel { target, wanted, snapshot, ahead } = parcel;
         let flight = Arc::clone(airborne.flight());
         let shipped = self.ship(wanted, snapshot, target, (&flight, false), events).await;
         match shipped {
-            Ok(sent) => {
+            Ok(mut sent) => {
                 airborne.land(Landed::Sent);
+                sent.cost.bytes_sent += ahead.stats.bytes_sent;
+                sent.cost.objects_sent += ahead.stats.objects_sent;
+                sent.cost.round_trips += ahead.stats.round_trips;
+                sent.send_ms = sent.send_ms.map(|ms| ms + ahead.wait_ms);
                 Ok(sent)
             }
             Err(fail) if flight.is_stopped() => {
@@ -225,11 +240,7 @@ impl Daemon {
         let stop = flight.stop_flag();
         let what = (wanted.snapshot, snapshot.clone());
         let pushed = self.push_snapshot(target, what, &stop, events).await?;
-        let mut cost = Cost {
-            bytes_sent: pushed.stats.bytes_sent,
-            objects_sent: pushed.stats.objects_sent,
-            round_trips: pushed.stats.round_trips,
-        };
+        let mut cost = cost_of(pushed.stats);
         let id = wanted.id;
         if pushed.id != wanted.snapshot {
             (wanted.snapshot, *snapshot) = (pushed.id, pushed.snapshot.clone());
@@ -438,6 +449,14 @@ impl Deliver for Daemon {
             let (sent, ()) = tokio::join!(work, passes_on);
             sent.map_err(undelivered)
         })
+    }
+}
+
+fn cost_of(stats: PushStats) -> Cost {
+    Cost {
+        bytes_sent: stats.bytes_sent,
+        objects_sent: stats.objects_sent,
+        round_trips: stats.round_trips,
     }
 }
 

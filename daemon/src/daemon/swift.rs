@@ -24,6 +24,7 @@ use baton_store::vault::Intake;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
+use super::ahead::SentAhead;
 use super::failure::Fail;
 use super::remotes::Target;
 use super::transfer::{Pushed, with_progress};
@@ -44,6 +45,8 @@ pub(super) struct Begun {
     pub(super) taken: Taken,
     /// Nothing where it is still to be sent.
     pub(super) pushed: Option<Pushed>,
+    /// What of it was sent already has cost.
+    pub(super) ahead: SentAhead,
 }
 
 /// Brings a snapshot to a node while it is being made durable here.
@@ -76,9 +79,10 @@ impl Daemon {
         let work = with_progress(work, &shown, "scan", events);
         let Some(begun) = self.inhibitor.during(work).await? else {
             let target = self.target(remote).await?;
-            let order = self.order(&root, &target, events).await?;
-            let taken = self.take(root, TakeOptions::default(), events).await?;
-            return Ok(Begun { target, order, taken, pushed: None });
+            let (workspace, order) = self.order(&root, &target, events).await?;
+            let options = TakeOptions::default();
+            let (taken, ahead) = self.take_for((workspace, &target), root, options, events).await?;
+            return Ok(Begun { target, order, taken, pushed: None, ahead });
         };
         for note in &begun.taken.notes {
             events.note(note.clone()).await;
@@ -104,6 +108,10 @@ impl Daemon {
             return Ok(None);
         }
         let Some(workspace) = self.workspaces.find(root)? else { return Ok(None) };
+        // A first snapshot is sent in another way.
+        if self.acks.get(workspace.id, remote.node)?.is_none() {
+            return Ok(None);
+        }
         let Some(order) = self.queue.try_order(workspace.id, remote.node) else { return Ok(None) };
         let mut courier = Courier { daemon: self, remote: &remote, under_way: None, pushed: None };
         let options = TakeOptions::default();
@@ -111,7 +119,7 @@ impl Daemon {
         let taken = self.workspaces.take_beside(workspace.id, root, &options, progress, beside)?;
         let pushed = courier.pushed;
         let target = Target { remote, embedded: false };
-        Ok(Some(Begun { target, order, taken, pushed }))
+        Ok(Some(Begun { target, order, taken, pushed, ahead: SentAhead::default() }))
     }
 }
 

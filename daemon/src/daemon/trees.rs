@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use baton_protocol::id::{SnapshotId, TreeId};
+use baton_protocol::id::{SnapshotId, TreeId, WorkspaceId};
 use baton_protocol::object::Snapshot;
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::Restored;
@@ -14,9 +14,11 @@ use baton_store::objects::ObjectSource;
 use baton_store::scan;
 use baton_store::snapshot::load_snapshot;
 
+use super::ahead::SentAhead;
 use super::background::Doing;
 use super::failure::{Fail, chain};
 use super::outbox::{Parcel, Sent};
+use super::remotes::Target;
 use super::report::to_path;
 use super::swift::Begun;
 use super::transfer::with_progress;
@@ -30,7 +32,7 @@ use crate::api::socket::EventSender;
 use crate::clock::{decimal_ms, rfc3339};
 use crate::keeper::Seen;
 use crate::thinning::{Walked, walk};
-use crate::workspace::{TakeOptions, Taken};
+use crate::workspace::{Beside, TakeError, TakeOptions, Taken, Workspaces};
 
 impl Daemon {
     /// Takes a snapshot, telling how far it is.
@@ -40,12 +42,47 @@ impl Daemon {
         options: TakeOptions,
         events: &EventSender,
     ) -> Result<Taken, Fail> {
+        let take = move |workspaces: &Workspaces, progress: &scan::Progress| {
+            Ok((workspaces.take(&root, &options, progress)?, ()))
+        };
+        Ok(self.take_with(take, events).await?.0)
+    }
+
+    /// Takes a snapshot for a node, which may have much of it when this returns; says what that has cost.
+    pub(super) async fn take_for(
+        self: &Arc<Self>,
+        (workspace, target): (WorkspaceId, &Target),
+        root: PathBuf,
+        options: TakeOptions,
+        events: &EventSender,
+    ) -> Result<(Taken, SentAhead), Fail> {
+        let _urgent = self.urgent(workspace);
+        let (daemon, target) = (Arc::clone(self), target.clone());
+        let take = move |workspaces: &Workspaces, progress: &scan::Progress| {
+            let mut ahead = daemon.ahead(workspace, &target, None);
+            let beside = Some(&mut ahead as &mut dyn Beside);
+            let taken = workspaces.take_beside(workspace, &root, &options, progress, beside)?;
+            Ok((taken, ahead))
+        };
+        let work = async {
+            let (taken, ahead) = self.take_with(take, events).await?;
+            Ok((taken, ahead.end(events).await))
+        };
+        self.inhibitor.during(work).await
+    }
+
+    async fn take_with<T: Send + 'static>(
+        self: &Arc<Self>,
+        take: impl FnOnce(&Workspaces, &scan::Progress) -> Result<(Taken, T), TakeError>
+        + Send
+        + 'static,
+        events: &EventSender,
+    ) -> Result<(Taken, T), Fail> {
         let progress = Arc::new(scan::Progress::default());
         let watched = Arc::clone(&progress);
-        let work = self.blocking("snapshot", move |daemon| {
-            Ok(daemon.workspaces.take(&root, &options, &progress)?)
-        });
-        let taken = with_progress(work, &watched, "scan", events).await?;
+        let work =
+            self.blocking("snapshot", move |daemon| Ok(take(&daemon.workspaces, &progress)?));
+        let (taken, with) = with_progress(work, &watched, "scan", events).await?;
         for note in &taken.notes {
             events.note(note.clone()).await;
         }
@@ -53,7 +90,7 @@ impl Daemon {
             snapshot = %taken.id, workspace = %taken.workspace, files = taken.sums.files,
             changed = taken.files_changed, "snapshot"
         );
-        Ok(taken)
+        Ok((taken, with))
     }
 
     pub(super) async fn snapshot(
@@ -78,13 +115,13 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Answer, Fail> {
         let started = self.clock.instant();
-        let Begun { target, order, taken, pushed } =
+        let Begun { target, order, taken, pushed, ahead } =
             self.begin_push(to_path(path), remote, events).await?;
         let remote = target.remote.name.clone();
         let sent = if let Some(pushed) = pushed {
             Sent::from(pushed)
         } else {
-            let parcel = Parcel::push(target, &taken, self.clock.now_ms())?;
+            let parcel = Parcel::push(target, &taken, ahead, self.clock.now_ms())?;
             self.send(parcel, order, wait, events).await?
         };
         let timing = TimingMs {

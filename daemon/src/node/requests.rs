@@ -10,7 +10,7 @@ use baton_store::store::Store;
 
 use super::{Handler, Handling, Session};
 use crate::runs::{Runs, RunsError};
-use crate::sync::{SyncError, Wire, fetch, push};
+use crate::sync::{Quota, SyncError, Wire, ahead, fetch, push};
 use crate::task::Tasks;
 use crate::transport::TransportError;
 
@@ -21,7 +21,7 @@ pub struct Requests {
     /// Runs.
     pub runs: Runs,
     /// What one push may cost.
-    pub quota: push::Quota,
+    pub quota: Quota,
     /// Where the blocking parts work.
     pub tasks: Tasks,
 }
@@ -36,7 +36,9 @@ impl Handler for Requests {
     fn handle(self: Arc<Self>, session: Session, request: Request) -> Handling {
         Box::pin(async move {
             match request {
-                Request::Push(_) | Request::Fetch => self.sync(session, request).await,
+                Request::Push(_) | Request::Ahead | Request::Fetch => {
+                    self.sync(session, request).await
+                }
                 Request::Refs => self.refs(session).await,
                 Request::Logs { run, from, follow } => {
                     let log = self.runs.logs(&session.device.user, run, from, follow).await;
@@ -49,7 +51,7 @@ impl Handler for Requests {
 }
 
 impl Requests {
-    /// Push and fetch: on a blocking thread, to the end of the stream.
+    /// What moves objects: on a blocking thread, to the end of the stream.
     async fn sync(&self, session: Session, request: Request) -> Result<(), TransportError> {
         let store = self.store.clone();
         let Session { device, stream, place } = session;
@@ -59,6 +61,7 @@ impl Requests {
             let vault = store.vault(device.vault).map_err(SyncError::Store);
             let outcome = vault.and_then(|vault| match &request {
                 Request::Push(hello) => push::receive(&mut wire, &vault, id, hello, quota),
+                Request::Ahead => ahead::receive(&mut wire, &vault, quota),
                 _ => fetch::answer(&mut wire, &vault),
             });
             // The place is held by the thread: it goes on where nobody waits for it any more.

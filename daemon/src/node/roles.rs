@@ -9,6 +9,7 @@ pub const fn required(request: &Request) -> Role {
         Request::Join { .. }
         | Request::Hello
         | Request::Push(_)
+        | Request::Ahead
         | Request::Fetch
         | Request::Refs
         | Request::ListRuns

@@ -5,10 +5,9 @@
 
 use std::sync::Arc;
 
-use baton_protocol::encode::Reader;
 use baton_protocol::frame::FrameKind;
 use baton_protocol::message::{
-    self, MAX_COMMAND, MAX_PROMPT, Opening, Refusal, RefusalCode, Reply, Request, VERSION,
+    MAX_COMMAND, MAX_PROMPT, Opening, OpeningError, Refusal, RefusalCode, Reply, Request, VERSION,
 };
 
 use super::registry::Peer;
@@ -74,25 +73,17 @@ async fn opening(
     if frame.kind != FrameKind::Message {
         return malformed();
     }
-    let Some((oldest, newest)) = versions(&frame.body) else { return malformed() };
-    // Before the rest: another version may have requests that we cannot read.
-    if !(oldest..=newest).contains(&VERSION.into()) {
-        let message = format!(
-            "this node (baton {PROGRAM}) speaks version {VERSION} of the messages, \
-             not {oldest} to {newest}"
-        );
-        return Ok(Err(Refusal { code: RefusalCode::Version, message }));
-    }
-    match message::decode::<Opening>(&frame.body) {
+    match Opening::decode(&frame.body) {
         Ok(opening) => Ok(check_size(&opening.request).map(|()| opening.request)),
-        Err(_) => malformed(),
+        Err(OpeningError::Version { oldest, newest }) => {
+            let message = format!(
+                "this node (baton {PROGRAM}) speaks version {VERSION} of the messages, \
+                 not {oldest} to {newest}"
+            );
+            Ok(Err(Refusal { code: RefusalCode::Version, message }))
+        }
+        Err(OpeningError::Malformed(_)) => malformed(),
     }
-}
-
-/// The first two numbers of an [`Opening`], which every version has.
-fn versions(body: &[u8]) -> Option<(u64, u64)> {
-    let mut from = Reader::new(body);
-    Some((from.varint().ok()?, from.varint().ok()?))
 }
 
 /// Refuses what would be too large to keep.

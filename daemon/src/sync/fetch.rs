@@ -158,11 +158,7 @@ fn accept(
 pub fn answer(wire: &mut Wire, vault: &Vault) -> Result<(), SyncError> {
     let mut open = OpenRecord::default();
     loop {
-        let frame = match wire.read() {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(wire.give_up(error)),
-        };
+        let Some(frame) = wire.listen()? else { return Ok(()) };
         let request = match frame.kind {
             FrameKind::Message => decode(&frame.body).ok(),
             FrameKind::Objects | FrameKind::Record => None,

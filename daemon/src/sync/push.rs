@@ -1,11 +1,10 @@
 //! A push: the sending home, and the receiving node.
 
 use baton_protocol::batch::{Parcel, Wanted};
-use baton_protocol::encode::DecodeError;
-use baton_protocol::frame::{FrameError, FrameKind, HEADER};
+use baton_protocol::frame::{FrameKind, HEADER};
 use baton_protocol::id::{DeviceId, ObjectId};
 use baton_protocol::message::{
-    MAX_IDS, PushHello, PushReply, PushRequest, RefusalCode, Reply, decode,
+    MAX_IDS, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, decode,
 };
 use baton_protocol::object::Snapshot;
 use baton_protocol::session::push::{
@@ -14,33 +13,10 @@ use baton_protocol::session::push::{
 use baton_store::error::StoreError;
 use baton_store::journal::RefUpdate;
 use baton_store::objects::{Location, ObjectSource, OpenRecord};
-use baton_store::segment::RecordEntry;
 use baton_store::vault::{CommitError, Intake, Vault};
 
-use super::records;
-use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, store_refusal};
-use crate::transport::TransportError;
-
-/// What one push may cost a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// Objects.
-    pub objects: u64,
-    /// Objects that could not be restored and were not asked for again: four bytes of memory each.
-    pub unresolved: usize,
-    /// Bytes after which what came is made durable and found, so that a push on another connection goes
-    /// on from there while this one still waits for a device that is gone.
-    pub keep_at: u64,
-    /// Bytes of the user's vault, what comes counted as compressed. Nothing: as much as the disk
-    /// holds.
-    pub vault: Option<u64>,
-}
-
-impl Default for Quota {
-    fn default() -> Self {
-        Self { objects: MAX_OBJECTS, unresolved: 4 << 20, keep_at: KEEP_AT, vault: None }
-    }
-}
+use super::incoming::{Incoming, Quota, TOO_MANY, TakeError};
+use super::{SyncError, Wire, records, store_refusal};
 
 /// Bytes that are gathered before they are written: a small push is one write, and one packet.
 const GATHER: usize = 64 * 1024;
@@ -144,10 +120,7 @@ fn send_records<S: ObjectSource + ?Sized>(
         if !sender.take_record(objects, HEADER + record.bytes.len()) {
             continue;
         }
-        if wire.is_stopped() {
-            return Err(SyncError::Cancelled);
-        }
-        or_why(wire, |wire| wire.write_frame(FrameKind::Record, record.bytes))?;
+        super::or_why(wire, |wire| wire.write_frame(FrameKind::Record, record.bytes))?;
         progress(sender.stats(), sender.queued());
     }
     Ok(())
@@ -157,25 +130,8 @@ fn write(wire: &mut Wire, bytes: &[u8]) -> Result<(), SyncError> {
     if bytes.is_empty() {
         return Ok(());
     }
-    // Without what is still to be sent, the commit last, the node moves nothing.
-    if wire.is_stopped() {
-        return Err(SyncError::Cancelled);
-    }
-    or_why(wire, |wire| Ok(wire.write(bytes)?))
-}
-
-/// Writes; where the node does not listen any more it has said why, or will not say anything.
-fn or_why(
-    wire: &mut Wire,
-    write: impl FnOnce(&mut Wire) -> Result<(), SyncError>,
-) -> Result<(), SyncError> {
-    match write(wire) {
-        Err(SyncError::Transport(TransportError::Stopped)) => match wire.answer()? {
-            Reply::Refused(refusal) => Err(SyncError::Refused(refusal)),
-            _ => Err(SyncError::OutOfTurn),
-        },
-        other => other,
-    }
+    // Called off: without what is still to be sent, the commit last, the node moves nothing.
+    super::or_why(wire, |wire| Ok(wire.write(bytes)?))
 }
 
 /// The node's side of a push; blocks until the ref is moved, refused, or the device is gone.
@@ -189,171 +145,97 @@ pub fn receive(
     hello: &PushHello,
     quota: Quota,
 ) -> Result<(), SyncError> {
-    let used = match quota.vault {
-        Some(_) => vault.disk_bytes()?,
-        None => 0,
-    };
-    let mut taken = 0u64;
-    let intake = vault.intake();
+    let mut incoming = Incoming::new(vault, quota)?;
     let mut receiver = PushReceiver::new();
-    let mut entries = Vec::new();
-    let mut objects = 0u64;
-    let mut unkept = 0u64;
-    // How many there were when more was asked for.
+    // How many objects there were when more was asked for.
     let mut asked_at = None;
     loop {
         let frame = match wire.read() {
             Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(intake.flush()?),
+            Ok(None) => return Ok(incoming.keep()?),
             Err(error) => {
-                intake.flush()?;
+                incoming.keep()?;
                 return Err(wire.give_up(error));
             }
         };
-        let reply = match frame.kind {
-            kind @ (FrameKind::Objects | FrameKind::Record) => {
-                let len = frame.body.len() as u64;
-                taken = taken.saturating_add(len);
-                if quota.vault.is_some_and(|most| used.saturating_add(taken) > most) {
-                    intake.flush()?;
-                    let message = "this user's quota on the node is used up";
-                    return Ok(wire.refuse(RefusalCode::Limit, message)?);
-                }
-                let came = match kind {
-                    FrameKind::Record => {
-                        take_record(&intake, &mut receiver, &mut entries, frame.body)
-                    }
-                    _ => take_batch(&intake, &mut receiver, &frame.body),
-                };
-                match came {
-                    Ok((count, bytes)) => {
-                        objects += count;
-                        unkept += bytes;
-                    }
-                    Err(error) => return error.tell(wire),
-                }
-                if objects > quota.objects || receiver.unresolved() > quota.unresolved {
-                    return Ok(wire.refuse(RefusalCode::Limit, "too many objects in one push")?);
-                }
-                if unkept >= quota.keep_at {
-                    if let Err(error) = intake.flush() {
-                        return TakeError::from(error).tell(wire);
-                    }
-                    unkept = 0;
-                }
-                continue;
-            }
+        let came = match frame.kind {
+            FrameKind::Record => incoming.record(frame.body).map(|count| {
+                (0..count).for_each(|_| receiver.accept_chunk());
+            }),
+            FrameKind::Objects => take_batch(&mut incoming, &mut receiver, &frame.body),
             FrameKind::Message => {
                 let Ok(PushRequest::Commit) = decode(&frame.body) else {
                     return Ok(wire.refuse(RefusalCode::Malformed, "not a commit")?);
                 };
-                if asked_at == Some(objects) {
+                if asked_at == Some(incoming.objects()) {
                     let message = "nothing came of what was asked for";
                     return Ok(wire.refuse(RefusalCode::Malformed, message)?);
                 }
-                match receiver.need_full() {
-                    Some(reply) => reply,
-                    None => match commit(&intake, device, hello) {
-                        Ok(reply) => reply,
-                        Err(CommitError::Missing(ids)) => {
-                            ask(wire, &ids)?;
-                            asked_at = Some(objects);
-                            continue;
-                        }
-                        Err(CommitError::Store(error))
-                            if !matches!(
-                                error,
-                                StoreError::Contradicted(_) | StoreError::Forged(_)
-                            ) =>
-                        {
-                            return Ok(wire.send(&Reply::Refused(store_refusal(&error)))?);
-                        }
-                        Err(error) => {
-                            return Ok(wire.refuse(RefusalCode::Malformed, error.to_string())?);
-                        }
-                    },
+                if answer_commit(wire, &incoming, &mut receiver, device, hello)? {
+                    return Ok(());
                 }
+                asked_at = Some(incoming.objects());
+                continue;
             }
         };
-        let last = matches!(reply, PushReply::Acked { .. } | PushReply::HeadMoved { .. });
-        wire.send(&Reply::Push(reply))?;
-        if last {
-            return Ok(());
+        if let Err(error) = came {
+            return error.tell(wire);
         }
-        asked_at = Some(objects);
-    }
-}
-
-enum TakeError {
-    Malformed(String),
-    Store(StoreError),
-}
-
-impl TakeError {
-    /// Ends the push with it.
-    fn tell(self, wire: &mut Wire) -> Result<(), SyncError> {
-        match self {
-            Self::Malformed(why) => Ok(wire.refuse(RefusalCode::Malformed, why)?),
-            Self::Store(error) => Ok(wire.send(&Reply::Refused(store_refusal(&error)))?),
+        if receiver.unresolved() > quota.unresolved {
+            return TakeError::Limit(TOO_MANY).tell(wire);
         }
     }
 }
 
-impl From<StoreError> for TakeError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Forged(_) => Self::Malformed(error.to_string()),
-            error => Self::Store(error),
-        }
-    }
-}
-
-impl From<FrameError> for TakeError {
-    fn from(error: FrameError) -> Self {
-        Self::Malformed(error.to_string())
-    }
-}
-
-impl From<DecodeError> for TakeError {
-    fn from(error: DecodeError) -> Self {
-        Self::Malformed(error.to_string())
-    }
-}
-
-/// Stages a record, whose hashes are checked beside; returns how many objects it says that it holds, and its bytes.
-fn take_record(
-    intake: &Intake,
+/// Answers a commit; true where that was the last word.
+fn answer_commit(
+    wire: &mut Wire,
+    incoming: &Incoming,
     receiver: &mut PushReceiver,
-    entries: &mut Vec<RecordEntry>,
-    body: Vec<u8>,
-) -> Result<(u64, u64), TakeError> {
-    let len = body.len() as u64;
-    let damaged = || TakeError::Malformed("a damaged record".to_owned());
-    let head = records::table(&body, entries).ok_or_else(damaged)?;
-    for _ in entries.iter() {
-        receiver.accept_chunk();
+    device: DeviceId,
+    hello: &PushHello,
+) -> Result<bool, SyncError> {
+    if let Some(reply) = receiver.need_full() {
+        wire.send(&Reply::Push(reply))?;
+        return Ok(false);
     }
-    intake.put_record(body, head, entries)?;
-    Ok((entries.len() as u64, len))
+    let reply = match commit(incoming.intake(), device, hello) {
+        Ok(reply) => Reply::Push(reply),
+        Err(CommitError::Missing(ids)) => {
+            ask(wire, &ids)?;
+            return Ok(false);
+        }
+        Err(CommitError::Store(error))
+            if !matches!(error, StoreError::Contradicted(_) | StoreError::Forged(_)) =>
+        {
+            Reply::Refused(store_refusal(&error))
+        }
+        Err(error) => {
+            Reply::Refused(Refusal { code: RefusalCode::Malformed, message: error.to_string() })
+        }
+    };
+    wire.send(&reply)?;
+    Ok(true)
 }
 
-/// Checks and stages the objects of one batch; returns how many came, and the bytes of those that are whole.
+/// Checks and stages the objects of one batch.
 fn take_batch(
-    intake: &Intake,
+    incoming: &mut Incoming,
     receiver: &mut PushReceiver,
     body: &[u8],
-) -> Result<(u64, u64), TakeError> {
+) -> Result<(), TakeError> {
+    incoming.weigh(body.len())?;
     let mut parcel = Parcel::decode(body)?;
     let count = parcel.len() as u64;
     while let Some(wanted) = parcel.next_base() {
-        parcel.supply(find_base(intake, wanted)?);
+        parcel.supply(find_base(incoming.intake(), wanted)?);
     }
-    let mut taken = 0;
-    for (id, bytes) in receiver.accept_batch(parcel)? {
-        intake.put_hashed(id, &bytes)?;
-        taken += bytes.len() as u64;
+    let mut bytes = 0;
+    for (id, object) in receiver.accept_batch(parcel)? {
+        incoming.intake().put_hashed(id, &object)?;
+        bytes += object.len() as u64;
     }
-    Ok((count, taken))
+    incoming.came(count, bytes)
 }
 
 /// Asks for what is missing, in as many messages as that takes.

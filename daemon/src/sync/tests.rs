@@ -1,6 +1,7 @@
 //! Two homes and a node on one machine: pushes and fetches that go well, that are cut off, and that meet
 //! a peer who lies.
 
+mod ahead;
 mod between;
 mod client;
 mod lying_node;
@@ -126,6 +127,15 @@ fn put_snapshot(sink: &Intake, snapshot: &Snapshot) -> SnapshotId {
     SnapshotId::from_bytes(sink.put(ObjectKind::Snapshot, &snapshot.encode()).unwrap().hash)
 }
 
+/// Puts a snapshot of these files, and keeps it.
+fn keep_files(intake: Intake, files: &Files, device: DeviceId, sequence: u64) -> SnapshotId {
+    let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), &bytes[..])).collect();
+    let (root, _) = put_directory(&intake, &files);
+    let id = put_snapshot(&intake, &snapshot_of(root, device, sequence));
+    intake.keep(&[id.into()]).unwrap();
+    id
+}
+
 /// A machine with a store and a key.
 struct Home {
     _folder: tempfile::TempDir,
@@ -158,12 +168,7 @@ impl Home {
 
     /// A snapshot of these files; no ref leads to it here.
     fn snapshot(&self, files: &Files, sequence: u64) -> SnapshotId {
-        let intake = self.vault.intake();
-        let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), &bytes[..])).collect();
-        let (root, _) = put_directory(&intake, &files);
-        let id = put_snapshot(&intake, &snapshot_of(root, self.device(), sequence));
-        intake.keep(&[id.into()]).unwrap();
-        id
+        keep_files(self.vault.intake(), files, self.device(), sequence)
     }
 
     async fn push(
@@ -244,7 +249,7 @@ fn hello(base: Option<SnapshotId>, new: SnapshotId) -> PushHello {
 #[derive(Clone, Default)]
 struct Settings {
     limits: Limits,
-    quota: push::Quota,
+    quota: super::Quota,
 }
 
 /// A node with real stores and runs.

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** reading ends. No more is read than the size that the file had when it was opened.
 
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use baton_protocol::id::ChunkId;
@@ -149,14 +149,17 @@ impl FileReader {
         progress: &Progress,
         inspect: Option<Inspect<'_>>,
     ) -> Result<Attempt, ReadError> {
+        let mut read = 0;
         if let Some(inspect) = inspect {
-            let read = self.fill(file, LOOKED_AT, LOOKED_AT)?;
+            read = self.fill(file, LOOKED_AT, LOOKED_AT)?;
             if let Some(finding) = inspect(self.small.get(..read).unwrap_or_default()) {
                 return Ok(Attempt::Held(finding));
             }
-            (&*file).rewind().map_err(|error| read_error(&error))?;
         }
-        let content = Watched { file, progress }.take(FileStat::new(before).size);
+        // What was inspected is what is put: somebody may be writing.
+        let inspected = self.small.get(..read).unwrap_or_default();
+        let content = inspected.chain(Watched { file, progress });
+        let content = content.take(FileStat::new(before).size);
         let blob = self.chunker.store(content, sink).map_err(|error| match error {
             ChunkError::Store(error) => ReadError::Scan(error.into()),
             ChunkError::Read(error) => read_error(&error),

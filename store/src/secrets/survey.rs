@@ -56,7 +56,7 @@ impl Survey {
 #[ignore = "a measurement by hand, over the folders in BATON_SURVEY"]
 fn survey() {
     let rules = SecretRules::standard().unwrap();
-    println!("{} rules, automaton {} bytes", rules.count(), rules.words.memory_usage());
+    println!("{} rules, tables of {} bytes", rules.count(), rules.words.memory_usage());
     let folders = std::env::var("BATON_SURVEY").unwrap();
     for folder in folders.split(':').map(Path::new) {
         let mut survey = Survey::default();

@@ -4,6 +4,7 @@ use baton_protocol::id::{ChunkId, ManifestId};
 use baton_protocol::object::{Blob, Content, MAX_CHUNK};
 
 use super::*;
+use crate::fs;
 
 fn stat(size: u64) -> FileStat {
     FileStat {
@@ -83,12 +84,43 @@ fn what_a_scan_without_an_end_has_written_is_not_trusted() {
     let cache = StatCache::open(&path);
     assert!(cache.is_trusted());
     cache.begin_scan();
+    assert!(!cache.is_trusted());
+    drop(cache);
+    // It had written nothing.
+    let cache = StatCache::open(&path);
+    assert!(cache.is_trusted());
+    cache.begin_scan();
+    fill(&cache);
+    cache.flush();
     drop(cache);
     let cache = StatCache::open(&path);
     assert!(!cache.is_trusted());
+    // What another scan finds as it was written is kept with what that scan writes.
+    cache.begin_scan();
     cache.end_scan();
+    assert!(cache.is_trusted());
     drop(cache);
     assert!(StatCache::open(&path).is_trusted());
+    // Rows that were written before a scan began and not kept may be found by it as they are.
+    let cache = StatCache::open(&path);
+    cache.set(PATHS[0], b"one", None);
+    cache.flush();
+    cache.begin_scan();
+    cache.flush();
+    drop(cache);
+    let cache = StatCache::open(&path);
+    assert!(!cache.is_trusted());
+    cache.begin_scan();
+    cache.end_scan();
+    drop(cache);
+    // Forgetting everything forgets that too, and the next row says it again.
+    let cache = StatCache::open(&path);
+    cache.begin_scan();
+    cache.clear();
+    fill(&cache);
+    cache.flush();
+    drop(cache);
+    assert!(!StatCache::open(&path).is_trusted());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::staging::{Staging, lock};
 use crate::error::StoreError;
 use crate::journal::{Commit, Entry, RefUpdate};
 use crate::layout::Class;
-use crate::objects::{ObjectSink, ObjectSource};
+use crate::objects::{AppendObserver, ObjectSink, ObjectSource};
 use crate::segment::{RecordBuilder, RecordEntry, RecordHead};
 
 /// Bytes of memory up to which a commit goes into the journal.
@@ -118,6 +118,11 @@ impl Intake {
     /// The vault it goes into.
     pub const fn vault(&self) -> &Vault {
         &self.vault
+    }
+
+    /// Tells somebody of each record of file data that what is put makes, as soon as it stands in the log.
+    pub fn tell(&self, observer: Arc<dyn AppendObserver>) {
+        self.staging.tell(observer);
     }
 
     /// Whether all that was put is in memory, to go into the journal as one entry.
@@ -247,6 +252,13 @@ impl Intake {
     /// Makes what went to segments durable and indexed. What is still in memory stays there.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.staging.flush(&self.vault)
+    }
+
+    /// The same with what is still in memory.
+    pub fn flush_all(&self) -> Result<(), StoreError> {
+        let spilled = lock(&self.small).spill();
+        self.store(&spilled)?;
+        self.flush()
     }
 
     /// Puts an object on its way into a segment, whatever its size.

@@ -23,7 +23,7 @@ use super::Vault;
 use crate::error::StoreError;
 use crate::index::Location;
 use crate::layout::Class;
-use crate::objects::ObjectSource;
+use crate::objects::{AppendObserver, ObjectSource};
 use crate::segment::{Record, RecordBuilder, RecordDecoder, RecordEntry, RecordPacker};
 
 /// Records under construction for each class: as many threads can put at once.
@@ -87,6 +87,8 @@ struct Log {
     /// The same for taking records apart.
     openers: Mutex<Vec<Proved>>,
     failed: OnceLock<Failure>,
+    /// Who hears of records of file data.
+    observer: OnceLock<Arc<dyn AppendObserver>>,
 }
 
 /// Why nothing more is taken.
@@ -113,6 +115,11 @@ impl Staging {
             metadata: Default::default(),
             packing: Packing::default(),
         }
+    }
+
+    /// Tells somebody of each record of file data; the first one who asks for that.
+    pub(super) fn tell(&self, observer: Arc<dyn AppendObserver>) {
+        self.log.observer.get_or_init(|| observer);
     }
 
     /// Refuses where something that was put has been lost on its way.
@@ -288,7 +295,7 @@ impl Log {
                 let proved = self.prove(&bytes)?;
                 let entries = &proved.record.entries;
                 let appended = self.note(vault.append_record(Class::Data, &bytes, entries))?;
-                self.note_appended(appended, entries);
+                self.note_appended(Class::Data, appended, entries);
                 lock(&self.openers).push(proved);
             }
         }
@@ -353,7 +360,7 @@ impl Log {
             let encoded = packer.pack(&builder, class).map_err(StoreError::Compress);
             let entries = builder.entries();
             let appended = encoded.and_then(|record| vault.append_record(class, record, entries));
-            self.note_appended(self.note(appended)?, entries);
+            self.note_appended(class, self.note(appended)?, entries);
             builder.clear();
         }
         lock(&self.benches).push(Workbench { packer, builder });
@@ -362,13 +369,19 @@ impl Log {
 
     fn note_appended(
         &self,
+        class: Class,
         (segment, offset, record_len): (u32, u64, u32),
         entries: &[RecordEntry],
     ) {
+        let at = |entry| super::segments::place(segment, offset, record_len, entry);
+        let observer = self.observer.get().filter(|_| class == Class::Data);
+        if let (Some(observer), Some(first)) = (observer, entries.first()) {
+            observer.appended(at(first), entries);
+        }
         let mut appended = lock(&self.appended);
         appended.bytes += u64::from(record_len);
         for entry in entries {
-            let at = super::segments::place(segment, offset, record_len, entry);
+            let at = at(entry);
             self.place(entry.id, Place::Segment(at));
             appended.rows.push((entry.id, at));
         }

@@ -12,10 +12,10 @@ use baton_store::segment::RecordBuilder;
 use super::*;
 
 /// A stream on which anything can be said.
-struct Raw(FrameStream);
+pub(super) struct Raw(FrameStream);
 
 impl Raw {
-    async fn open(home: &Home, remote: &Remote, request: Request) -> Self {
+    pub(super) async fn open(home: &Home, remote: &Remote, request: Request) -> Self {
         let mut stream = within(home.pool.open(remote)).await.unwrap();
         stream.send(&Opening::new(request)).await.unwrap();
         Self(stream)
@@ -26,7 +26,7 @@ impl Raw {
     }
 
     /// Sends what the node may have stopped reading.
-    async fn send(&mut self, bytes: &[u8]) {
+    pub(super) async fn send(&mut self, bytes: &[u8]) {
         match self.0.write(bytes).await {
             Ok(()) | Err(TransportError::Stopped) => {}
             Err(error) => panic!("{error}"),
@@ -45,7 +45,7 @@ impl Raw {
         }
     }
 
-    async fn reply(&mut self) -> Reply {
+    pub(super) async fn reply(&mut self) -> Reply {
         within(self.0.receive()).await.unwrap()
     }
 
@@ -58,7 +58,7 @@ impl Raw {
     }
 
     /// What it is told, after which the node reads no more.
-    async fn refused(mut self) -> (RefusalCode, String) {
+    pub(super) async fn refused(mut self) -> (RefusalCode, String) {
         let told = Self::refusal(self.reply().await);
         assert!(matches!(within(self.0.read_frame()).await, Ok(None)), "more after a refusal");
         told
@@ -389,7 +389,8 @@ async fn asking_for_ever_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_without_end_meet_a_limit() {
-    let quota = push::Quota { objects: 100, unresolved: 10, ..push::Quota::default() };
+    let quota =
+        crate::sync::Quota { objects: 100, unresolved: 10, ..crate::sync::Quota::default() };
     let scene = Scene::new(&Settings { quota, ..Settings::default() }).await;
     let new = SnapshotId::from_bytes([1; 32]);
     let mut raw = scene.raw(new).await;

@@ -2,16 +2,19 @@
 
 use baton_protocol::id::ChunkId;
 use baton_protocol::message::{
-    FetchReply, PushReply, PushRequest, Refusal, RunInfo, WireId, encode,
+    AheadReply, FetchReply, PushReply, PushRequest, Refusal, RunInfo, WireId, encode,
 };
 use baton_protocol::object::{Blob, Content, Tree};
 use baton_protocol::session::fetch::FetchError;
 use baton_protocol::session::push::PushError;
 use baton_store::layout::Class;
+use baton_store::objects::Location;
 use baton_store::segment::RecordBuilder;
 
+use super::ahead::send_from;
 use super::*;
 use crate::client::ClientError;
+use crate::sync::ahead::Fresh;
 
 /// What the node does where an answer is due.
 enum Lie {
@@ -461,6 +464,27 @@ async fn a_snapshot_that_lies_about_itself_is_not_kept() {
         assert!(
             scene.home.vault.intake().missing(id.into(), 1).map_or(true, |ids| !ids.is_empty())
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_answers_end_what_is_sent_ahead() {
+    // With the last one the record that is wanted is not there, and the end is answered wrong.
+    for answer in [
+        Reply::Ahead(AheadReply::Kept),
+        Reply::Push(PushReply::HeadMoved { head: None }),
+        Reply::Ahead(AheadReply::Wanted(true)),
+    ] {
+        // On a connection of its own: it says the same for as long as anybody listens.
+        let scene = Scene::new().await;
+        *scene.script.plain.lock().unwrap() = encode(&answer).unwrap();
+        let (to, from) = std::sync::mpsc::channel();
+        let at = Location { segment: 9, offset: 0, record_len: 9, inner: 0, len: 1 };
+        to.send(Fresh { at, chunks: vec![[1; 8]] }).unwrap();
+        drop(to);
+        let (outcome, sent) = send_from(&scene.home, &scene.remote, from).await;
+        assert!(matches!(outcome, Err(SyncError::OutOfTurn)), "{answer:?}: {outcome:?}");
+        assert_eq!(sent.objects_sent, 0);
     }
 }
 

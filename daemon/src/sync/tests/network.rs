@@ -100,7 +100,7 @@ async fn a_push_outlives_another_address() {
 /// from what had come.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_into_a_hole_fails_and_goes_on_later() {
-    let quota = push::Quota { keep_at: 1024 * 1024, ..push::Quota::default() };
+    let quota = crate::sync::Quota { keep_at: 1024 * 1024, ..crate::sync::Quota::default() };
     let cloud = Cloud::start(&Settings { quota, ..Settings::default() });
     let weather = Weather { delay: Duration::from_millis(30), ..Weather::default() };
     let proxy = UdpProxy::new(cloud.node.address(), 5, weather);

@@ -1,0 +1,136 @@
+//! What is said of runs and their output.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{RunId, SnapshotId, ThreadId, WorkspaceId};
+
+/// What a run is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// The run's id.
+    pub run: RunId,
+    /// Its thread.
+    pub thread: ThreadId,
+    /// The workspace it works in.
+    pub workspace: WorkspaceId,
+    /// What it starts from.
+    pub snapshot: SnapshotId,
+    /// The program that does the work; `command` runs `command` itself.
+    pub agent: String,
+    /// The program and its arguments, as raw bytes, never through a shell.
+    pub command: Vec<Vec<u8>>,
+    /// What the user asked.
+    pub prompt: Option<String>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Accepted and durable.
+    Queued,
+    /// Its checkout is being made.
+    Preparing,
+    /// The program runs.
+    Running,
+    /// The program waits for an answer.
+    Waiting,
+    /// The program ended with code 0.
+    Succeeded,
+    /// It ended otherwise, or could not be started.
+    Failed,
+    /// The user ended it.
+    Cancelled,
+    /// The node died; the last snapshot stands.
+    Interrupted,
+}
+
+impl RunState {
+    /// Every state, in the order in which a run passes through them.
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Preparing,
+        Self::Running,
+        Self::Waiting,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Interrupted,
+    ];
+
+    /// The word used in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// Whether it will not change any more.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Interrupted)
+    }
+}
+
+/// A run as its node knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// What it was asked to do.
+    pub spec: RunSpec,
+    /// Where it stands.
+    pub state: RunState,
+    /// Why it failed or was interrupted, for people.
+    pub reason: Option<String>,
+    /// Its result; for a live run the latest snapshot.
+    pub result: Option<SnapshotId>,
+    /// How the program ended: its code, or 128 and the signal.
+    pub exit_code: Option<i32>,
+    /// Whether it runs in a room.
+    pub isolated: bool,
+    /// The working folder on the node.
+    pub checkout: Option<String>,
+    /// Milliseconds since 1970 by the node's clock.
+    pub created_at: u64,
+    /// Likewise.
+    pub started_at: Option<u64>,
+    /// Likewise.
+    pub ended_at: Option<u64>,
+}
+
+/// Where a line of output came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// The program's standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
+    /// The node itself, about the run.
+    Node,
+}
+
+/// Output of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Milliseconds since 1970 by the node's clock.
+    pub time: u64,
+    /// Where it came from.
+    pub stream: LogStream,
+    /// Raw bytes: a line with its end, or a piece of a long one. At most 64 KiB.
+    pub text: Vec<u8>,
+}
+
+/// What follows a request for output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogReply {
+    /// Some entries, in order.
+    Entries(Vec<LogEntry>),
+    /// No more will come: the run has ended, or following was not asked for.
+    End,
+}
