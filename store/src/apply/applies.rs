@@ -429,11 +429,18 @@ fn do_the_rest<S: ObjectSource + ?Sized>(
     shelf: &Shelf,
 ) -> Result<(), ApplyError> {
     let mut writing = Writing::new((&mut ground, shelf), &record.steps, &record.tight);
-    writing.settle()?;
-    let staged = writing.unstaged()?;
-    let staged: Vec<_> =
-        staged.into_iter().filter_map(|number| Some((number, record.steps.get(number)?))).collect();
-    shelf.stage(source, &staged, (RestoreOptions::default(), &Progress::default()))?;
+    let staged = writing.settle().and_then(|()| writing.unstaged()).and_then(|staged| {
+        let step = |number| Some((number, record.steps.get(number)?));
+        let staged: Vec<_> = staged.into_iter().filter_map(step).collect();
+        shelf.stage(source, &staged, (RestoreOptions::default(), &Progress::default()))
+    });
+    if let Err(error) = staged {
+        // The failure that is told is the first one.
+        if let Err(left) = writing.set_modes(false) {
+            tracing::warn!(%left, "directories that were opened may be so still");
+        }
+        return Err(error);
+    }
     let (done, _) = writing.run()?;
     finish(folder, shelf, stage, &record.steps, &done)
 }

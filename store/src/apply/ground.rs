@@ -91,6 +91,47 @@ fn born(_fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(0)
 }
 
+/// Opens a directory as a place only, beneath the root and through no link.
+#[cfg(target_os = "linux")]
+fn reach(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    use rustix::fs::{ResolveFlags, openat, openat2};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let path = if path.is_empty() { b"." } else { path };
+    match openat2(root, path, flags, Mode::empty(), resolve) {
+        // Not in this kernel, or not in this sandbox.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let mut names = path.split(|&byte| byte == b'/');
+            let first = openat(root, names.next().unwrap_or(b"."), flags, Mode::empty())?;
+            names.try_fold(first, |above, name| openat(above, name, flags, Mode::empty()))
+        }
+        opened => opened,
+    }
+}
+
+/// Opens a directory, beneath the root and through no link.
+#[cfg(not(target_os = "linux"))]
+fn reach(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    open_directory(root, path)
+}
+
+/// Sets permissions of what was opened, be it as a place only.
+pub(super) fn change_mode(fd: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
+    match rustix::fs::fchmod(fd, mode) {
+        #[cfg(target_os = "linux")]
+        Err(Errno::BADF) => {
+            use std::os::fd::AsRawFd;
+            let at = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            // That it cannot be found there says nothing about the directory.
+            rustix::fs::chmod(at, mode).map_err(|error| match error {
+                Errno::NOENT | Errno::NOTDIR => Errno::ACCESS,
+                error => error,
+            })
+        }
+        done => done,
+    }
+}
+
 /// A checkout that is being changed.
 #[derive(Debug)]
 pub(super) struct Ground {
@@ -147,10 +188,11 @@ impl Ground {
         self.opened.as_ref().map(|(_, fd)| fd.as_fd()).ok_or(Errno::BADF)
     }
 
-    /// Whether a directory is on the file system of the root.
-    pub(super) fn is_on_mount(&mut self, path: &[u8]) -> Result<bool, Errno> {
-        let mount = self.mount;
-        Ok(Mount::of(self.directory(path)?)? == mount)
+    /// A directory of the checkout to look at, and to set the permissions of: where the system can do that, also
+    /// one that its owner may not open.
+    pub(super) fn reach(&mut self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        self.refuse_git(path)?;
+        reach(self.root.as_fd(), path)
     }
 
     /// Refuses a path that leads into git's folder under another name, as a file system can have it that does
@@ -163,7 +205,7 @@ impl Ground {
             if self.known.contains(above) {
                 continue;
             }
-            let fd = open_directory(self.root.as_fd(), above)?;
+            let fd = reach(self.root.as_fd(), above)?;
             if Inode::new(&rustix::fs::fstat(&fd)?) == git {
                 return Err(Errno::LOOP);
             }

@@ -3,6 +3,7 @@
 //! **Invariant:** nothing is written here. What would fail later, and can be known, fails now.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -12,11 +13,11 @@ use rustix::io::Errno;
 
 use super::ApplyError;
 use super::form::Form;
-use super::ground::Ground;
+use super::ground::{Ground, Mount};
 use super::journal::Done;
 use super::look::mode_of;
 use super::plan::Step;
-use super::shelf::may_write;
+use super::shelf::may_change;
 use crate::fs;
 use crate::scan::directory::{join, list};
 
@@ -74,16 +75,39 @@ pub(super) fn preflight(ground: &mut Ground, steps: &[Step]) -> Result<Preflight
     let mut found = Preflight::default();
     let mut tight = BTreeMap::new();
     let mut looked_at: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+    let closed: BTreeSet<&[u8]> = closed(steps)
+        .filter(|(_, mode)| mode & 0o100 == 0)
+        .map(|(path, _)| path.as_bytes())
+        .collect();
     for (number, step) in steps.iter().enumerate() {
         let Some((above, _)) = step.path.split_last() else { continue };
         let is_here = if let Some(&is_here) = looked_at.get(above) {
             is_here
         } else {
-            let is_here = look_at(ground, above, &mut tight)?;
+            let is_here = look_at(ground, above, &closed, &mut tight)?;
             looked_at.insert(above.to_vec(), is_here);
             is_here
         };
         if !is_here {
+            found.held.insert(number, Done::Refused);
+        }
+    }
+    for (path, mode) in self::closed(steps) {
+        let is_so = match ground.reach(path.as_bytes()).and_then(rustix::fs::fstat) {
+            Ok(stat) => mode_of(&stat) & 0o777 == mode,
+            // It is looked at when the one that it is in is open.
+            Err(error) => error == Errno::ACCESS,
+        };
+        if is_so {
+            tight.entry(path.clone()).or_insert(mode);
+        }
+    }
+    for (number, step) in steps.iter().enumerate() {
+        // Who may not enter the root could not put it back.
+        if let Some(Form::Directory { mode }) = step.to
+            && step.path.is_root()
+            && mode & 0o500 != 0o500
+        {
             found.held.insert(number, Done::Refused);
         }
     }
@@ -96,32 +120,48 @@ pub(super) fn preflight(ground: &mut Ground, steps: &[Step]) -> Result<Preflight
 fn look_at(
     ground: &mut Ground,
     path: &[u8],
+    closed: &BTreeSet<&[u8]>,
     tight: &mut BTreeMap<RelPath, u16>,
 ) -> Result<bool, ApplyError> {
     let refused = |ground: &Ground, error| Err(ground.failed("opening", path, error));
-    match ground.is_on_mount(path) {
-        Ok(true) => {}
-        Ok(false) => return Ok(false),
+    let looked = ground.reach(path).and_then(|fd| {
+        let (fd, mount) = (fd.as_fd(), ground.mount());
+        Ok((Mount::of(fd)? == mount, may_change(fd), rustix::fs::fstat(fd)?))
+    });
+    let (may_change, stat) = match looked {
+        Ok((true, may_change, stat)) => (may_change, stat),
+        Ok((false, ..)) => return Ok(false),
         // It will be made, or is not what it was.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(true),
-        Err(error) => return refused(ground, error),
-    }
-    let looked = ground.directory(path).and_then(|fd| Ok((may_write(fd), rustix::fs::fstat(fd)?)));
-    let (may_write, stat) = match looked {
-        Ok(looked) => looked,
+        // It is in one that will be opened.
+        Err(Errno::ACCESS) if ends(path).any(|above| closed.contains(above)) => return Ok(true),
         Err(error) => return refused(ground, error),
     };
     let mode = mode_of(&stat) & 0o777;
-    if may_write && mode & 0o300 == 0o300 {
+    if may_change && mode & 0o700 == 0o700 {
         return Ok(true);
     }
     let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
     let rel_path = RelPath::new(path).map_err(ApplyError::Path)?;
-    if mode & 0o300 != 0o300 && (is_ours || may_write) {
+    if mode & 0o700 != 0o700 && (is_ours || may_change) {
         tight.insert(rel_path, mode);
         return Ok(true);
     }
     refused(ground, if is_ours { Errno::ROFS } else { Errno::ACCESS })
+}
+
+/// The directories that a path is in.
+fn ends(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
+    slashes.filter_map(|(at, _)| path.get(..at))
+}
+
+/// Directories that the plan knows, and that their owner may not list, change or enter.
+fn closed(steps: &[Step]) -> impl Iterator<Item = (&RelPath, u16)> {
+    steps.iter().filter_map(|step| match step.from {
+        Some(Form::Directory { mode }) if mode & 0o700 != 0o700 => Some((&step.path, mode)),
+        _ => None,
+    })
 }
 
 /// Holds back what would take a directory away in which something is that the plan does not know: nobody
@@ -142,10 +182,17 @@ fn hold_what_is_not_known(
     let removed: BTreeSet<&[u8]> =
         steps.iter().filter(|step| step.to.is_none()).map(|step| step.path.as_bytes()).collect();
     for path in replaced {
-        if holds_others(ground, path, &removed)? {
+        let done = match holds_others(ground, path, &removed) {
+            Ok(true) => Some(Done::NotEmpty),
+            Ok(false) => None,
+            // Who may not list it cannot know.
+            Err(Errno::ACCESS) => Some(Done::Refused),
+            Err(error) => return Err(ground.failed("listing", path.as_bytes(), error)),
+        };
+        if let Some(done) = done {
             for (number, step) in steps.iter().enumerate() {
                 if step.path == *path {
-                    found.held.insert(number, Done::NotEmpty);
+                    found.held.insert(number, done);
                 } else if is_below(&step.path, path) {
                     found.held.insert(number, Done::Blocked);
                 }
@@ -159,13 +206,13 @@ fn holds_others(
     ground: &mut Ground,
     top: &RelPath,
     removed: &BTreeSet<&[u8]>,
-) -> Result<bool, ApplyError> {
+) -> Result<bool, Errno> {
     let mut open = vec![top.as_bytes().to_vec()];
     while let Some(path) = open.pop() {
         let entries = match ground.directory(&path).and_then(list) {
             Ok(entries) => entries,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-            Err(error) => return Err(ground.failed("listing", &path, error)),
+            Err(error) => return Err(error),
         };
         for (name, kind) in entries {
             let path = join(&path, &name);

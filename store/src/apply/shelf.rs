@@ -83,7 +83,7 @@ pub(super) fn choose_area(ground: &Ground, own: &Path, id: &str) -> Result<PathB
     let at = &ground.at;
     if let (Some(above), Some(name)) = (at.parent(), at.file_name()) {
         let fd = rustix::fs::open(above, DIRECTORY, Mode::empty());
-        if fd.is_ok_and(|fd| may_write(fd.as_fd())) && is_same(above) == Ok(true) {
+        if fd.is_ok_and(|fd| may_change(fd.as_fd())) && is_same(above) == Ok(true) {
             let kept = name.as_bytes();
             let mut beside = OsString::from(".");
             beside.push(OsStr::from_bytes(kept.get(..NAME_KEPT).unwrap_or(kept)));
@@ -94,10 +94,10 @@ pub(super) fn choose_area(ground: &Ground, own: &Path, id: &str) -> Result<PathB
     Ok(at.join(format!(".baton-apply-{id}")))
 }
 
-/// Whether entries of a directory may be made and taken away.
-pub(super) fn may_write(directory: BorrowedFd<'_>) -> bool {
+/// Whether entries of a directory may be listed, made and taken away.
+pub(super) fn may_change(directory: BorrowedFd<'_>) -> bool {
     use rustix::fs::Access;
-    let access = Access::WRITE_OK | Access::EXEC_OK;
+    let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     rustix::fs::accessat(directory, ".", access, AtFlags::EACCESS).is_ok()
 }
 

@@ -53,6 +53,29 @@ pub(crate) fn folder() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
+/// Does something without what root may do beyond others; nothing where this thread cannot give that up and have
+/// it again.
+#[cfg(target_os = "linux")]
+pub(crate) fn as_plain_owner<T>(work: impl FnOnce() -> T) -> Option<T> {
+    use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+    struct Again(CapabilitySets);
+    impl Drop for Again {
+        fn drop(&mut self) {
+            set_capabilities(None, self.0).unwrap();
+        }
+    }
+    let all = capabilities(None).unwrap();
+    let beyond = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    if !all.effective.contains(beyond) {
+        eprintln!("skipped: only root can read what keeps its owner out");
+        return None;
+    }
+    let less = CapabilitySets { effective: all.effective.difference(beyond), ..all };
+    set_capabilities(None, less).unwrap();
+    let _again = Again(all);
+    Some(work())
+}
+
 /// What stands at a path of a tree in memory.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Node {
@@ -232,6 +255,17 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// The same with directories that keep their owner out.
+    pub(crate) fn closed(mut self, rng: &mut Rng) -> Self {
+        const CLOSED: [u16; 6] = [0o000, 0o100, 0o200, 0o311, 0o500, 0o755];
+        for node in self.0.values_mut() {
+            if let Node::Directory(mode) = node {
+                *mode = CLOSED[rng.below(CLOSED.len())];
+            }
+        }
+        self
     }
 
     /// Puts it as trees.

@@ -1,32 +1,35 @@
 //! The writes of an apply, step by step.
 //!
 //! Directories first, then files, then what goes away; links when everything else is in place, and
-//! permissions of directories last. Each step looks at what is there, and can be done again.
+//! permissions of directories last, when all of it is durable. Each step looks at what is there, and can be done
+//! again.
 //!
+//! - [`changes`]: what is done with one path
 //! - [`permissions`]: those that change, and those that directories get meanwhile
+//! - [`ending`]: making it durable
 //! - [`settle`]: what a crash has left
 //!
 //! **Invariant:** what is replaced or taken away is looked at once more when it is out; where it is not what
 //! was expected, it goes back. What came out stays on the shelf. However it ends, directories have the
 //! permissions that they should.
 
+mod changes;
 mod permissions;
+mod ending;
 mod settle;
 
 use std::collections::{BTreeSet, HashMap};
 
 use baton_protocol::path::RelPath;
-use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
+use super::ApplyError;
 use super::form::Form;
 use super::ground::Ground;
 use super::journal::Done;
-use super::look::{Looker, is_directory, stat};
-use super::moves::take;
+use super::look::Looker;
 use super::plan::Step;
-use super::shelf::{SYNCED_ALONE, Shelf, make_directory, sync_all};
-use super::{ApplyError, crash};
+use super::shelf::{SYNCED_ALONE, Shelf};
 use crate::stat_cache::FileStat;
 
 /// What comes after what.
@@ -41,14 +44,9 @@ enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 6] = [
-        Self::Directories,
-        Self::Files,
-        Self::Removals,
-        Self::FilesForDirectories,
-        Self::Links,
-        Self::Modes,
-    ];
+    /// All but the last, which is the end of [`Writing::run`].
+    const NAMES: [Self; 5] =
+        [Self::Directories, Self::Files, Self::Removals, Self::FilesForDirectories, Self::Links];
 
     fn of(step: &Step) -> Self {
         use Form::{Directory, File, Link};
@@ -70,6 +68,10 @@ pub(super) struct Writing<'a> {
     shelf: &'a Shelf,
     steps: &'a [Step],
     tight: &'a [(RelPath, u16)],
+    /// Directories that were opened for their owner.
+    opened: Vec<Opened>,
+    /// Whether what changes its permissions is synced by itself.
+    syncs_alone: bool,
     looker: Looker,
     /// Steps that others need, by their path.
     needed: HashMap<&'a RelPath, usize>,
@@ -78,6 +80,16 @@ pub(super) struct Writing<'a> {
     is_resumed: bool,
     /// What came out, in the state in which it was looked at.
     out: Vec<(usize, FileStat)>,
+}
+
+/// A directory that was opened for its owner.
+#[derive(Debug)]
+struct Opened {
+    path: RelPath,
+    /// The permissions that it gets back.
+    mode: u16,
+    /// Those that a step gives it, and may have given it before it was cut off.
+    to: u16,
 }
 
 /// Why a step was not done.
@@ -126,31 +138,48 @@ impl<'a> Writing<'a> {
         let needed = steps.iter().enumerate().filter(|(_, step)| wanted.contains(&step.path));
         let needed = needed.map(|(number, step)| (&step.path, number)).collect();
         let (looker, done, out) = (Looker::default(), vec![Done::Waiting; steps.len()], Vec::new());
-        Self { ground, shelf, steps, tight, looker, needed, done, is_resumed: false, out }
+        let modes = steps.iter().filter(|step| {
+            mode_change(step).is_some()
+                || matches!(step.to, Some(Form::Directory { mode }) if mode & 0o700 != 0o700)
+        });
+        let syncs_alone = !cfg!(target_os = "linux") || tight.len() + modes.count() <= SYNCED_ALONE;
+        Self {
+            ground,
+            shelf,
+            steps,
+            tight,
+            opened: Vec::new(),
+            syncs_alone,
+            looker,
+            needed,
+            done,
+            is_resumed: false,
+            out,
+        }
     }
 
     /// Does all steps that are not done.
     pub(super) fn run(mut self) -> Result<(Vec<Done>, Vec<RelPath>), ApplyError> {
         self.loosen()?;
-        let ended = self.phases();
-        let tightened = self.tighten();
+        let ended = self.phases().and_then(|()| self.sync());
+        let tightened = self.set_modes(ended.is_ok());
         ended?;
         tightened?;
-        self.sync()?;
+        self.sync_modes()?;
         let late = self.changed_late();
         Ok((self.done, late))
     }
 
     fn phases(&mut self) -> Result<(), ApplyError> {
         let steps = self.steps;
-        for phase in Phase::ALL {
+        for phase in Phase::NAMES {
             let mut numbers: Vec<usize> = Vec::new();
             for (number, step) in steps.iter().enumerate() {
                 if Phase::of(step) == phase {
                     numbers.push(number);
                 }
             }
-            if matches!(phase, Phase::Removals | Phase::Modes) {
+            if phase == Phase::Removals {
                 numbers.reverse();
             }
             for number in numbers {
@@ -158,14 +187,20 @@ impl<'a> Writing<'a> {
                 if self.done.get(number).is_some_and(|&done| done != Done::Waiting) {
                     continue;
                 }
-                let mut done = self.step(number, step)?;
-                if done == Done::Found && self.is_resumed && self.was_made(number, step)? {
-                    done = Done::Made;
-                }
-                self.set(number, done);
+                self.step_once(number, step)?;
             }
         }
         Ok(())
+    }
+
+    /// Does a step, and notes what became of it.
+    fn step_once(&mut self, number: usize, step: &Step) -> Result<Done, ApplyError> {
+        let mut done = self.step(number, step)?;
+        if done == Done::Found && self.is_resumed && self.was_made(number, step)? {
+            done = Done::Made;
+        }
+        self.set(number, done);
+        Ok(done)
     }
 
     fn set(&mut self, number: usize, done: Done) {
@@ -223,270 +258,6 @@ impl<'a> Writing<'a> {
             Err(Errno::TXTBSY | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(Done::Refused),
             Err(Errno::NAMETOOLONG | Errno::ILSEQ | Errno::INVAL) => Ok(Done::NotCarried),
             Err(error) => Err(self.ground.failed("writing", step.path.as_bytes(), error)),
-        }
-    }
-
-    /// Puts something new where nothing is.
-    fn place(&mut self, number: usize, step: &Step) -> Result<Done, Errno> {
-        let (above, name) = split(&step.path);
-        let shelf = self.shelf;
-        let directory = self.ground.directory(above)?;
-        if self.looker.is(directory, name, step.to)? {
-            return Ok(Done::Found);
-        }
-        crash::point();
-        let placed = match step.to {
-            // No second name can be made for one.
-            Some(Form::Directory { mode }) if !shelf.abilities.new => {
-                make_directory(directory, name, mode)
-            }
-            _ => {
-                let number = number.to_string();
-                let from = (shelf.new_folder(), number.as_bytes());
-                shelf.abilities.put(from, (directory, name))
-            }
-        };
-        crash::point();
-        match placed {
-            Ok(()) => Ok(Done::Made),
-            Err(Errno::EXIST) => {
-                let is_so = self.looker.is(directory, name, step.to)?;
-                Ok(if is_so { Done::Found } else { Done::Changed })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Puts something new in the place of a file or link.
-    fn exchange(&mut self, number: usize, step: &Step) -> Result<Done, Stop> {
-        let (above, name) = split(&step.path);
-        let shelf = self.shelf;
-        let directory = self.ground.directory(above)?;
-        if self.looker.is(directory, name, step.to)? {
-            return Ok(Done::Found);
-        }
-        if !shelf.abilities.exchange {
-            return self.replace_in_two(number, step);
-        }
-        if !self.looker.is(directory, name, step.from)? {
-            return Ok(Done::Changed);
-        }
-        let text = number.to_string();
-        let new = (shelf.new_folder(), text.as_bytes());
-        crash::point();
-        match shelf.abilities.exchange(new, (directory, name)) {
-            Ok(()) => {}
-            Err(Errno::NOENT) => return Ok(Done::Changed),
-            Err(error) => return Err(error.into()),
-        }
-        crash::point();
-        // What cannot be looked at is not what was expected.
-        if self.looker.is(new.0, new.1, step.from) == Ok(true) {
-            self.keep(number).map_err(Stop::Halfway)?;
-            return Ok(Done::Made);
-        }
-        if let Err(error) = self.give_back(number, step) {
-            tracing::warn!(path = %step.path.display(), %error, "what came out stays on the shelf");
-            shelf.keep(number).map_err(Stop::Halfway)?;
-        }
-        Ok(Done::Changed)
-    }
-
-    /// Lets what came out, and is not what was expected, change places once more.
-    fn give_back(&mut self, number: usize, step: &Step) -> Result<(), Errno> {
-        let (above, name) = split(&step.path);
-        let shelf = self.shelf;
-        let directory = self.ground.directory(above)?;
-        let text = number.to_string();
-        let new = (shelf.new_folder(), text.as_bytes());
-        crash::point();
-        match shelf.abilities.exchange(new, (directory, name)) {
-            Ok(()) => {
-                crash::point();
-                // Somebody may have written to the new one while it was in its place.
-                if self.looker.is_staged(new.0, new.1, step.to) != Ok(true) {
-                    shelf.keep(number)?;
-                }
-                Ok(())
-            }
-            // The new one was taken away meanwhile.
-            Err(Errno::NOENT) => match shelf.abilities.put(new, (directory, name)) {
-                Err(Errno::EXIST) => shelf.keep(number),
-                done => done,
-            },
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The same as an exchange, where the file system has none: the old one goes out, and the new one in.
-    fn replace_in_two(&mut self, number: usize, step: &Step) -> Result<Done, Stop> {
-        match self.take_out(number, step)? {
-            Done::Made => {}
-            // It may have gone out before a crash.
-            Done::Found if self.has_come_out(number, step)? => {}
-            Done::Found => return Ok(Done::Changed),
-            other => return Ok(other),
-        }
-        match self.place(number, step) {
-            Ok(done) => Ok(done),
-            Err(error) => {
-                self.put_old_back(number, step).map_err(Stop::Halfway)?;
-                Err(Stop::Unchanged(error))
-            }
-        }
-    }
-
-    fn has_come_out(&mut self, number: usize, step: &Step) -> Result<bool, Errno> {
-        let name = number.to_string();
-        self.looker.is(self.shelf.out_folder(), name.as_bytes(), step.from)
-    }
-
-    /// Takes a file or link out of the checkout.
-    fn take_out(&mut self, number: usize, step: &Step) -> Result<Done, Stop> {
-        let (above, name) = split(&step.path);
-        let shelf = self.shelf;
-        let directory = match self.ground.directory(above) {
-            Ok(directory) => directory,
-            // It went with what it was in.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Done::Found),
-            Err(error) => return Err(error.into()),
-        };
-        if self.looker.is(directory, name, None)? {
-            return Ok(Done::Found);
-        }
-        if !self.looker.is(directory, name, step.from)? {
-            return Ok(Done::Changed);
-        }
-        // Through the place of what is new, so that it gets a free name where it stays.
-        let text = number.to_string();
-        let new = (shelf.new_folder(), text.as_bytes());
-        let is_staged = stat(new.0, new.1)?.is_some();
-        let out = if is_staged { (shelf.out_folder(), new.1) } else { new };
-        crash::point();
-        match take((directory, name), out) {
-            Ok(()) => {}
-            Err(Errno::NOENT) => return Ok(Done::Found),
-            // From before a crash: it came out, and somebody made another one.
-            Err(Errno::EXIST) => return Ok(Done::Changed),
-            Err(error) => return Err(error.into()),
-        }
-        crash::point();
-        if self.looker.is(out.0, out.1, step.from) == Ok(true) {
-            if is_staged {
-                self.note_out(number).map_err(Stop::Halfway)?;
-            } else {
-                self.keep(number).map_err(Stop::Halfway)?;
-            }
-            return Ok(Done::Made);
-        }
-        crash::point();
-        match shelf.abilities.put(out, (directory, name)) {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(path = %step.path.display(), %error, "what came out stays on the shelf");
-                if !is_staged {
-                    shelf.keep(number).map_err(Stop::Halfway)?;
-                }
-            }
-        }
-        Ok(Done::Changed)
-    }
-
-    fn remove_directory(&mut self, step: &Step) -> Result<Done, Errno> {
-        let (above, name) = split(&step.path);
-        let directory = match self.ground.directory(above) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Done::Found),
-            Err(error) => return Err(error),
-        };
-        crash::point();
-        match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
-            Ok(()) => Ok(Done::Made),
-            Err(Errno::NOENT) => Ok(Done::Found),
-            Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(Done::NotEmpty),
-            Err(Errno::NOTDIR) => Ok(Done::Changed),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Puts a file or link in the place of a directory, which is empty by now.
-    fn replace_directory(&mut self, number: usize, step: &Step) -> Result<Done, Stop> {
-        let (above, name) = split(&step.path);
-        let directory = self.ground.directory(above)?;
-        match stat(directory, name)? {
-            Some(found) if is_directory(&found) => match self.remove_directory(step)? {
-                Done::Made | Done::Found => {}
-                other => return Ok(other),
-            },
-            Some(_) => {
-                let is_so = self.looker.is(directory, name, step.to)?;
-                return Ok(if is_so { Done::Found } else { Done::Changed });
-            }
-            None => {}
-        }
-        let Some(Form::Directory { mode }) = step.from else { return Ok(Done::Changed) };
-        match self.place(number, step) {
-            Ok(done) => Ok(done),
-            Err(error) => {
-                crash::point();
-                let directory = self.ground.directory(above).map_err(Stop::Halfway)?;
-                match make_directory(directory, name, mode) {
-                    Ok(()) | Err(Errno::EXIST) => Err(Stop::Unchanged(error)),
-                    Err(error) => Err(Stop::Halfway(error)),
-                }
-            }
-        }
-    }
-
-    /// Puts what came out where it stays.
-    fn keep(&mut self, number: usize) -> Result<(), Errno> {
-        self.shelf.keep(number)?;
-        self.note_out(number)
-    }
-
-    fn note_out(&mut self, number: usize) -> Result<(), Errno> {
-        if let Some(found) = stat(self.shelf.out_folder(), number.to_string().as_bytes())? {
-            self.out.push((number, FileStat::new(&found)));
-        }
-        Ok(())
-    }
-
-    /// What was written to after it had come out, by whoever had it open.
-    fn changed_late(&self) -> Vec<RelPath> {
-        let is_late = |(number, before): &&(usize, FileStat)| {
-            let name = number.to_string();
-            let now = stat(self.shelf.out_folder(), name.as_bytes());
-            let now = now.ok().flatten().map(|now| FileStat::new(&now));
-            now.is_none_or(|now| FileStat { ctime: before.ctime, ..now } != *before)
-        };
-        let late = self.out.iter().filter(is_late);
-        late.filter_map(|(number, _)| Some(self.steps.get(*number)?.path.clone())).collect()
-    }
-
-    /// Makes the names durable that changed.
-    fn sync(&mut self) -> Result<(), ApplyError> {
-        let made = self.steps.iter().zip(&self.done).filter(|(_, done)| done.is_so());
-        let above: BTreeSet<&[u8]> = made.map(|(step, _)| split(&step.path).0).collect();
-        if above.is_empty() {
-            return Ok(());
-        }
-        let synced = |ground: &Ground, error| Err(ground.failed("syncing", b"", error));
-        if above.len() > SYNCED_ALONE {
-            match sync_all(self.ground.root()) {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) => return synced(self.ground, error),
-            }
-        }
-        for path in above {
-            match self.ground.directory(path).and_then(rustix::fs::fsync) {
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => return synced(self.ground, error),
-            }
-        }
-        match rustix::fs::fsync(self.shelf.out_folder()) {
-            Ok(()) => Ok(()),
-            Err(error) => synced(self.ground, error),
         }
     }
 }

@@ -180,6 +180,69 @@ fn so_it_is_where_names_cannot_change_places() {
     LIMITED.set(None);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn directories_that_keep_their_owner_out_do_not_keep_it_from_its_end() {
+    use crate::apply::testing::as_plain_owner;
+    /// What nobody may list cannot be known to be empty: of that an undo leaves what it is.
+    fn is_told(plan: &Plan) -> bool {
+        let is_closed =
+            |form: &Form| matches!(form, Form::Directory { mode } if mode & 0o500 != 0o500);
+        plan.steps.iter().any(|step| {
+            step.from.is_some_and(|from| !from.is_directory())
+                && step.to.as_ref().is_some_and(is_closed)
+        })
+    }
+    let mut rng = Rng::new(9);
+    let (mut seen, mut cuts) = (0, 0);
+    while seen < if is_nightly() { 300 } else { 25 } {
+        let mut case = Case::random(&mut rng);
+        case.there = case.there.closed(&mut rng);
+        let objects = MemoryObjects::default();
+        let plan = case.plan(&objects);
+        if plan.steps.is_empty() || is_told(&plan) {
+            continue;
+        }
+        seen += 1;
+        let result = carried_out(&plan, &case.here, &objects);
+        let what = |after| format!("case {seen} cut after {after}\n{:?}\n{plan:#?}", case.here);
+        for after in 0.. {
+            let ground = Ground::new(&case.here);
+            let work = || drop(ground.apply(&objects, &plan).unwrap());
+            let Some(is_cut) = as_plain_owner(|| cut_off(after, work)) else { return };
+            as_plain_owner(|| ground.resume(&objects));
+            if let Some(known) = ground.applies.list().unwrap().first() {
+                assert_eq!(known.stage, Stage::Applied, "{}", what(after));
+                assert_eq!(ground.tree(), result, "{}", what(after));
+                let id = known.record.id;
+                as_plain_owner(|| drop(ground.applies.undo(&objects, id, &ground.root()).unwrap()));
+            }
+            assert_eq!(ground.tree(), case.here, "{}", what(after));
+            if !is_cut {
+                break;
+            }
+            cuts += 1;
+        }
+        for after in 0.. {
+            let ground = Ground::new(&case.here);
+            let id = as_plain_owner(|| ground.apply(&objects, &plan).unwrap().id.unwrap()).unwrap();
+            let undo = || drop(ground.applies.undo(&objects, id, &ground.root()).unwrap());
+            let is_cut = as_plain_owner(|| cut_off(after, undo)).unwrap();
+            as_plain_owner(|| ground.resume(&objects));
+            if ground.applies.list().unwrap()[0].stage == Stage::Applied {
+                assert_eq!(ground.tree(), result, "undo: {}", what(after));
+                as_plain_owner(undo);
+            }
+            assert_eq!(ground.tree(), case.here, "undo: {}", what(after));
+            if !is_cut {
+                break;
+            }
+            cuts += 1;
+        }
+    }
+    assert!(cuts > 100, "{cuts}");
+}
+
 /// One that is cut off in the middle of its writes.
 fn half_done() -> (Case, MemoryObjects, Plan, Ground) {
     let (case, objects, plan) = cases(7, 1000).find(|(_, _, plan)| plan.steps.len() > 4).unwrap();
