@@ -12,7 +12,8 @@
 //! - [`moves`], [`shelf`]: what goes in and what comes out
 //! - [`preflight`]: what is looked at before the first write
 //! - [`writing`]: the writes
-//! - [`applies`]: all of it together: apply, resume, undo
+//! - [`applies`]: all of it together, and going on with it
+//! - [`undo`]: putting it back
 //!
 //! **Invariant:** every byte that was in the checkout is in it still, on the shelf of the apply for a week, or
 //! in the snapshot that was taken before. An error before the first write leaves everything as it was; after
@@ -37,6 +38,7 @@ mod shelf;
 mod preflight;
 mod writing;
 mod applies;
+mod undo;
 #[cfg(test)]
 mod testing;
 
@@ -49,12 +51,13 @@ use crate::checkout::RestoreError;
 use crate::error::StoreError;
 use crate::fs::FsError;
 
-pub use applies::{Applied, Applies, ApplyLock, Known, Request, Undone};
+pub use applies::{Applied, Applies, ApplyLock, Known, Request};
 pub use form::Form;
 pub use ignored::CheckoutRules;
 pub use journal::{Done, Record, Stage};
 pub use outcome::{Clash, Kept, Outcome};
 pub use plan::{Action, Plan, PlanOptions, Root, Step, Trees, plan};
+pub use undo::Undone;
 
 /// How long what came out of a checkout is kept, in milliseconds.
 pub const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;

@@ -277,8 +277,8 @@ impl Daemon {
             };
             let workspace = known.record.workspace;
             let root = daemon.root_of(&known.record)?;
-            // One that was being put back is gone on with by the undo itself, which tells what was kept.
-            if known.stage != Stage::Undoing {
+            // One that is on its way is put back from where it is.
+            if !matches!(known.stage, Stage::Begun | Stage::Undoing) {
                 daemon.finish_applies(workspace, &root)?;
             }
             let _lock = applies.lock(workspace)?;

@@ -1,4 +1,4 @@
-//! The applies of a home: made, gone on with, put back, and forgotten after a week.
+//! The applies of a home: made, gone on with, and forgotten after a week.
 //!
 //! **Invariant:** a plan is durable before anything is staged, and that it was begun before the first write. Of
 //! one that was planned and never begun nothing is left; one that was begun is gone on with to its end.
@@ -14,7 +14,7 @@ use super::ground::Ground;
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::{Plan, Step};
 use super::preflight::{Preflight, check_git, preflight};
-use super::shelf::{Pass, Shelf, choose_area, discard_staged, out_path, remove_area};
+use super::shelf::{Pass, Shelf, choose_area, remove_area};
 use super::writing::{Writing, needs_staging};
 use super::{ApplyError, KEPT_MS, crash};
 use crate::checkout::RestoreOptions;
@@ -53,19 +53,6 @@ pub struct Applied {
     pub late: Vec<RelPath>,
     /// Where what came out is.
     pub shelf: Option<PathBuf>,
-}
-
-/// What was put back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undone {
-    /// Which apply.
-    pub record: Record,
-    /// What is as it was before.
-    pub restored: Vec<RelPath>,
-    /// What was edited since, and was left.
-    pub kept: Vec<(RelPath, Done)>,
-    /// Where what came out is.
-    pub shelf: PathBuf,
 }
 
 /// An apply that is known.
@@ -232,68 +219,6 @@ impl Applies {
         Ok(Some(Known { record, stage }))
     }
 
-    /// Puts the state before an apply back, in the checkout that is at `root` now. What was edited since is
-    /// left, and told.
-    ///
-    /// The caller has the [lock](Self::lock) of the workspace.
-    pub fn undo<S: ObjectSource + ?Sized>(
-        &self,
-        source: &S,
-        id: ApplyId,
-        root: &Path,
-    ) -> Result<Undone, ApplyError> {
-        let folder = self.folder(id);
-        let was_undoing = folder.stage()? == Stage::Undoing;
-        self.resume(source, id, root)?;
-        let Some(record) = folder.record()? else { return Err(ApplyError::Unknown(id)) };
-        let record = record.moved(root);
-        if folder.stage()? == Stage::Undone {
-            if !was_undoing {
-                return Err(ApplyError::Undone(id));
-            }
-            // It was cut off, and is done now.
-            let undo = folder.undo()?.moved(root);
-            let done = folder.done(Stage::Undone, undo.steps.len())?;
-            return Ok(undone(undo, done, &[]));
-        }
-        let done = folder.done(Stage::Applied, record.steps.len())?;
-        let steps = reversed(&record.steps, &done);
-        let mut ground = ground_of(&record)?;
-        let Preflight { tight, held } = preflight(&mut ground, &steps)?;
-        let mut kept = Vec::new();
-        let mut left = Vec::with_capacity(steps.len());
-        for (number, step) in steps.into_iter().enumerate() {
-            match held.get(&number) {
-                Some(&done) => kept.push((step.path, done)),
-                None => left.push(step),
-            }
-        }
-        let undo = Record { tight, steps: left, held: kept, ..record.clone() };
-        // Of one that was cut off before it was begun.
-        discard_staged(&undo.area, Pass::Undo)?;
-        let shelf = Shelf::make(&ground, &undo.area, Pass::Undo)?;
-        let staged: Vec<_> =
-            undo.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
-        let options = (RestoreOptions::default(), &Progress::default());
-        let begun = shelf
-            .stage(source, &staged, options)
-            .and_then(|()| check_git(&record.root))
-            .and_then(|()| folder.begin_undo(&undo));
-        if let Err(error) = begun {
-            // Nothing was written yet.
-            if let Err(left) = shelf.clear(&undo.steps) {
-                tracing::warn!(%left, "an undo that was not begun left files");
-            }
-            return Err(error);
-        }
-        let interrupted =
-            |source: ApplyError| ApplyError::Interrupted { id, source: Box::new(source) };
-        let writing = Writing::new((&mut ground, &shelf), &undo.steps, &undo.tight);
-        let (done, late) = writing.run().map_err(interrupted)?;
-        finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
-        Ok(undone(undo, done, &late))
-    }
-
     /// Forgets applies that are older than [`KEPT_MS`], and what came out of checkouts with them; those to a
     /// workspace that is in use stay until the next time.
     pub fn purge(&self, now_ms: u64) -> Result<Vec<ApplyId>, ApplyError> {
@@ -316,7 +241,7 @@ impl Applies {
 
     /// Takes away all that is known of an apply: first what its record leads to. The record loses its name as
     /// one step, since a part of it would tell of another stage.
-    fn drop_record(&self, record: &Record) -> Result<(), ApplyError> {
+    pub(super) fn drop_record(&self, record: &Record) -> Result<(), ApplyError> {
         remove_area(&record.area)?;
         crash::point();
         let folder = self.folder(record.id).0;
@@ -340,26 +265,9 @@ impl Applies {
         Ok(())
     }
 
-    fn folder(&self, id: ApplyId) -> Folder {
+    pub(super) fn folder(&self, id: ApplyId) -> Folder {
         Folder(self.folder.join(id.to_string()))
     }
-}
-
-/// What was put back, by what became of each step that does so.
-fn undone(undo: Record, done: Vec<Done>, late: &[RelPath]) -> Undone {
-    let mut kept = undo.held.clone();
-    let mut restored = Vec::new();
-    for (step, done) in undo.steps.iter().zip(done) {
-        if done.is_so() && !late.contains(&step.path) {
-            restored.push(step.path.clone());
-        } else {
-            kept.push((step.path.clone(), done));
-        }
-    }
-    restored.sort_unstable();
-    kept.sort_by(|a, b| a.0.cmp(&b.0));
-    let shelf = out_path(&undo.area, Pass::Undo);
-    Undone { record: undo, restored, kept, shelf }
 }
 
 /// Everything up to the first write.
@@ -384,7 +292,7 @@ fn begin<S: ObjectSource + ?Sized>(
 }
 
 /// Notes what became of the steps, and takes away what is not needed any more.
-fn finish(
+pub(super) fn finish(
     folder: &Folder,
     shelf: &Shelf,
     stage: Stage,
@@ -398,7 +306,7 @@ fn finish(
 }
 
 /// The checkout that a record is of; where another folder is in its place, nothing is done there.
-fn ground_of(record: &Record) -> Result<Ground, ApplyError> {
+pub(super) fn ground_of(record: &Record) -> Result<Ground, ApplyError> {
     match Ground::open(&record.root) {
         Ok(ground) if ground.place() == record.place => Ok(ground),
         Err(error) if !matches!(&error, ApplyError::Fs(error) if error.is_not_found()) => {
@@ -443,24 +351,4 @@ fn do_the_rest<S: ObjectSource + ?Sized>(
     }
     let (done, _) = writing.run()?;
     finish(folder, shelf, stage, &record.steps, &done)
-}
-
-/// The steps that put back what was made.
-fn reversed(steps: &[Step], done: &[Done]) -> Vec<Step> {
-    let made = steps.iter().zip(done).filter(|(_, done)| **done == Done::Made);
-    let mut back: Vec<Step> = made
-        .map(|(step, _)| {
-            let Step { path, from, to, .. } = step.clone();
-            Step { path, from: to, to: from, needs: None }
-        })
-        .collect();
-    // What was moved goes back before it is taken away from where it is.
-    for (step, _) in steps.iter().zip(done).filter(|(_, done)| **done == Done::Made) {
-        if let Some(needed) = &step.needs
-            && let Some(other) = back.iter_mut().find(|back| back.path == *needed)
-        {
-            other.needs = Some(step.path.clone());
-        }
-    }
-    back
 }

@@ -180,6 +180,50 @@ fn so_it_is_where_names_cannot_change_places() {
     LIMITED.set(None);
 }
 
+/// Cuts applies off anywhere, and puts them back as they are: with nothing in the store but what was there before.
+/// Says how many were on their way.
+fn put_back_from_anywhere(seed: u64, count: usize) -> usize {
+    let mut on_the_way = 0;
+    let mut rng = Rng::new(seed);
+    for (number, (case, objects, plan)) in cases(seed, count).enumerate() {
+        let before = MemoryObjects::default();
+        case.here.store(&before);
+        for after in 0.. {
+            let ground = Ground::new(&case.here);
+            if !cut_off(after, || drop(ground.apply(&objects, &plan).unwrap())) {
+                break;
+            }
+            let what = || format!("case {number} cut after {after}\n{:?}\n{plan:#?}", case.here);
+            let Some(known) = ground.applies.list().unwrap().pop() else { continue };
+            on_the_way += usize::from(known.stage == Stage::Begun && ground.tree() != case.here);
+            let undo = || ground.applies.undo(&before, known.record.id, &ground.root());
+            // That can be cut off, too.
+            let is_cut = cut_off(rng.next() % 40, || drop(undo()));
+            match undo() {
+                Ok(undone) => assert_eq!(undone.kept, [], "{}", what()),
+                Err(ApplyError::Undone(_)) => {}
+                Err(ApplyError::Unknown(_)) if known.stage == Stage::Planned => {}
+                Err(error) => panic!("{error}: {is_cut} {}", what()),
+            }
+            assert_eq!(ground.tree(), case.here, "{}", what());
+            assert!(ground.applies.list().unwrap().iter().all(|one| one.stage == Stage::Undone));
+        }
+    }
+    on_the_way
+}
+
+#[test]
+fn one_that_cannot_be_gone_on_with_is_put_back_from_where_it_is() {
+    let count = if is_nightly() { 300 } else { 8 };
+    let mut on_the_way = put_back_from_anywhere(10, count);
+    LIMITED.set(Some(Abilities { new: true, exchange: false, link: true }));
+    on_the_way += put_back_from_anywhere(11, count);
+    LIMITED.set(Some(Abilities { new: false, exchange: false, link: true }));
+    on_the_way += put_back_from_anywhere(12, count);
+    LIMITED.set(None);
+    assert!(on_the_way > 50, "{on_the_way}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn directories_that_keep_their_owner_out_do_not_keep_it_from_its_end() {
@@ -210,8 +254,16 @@ fn directories_that_keep_their_owner_out_do_not_keep_it_from_its_end() {
             let ground = Ground::new(&case.here);
             let work = || drop(ground.apply(&objects, &plan).unwrap());
             let Some(is_cut) = as_plain_owner(|| cut_off(after, work)) else { return };
-            as_plain_owner(|| ground.resume(&objects));
-            if let Some(known) = ground.applies.list().unwrap().first() {
+            // It is gone on with, or put back from where it is.
+            let known = ground.applies.list().unwrap().pop();
+            match known.filter(|known| known.stage == Stage::Begun && after % 2 == 0) {
+                Some(known) => drop(as_plain_owner(|| {
+                    ground.applies.undo(&objects, known.record.id, &ground.root()).unwrap()
+                })),
+                None => drop(as_plain_owner(|| ground.resume(&objects))),
+            }
+            let known = ground.applies.list().unwrap().pop();
+            if let Some(known) = known.filter(|known| known.stage != Stage::Undone) {
                 assert_eq!(known.stage, Stage::Applied, "{}", what(after));
                 assert_eq!(ground.tree(), result, "{}", what(after));
                 let id = known.record.id;

@@ -6,11 +6,12 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-use super::{Writing, needs_staging, split};
+use super::{Opened, Writing, mode_change, needs_staging, split};
 use crate::apply::form::Form;
 use crate::apply::journal::Done;
-use crate::apply::look::stat;
+use crate::apply::look::{is_directory, mode_of, stat};
 use crate::apply::plan::Step;
+use crate::apply::shelf::make_directory;
 use crate::apply::{ApplyError, crash};
 
 impl Writing<'_> {
@@ -81,6 +82,89 @@ impl Writing<'_> {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Does nothing more: says which steps are done, and puts back what was done of one by halves.
+    pub(in crate::apply) fn stop(mut self) -> Result<Vec<Done>, ApplyError> {
+        let ended = self.settle().and_then(|()| {
+            let steps = self.steps;
+            for (number, step) in steps.iter().enumerate() {
+                if self.done.get(number).is_some_and(|&done| done != Done::Waiting) {
+                    continue;
+                }
+                match self.stop_step(number, step) {
+                    Ok(true) => self.set(number, Done::Made),
+                    // What it is in is not there any more.
+                    Ok(false) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    Err(error) => {
+                        return Err(self.ground.failed("looking at", step.path.as_bytes(), error));
+                    }
+                }
+            }
+            self.sync()
+        });
+        let tightened = self.set_modes(false);
+        ended?;
+        tightened?;
+        self.sync_modes()?;
+        Ok(self.done)
+    }
+
+    /// Whether a step was done, whatever became of it since.
+    fn stop_step(&mut self, number: usize, step: &Step) -> Result<bool, Errno> {
+        let (above, name) = split(&step.path);
+        let text = number.to_string();
+        if let Some((_, to)) = mode_change(step) {
+            let found = if step.path.is_root() {
+                Some(rustix::fs::fstat(self.ground.root())?)
+            } else {
+                stat(self.ground.directory(above)?, name)?
+            };
+            let open = self.opened.iter().find(|opened| opened.path == step.path);
+            let open = open.filter(|opened| opened.to == to).map(|_| to | 0o700);
+            let mode = found.as_ref().map(|found| mode_of(found) & 0o777);
+            return Ok(mode == Some(to) || (mode.is_some() && mode == open));
+        }
+        let is_out = stat(self.shelf.out_folder(), text.as_bytes())?.is_some();
+        if step.to.is_none() {
+            let was_directory = step.from.is_some_and(|from| from.is_directory());
+            if !was_directory {
+                return Ok(is_out);
+            }
+            return match self.ground.directory(above) {
+                Ok(directory) => Ok(stat(directory, name)?.is_none()),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(true),
+                Err(error) => Err(error),
+            };
+        }
+        if stat(self.shelf.new_folder(), text.as_bytes())?.is_none() {
+            return Ok(true);
+        }
+        let directory = self.ground.directory(above)?;
+        let found = stat(directory, name)?;
+        match (step.from, step.to) {
+            // Made in its place, where it cannot be moved there.
+            (from, Some(Form::Directory { .. }))
+                if !self.shelf.abilities.new && found.as_ref().is_some_and(is_directory) =>
+            {
+                Ok(from.is_none() || is_out)
+            }
+            // What was there has gone, and nothing new has come yet.
+            (Some(Form::Directory { mode }), _) if found.is_none() => {
+                crash::point();
+                make_directory(directory, name, mode)?;
+                if mode & 0o700 != 0o700 {
+                    let path = step.path.clone();
+                    self.opened.push(Opened { path, mode, to: mode });
+                }
+                Ok(false)
+            }
+            (Some(_), _) if found.is_none() && is_out => {
+                self.put_old_back(number, step)?;
+                Ok(false)
+            }
+            _ => Ok(false),
         }
     }
 
