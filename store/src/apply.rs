@@ -8,6 +8,7 @@
 //! - [`ground`]: the checkout; [`ignored`]: what its rules leave out
 //! - [`differences`], [`resolve`], [`renames`], [`plan`](mod@plan): what will be done, found from trees
 //! - [`journal`]: what is known of each apply, on the disk
+//! - [`git`]: git beside it, and its lock
 //! - [`look`]: what stands in the checkout
 //! - [`moves`], [`shelf`]: what goes in and what comes out
 //! - [`preflight`]: what is looked at before the first write
@@ -19,7 +20,7 @@
 //! in the snapshot that was taken before. An error before the first write leaves everything as it was; after
 //! it, the apply is gone on with by [`Applies::resume`].
 //!
-//! **Invariant:** git's own folder is never touched.
+//! **Invariant:** in git's own folder nothing is touched but its lock of the index, which is held meanwhile.
 
 mod crash;
 mod form;
@@ -32,6 +33,7 @@ mod resolve;
 mod renames;
 mod plan;
 mod journal;
+mod git;
 mod look;
 mod moves;
 mod shelf;

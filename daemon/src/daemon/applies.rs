@@ -4,6 +4,7 @@
 //!
 //! **Invariant:** one apply to a workspace at a time, and one that was cut off is gone on with before any other.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +55,11 @@ impl Daemon {
             daemon.forget_applies();
             match daemon.applies().list() {
                 Ok(known) => {
+                    let mut seen = HashSet::new();
                     for Known { record, .. } in known {
+                        if !seen.insert(record.workspace) {
+                            continue;
+                        }
                         // What cannot be done now is tried again by the next command.
                         let root = daemon.root_of(&record);
                         let finished =
@@ -93,16 +98,14 @@ impl Daemon {
     /// this one, stays as it is.
     fn finish_applies(&self, workspace: WorkspaceId, root: &Path) -> Result<(), Fail> {
         let applies = self.applies();
-        for Known { record, stage } in applies.list()? {
-            let is_open = matches!(stage, Stage::Planned | Stage::Begun | Stage::Undoing);
-            if record.workspace != workspace || !is_open {
+        for Known { record, .. } in applies.list()? {
+            if record.workspace != workspace {
                 continue;
             }
             let _lock = applies.lock(workspace)?;
             match applies.resume(&self.workspaces.vault, record.id, root) {
-                Ok(resumed) => {
-                    tracing::info!(apply = %record.id, done = resumed.is_some(), "went on with an apply");
-                }
+                Ok(None) => {}
+                Ok(Some(_)) => tracing::info!(apply = %record.id, "went on with an apply"),
                 Err(error @ ApplyError::OtherCheckout { .. }) => {
                     tracing::warn!(apply = %record.id, %error, "an apply stays half done");
                 }

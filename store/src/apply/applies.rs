@@ -10,10 +10,11 @@ use baton_protocol::id::{ApplyId, SnapshotId, WorkspaceId};
 use baton_protocol::path::RelPath;
 use rustix::fs::FlockOperation;
 
+use super::git::{GitLock, check_git, let_go_of_noted};
 use super::ground::Ground;
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::{Plan, Step};
-use super::preflight::{Preflight, check_git, preflight};
+use super::preflight::{Preflight, preflight};
 use super::shelf::{Pass, Shelf, choose_area, remove_area};
 use super::writing::{Writing, needs_staging};
 use super::{ApplyError, KEPT_MS, crash};
@@ -136,6 +137,7 @@ impl Applies {
         if let Some(known) = self.list()?.iter().find(|known| unfinished(known)) {
             return Err(ApplyError::Unfinished(known.record.id));
         }
+        check_git(&request.root, request.id)?;
         let Preflight { tight, held } = preflight(&mut ground, &plan.steps)?;
         let numbers: Vec<usize> =
             (0..plan.steps.len()).filter(|at| !held.contains_key(at)).collect();
@@ -167,8 +169,8 @@ impl Applies {
             steps,
         };
         let begun = begin(source, &mut ground, (&folder, &record), options, progress);
-        let shelf = match begun {
-            Ok(shelf) => shelf,
+        let (shelf, lock) = match begun {
+            Ok(begun) => begun,
             Err(error) => {
                 // Nothing was written yet. The failure that is told is the first one.
                 if let Err(left) = self.drop_record(&record) {
@@ -182,7 +184,7 @@ impl Applies {
             source: Box::new(source),
         };
         let writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
-        let (done, late) = writing.run().map_err(interrupted)?;
+        let (done, late) = lock.during(|| writing.run()).map_err(interrupted)?;
         finish(&folder, &shelf, Stage::Applied, &record.steps, &done).map_err(interrupted)?;
         for (number, done) in numbers.into_iter().zip(done) {
             if let Some(place) = all.get_mut(number) {
@@ -213,7 +215,11 @@ impl Applies {
             Stage::Undoing => {
                 go_on(source, &folder, &folder.undo()?.moved(root), (Pass::Undo, Stage::Undone))?;
             }
-            Stage::Applied | Stage::Undone => return Ok(None),
+            Stage::Applied | Stage::Undone => {
+                // An undo was cut off before it was begun.
+                let_go_of_noted(&folder, id)?;
+                return Ok(None);
+            }
         }
         let stage = folder.stage()?;
         Ok(Some(Known { record, stage }))
@@ -242,6 +248,7 @@ impl Applies {
     /// Takes away all that is known of an apply: first what its record leads to. The record loses its name as
     /// one step, since a part of it would tell of another stage.
     pub(super) fn drop_record(&self, record: &Record) -> Result<(), ApplyError> {
+        let_go_of_noted(&self.folder(record.id), record.id)?;
         remove_area(&record.area)?;
         crash::point();
         let folder = self.folder(record.id).0;
@@ -277,7 +284,7 @@ fn begin<S: ObjectSource + ?Sized>(
     (folder, record): (&Folder, &Record),
     options: RestoreOptions,
     progress: &Progress,
-) -> Result<Shelf, ApplyError> {
+) -> Result<(Shelf, GitLock), ApplyError> {
     crash::point();
     folder.plan(record)?;
     crash::point();
@@ -285,10 +292,9 @@ fn begin<S: ObjectSource + ?Sized>(
     let staged: Vec<_> =
         record.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
     shelf.stage(source, &staged, (options, progress))?;
-    // It took a while.
-    check_git(&record.root)?;
+    let lock = GitLock::hold(&record.root, folder, record.id)?;
     folder.note(Stage::Begun, &[])?;
-    Ok(shelf)
+    Ok((shelf, lock))
 }
 
 /// Notes what became of the steps, and takes away what is not needed any more.
@@ -324,18 +330,19 @@ fn go_on<S: ObjectSource + ?Sized>(
     (pass, stage): (Pass, Stage),
 ) -> Result<(), ApplyError> {
     let ground = ground_of(record)?;
-    check_git(&record.root)?;
     let shelf = Shelf::open(&ground, &record.area, pass)?;
-    let done = do_the_rest(source, (folder, record, stage), ground, &shelf);
+    let lock = GitLock::hold(&record.root, folder, record.id)?;
+    let done = lock.during(|| do_the_rest(source, record, ground, &shelf));
+    let done = done.and_then(|done| finish(folder, &shelf, stage, &record.steps, &done));
     done.map_err(|source| ApplyError::Interrupted { id: record.id, source: Box::new(source) })
 }
 
 fn do_the_rest<S: ObjectSource + ?Sized>(
     source: &S,
-    (folder, record, stage): (&Folder, &Record, Stage),
+    record: &Record,
     mut ground: Ground,
     shelf: &Shelf,
-) -> Result<(), ApplyError> {
+) -> Result<Vec<Done>, ApplyError> {
     let mut writing = Writing::new((&mut ground, shelf), &record.steps, &record.tight);
     let staged = writing.settle().and_then(|()| writing.unstaged()).and_then(|staged| {
         let step = |number| Some((number, record.steps.get(number)?));
@@ -349,6 +356,5 @@ fn do_the_rest<S: ObjectSource + ?Sized>(
         }
         return Err(error);
     }
-    let (done, _) = writing.run()?;
-    finish(folder, shelf, stage, &record.steps, &done)
+    Ok(writing.run()?.0)
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ID/plan      what will be done, and what is expected where
+//! ID/lock      where git's lock of the index is that is held meanwhile
 //! ID/begun     the first write may have happened
 //! ID/applied   it is done: what became of each step
 //! ID/undoing   it is being put back: the steps that do so
@@ -10,7 +11,7 @@
 //! ID.gone/     one that is being forgotten
 //! ```
 //!
-//! **Invariant:** each file is written once, as one step that survives a crash, and before what it announces.
+//! **Invariant:** each file but the lock's is written once, as one step that survives a crash, and before what it announces.
 //! One that is damaged is refused and not taken for anything.
 
 use std::ffi::OsString;
@@ -289,6 +290,21 @@ impl Folder {
         let bytes = self.read(name_of(stage))?.unwrap_or_default();
         let done: Option<Vec<_>> = bytes.iter().map(|&number| Done::from_number(number)).collect();
         done.filter(|done| done.len() == steps).ok_or_else(|| self.damaged(name_of(stage)))
+    }
+
+    /// Notes which file of git will be held.
+    pub(super) fn note_lock(&self, path: &Path) -> Result<(), ApplyError> {
+        self.write("lock", path.as_os_str().as_bytes().to_vec())
+    }
+
+    /// Which file of git may be held; nothing where none was noted.
+    pub(super) fn lock(&self) -> Result<Option<PathBuf>, ApplyError> {
+        Ok(self.read("lock")?.map(|bytes| PathBuf::from(OsString::from_vec(bytes))))
+    }
+
+    /// Notes that no file of git is held any more.
+    pub(super) fn forget_lock(&self) -> Result<(), ApplyError> {
+        Ok(fs::remove_file(&self.0.join("lock"))?)
     }
 
     fn write(&self, name: &str, mut bytes: Vec<u8>) -> Result<(), ApplyError> {

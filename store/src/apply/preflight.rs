@@ -1,13 +1,11 @@
-//! What is looked at before the first write: whether git is at work, and whether directories may be changed.
+//! What is looked at before the first write: whether directories may be changed.
 //!
 //! **Invariant:** nothing is written here. What would fail later, and can be known, fails now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
 
-use baton_protocol::path::{MAX_PATH, RelPath};
+use baton_protocol::path::RelPath;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -18,21 +16,7 @@ use super::journal::Done;
 use super::look::mode_of;
 use super::plan::Step;
 use super::shelf::may_change;
-use crate::fs;
 use crate::scan::directory::{join, list};
-
-/// What stands in git's folder while it is at work, and what it is then.
-const AT_WORK: [(&str, &str); 9] = [
-    ("index.lock", "another git command is at work"),
-    ("MERGE_HEAD", "a merge is under way"),
-    ("rebase-merge", "a rebase is under way"),
-    ("rebase-apply", "a rebase, or git am, is under way"),
-    ("CHERRY_PICK_HEAD", "a cherry-pick is under way"),
-    ("REVERT_HEAD", "a revert is under way"),
-    ("sequencer", "a cherry-pick or revert is under way"),
-    ("BISECT_LOG", "a bisect is under way"),
-    ("HEAD.lock", "another git command is at work"),
-];
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -43,35 +27,8 @@ pub(super) struct Preflight {
     pub(super) held: BTreeMap<usize, Done>,
 }
 
-/// Refuses while git is at work in a checkout.
-pub(super) fn check_git(root: &Path) -> Result<(), ApplyError> {
-    let Some(git) = git_folder(root)? else { return Ok(()) };
-    for (name, what) in AT_WORK {
-        let path = git.join(name);
-        if path.symlink_metadata().is_ok() {
-            return Err(ApplyError::GitBusy { what, path });
-        }
-    }
-    Ok(())
-}
-
-/// Where git keeps the state of a checkout; a linked worktree says it in a file.
-fn git_folder(root: &Path) -> Result<Option<PathBuf>, ApplyError> {
-    let git = root.join(".git");
-    match git.symlink_metadata() {
-        Err(_) => return Ok(None),
-        Ok(found) if !found.is_file() => return Ok(Some(git)),
-        Ok(_) => {}
-    }
-    let text = fs::read_if_exists(&git, MAX_PATH as u64 + 64)?.unwrap_or_default();
-    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let path = line.strip_prefix(b"gitdir: ").map(|path| path.strip_suffix(b"\r").unwrap_or(path));
-    Ok(path.map(|path| root.join(std::ffi::OsString::from_vec(path.to_vec()))))
-}
-
 /// Looks at the directories in which something changes.
 pub(super) fn preflight(ground: &mut Ground, steps: &[Step]) -> Result<Preflight, ApplyError> {
-    check_git(&ground.at)?;
     let mut found = Preflight::default();
     let mut tight = BTreeMap::new();
     let mut looked_at: BTreeMap<Vec<u8>, bool> = BTreeMap::new();

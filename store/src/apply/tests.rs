@@ -5,6 +5,7 @@
 mod planned;
 mod written;
 mod disturbed;
+mod git_beside;
 
 use std::path::Path;
 

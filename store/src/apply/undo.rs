@@ -12,9 +12,10 @@ use baton_protocol::path::RelPath;
 
 use super::ApplyError;
 use super::applies::{Applies, finish, ground_of};
+use super::git::{GitLock, check_git};
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::Step;
-use super::preflight::{Preflight, check_git, preflight};
+use super::preflight::{Preflight, preflight};
 use super::shelf::{Pass, Shelf, discard_staged, out_path};
 use super::writing::{Writing, needs_staging};
 use crate::checkout::RestoreOptions;
@@ -66,6 +67,7 @@ impl Applies {
         let done = folder.done(Stage::Applied, record.steps.len())?;
         let steps = reversed(&record.steps, &done);
         let mut ground = ground_of(&record)?;
+        check_git(&record.root, id)?;
         let Preflight { tight, held } = preflight(&mut ground, &steps)?;
         let mut kept = Vec::new();
         let mut left = Vec::with_capacity(steps.len());
@@ -84,19 +86,25 @@ impl Applies {
         let options = (RestoreOptions::default(), &Progress::default());
         let begun = shelf
             .stage(source, &staged, options)
-            .and_then(|()| check_git(&record.root))
-            .and_then(|()| folder.begin_undo(&undo));
-        if let Err(error) = begun {
-            // Nothing was written yet.
-            if let Err(left) = shelf.clear(&undo.steps) {
-                tracing::warn!(%left, "an undo that was not begun left files");
+            .and_then(|()| GitLock::hold(&record.root, &folder, id))
+            .and_then(|lock| match folder.begin_undo(&undo) {
+                Ok(()) => Ok(lock),
+                Err(error) => lock.during(|| Err(error)),
+            });
+        let lock = match begun {
+            Ok(lock) => lock,
+            Err(error) => {
+                // Nothing was written yet.
+                if let Err(left) = shelf.clear(&undo.steps) {
+                    tracing::warn!(%left, "an undo that was not begun left files");
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         let interrupted =
             |source: ApplyError| ApplyError::Interrupted { id, source: Box::new(source) };
         let writing = Writing::new((&mut ground, &shelf), &undo.steps, &undo.tight);
-        let (done, late) = writing.run().map_err(interrupted)?;
+        let (done, late) = lock.during(|| writing.run()).map_err(interrupted)?;
         finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
         Ok(undone(undo, done, &late))
     }
@@ -105,13 +113,13 @@ impl Applies {
 /// Lets one that was cut off end where it is: what of it is done is looked for, and noted.
 fn stop(folder: &Folder, record: &Record) -> Result<(), ApplyError> {
     let mut ground = ground_of(record)?;
-    check_git(&record.root)?;
     let shelf = Shelf::open(&ground, &record.area, Pass::Apply)?;
-    let interrupted =
-        |source: ApplyError| ApplyError::Interrupted { id: record.id, source: Box::new(source) };
+    let lock = GitLock::hold(&record.root, folder, record.id)?;
     let writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
-    let done = writing.stop().map_err(interrupted)?;
-    finish(folder, &shelf, Stage::Applied, &record.steps, &done).map_err(interrupted)
+    let stopped = lock.during(|| writing.stop());
+    stopped
+        .and_then(|done| finish(folder, &shelf, Stage::Applied, &record.steps, &done))
+        .map_err(|source| ApplyError::Interrupted { id: record.id, source: Box::new(source) })
 }
 
 /// What was put back, by what became of each step that does so.
