@@ -61,7 +61,7 @@ pub use outcome::{Clash, Kept, Outcome};
 pub use plan::{Action, Plan, PlanOptions, Root, Step, Trees, plan};
 pub use undo::Undone;
 
-/// How long what came out of a checkout is kept, in milliseconds.
+/// How long what came out of a checkout is kept, in milliseconds from the end of what took it out.
 pub const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// An apply, or putting one back, failed.

@@ -225,14 +225,17 @@ impl Applies {
         Ok(Some(Known { record, stage }))
     }
 
-    /// Forgets applies that are older than [`KEPT_MS`], and what came out of checkouts with them; those to a
+    /// Forgets applies that ended longer ago than [`KEPT_MS`], and what came out of checkouts with them; those to a
     /// workspace that is in use stay until the next time.
     pub fn purge(&self, now_ms: u64) -> Result<Vec<ApplyId>, ApplyError> {
         self.sweep()?;
         let mut purged = Vec::new();
         for Known { record, stage } in self.list()? {
-            let is_over = record.created_at.saturating_add(KEPT_MS) <= now_ms;
-            if !is_over || !matches!(stage, Stage::Applied | Stage::Undone) {
+            if !matches!(stage, Stage::Applied | Stage::Undone) {
+                continue;
+            }
+            let ended = self.folder(record.id).noted_at(stage)?.unwrap_or_default();
+            if ended.max(record.created_at).saturating_add(KEPT_MS) > now_ms {
                 continue;
             }
             match self.lock(record.workspace) {

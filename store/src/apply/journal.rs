@@ -292,6 +292,11 @@ impl Folder {
         done.filter(|done| done.len() == steps).ok_or_else(|| self.damaged(name_of(stage)))
     }
 
+    /// When a stage was noted, in milliseconds since 1970; nothing where it was not.
+    pub(super) fn noted_at(&self, stage: Stage) -> Result<Option<u64>, ApplyError> {
+        Ok(fs::modified_ms(&self.0.join(name_of(stage)))?)
+    }
+
     /// Notes which file of git will be held.
     pub(super) fn note_lock(&self, path: &Path) -> Result<(), ApplyError> {
         self.write("lock", path.as_os_str().as_bytes().to_vec())

@@ -352,7 +352,7 @@ fn one_that_is_forgotten_does_not_come_back() {
         let ground = Ground::new(&case.here);
         let id = ground.apply(&objects, &plan).unwrap().id.unwrap();
         ground.applies.undo(&objects, id, &ground.root()).unwrap();
-        let later = 1_000 + KEPT_MS;
+        let later = u64::MAX;
         let is_cut = cut_off(after, || drop(ground.applies.purge(later).unwrap()));
         let folder = ground.folder.path().join("applies");
         // It is known whole, or not at all.
@@ -371,6 +371,26 @@ fn one_that_is_forgotten_does_not_come_back() {
         }
     }
     assert!(left > 0, "it was never cut off in between");
+}
+
+#[test]
+fn what_came_out_is_kept_for_a_week_from_the_last_change() {
+    let (case, objects, plan) = cases(8, 1).next().unwrap();
+    let ground = Ground::new(&case.here);
+    let id = ground.apply(&objects, &plan).unwrap().id.unwrap();
+    // It was asked for long before it was done, and put back long after.
+    let ended = |stage: &str, at: u64| {
+        let path = ground.folder.path().join("applies").join(id.to_string()).join(stage);
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_millis(at)).unwrap();
+    };
+    let forgotten = |now| ground.applies.purge(now).unwrap();
+    ended("applied", 1_000 + KEPT_MS);
+    assert_eq!(forgotten(999 + 2 * KEPT_MS), []);
+    ground.applies.undo(&objects, id, &ground.root()).unwrap();
+    ended("undone", 1_000 + 2 * KEPT_MS);
+    assert_eq!(forgotten(999 + 3 * KEPT_MS), []);
+    assert_eq!(forgotten(1_000 + 3 * KEPT_MS), [id]);
 }
 
 #[test]
