@@ -13,10 +13,11 @@ use super::ApplyError;
 use super::form::Form;
 use super::ground::{Ground, Mount};
 use super::journal::Done;
-use super::look::mode_of;
+use super::look::{mode_of, stat};
 use super::plan::Step;
 use super::shelf::may_change;
 use crate::scan::directory::{join, list};
+use crate::stat_cache::Inode;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -68,6 +69,7 @@ pub(super) fn preflight(ground: &mut Ground, steps: &[Step]) -> Result<Preflight
             found.held.insert(number, Done::Refused);
         }
     }
+    hold_other_names(ground, steps, &mut found)?;
     hold_what_is_not_known(ground, steps, &mut found)?;
     found.tight = tight.into_iter().collect();
     Ok(found)
@@ -119,6 +121,60 @@ fn closed(steps: &[Step]) -> impl Iterator<Item = (&RelPath, u16)> {
         Some(Form::Directory { mode }) if mode & 0o700 != 0o700 => Some((&step.path, mode)),
         _ => None,
     })
+}
+
+/// Holds back a new name that leads to what another step takes away, and that step: a file system that does not
+/// tell case has one file there, which would be found under the new name and go with the old one.
+fn hold_other_names(
+    ground: &mut Ground,
+    steps: &[Step],
+    found: &mut Preflight,
+) -> Result<(), ApplyError> {
+    let leaves = |step: &Step| {
+        let was_directory = step.from.is_some_and(|from| from.is_directory());
+        let is_directory = step.to.is_some_and(|to| to.is_directory());
+        step.from.is_some() && (step.to.is_none() || (was_directory && !is_directory))
+    };
+    let mut comes: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    for (number, step) in steps.iter().enumerate().filter(|(_, step)| step.from.is_none()) {
+        if let Some(inode) = inode_at(ground, &step.path)? {
+            comes.entry(inode).or_default().push(number);
+        }
+    }
+    let mut others = BTreeSet::new();
+    if !comes.is_empty() {
+        for (number, step) in steps.iter().enumerate().filter(|(_, step)| leaves(step)) {
+            let inode = inode_at(ground, &step.path)?;
+            if let Some(same) = inode.and_then(|inode| comes.get(&inode)) {
+                others.insert(number);
+                others.extend(same);
+            }
+        }
+    }
+    let paths: BTreeSet<&[u8]> =
+        others.iter().filter_map(|&at| steps.get(at)).map(|step| step.path.as_bytes()).collect();
+    for (number, step) in steps.iter().enumerate() {
+        if others.contains(&number) {
+            found.held.insert(number, Done::NotCarried);
+        } else if ends(step.path.as_bytes()).any(|above| paths.contains(above)) {
+            found.held.insert(number, Done::Blocked);
+        }
+    }
+    Ok(())
+}
+
+/// What a path of the checkout leads to; nothing where that is nothing, or cannot be seen yet.
+fn inode_at(ground: &mut Ground, path: &RelPath) -> Result<Option<(u64, u64)>, ApplyError> {
+    let Some((above, name)) = path.split_last() else { return Ok(None) };
+    let found = ground.reach(above).and_then(|above| stat(above.as_fd(), name));
+    match found {
+        Ok(found) => Ok(found.as_ref().map(Inode::new).map(|inode| (inode.dev, inode.ino))),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS | Errno::NAMETOOLONG) => {
+            Ok(None)
+        }
+        Err(Errno::ILSEQ | Errno::INVAL) => Ok(None),
+        Err(error) => Err(ground.failed("looking at", path.as_bytes(), error)),
+    }
 }
 
 /// Holds back what would take a directory away in which something is that the plan does not know: nobody

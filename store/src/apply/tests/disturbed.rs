@@ -365,6 +365,62 @@ fn a_store_that_lacks_something_changes_nothing() {
     assert_eq!(crate::fs::list_dir(&top.path().join("applies")).unwrap(), [""; 0]);
 }
 
+#[test]
+fn what_gets_another_name_for_the_same_file_is_not_taken_away() {
+    let base = model(&[
+        ("Lib", Node::Directory(0o755)),
+        ("Lib/x", file("x")),
+        ("readme", file("1")),
+        ("same", file("same")),
+    ]);
+    let there = model(&[
+        ("README", file("2")),
+        ("lib", Node::Directory(0o755)),
+        ("lib/new", file("new")),
+        ("lib/x", file("x")),
+        ("SAME", file("same")),
+        ("other", file("other")),
+    ]);
+    let case = Case { base: base.clone(), here: base, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let top = folder();
+    let root = top.path().join("tree");
+    case.here.write(&root);
+    // A second name is what a file system that does not tell case would show under the new one.
+    for (path, name) in [("readme", "README"), ("same", "SAME")] {
+        std::fs::hard_link(root.join(path), root.join(name)).unwrap();
+    }
+    std::fs::create_dir(root.join("lib")).unwrap();
+    std::fs::hard_link(root.join("Lib/x"), root.join("lib/x")).unwrap();
+    let applies = Applies::new(&top.path().join("applies"));
+    let request = request(&root, 9);
+    let applied =
+        applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap();
+    let done: Vec<_> = plan
+        .steps
+        .iter()
+        .zip(applied.done)
+        .map(|(step, done)| (step.path.display().into_owned(), done))
+        .collect();
+    let expected = [
+        ("Lib", Done::NotEmpty),
+        ("Lib/x", Done::NotCarried),
+        ("README", Done::NotCarried),
+        ("SAME", Done::NotCarried),
+        ("lib", Done::Found),
+        ("lib/new", Done::Made),
+        ("lib/x", Done::NotCarried),
+        ("other", Done::Made),
+        ("readme", Done::NotCarried),
+        ("same", Done::NotCarried),
+    ];
+    assert_eq!(done, expected.map(|(path, done)| (path.to_owned(), done)));
+    for (path, text) in [("Lib/x", "x"), ("readme", "1"), ("same", "same"), ("other", "other")] {
+        assert_eq!(std::fs::read_to_string(root.join(path)).unwrap(), text);
+    }
+}
+
 /// A small disk of its own; nothing where this user may not mount one.
 struct SmallDisk(PathBuf);
 
