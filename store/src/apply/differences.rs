@@ -11,6 +11,7 @@ use super::ApplyError;
 use super::form::Form;
 use crate::diff::pair_entries;
 use crate::error::StoreError;
+use crate::ignore::is_own_name;
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 use crate::trees::compare;
@@ -50,6 +51,10 @@ pub(super) fn differences<S: ObjectSource + ?Sized>(
         let nodes = compare(source, old, new)?;
         for (old, new) in pair_entries(nodes.old, nodes.new) {
             let Some(entry) = new.as_ref().or(old.as_ref()) else { continue };
+            // No tree should have one, and where one has, it is not of this checkout.
+            if is_own_name(&entry.name) {
+                continue;
+            }
             let path = above.join(&entry.name);
             if path.as_bytes().len() > MAX_PATH {
                 return Err(StoreError::DamagedObject(entry.content()).into());

@@ -1,7 +1,7 @@
 //! The folder of an apply: what is new waits in it, and what came out of the checkout stays in it.
 //!
 //! It is on the file system of the checkout: in the home where that is the same one, else beside the checkout,
-//! else in it, where git is told to ignore it.
+//! else in it, where git is told to ignore it. It belongs to no tree.
 //!
 //! ```text
 //! making/N   a new file that is being written
@@ -30,6 +30,7 @@ use super::plan::Step;
 use crate::checkout::remove::remove_contents;
 use crate::checkout::{RestoreOptions, fill};
 use crate::fs::{self, Context};
+use crate::ignore::SHELF;
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 use crate::scan::directory::list;
@@ -87,11 +88,11 @@ pub(super) fn choose_area(ground: &Ground, own: &Path, id: &str) -> Result<PathB
             let kept = name.as_bytes();
             let mut beside = OsString::from(".");
             beside.push(OsStr::from_bytes(kept.get(..NAME_KEPT).unwrap_or(kept)));
-            beside.push(format!(".baton-apply-{id}"));
+            beside.push(format!("{SHELF}{id}"));
             return Ok(above.join(beside));
         }
     }
-    Ok(at.join(format!(".baton-apply-{id}")))
+    Ok(at.join(format!("{SHELF}{id}")))
 }
 
 /// Whether entries of a directory may be listed, made and taken away.

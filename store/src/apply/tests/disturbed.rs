@@ -285,6 +285,24 @@ fn names_that_could_reach_gits_folder_are_refused_by_name() {
 }
 
 #[test]
+fn what_another_apply_has_kept_is_not_brought_in() {
+    let objects = MemoryObjects::default();
+    let base = model(&[("a", file("1"))]).store(&objects);
+    let shelf = format!(".baton-apply-{}", "0".repeat(32));
+    let there = model(&[
+        (&shelf, Node::Directory(0o755)),
+        (&format!("{shelf}/out"), file("1")),
+        ("a", file("2")),
+    ]);
+    let there = there.store(&objects);
+    for (base, there) in [(base, there), (there, base)] {
+        let plan = planned(&objects, base, there).unwrap();
+        let steps: Vec<_> = plan.steps.iter().map(|step| step.path.display()).collect();
+        assert_eq!((steps, plan.actions.len()), (vec!["a".into()], 1));
+    }
+}
+
+#[test]
 fn a_tree_that_grows_without_end_is_refused_and_a_plan_can_be_called_off() {
     let objects = MemoryObjects::default();
     let put = |_, _: &Tree, bytes: Vec<u8>| objects.put(ObjectKind::Tree, &bytes).map(drop);
