@@ -231,7 +231,10 @@ fn leave_out<S: ObjectSource>(
             continue;
         }
         let Three { base: None, ours: None, theirs: Some(theirs), .. } = *three else { continue };
-        let is_named = named.iter().any(|named| is_at_or_below(key, named));
+        // So does who names something below it.
+        let is_named = named.iter().any(|named| {
+            is_at_or_below(key, named) || (theirs.is_directory() && is_below(named, key))
+        });
         if !is_named && is_ignored(key, theirs) {
             left_out.push(key.clone());
             told.push(Action {

@@ -600,6 +600,10 @@ fn what_a_build_made_there_is_left_out_unless_it_is_named() {
     let mut there = base.clone();
     for (path, node) in [
         (".gitignore", file("target/\n*.log\ndist\n")),
+        ("deep", Node::Directory(0o755)),
+        ("deep/target", Node::Directory(0o755)),
+        ("deep/target/b", file("built")),
+        ("deep/target/x", file("built")),
         ("dist", Node::Directory(0o755)),
         ("dist/x", file("built")),
         ("kept.log", file("edited\n")),
@@ -644,6 +648,8 @@ fn what_a_build_made_there_is_left_out_unless_it_is_named() {
     let ignored = || Outcome::Kept(Kept::Ignored);
     let expected = [
         (".gitignore", Outcome::Taken),
+        ("deep", Outcome::Taken),
+        ("deep/target", ignored()),
         ("dist", ignored()),
         ("kept.log", Outcome::Taken),
         ("src/.gitignore", Outcome::Taken),
@@ -659,6 +665,17 @@ fn what_a_build_made_there_is_left_out_unless_it_is_named() {
         ("target/debug/x", Outcome::Taken),
     ];
     assert_eq!(told(&["target"]), named.map(|(path, outcome)| (path.to_owned(), outcome)));
+    assert_eq!(told(&["target/debug/x"]), told(&["target"]));
+    assert_eq!(told(&["target/debug"]), told(&["target"]));
+    // What else is in it is left out all the same, and so is what is beside it.
+    let expected = [
+        ("deep", Outcome::Taken),
+        ("deep/target", Outcome::Taken),
+        ("deep/target/b", Outcome::Kept(Kept::Ignored)),
+        ("deep/target/x", Outcome::Taken),
+    ];
+    let both = told(&["deep", "deep/target/x"]);
+    assert_eq!(both, expected.map(|(path, outcome)| (path.to_owned(), outcome)));
 }
 
 #[test]
