@@ -107,7 +107,14 @@ fn what_both_sides_did_comes_together_and_can_be_put_back() {
     assert!(planned["undo"].is_null());
     assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
 
-    let applied = home.json_exit(&["pull", &run, "--apply"], 4);
+    assert!(!home.baton_home().join("applies").exists(), "a dry run writes nothing");
+
+    // Something is left, so it is no success, and all of it is told.
+    let applied = home.json_exit(&["pull", &run, "--apply"], 1);
+    assert_eq!(applied["error"]["code"], "not-all-applied");
+    let hint = text(&applied["error"], "hint");
+    assert!(hint.contains(&format!("baton undo {}", &text(&applied, "undo")[..8])), "{hint}");
+    assert_eq!(applied["receipt"]["snapshot"], applied["snapshot"]);
     assert_eq!(applied["actions"], planned["actions"]);
     assert_eq!(text(&applied, "root"), arg(&tree));
     let taken = [
@@ -201,12 +208,102 @@ fn a_part_is_applied_and_conflicts_are_marked_where_that_is_asked_for() {
     assert_eq!(read(&tree, "new/deep/file"), "new\n");
     assert_eq!(read(&tree, "theirs.txt"), "theirs\n");
     let args = ["pull", &run, "--apply", "--only", "clash.txt", "--conflicts", "markers"];
-    let marked = home.json_exit(&args, 4);
+    let marked = home.json_exit(&args, 1);
     assert_eq!(paths(&marked, "conflicts"), ["clash.txt"]);
     let expected = format!("<<<<<<< here\nhere\n=======\nthere\n>>>>>>> run {}\n", &run[..8]);
     assert_eq!(read(&tree, "clash.txt"), expected);
     home.json(&["undo", text(&marked, "undo")]);
     assert_eq!(read(&tree, "clash.txt"), "here\n");
+}
+
+#[test]
+fn what_is_not_done_is_no_success_and_nothing_done_is_no_change() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = home.folder("app").canonicalize().unwrap();
+    for folder in ["some", "void"] {
+        std::fs::create_dir(tree.join(folder)).unwrap();
+    }
+    std::fs::write(tree.join("some/file"), "x\n").unwrap();
+    std::fs::write(tree.join(".batonignore"), "*.tmp\n").unwrap();
+    let only_void = run_to_its_end(&home, &tree, "rmdir void");
+    let both = run_to_its_end(&home, &tree, "rm -r void some");
+    // Nobody has a copy of these.
+    for file in ["some/x.tmp", "void/x.tmp"] {
+        std::fs::write(tree.join(file), "mine\n").unwrap();
+    }
+    let before = walk(&tree);
+    let nothing = home.json_exit(&["pull", &only_void, "--apply"], 4);
+    assert_eq!(text(&nothing, "state"), "unchanged");
+    assert_eq!(list(&nothing, "skipped")[0]["reason"], "not-empty");
+    assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
+    let part = home.json_exit(&["pull", &both, "--apply"], 1);
+    assert_eq!(part["error"]["code"], "not-all-applied");
+    assert_eq!(
+        (paths(&part, "applied"), paths(&part, "skipped")),
+        (vec!["some/file".to_owned()], vec!["some".to_owned(), "void".to_owned()],)
+    );
+    home.json(&["undo", text(&part, "undo")]);
+    assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
+}
+
+#[test]
+fn one_that_stops_on_its_way_says_by_what_it_is_put_back() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = home.folder("app").canonicalize().unwrap();
+    for number in 0..200 {
+        std::fs::write(tree.join(format!("file-{number:03}")), "before\n").unwrap();
+    }
+    let run = run_to_its_end(&home, &tree, "for file in file-*; do echo after > $file; done");
+    let before = walk(&tree);
+    let applies = home.baton_home().join("applies");
+    let (answer, in_its_way) = loop {
+        let known = names(&applies);
+        let mut command = home.command();
+        command.args(["pull", &run, "--apply", "--json"]);
+        let mut pull = Background::start(command);
+        // That it is done cannot be noted where something else has that name.
+        let in_its_way = loop {
+            let new = names(&applies).into_iter().find(|name| !known.contains(name));
+            if let Some(new) = new.filter(|new| !new.ends_with(".lock")) {
+                let path = applies.join(new).join("applied");
+                if std::fs::create_dir(&path).is_ok() {
+                    break Some(path);
+                }
+            }
+            if pull.is_ended() {
+                break None;
+            }
+        };
+        let code = pull.end().code();
+        let answer: Value = serde_json::from_str(&pull.stdout()).unwrap();
+        match in_its_way.filter(|_| code == Some(1)) {
+            Some(path) => break (answer, path),
+            // It was quicker.
+            None => drop(home.json(&["undo", text(&answer, "undo")])),
+        }
+    };
+    let undo = text(&answer, "undo");
+    assert_eq!(text(&answer, "state"), "interrupted");
+    assert_eq!(answer["error"]["code"], "apply-interrupted");
+    assert_eq!(answer["receipt"]["snapshot"], answer["snapshot"]);
+    let hint = text(&answer["error"], "hint");
+    assert!(hint.contains(&format!("baton undo {}", &undo[..8])), "{hint}");
+    std::fs::remove_dir(in_its_way).unwrap();
+    // A dry run does not go on with it.
+    let half = walk(&tree);
+    let fail = refused(&home, &["pull", &run, "--apply", "--dry-run"], 1, "apply-unfinished");
+    assert!(fail.contains(&undo[..8]), "{fail}");
+    assert_eq!(differences(&half, &walk(&tree), &[]), [""; 0]);
+    home.json(&["undo", undo]);
+    assert_eq!(differences(&before, &walk(&tree), &[]), [""; 0]);
+}
+
+/// The names in a folder; none where there is none.
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[test]

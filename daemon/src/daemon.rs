@@ -38,6 +38,7 @@ mod swift;
 mod trees;
 mod handoffs;
 mod remote_runs;
+mod applied;
 mod applies;
 mod health;
 

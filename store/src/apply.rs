@@ -130,6 +130,14 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// The same of an apply that was begun: something may have been changed by then.
+    fn on_its_way(self, id: ApplyId) -> Self {
+        match self {
+            Self::Interrupted { .. } | Self::OtherCheckout { .. } | Self::NoShelf(_) => self,
+            error => Self::Interrupted { id, source: Box::new(error) },
+        }
+    }
+
     /// Whether a disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {

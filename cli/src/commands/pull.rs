@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use baton_daemon::api::apply::{ActionEntry, ApplyAnswer, ApplyCall, OnlyPath};
+use baton_daemon::api::apply::{ActionEntry, ApplyAnswer, ApplyCall, OnlyPath, Shortfall};
 use baton_daemon::api::control::Command;
 
 use super::{later, restore};
 use crate::detach::Detach;
-use crate::error::{CONFLICT, CliError};
+use crate::error::{CONFLICT, CliError, FAILED, Report as Failed};
 use crate::report::{Report, Style, figures, omitted};
 use crate::session::{Session, expect_answer, id};
 use crate::workspace;
@@ -22,7 +22,8 @@ const SHOWN: usize = 20;
     baton pull 9c1d2e3f --into ../result\n  \
     baton pull 9c1d2e3f --apply --dry-run\n  \
     baton pull 9c1d2e3f --apply --only src\n\n\
-    A conflict leaves the file as it is here, and ends with 4. baton undo puts back what an apply changed.")]
+    A conflict leaves the file as it is here. Where it, or anything else, was left and the rest applied, the\n\
+    command ends with 1; where nothing was changed at all, with 4. baton undo puts back what an apply changed.")]
 pub(crate) struct Args {
     /// The run, or its thread: the id, or the first 8 digits or more.
     run: String,
@@ -108,16 +109,22 @@ fn apply(session: &Session, args: &Args, path: Option<&Path>) -> Result<u8, CliE
         dry_run: args.dry_run,
     };
     let _detach = Detach::new("the daemon goes on and finishes the checkout");
-    let applied = expect_answer!(session.call(&Command::Apply(Box::new(call)))?, Applied);
-    session.report.answer(&applied, |text| tell(&session.report, text, &applied))?;
-    Ok(if applied.conflicts.is_empty() { 0 } else { CONFLICT })
+    let mut applied = expect_answer!(session.call(&Command::Apply(Box::new(call)))?, Applied);
+    let report = &session.report;
+    if let Some(Shortfall { code, message, hint }) = applied.shortfall.take() {
+        let error = Failed { code: code.into(), message, hint: Some(hint), exit: FAILED };
+        return report.answer_in_part(&applied, &error, |text| tell(report, text, &applied));
+    }
+    report.answer(&applied, |text| tell(report, text, &applied))?;
+    Ok(if applied.is_left { CONFLICT } else { 0 })
 }
 
 fn tell(report: &Report, text: &mut String, applied: &ApplyAnswer) {
     let is_dry = applied.state == "dry-run";
     let word = match applied.state.as_str() {
         "dry-run" => report.paint(Style::Name, "would apply"),
-        "unchanged" => report.paint(Style::Dim, "nothing to change:"),
+        "unchanged" => report.paint(Style::Dim, "nothing was changed:"),
+        "interrupted" => report.paint(Style::Bad, "interrupted"),
         _ => report.paint(Style::Good, "applied"),
     };
     let _ = writeln!(

@@ -36,9 +36,9 @@ pub struct ApplyAnswer {
     pub snapshot: String,
     /// What the run was given.
     pub base: String,
-    /// The checkout as it was before: the safety copy.
+    /// The checkout as it was before: the safety copy, which is kept unless it was a dry run.
     pub safety: String,
-    /// `applied`, `unchanged` or `dry-run`.
+    /// `applied`, `unchanged`, `dry-run`, or `interrupted`: nobody knows how far it came.
     pub state: String,
     /// What became what it is there, also by going away.
     pub applied: Vec<ReportPath>,
@@ -57,6 +57,21 @@ pub struct ApplyAnswer {
     /// Where what came out of the checkout is, for a week.
     pub displaced: Option<String>,
     pub receipt: Receipt,
+    /// Whether something was not done that should have been: it is a conflict, or the system was in its way.
+    pub is_left: bool,
+    /// Why a checkout that was changed is not all that it should be. The command line prints it as `error`, beside
+    /// the rest, and ends with 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortfall: Option<Shortfall>,
+}
+
+/// Why not all was done, and the next command to type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortfall {
+    /// `not-all-applied` or `apply-interrupted`.
+    pub code: String,
+    pub message: String,
+    pub hint: String,
 }
 
 /// A path that both sides changed.

@@ -13,26 +13,24 @@ use baton_protocol::id::{ApplyId, MIN_PREFIX, SnapshotId, WorkspaceId};
 use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
 use baton_store::apply::{
-    Action, Applied, Applies, ApplyError, CheckoutRules, Done, Form, Known, Outcome, Plan,
-    PlanOptions, Record, Request, Root, Stage, Trees, plan,
+    Applied, Applies, ApplyError, CheckoutRules, Done, Known, PlanOptions, Record, Request, Root,
+    Stage, Trees, plan,
 };
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::RestoreOptions;
-use baton_store::error::StoreError;
 use baton_store::scan::Progress;
 use baton_store::snapshot::{load_omissions, load_snapshot};
 
+use super::applied::{answer_of, fail_of, interrupted, reason_of, tell};
 use super::failure::{Fail, chain};
 use super::remotes::only;
 use super::report::to_path;
 use super::transfer::with_progress;
 use super::{Daemon, report};
-use crate::api::apply::{
-    ActionEntry, ApplyAnswer, ApplyCall, ConflictEntry, OnlyPath, UndoAnswer, VersionEntry,
-};
+use crate::api::apply::{ApplyAnswer, ApplyCall, OnlyPath, UndoAnswer};
 use crate::api::control::{Answer, Bytes, OmittedEntry, ReportPath};
 use crate::api::socket::EventSender;
-use crate::workspace::{TakeOptions, Taken, random};
+use crate::workspace::{TakeOptions, random};
 
 /// What is merged into which checkout.
 struct Job {
@@ -195,9 +193,17 @@ impl Daemon {
             Fail::new("no-checkout", chain(&error))
                 .hint("see whether its disk is mounted, and try again; nothing was changed")
         })?;
-        self.forget_applies();
-        self.finish_applies(workspace, root)?;
-        let _lock = applies.lock(workspace)?;
+        // A dry run writes nothing, here and in the home: what was cut off stays so, and is in its way.
+        let _lock = if job.dry_run {
+            if let Some(id) = applies.unfinished(workspace, root)? {
+                return Err(ApplyError::Unfinished(id).into());
+            }
+            None
+        } else {
+            self.forget_applies();
+            self.finish_applies(workspace, root)?;
+            Some(applies.lock(workspace)?)
+        };
         let base = load_snapshot(vault, info.spec.snapshot)?;
         let result = load_snapshot(vault, *there)?;
         if base.workspace != workspace || result.workspace != workspace {
@@ -212,7 +218,13 @@ impl Daemon {
             progress,
             None,
         )?;
-        self.acks.pin(workspace, taken.id, Pin::Snapshot);
+        // What a plan is compared with is kept as any look at the tree is.
+        if !job.dry_run {
+            self.acks.pin(workspace, taken.id, Pin::Snapshot);
+        }
+        // All that is told must be there before the first write.
+        let receipt = report::receipt(vault, *there, &result, &[], Some(info.isolated))?;
+        let mut answer = answer_of((info, *there), root, taken.id, receipt);
         let root_of = |snapshot: &baton_protocol::object::Snapshot| Root {
             tree: snapshot.root,
             mode: snapshot.root_mode,
@@ -232,34 +244,40 @@ impl Daemon {
             }),
         };
         let intake = vault.intake();
-        let plan = plan(&intake, &trees, &options, progress)?;
+        let plan =
+            plan(&intake, &trees, &options, progress).map_err(|error| fail_of(error, &run))?;
         let mut notes = taken.notes.clone();
         for path in &plan.unmatched {
             notes.push(format!("run {run} changed nothing at {}", path.display()));
         }
-        let applied = if job.dry_run {
-            Applied { id: None, done: Vec::new(), late: Vec::new(), shelf: None }
-        } else {
-            if !plan.made.is_empty() {
-                intake.keep(&plan.made)?;
-            }
-            let request = Request {
-                id: ApplyId::from_bytes(random()?),
-                workspace,
-                root: root.clone(),
-                safety: taken.id,
-                there: *there,
-                now_ms: self.clock.now_ms(),
-            };
-            applies.apply(vault, &request, &plan, RestoreOptions::default(), progress)?
-        };
-        tracing::info!(run = %info.spec.run, steps = plan.steps.len(), safety = %taken.id, "applied");
-        let receipt = report::receipt(vault, *there, &result, &[], Some(info.isolated))?;
-        let mut answer = answer_of(job, &taken, receipt);
-        tell(&mut answer, &plan, &applied);
         if job.dry_run {
+            let applied = Applied { id: None, done: Vec::new(), late: Vec::new(), shelf: None };
+            tell(&mut answer, &plan, &applied);
             "dry-run".clone_into(&mut answer.state);
+            return Ok((answer, notes));
         }
+        if !plan.made.is_empty() {
+            intake.keep(&plan.made)?;
+        }
+        let request = Request {
+            id: ApplyId::from_bytes(random()?),
+            workspace,
+            root: root.clone(),
+            safety: taken.id,
+            there: *there,
+            now_ms: self.clock.now_ms(),
+        };
+        match applies.apply(vault, &request, &plan, RestoreOptions::default(), progress) {
+            Ok(applied) => tell(&mut answer, &plan, &applied),
+            // What is known is told, and above all how it is put back.
+            Err(error @ ApplyError::Interrupted { id, .. }) => {
+                let (done, late) = (vec![Done::Waiting; plan.steps.len()], Vec::new());
+                tell(&mut answer, &plan, &Applied { id: Some(id), done, late, shelf: None });
+                interrupted(&mut answer, error);
+            }
+            Err(error) => return Err(fail_of(error, &run)),
+        }
+        tracing::info!(run = %info.spec.run, steps = plan.steps.len(), safety = %taken.id, "applied");
         Ok((answer, notes))
     }
 
@@ -311,7 +329,15 @@ impl Daemon {
         });
         last.map(|known| known.record.id).ok_or_else(|| {
             let what = format!("nothing was applied to {} that could be put back", path.display());
-            Fail::new("nothing-to-undo", what).hint("baton undo ID, for another checkout")
+            let other = known
+                .iter()
+                .find(|known| !matches!(known.stage, Stage::Planned | Stage::Undone))
+                .map(|known| (known.record.id.short(), known.record.root.display()));
+            let hint = other.map_or_else(
+                || "baton runs lists what can be applied".to_owned(),
+                |(id, root)| format!("baton undo {id}, for what was applied to {root}"),
+            );
+            Fail::new("nothing-to-undo", what).hint(hint)
         })
     }
 }
@@ -339,147 +365,4 @@ fn below(root: &Path, path: &OnlyPath) -> Result<RelPath, Fail> {
             format!("{} is not in the checkout {}: {error}", typed.display(), root.display());
         Fail::new("not-in-checkout", what).hint("name paths of the checkout").exit(2)
     })
-}
-
-fn answer_of(job: &Job, taken: &Taken, receipt: crate::api::control::Receipt) -> ApplyAnswer {
-    let base = job.info.spec.snapshot.to_string();
-    let there = job.there.to_string();
-    let show = ["baton", "diff", &taken.id.to_string(), &there, "--patch"];
-    ApplyAnswer {
-        root: job.root.to_string_lossy().into_owned(),
-        run: job.info.spec.run.to_string(),
-        snapshot: there.clone(),
-        base,
-        safety: taken.id.to_string(),
-        state: "unchanged".to_owned(),
-        applied: Vec::new(),
-        merged: Vec::new(),
-        conflicts: Vec::new(),
-        skipped: Vec::new(),
-        actions: Vec::new(),
-        show_command: show.map(str::to_owned).to_vec(),
-        resume_command: Vec::new(),
-        undo: None,
-        displaced: None,
-        receipt,
-    }
-}
-
-/// Tells what was planned, and where something else became of it.
-fn tell(answer: &mut ApplyAnswer, plan: &Plan, applied: &Applied) {
-    use std::collections::HashMap;
-    let failed: HashMap<&RelPath, Done> = plan
-        .steps
-        .iter()
-        .zip(&applied.done)
-        .filter(|(_, done)| !done.is_so())
-        .map(|(step, done)| (&step.path, *done))
-        .collect();
-    for action in &plan.actions {
-        let path = ReportPath::new(action.path.as_bytes());
-        let is_late = applied.late.contains(&action.path);
-        let (word, reason) = match (failed.get(&action.path), &action.outcome) {
-            (Some(Done::Changed), _) => ("conflict", Some("changed")),
-            (Some(&done), _) => ("kept", Some(reason_of(done))),
-            (None, _) if is_late => ("conflict", Some("written")),
-            (None, Outcome::Kept(kept)) => ("kept", Some(kept.name())),
-            (None, Outcome::Conflict(clash)) => ("conflict", Some(clash.name())),
-            (None, outcome) => (outcome.name(), None),
-        };
-        let reason = reason.map(str::to_owned);
-        match word {
-            "conflict" => answer.conflicts.push(conflict(action, reason.clone())),
-            "kept" => answer.skipped.push(OmittedEntry {
-                path: path.clone(),
-                reason: reason.clone().unwrap_or_default(),
-            }),
-            "merged" => answer.merged.push(path.clone()),
-            _ => answer.applied.push(path.clone()),
-        }
-        let moved_from = action.moved_from.as_ref().map(|path| ReportPath::new(path.as_bytes()));
-        answer.actions.push(ActionEntry { path, action: word.to_owned(), reason, moved_from });
-    }
-    answer.undo = applied.id.map(|id| id.to_string());
-    answer.displaced = applied.shelf.as_ref().map(|path| path.to_string_lossy().into_owned());
-    if applied.id.is_some() {
-        "applied".clone_into(&mut answer.state);
-    }
-}
-
-fn conflict(action: &Action, reason: Option<String>) -> ConflictEntry {
-    ConflictEntry {
-        path: ReportPath::new(action.path.as_bytes()),
-        reason: reason.unwrap_or_default(),
-        base: action.base.map(version),
-        ours: action.ours.map(version),
-        theirs: action.theirs.map(version),
-    }
-}
-
-fn version(form: Form) -> VersionEntry {
-    let (kind, mode) = match form {
-        Form::File { mode, .. } => ("file", Some(mode)),
-        Form::Link { .. } => ("link", None),
-        Form::Directory { mode } => ("directory", Some(mode)),
-    };
-    VersionEntry {
-        kind: kind.to_owned(),
-        mode: mode.map(|mode| format!("{mode:04o}")),
-        content: form.content().map(|id| data_encoding::HEXLOWER.encode(&id.hash)),
-        bytes: form.blob().map(|blob| blob.size),
-    }
-}
-
-/// The word for what became of a step that was not done.
-const fn reason_of(done: Done) -> &'static str {
-    match done {
-        Done::Made | Done::Found => "written",
-        Done::Waiting => "not-reached",
-        Done::Changed => "changed",
-        Done::NotEmpty => "not-empty",
-        Done::Blocked => "blocked",
-        Done::Refused => "not-permitted",
-        Done::NotCarried => "not-carried",
-    }
-}
-
-impl From<ApplyError> for Fail {
-    fn from(error: ApplyError) -> Self {
-        if error.is_disk_full() && !matches!(error, ApplyError::Interrupted { .. }) {
-            return Self::new("disk-full", chain(&error))
-                .hint("free some space there and try again; nothing was changed");
-        }
-        let message = chain(&error);
-        match error {
-            ApplyError::Store(StoreError::TooMany { .. }) => Self::new("too-many-changes", message)
-                .hint("nothing was changed; baton pull RUN --into DIR writes it into a folder"),
-            ApplyError::Store(error) => error.into(),
-            ApplyError::Stage(error) => error.into(),
-            ApplyError::Fs(_) => Self::new("apply", message)
-                .hint("nothing was changed; see whether the checkout may be written to"),
-            ApplyError::GitBusy { .. } => Self::new("git-busy", message)
-                .hint("finish it, or abort it, and try again; nothing was changed"),
-            ApplyError::Locked => {
-                Self::new("apply-under-way", message).hint("wait for it and try again").exit(4)
-            }
-            ApplyError::OtherCheckout { .. } => Self::new("no-checkout", message)
-                .hint("mount its disk, or move it back to where it was, and try again"),
-            ApplyError::NoShelf(path) => Self::new("no-shelf", message).hint(format!(
-                "put it back; mkdir {} goes on without what was in it",
-                path.display()
-            )),
-            ApplyError::Undone(_) => Self::new("undone", message).hint("baton log"),
-            ApplyError::Unknown(_) => Self::new("not-found", message).hint("baton undo"),
-            ApplyError::Unfinished(id) => Self::new("apply-unfinished", message).hint(format!(
-                "baton undo {}, or see what keeps it: baton daemon status",
-                id.short()
-            )),
-            ApplyError::Interrupted { id, .. } => Self::new("apply-interrupted", message).hint(
-                format!("the next command goes on with it; baton undo {} puts it back", id.short()),
-            ),
-            ApplyError::GitName { .. } | ApplyError::Path(_) => Self::new("hostile-tree", message)
-                .hint("nothing was changed; see what the run did: baton logs RUN"),
-            ApplyError::Cancelled => Self::cancelled(),
-        }
-    }
 }

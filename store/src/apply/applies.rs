@@ -116,6 +116,29 @@ impl Applies {
         Ok(found)
     }
 
+    /// One to the checkout that is at `root` now, which was cut off and is not finished.
+    pub fn unfinished(
+        &self,
+        workspace: WorkspaceId,
+        root: &Path,
+    ) -> Result<Option<ApplyId>, ApplyError> {
+        self.unfinished_at(workspace, &Ground::open(root)?)
+    }
+
+    fn unfinished_at(
+        &self,
+        workspace: WorkspaceId,
+        ground: &Ground,
+    ) -> Result<Option<ApplyId>, ApplyError> {
+        // One to a folder that was here before is not in the way.
+        let unfinished = |known: &Known| {
+            known.record.workspace == workspace
+                && known.record.place == ground.place()
+                && matches!(known.stage, Stage::Begun | Stage::Undoing)
+        };
+        Ok(self.list()?.iter().find(|known| unfinished(known)).map(|known| known.record.id))
+    }
+
     /// Carries a plan out. Everything that it needs is read and verified first.
     ///
     /// The caller has the [lock](Self::lock), and merged texts of the plan are durable.
@@ -128,14 +151,8 @@ impl Applies {
         progress: &Progress,
     ) -> Result<Applied, ApplyError> {
         let mut ground = Ground::open(&request.root)?;
-        // One to a folder that was here before is not in the way.
-        let unfinished = |known: &Known| {
-            known.record.workspace == request.workspace
-                && known.record.place == ground.place()
-                && matches!(known.stage, Stage::Begun | Stage::Undoing)
-        };
-        if let Some(known) = self.list()?.iter().find(|known| unfinished(known)) {
-            return Err(ApplyError::Unfinished(known.record.id));
+        if let Some(id) = self.unfinished_at(request.workspace, &ground)? {
+            return Err(ApplyError::Unfinished(id));
         }
         check_git(&request.root, request.id)?;
         let Preflight { tight, held } = preflight(&mut ground, &plan.steps)?;
@@ -179,10 +196,7 @@ impl Applies {
                 return Err(error);
             }
         };
-        let interrupted = |source: ApplyError| ApplyError::Interrupted {
-            id: request.id,
-            source: Box::new(source),
-        };
+        let interrupted = |error: ApplyError| error.on_its_way(request.id);
         let writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
         let (done, late) = lock.during(|| writing.run()).map_err(interrupted)?;
         finish(&folder, &shelf, Stage::Applied, &record.steps, &done).map_err(interrupted)?;
@@ -332,12 +346,13 @@ fn go_on<S: ObjectSource + ?Sized>(
     record: &Record,
     (pass, stage): (Pass, Stage),
 ) -> Result<(), ApplyError> {
-    let ground = ground_of(record)?;
-    let shelf = Shelf::open(&ground, &record.area, pass)?;
-    let lock = GitLock::hold(&record.root, folder, record.id)?;
+    let on_its_way = |error: ApplyError| error.on_its_way(record.id);
+    let ground = ground_of(record).map_err(on_its_way)?;
+    let shelf = Shelf::open(&ground, &record.area, pass).map_err(on_its_way)?;
+    let lock = GitLock::hold(&record.root, folder, record.id).map_err(on_its_way)?;
     let done = lock.during(|| do_the_rest(source, record, ground, &shelf));
     let done = done.and_then(|done| finish(folder, &shelf, stage, &record.steps, &done));
-    done.map_err(|source| ApplyError::Interrupted { id: record.id, source: Box::new(source) })
+    done.map_err(on_its_way)
 }
 
 fn do_the_rest<S: ObjectSource + ?Sized>(

@@ -101,8 +101,7 @@ impl Applies {
                 return Err(error);
             }
         };
-        let interrupted =
-            |source: ApplyError| ApplyError::Interrupted { id, source: Box::new(source) };
+        let interrupted = |error: ApplyError| error.on_its_way(id);
         let writing = Writing::new((&mut ground, &shelf), &undo.steps, &undo.tight);
         let (done, late) = lock.during(|| writing.run()).map_err(interrupted)?;
         finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
@@ -112,14 +111,15 @@ impl Applies {
 
 /// Lets one that was cut off end where it is: what of it is done is looked for, and noted.
 fn stop(folder: &Folder, record: &Record) -> Result<(), ApplyError> {
-    let mut ground = ground_of(record)?;
-    let shelf = Shelf::open(&ground, &record.area, Pass::Apply)?;
-    let lock = GitLock::hold(&record.root, folder, record.id)?;
+    let on_its_way = |error: ApplyError| error.on_its_way(record.id);
+    let mut ground = ground_of(record).map_err(on_its_way)?;
+    let shelf = Shelf::open(&ground, &record.area, Pass::Apply).map_err(on_its_way)?;
+    let lock = GitLock::hold(&record.root, folder, record.id).map_err(on_its_way)?;
     let writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
     let stopped = lock.during(|| writing.stop());
     stopped
         .and_then(|done| finish(folder, &shelf, Stage::Applied, &record.steps, &done))
-        .map_err(|source| ApplyError::Interrupted { id: record.id, source: Box::new(source) })
+        .map_err(on_its_way)
 }
 
 /// What was put back, by what became of each step that does so.

@@ -81,7 +81,10 @@ fn git_waits_until_a_checkout_is_changed_and_a_lock_of_its_own_is_left_alone() {
                         // The user took it away, and git has it now.
                         std::fs::write(&lock, "an index").unwrap();
                         let error = applies.resume(&objects, request.id, &root).unwrap_err();
-                        assert!(error.to_string().contains("git"), "{error}");
+                        let ApplyError::Interrupted { source, .. } = error else {
+                            panic!("nothing is said of what was changed: {error}")
+                        };
+                        assert!(matches!(*source, ApplyError::GitBusy { .. }), "{source}");
                         undo().unwrap_err();
                         assert_eq!(std::fs::read_to_string(&lock).unwrap(), "an index");
                         std::fs::remove_file(&lock).unwrap();
