@@ -7,6 +7,24 @@ thread_local! {
     static LEFT: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
 }
 
+/// What somebody else does before the next write, once.
+#[cfg(test)]
+type Meanwhile = Box<dyn FnOnce()>;
+
+#[cfg(test)]
+thread_local! {
+    static MEANWHILE: std::cell::RefCell<Option<(u64, Meanwhile)>> =
+        const { std::cell::RefCell::new(None) };
+}
+
+/// Lets somebody do something after so many writes of this thread; false where there were fewer.
+#[cfg(test)]
+pub(crate) fn meanwhile(after: u64, what: impl FnOnce() + 'static, during: impl FnOnce()) -> bool {
+    MEANWHILE.set(Some((after, Box::new(what))));
+    during();
+    MEANWHILE.take().is_none()
+}
+
 /// What a cut panics with.
 #[cfg(test)]
 #[derive(Debug)]
@@ -21,6 +39,10 @@ pub(crate) fn arm(after: Option<u64>) {
 /// Before or after a write.
 #[cfg(test)]
 pub(super) fn point() {
+    match MEANWHILE.take() {
+        Some((0, what)) => what(),
+        other => MEANWHILE.set(other.map(|(left, what)| (left - 1, what))),
+    }
     match LEFT.get() {
         None => {}
         Some(0) => {

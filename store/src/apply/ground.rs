@@ -178,7 +178,7 @@ impl Ground {
         self.root.as_fd()
     }
 
-    /// A directory of the checkout; the one that was opened last is kept.
+    /// A directory of the checkout; the one that was opened last is kept until it is [let go](Self::let_go).
     pub(super) fn directory(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, Errno> {
         if self.opened.as_ref().is_none_or(|(last, _)| last != path) {
             self.opened = None;
@@ -186,6 +186,22 @@ impl Ground {
             self.opened = Some((path.to_vec(), open_directory(self.root.as_fd(), path)?));
         }
         self.opened.as_ref().map(|(_, fd)| fd.as_fd()).ok_or(Errno::BADF)
+    }
+
+    /// Lets the directory go that was opened last: it may have been moved elsewhere since.
+    pub(super) fn let_go(&mut self) {
+        self.opened = None;
+    }
+
+    /// Whether a path still leads to the directory that was opened for it. Where that cannot be found out it does
+    /// not.
+    pub(super) fn is_still(&self, path: &[u8]) -> bool {
+        let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| Inode::new(&stat));
+        let Some((_, opened)) = self.opened.as_ref().filter(|(last, _)| last == path) else {
+            return false;
+        };
+        let now = reach(self.root.as_fd(), path).and_then(|now| inode(now.as_fd()));
+        matches!((now, inode(opened.as_fd())), (Ok(now), Ok(then)) if now == then)
     }
 
     /// A directory of the checkout to look at, and to set the permissions of: where the system can do that, also

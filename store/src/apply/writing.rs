@@ -10,7 +10,7 @@
 //! - [`settle`]: what a crash has left
 //!
 //! **Invariant:** what is replaced or taken away is looked at once more when it is out; where it is not what
-//! was expected, it goes back. What came out stays on the shelf. However it ends, directories have the
+//! was expected, or its path leads elsewhere by then, it goes back. What came out stays on the shelf. However it ends, directories have the
 //! permissions that they should.
 
 mod changes;
@@ -195,6 +195,7 @@ impl<'a> Writing<'a> {
 
     /// Does a step, and notes what became of it.
     fn step_once(&mut self, number: usize, step: &Step) -> Result<Done, ApplyError> {
+        self.ground.let_go();
         let mut done = self.step(number, step)?;
         if done == Done::Found && self.is_resumed && self.was_made(number, step)? {
             done = Done::Made;

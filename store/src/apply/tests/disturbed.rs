@@ -12,6 +12,7 @@ use baton_protocol::object::{
 
 use super::written::cut_off;
 use super::*;
+use crate::apply::moves::{Abilities, LIMITED};
 use crate::apply::testing::{Node, folder, is_nightly};
 use crate::objects::ObjectSink;
 
@@ -187,6 +188,78 @@ fn a_link_that_takes_a_folders_place_leads_nowhere() {
         });
         assert_eq!(Model::read(&outside), within);
     }
+}
+
+#[test]
+fn nothing_is_written_into_a_folder_that_was_moved_away() {
+    let directory = || Node::Directory(0o755);
+    let base = model(&[
+        ("d", directory()),
+        ("d/a", file("a")),
+        ("d/b", file("b")),
+        ("d/c", file("c")),
+        ("d/empty", directory()),
+        ("d/file", file("file")),
+        ("d/folder", directory()),
+        ("d/mode", file("mode")),
+        ("d/sub", directory()),
+    ]);
+    let there = model(&[
+        ("d", directory()),
+        ("d/a", file("a there")),
+        ("d/b", file("b there")),
+        ("d/file", directory()),
+        ("d/folder", file("a file now")),
+        ("d/link", Node::Link(b"a".to_vec())),
+        ("d/mode", Node::File(0o755, b"mode".to_vec())),
+        ("d/new", file("new")),
+        ("d/new-folder", directory()),
+        ("d/sub", Node::Directory(0o700)),
+    ]);
+    let case = Case { base: base.clone(), here: base, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let limits = [(true, true), (true, false), (false, false)];
+    for (new, exchange) in limits {
+        LIMITED.set(Some(Abilities { new, exchange, link: true }));
+        let mut reversed = 0;
+        for after in 0.. {
+            let top = folder();
+            let root = top.path().join("tree");
+            case.here.write(&root);
+            let before = Model::read(&root.join("d"));
+            let applies = Applies::new(&top.path().join("applies"));
+            let request = request(&root, 9);
+            let (from, away) = (root.join("d"), top.path().join("away"));
+            let then = std::rc::Rc::new(std::cell::RefCell::new(Model::default()));
+            let (seen, to) = (std::rc::Rc::clone(&then), away.clone());
+            let move_away = move || {
+                *seen.borrow_mut() = Model::read(&from);
+                std::fs::rename(&from, &to).unwrap();
+            };
+            let is_moved = crate::apply::crash::meanwhile(after, move_away, || {
+                let applied =
+                    applies.apply(&objects, &request, &plan, options(), &Progress::default());
+                drop(applied.unwrap());
+            });
+            if !is_moved {
+                break;
+            }
+            // What was written by then is there; what was on its way may have gone back.
+            let (then, now) = (then.borrow(), Model::read(&away));
+            let paths: std::collections::BTreeSet<_> = then.0.keys().chain(now.0.keys()).collect();
+            let other: Vec<_> = paths
+                .into_iter()
+                .filter(|path| then.0.get(*path) != now.0.get(*path))
+                .map(|path| (path, now.0.get(path) == before.0.get(path)))
+                .collect();
+            let told = || format!("{new} {exchange} {after}: {then:?}\n{now:?}");
+            assert!(other.len() <= 1 && other.iter().all(|(_, is_back)| *is_back), "{}", told());
+            reversed += other.len();
+        }
+        assert!(reversed > 5, "{reversed}");
+    }
+    LIMITED.set(None);
 }
 
 /// Applies a case to a folder that has more in it than the trees say.

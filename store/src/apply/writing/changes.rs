@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** what came out and is not what was expected goes back to its place, or stays on the shelf.
 
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::{Stop, Writing, split};
@@ -37,13 +37,50 @@ impl Writing<'_> {
             }
         };
         crash::point();
+        let is_still = self.ground.is_still(above);
         match placed {
-            Ok(()) => Ok(Done::Made),
+            Ok(()) if is_still => Ok(Done::Made),
+            Ok(()) => {
+                self.take_back(number, step);
+                Ok(Done::Blocked)
+            }
             Err(Errno::EXIST) => {
+                let directory = self.ground.directory(above)?;
                 let is_so = self.looker.is(directory, name, step.to)?;
                 Ok(if is_so { Done::Found } else { Done::Changed })
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Takes something new back out of a directory that is elsewhere by now. What somebody else has put in its place
+    /// meanwhile stays.
+    fn take_back(&mut self, number: usize, step: &Step) {
+        let (above, name) = split(&step.path);
+        let shelf = self.shelf;
+        let text = number.to_string();
+        let new = (shelf.new_folder(), text.as_bytes());
+        let taken = self.ground.directory(above).and_then(|directory| {
+            if step.to.is_some_and(|to| to.is_directory()) && !shelf.abilities.new {
+                return rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR);
+            }
+            crash::point();
+            take((directory, name), new)?;
+            crash::point();
+            if self.looker.is_staged(new.0, new.1, step.to) == Ok(true) {
+                return Ok(());
+            }
+            match shelf.abilities.put(new, (directory, name)) {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    shelf.keep(number)?;
+                    Err(error)
+                }
+            }
+        });
+        if let Err(error) = taken {
+            let path = step.path.display();
+            tracing::warn!(%path, %error, "what is new stays in a directory that was moved away");
         }
     }
 
@@ -71,7 +108,9 @@ impl Writing<'_> {
         }
         crash::point();
         // What cannot be looked at is not what was expected.
-        if self.looker.is(new.0, new.1, step.from) == Ok(true) {
+        let is_expected = self.looker.is(new.0, new.1, step.from) == Ok(true);
+        let is_still = self.ground.is_still(above);
+        if is_expected && is_still {
             self.keep(number).map_err(Stop::Halfway)?;
             return Ok(Done::Made);
         }
@@ -79,7 +118,7 @@ impl Writing<'_> {
             tracing::warn!(path = %step.path.display(), %error, "what came out stays on the shelf");
             shelf.keep(number).map_err(Stop::Halfway)?;
         }
-        Ok(Done::Changed)
+        Ok(if is_still { Done::Changed } else { Done::Blocked })
     }
 
     /// Lets what came out, and is not what was expected, change places once more.
@@ -118,6 +157,10 @@ impl Writing<'_> {
             other => return Ok(other),
         }
         match self.place(number, step) {
+            Ok(Done::Blocked) => {
+                self.put_old_back(number, step).map_err(Stop::Halfway)?;
+                Ok(Done::Blocked)
+            }
             Ok(done) => Ok(done),
             Err(error) => {
                 self.put_old_back(number, step).map_err(Stop::Halfway)?;
@@ -161,7 +204,9 @@ impl Writing<'_> {
             Err(error) => return Err(error.into()),
         }
         crash::point();
-        if self.looker.is(out.0, out.1, step.from) == Ok(true) {
+        let is_expected = self.looker.is(out.0, out.1, step.from) == Ok(true);
+        let is_still = self.ground.is_still(above);
+        if is_expected && is_still {
             if is_staged {
                 self.note_out(number).map_err(Stop::Halfway)?;
             } else {
@@ -170,6 +215,7 @@ impl Writing<'_> {
             return Ok(Done::Made);
         }
         crash::point();
+        let directory = self.ground.directory(above).map_err(Stop::Halfway)?;
         match shelf.abilities.put(out, (directory, name)) {
             Ok(()) => {}
             Err(error) => {
@@ -179,7 +225,7 @@ impl Writing<'_> {
                 }
             }
         }
-        Ok(Done::Changed)
+        Ok(if is_still { Done::Changed } else { Done::Blocked })
     }
 
     pub(super) fn remove_directory(&mut self, step: &Step) -> Result<Done, Errno> {
@@ -190,8 +236,17 @@ impl Writing<'_> {
             Err(error) => return Err(error),
         };
         crash::point();
-        match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
-            Ok(()) => Ok(Done::Made),
+        let removed = rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR);
+        crash::point();
+        match removed {
+            Ok(()) if self.ground.is_still(above) => Ok(Done::Made),
+            Ok(()) => {
+                if let Err(error) = self.make_again(step) {
+                    let path = step.path.display();
+                    tracing::warn!(%path, %error, "an empty directory is gone where it was moved to");
+                }
+                Ok(Done::Blocked)
+            }
             Err(Errno::NOENT) => Ok(Done::Found),
             Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(Done::NotEmpty),
             Err(Errno::NOTDIR) => Ok(Done::Changed),
@@ -214,18 +269,32 @@ impl Writing<'_> {
             }
             None => {}
         }
-        let Some(Form::Directory { mode }) = step.from else { return Ok(Done::Changed) };
         match self.place(number, step) {
+            Ok(Done::Blocked) => {
+                self.make_again(step).map_err(Stop::Halfway)?;
+                Ok(Done::Blocked)
+            }
             Ok(done) => Ok(done),
             Err(error) => {
-                crash::point();
-                let directory = self.ground.directory(above).map_err(Stop::Halfway)?;
-                match make_directory(directory, name, mode) {
-                    Ok(()) | Err(Errno::EXIST) => Err(Stop::Unchanged(error)),
-                    Err(error) => Err(Stop::Halfway(error)),
-                }
+                self.make_again(step).map_err(Stop::Halfway)?;
+                Err(Stop::Unchanged(error))
             }
         }
+    }
+
+    /// Makes an empty directory again that was taken away.
+    fn make_again(&mut self, step: &Step) -> Result<(), Errno> {
+        let Some(Form::Directory { mode }) = step.from else { return Ok(()) };
+        let (above, name) = split(&step.path);
+        crash::point();
+        let directory = self.ground.directory(above)?;
+        match make_directory(directory, name, mode) {
+            Err(Errno::EXIST) => return Ok(()),
+            made => made?,
+        }
+        crash::point();
+        let made = crate::scan::directory::open_in(directory, name)?;
+        rustix::fs::fchmod(made, Mode::from_raw_mode(mode.into()))
     }
 
     /// Puts what came out where it stays.

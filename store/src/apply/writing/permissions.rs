@@ -38,7 +38,13 @@ impl Writing<'_> {
             let directory = self.ground.directory(step.path.as_bytes())?;
             // What was done before it was cut off is opened, too.
             let open = if is_open { to | 0o700 } else { from };
+            let before = mode_of(&rustix::fs::fstat(directory)?) & 0o777;
             let done = set_mode(directory, &[from, from | 0o700, open], to, is_alone)?;
+            if done == Done::Made && !self.ground.is_still(step.path.as_bytes()) {
+                let directory = self.ground.directory(step.path.as_bytes())?;
+                set_mode(directory, &[to], before, is_alone)?;
+                return Ok(Done::Blocked);
+            }
             // What it got meanwhile may be what it is to have.
             return Ok(if is_open && done == Done::Found { Done::Made } else { done });
         };
@@ -54,7 +60,12 @@ impl Writing<'_> {
         if kind != FileType::RegularFile {
             return Ok(Done::Changed);
         }
-        set_mode(file.as_fd(), &[from], to, is_alone)
+        let done = set_mode(file.as_fd(), &[from], to, is_alone)?;
+        if done == Done::Made && !self.ground.is_still(above) {
+            set_mode(file.as_fd(), &[to], from, is_alone)?;
+            return Ok(Done::Blocked);
+        }
+        Ok(done)
     }
 
     /// Lets directories be changed that their owner may not change; one that was cut off may have closed more.

@@ -21,6 +21,7 @@ impl Writing<'_> {
         self.is_resumed = true;
         self.loosen()?;
         for (number, step) in steps.iter().enumerate() {
+            self.ground.let_go();
             match self.settle_step(number, step) {
                 Ok(Some(done)) => self.set(number, done),
                 Ok(None) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
@@ -93,6 +94,7 @@ impl Writing<'_> {
                 if self.done.get(number).is_some_and(|&done| done != Done::Waiting) {
                     continue;
                 }
+                self.ground.let_go();
                 match self.stop_step(number, step) {
                     Ok(true) => self.set(number, Done::Made),
                     // What it is in is not there any more.
