@@ -4,6 +4,7 @@
 
 mod support;
 mod always_on;
+mod apply;
 mod cli;
 mod crash;
 mod damage;

@@ -3,26 +3,20 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "a test has the file system and the environment itself, and says what it skips"
+    reason = "a test has the file system and the environment itself"
 )]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::awkward::{self, AwkwardDir, Options};
 use crate::support::cloud::{Cloud, arg, list, omitted, text};
-use crate::support::home::{TestHome, run};
+use crate::support::home::TestHome;
+use crate::support::nobody::{self, as_nobody, give_to_nobody};
 use crate::support::rng::Rng;
 use crate::support::walker::{differences, walk};
-
-/// Longest time for one command over a tree with everything in it.
-const PATIENCE: Duration = Duration::from_mins(5);
-
-/// The user `nobody`.
-const NOBODY: &str = "65534";
 
 /// Most that an appended line may cost, all in all.
 const SMALL: u64 = 4096;
@@ -185,36 +179,6 @@ fn an_awkward_tree_arrives_whole_and_what_cannot_travel_is_named() {
     }
 }
 
-/// `baton` of a home as the user `nobody`, who owns all of it.
-fn as_nobody(home: &TestHome, program: &Path, args: &[&str]) -> Value {
-    let plain = home.command();
-    let mut command = Command::new("setpriv");
-    command
-        .env_clear()
-        .args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"])
-        .arg(program)
-        .args(args)
-        .arg("--json")
-        .current_dir(home.user_home());
-    for (name, value) in plain.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    let output = run(command, PATIENCE);
-    let (out, err) = (&output.stdout, &output.stderr);
-    assert!(
-        output.status.success(),
-        "{args:?}: {}",
-        String::from_utf8_lossy(&[&out[..], err].concat())
-    );
-    serde_json::from_slice(out).unwrap()
-}
-
-fn give_to_nobody(folder: &Path) {
-    let chown =
-        Command::new("chown").args(["-hR", &format!("{NOBODY}:{NOBODY}")]).arg(folder).status();
-    assert!(chown.unwrap().success());
-}
-
 /// What root can read, and `nobody` cannot although it is theirs.
 fn unreadable_for_nobody() -> Vec<awkward::Omitted> {
     ["modes/dir-000", "modes/file-000", "modes/file-111"]
@@ -224,10 +188,8 @@ fn unreadable_for_nobody() -> Vec<awkward::Omitted> {
 
 #[test]
 fn what_the_user_may_not_read_is_named_and_the_rest_arrives() {
-    let setpriv = Command::new("setpriv").arg("--version").output();
-    if !rustix::process::geteuid().is_root() || setpriv.is_err() {
+    if !nobody::is_possible() {
         // Then the test above has what this user cannot read.
-        eprintln!("skipped: becoming another user takes root and setpriv");
         return;
     }
     let cloud = Cloud::new();
@@ -243,8 +205,8 @@ fn what_the_user_may_not_read_is_named_and_the_rest_arrives() {
     give_to_nobody(here.root());
     give_to_nobody(&tree.path());
 
-    as_nobody(&here, &program, &["join", &cloud.ticket(&[])]);
-    let pushed = as_nobody(&here, &program, &["push", arg(&tree.path())]);
+    as_nobody(&here, &program, &["join", &cloud.ticket(&[])], 0);
+    let pushed = as_nobody(&here, &program, &["push", arg(&tree.path())], 0);
     assert_eq!(omitted(&pushed), expected(&left_out));
     // Looked at as root, who reads all of it.
     restores_as(&there, &pushed, &tree.path(), &paths(&left_out));

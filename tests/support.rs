@@ -17,3 +17,4 @@ pub(crate) mod awkward;
 pub(crate) mod udp_proxy;
 pub(crate) mod home;
 pub(crate) mod cloud;
+pub(crate) mod nobody;

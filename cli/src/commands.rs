@@ -26,6 +26,7 @@ pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod handoff;
 pub(crate) mod pull;
+pub(crate) mod undo;
 pub(crate) mod queue;
 pub(crate) mod check;
 pub(crate) mod doctor;
@@ -53,6 +54,7 @@ pub(crate) enum Verb {
     Runs(run::ListArgs),
     Logs(run::LogsArgs),
     Pull(pull::Args),
+    Undo(undo::Args),
     Queue(queue::Args),
     Check(check::Args),
     Doctor(doctor::Args),
@@ -88,6 +90,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Runs(args) => run::list(session, args),
         Verb::Logs(args) => run::logs(session, &args),
         Verb::Pull(args) => pull::run(session, &args),
+        Verb::Undo(args) => undo::run(session, &args),
         Verb::Queue(args) => queue::run(session, args),
         Verb::Check(args) => check::run(session, args),
         Verb::Doctor(args) => doctor::run(session, args),

@@ -89,6 +89,24 @@ impl Report {
         self.flush()
     }
 
+    /// Prints an answer, and beside it why it is no success; the command ends with the code that is returned.
+    pub(crate) fn answer_in_part<T: Serialize>(
+        &self,
+        answer: &T,
+        error: &crate::error::Report,
+        human: impl FnOnce(&mut String),
+    ) -> Result<u8, CliError> {
+        #[derive(Serialize)]
+        struct Object<'a, T> {
+            error: &'a crate::error::Report,
+            #[serde(flatten)]
+            answer: &'a T,
+        }
+        self.answer(&Object { error, answer }, human)?;
+        self.say(error);
+        Ok(error.exit)
+    }
+
     /// Prints one object on a line of its own.
     pub(crate) fn object<T: Serialize>(&self, object: &T) -> Result<(), CliError> {
         let mut line = serde_json::to_vec(object)
@@ -144,6 +162,19 @@ impl Report {
     /// usage was wrong.
     pub(crate) fn error(&self, error: &CliError) {
         let CliError::Failed(report) = error else { return };
+        self.say(report);
+        if self.json && report.exit != crate::error::USAGE {
+            #[derive(Serialize)]
+            struct Object<'a> {
+                error: &'a crate::error::Report,
+            }
+            drop(self.object(&Object { error: report }));
+        }
+    }
+}
+
+impl Report {
+    fn say(&self, report: &crate::error::Report) {
         let mut text = String::new();
         let word = paint(self.colour_err, Style::Bad, "error:");
         let _ = writeln!(text, "{word} {}", figures::printable(&report.message));
@@ -154,13 +185,6 @@ impl Report {
         // A reader that is gone must not hide the failure behind another one.
         drop(self.flush());
         stderr(text.as_bytes());
-        if self.json && report.exit != crate::error::USAGE {
-            #[derive(Serialize)]
-            struct Object<'a> {
-                error: &'a crate::error::Report,
-            }
-            drop(self.object(&Object { error: report }));
-        }
     }
 }
 

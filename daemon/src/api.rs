@@ -1,4 +1,6 @@
 //! How a command line talks to its daemon.
 
+pub mod receipt;
+pub mod apply;
 pub mod control;
 pub mod socket;

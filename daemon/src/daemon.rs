@@ -17,6 +17,7 @@
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
+//! - [`applies`]: what a run left, into a checkout; and undo
 //! - [`health`]: check and doctor
 //!
 //! **Invariant:** one daemon a home, held by the lock of its store.
@@ -37,6 +38,8 @@ mod swift;
 mod trees;
 mod handoffs;
 mod remote_runs;
+mod applied;
+mod applies;
 mod health;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -307,6 +310,7 @@ impl Daemon {
             activity: OnceLock::new(),
             stop,
         });
+        daemon.resume_applies().await?;
         daemon.queue.start(&daemon)?;
         daemon.start_background()?;
         Ok((daemon, stopping))
@@ -447,6 +451,8 @@ impl Daemon {
             Command::RunWait { run } => self.run_wait(&run).await,
             Command::RunCancel { run } => self.run_cancel(&run, events).await,
             Command::Pull { run, into } => self.pull(&run, into, events).await,
+            Command::Apply(call) => self.apply(*call, events).await,
+            Command::Undo { id, path } => self.undo(id, path).await,
             Command::Queue => self.queue_list().await,
             Command::QueueCancel { id } => self.queue_cancel(&id, events).await,
             Command::Check { data } => self.check(data, events).await,

@@ -77,6 +77,11 @@ impl Home {
         self.state_dir.join("runs")
     }
 
+    /// Changes of checkouts, and what came out of these.
+    pub fn applies_dir(&self) -> PathBuf {
+        self.state_dir.join("applies")
+    }
+
     /// What can be computed again.
     pub fn caches_dir(&self) -> PathBuf {
         self.state_dir.join("cache")

@@ -153,6 +153,9 @@ id_type!(
 id_type!(
     /// A push or handoff that waits for the network. Random, made by the asking side; never sent.
     QueueId, 16);
+id_type!(
+    /// One change of a checkout, by which it can be put back. Random; never sent.
+    ApplyId, 16);
 
 /// The kinds of hashed objects; the number is part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -33,10 +33,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use baton_protocol::id::TreeId;
-use baton_protocol::object::{Omission, OmitReason};
+use baton_protocol::object::{EntryKind, Omission, OmitReason};
 use baton_protocol::path::{MAX_PATH, RelPath};
 use rustix::fs::Mode;
 use rustix::io::Errno;
+
+use layout::Layout;
 
 use crate::error::StoreError;
 use crate::fs::{Context, FsError};
@@ -157,6 +159,24 @@ fn restore_with<S: ObjectSource + ?Sized, T>(
     }
 }
 
+/// Writes files and links, each under a name of its own, into an empty folder that nobody else knows.
+///
+/// Modes are exact, and what is read is verified, as in a [restore](restore()).
+pub(crate) fn fill<S: ObjectSource + ?Sized>(
+    source: &S,
+    entries: impl IntoIterator<Item = (Vec<u8>, EntryKind)>,
+    (folder, path): (BorrowedFd<'_>, &Path),
+    threads: usize,
+    progress: &Progress,
+) -> Result<Restored, RestoreError> {
+    let mut layout = Layout::default();
+    for (name, kind) in entries {
+        layout.add(0, &name, kind)?;
+    }
+    let trees = ahead::Ahead::new(source);
+    Build::new(source, &trees, folder, path, threads.max(1), progress).fill(layout)
+}
+
 /// A restore under way.
 struct Build<'a, S: ?Sized> {
     source: &'a S,
@@ -194,15 +214,21 @@ impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
     }
 
     fn run(self, root: TreeId, root_mode: u16) -> Result<Restored, RestoreError> {
-        let mut layout = self.lay_out(root)?;
+        let layout = self.lay_out(root)?;
+        let (root, into) = (self.root, self.into);
+        let restored = self.fill(layout)?;
+        rustix::fs::fchmod(root, Mode::from_raw_mode(root_mode.into()))
+            .context("setting the mode of", into)?;
+        Ok(restored)
+    }
+
+    /// Makes what goes into the directories.
+    fn fill(self, mut layout: Layout) -> Result<Restored, RestoreError> {
         let files = std::mem::take(&mut layout.files);
         self.write_files(&layout, files)?;
         let mut links = std::mem::take(&mut layout.links);
         self.write_pieces(&layout, &mut links)?;
         self.set_modes(&layout)?;
-        let at = |action, error: Errno| Err(error).context(action, self.into);
-        rustix::fs::fchmod(self.root, Mode::from_raw_mode(root_mode.into()))
-            .or_else(|error| at("setting the mode of", error))?;
         let mut not_carried =
             self.not_carried.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         not_carried.sort_unstable();
@@ -251,9 +277,12 @@ impl<'a, S: ObjectSource + ?Sized> Build<'a, S> {
     }
 }
 
-/// Opens a directory of the tree being built.
+/// Opens a directory below another one, beneath it and through no link.
 #[cfg(target_os = "linux")]
-fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+pub(crate) fn open_directory(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+) -> Result<std::os::fd::OwnedFd, Errno> {
     use rustix::fs::{OFlags, ResolveFlags};
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -265,9 +294,12 @@ fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::os::fd::Owne
     }
 }
 
-/// Opens a directory of the tree being built.
+/// Opens a directory below another one, beneath it and through no link.
 #[cfg(not(target_os = "linux"))]
-fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+pub(crate) fn open_directory(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+) -> Result<std::os::fd::OwnedFd, Errno> {
     crate::scan::directory::open_below(root, path)
 }
 

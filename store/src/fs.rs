@@ -165,6 +165,16 @@ pub fn sync_dir(path: &Path) -> Result<(), FsError> {
     open(path)?.sync_all().context("syncing", path)
 }
 
+/// When a file was written last, in milliseconds since 1970; nothing where there is none.
+pub fn modified_ms(path: &Path) -> Result<Option<u64>, FsError> {
+    let modified = match path.symlink_metadata().and_then(|found| found.modified()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        modified => modified.context("looking at", path)?,
+    };
+    let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Some(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+}
+
 /// Removes a file; no error where it is gone already.
 #[expect(clippy::disallowed_methods, reason = "this is the file system seam")]
 pub fn remove_file(path: &Path) -> Result<(), FsError> {

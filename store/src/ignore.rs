@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use baton_protocol::id::ApplyId;
 use patterns::Patterns;
 use worktree::{Stamp, Worktree};
 
@@ -38,6 +39,21 @@ pub(crate) const WORKTREE_INCLUDE: &[u8] = b".worktreeinclude";
 /// What the names of files begin with that a watch makes for a moment, to see whether the system tells of
 /// them. They belong to no tree.
 pub const COOKIE: &str = ".baton-cookie-";
+
+/// What the name of an apply's folder has before its id, where that is in a checkout or beside one. It belongs to no
+/// tree either: what is in it was in this one.
+pub(crate) const SHELF: &str = ".baton-apply-";
+
+/// Whether a name is one that Baton gives to what it keeps in a tree, or beside one.
+pub(crate) fn is_own_name(name: &[u8]) -> bool {
+    let is_shelf = || {
+        let before = name.len().checked_sub(2 * ApplyId::LEN)?;
+        let (before, id) = name.split_at_checked(before)?;
+        let is_id = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        Some(is_id && name.starts_with(b".") && before.ends_with(SHELF.as_bytes()))
+    };
+    name.starts_with(COOKIE.as_bytes()) || is_shelf().unwrap_or(false)
+}
 
 /// Notes kept at most: one a broken repository, of which a hostile tree may have many.
 const MAX_NOTES: usize = 100;
@@ -263,7 +279,7 @@ impl Rules {
     pub(crate) fn verdict(&self, scope: &Scope, path: &[u8], is_directory: bool) -> Verdict {
         let case = gix::glob::pattern::Case::Sensitive;
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        if name.starts_with(COOKIE.as_bytes()) {
+        if is_own_name(name) {
             return Verdict::Skip;
         }
         if self.removed.decide(path, is_directory, case) == Some(true) {

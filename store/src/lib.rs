@@ -14,6 +14,7 @@
 //! - [`git`]: a repository captured and made again
 //! - [`diff`], [`plan`]: what differs, and what has to travel
 //! - [`checkout`]: from a snapshot to a tree
+//! - [`apply`]: what was done elsewhere, into a checkout that has moved on
 //! - [`check`]: whether all of it is whole
 
 pub mod fs;
@@ -37,4 +38,5 @@ pub mod git;
 pub mod diff;
 pub mod plan;
 pub mod checkout;
+pub mod apply;
 pub mod check;

@@ -26,9 +26,6 @@ pub(crate) enum Verb {
     /// Goes on with a finished run (not in this version).
     #[command(hide = true)]
     FollowUp(Rest),
-    /// Puts back what an apply changed (not in this version).
-    #[command(hide = true)]
-    Undo(Rest),
     /// Secrets of runs (not in this version).
     #[command(hide = true)]
     Secret(Rest),
@@ -54,7 +51,6 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
         Verb::FollowUp(_) => {
             ("follow-up", "baton pull RUN --into DIR, then baton handoff DIR -- COMMAND")
         }
-        Verb::Undo(_) => ("undo", "baton restore SNAPSHOT --into DIR; baton log lists snapshots"),
         Verb::Secret(_) => {
             ("secret", "baton handoff --attach FILE takes a file along; it stays in the vault")
         }

@@ -1,46 +1,82 @@
-//! `baton pull`: what a run left, in a folder here.
+//! `baton pull`: what a run left, in a folder of its own or merged into a checkout.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use baton_daemon::api::apply::{ActionEntry, ApplyAnswer, ApplyCall, OnlyPath, Shortfall};
 use baton_daemon::api::control::Command;
 
 use super::{later, restore};
 use crate::detach::Detach;
-use crate::error::CliError;
-use crate::report::{Style, figures};
+use crate::error::{CONFLICT, CliError, FAILED, Report as Failed};
+use crate::report::{Report, Style, figures, omitted};
 use crate::session::{Session, expect_answer, id};
 use crate::workspace;
 
-/// Fetches what a run left into a new or empty folder.
+/// Paths of one kind that are named before the rest is only counted.
+const SHOWN: usize = 20;
+
+/// Brings home what a run left: into a new folder, or merged into the checkout it came from.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  baton pull 9c1d2e3f --into ../result")]
+#[command(after_help = "Examples:\n  \
+    baton pull 9c1d2e3f --into ../result\n  \
+    baton pull 9c1d2e3f --apply --dry-run\n  \
+    baton pull 9c1d2e3f --apply --only src\n\n\
+    A conflict leaves the file as it is here. Where it, or anything else, was left and the rest applied, the\n\
+    command ends with 1; where nothing was changed at all, with 4. baton undo puts back what an apply changed.")]
 pub(crate) struct Args {
     /// The run, or its thread: the id, or the first 8 digits or more.
     run: String,
     /// A folder that is empty or does not exist yet.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "apply")]
     into: Option<PathBuf>,
-    /// Merge it into the checkout (not in this version).
-    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = ".", hide = true)]
-    apply: Option<PathBuf>,
-    /// Only these paths (not in this version).
-    #[arg(long, value_name = "PATH", hide = true)]
-    only: Vec<OsString>,
-    /// How conflicts are written (not in this version).
-    #[arg(long, value_name = "HOW", hide = true)]
-    conflicts: Option<OsString>,
-    /// Say what would be done (not in this version).
-    #[arg(long, hide = true)]
+    /// Merge it into the checkout; PATH where that is not where it was.
+    #[arg(long, value_name = "PATH", num_args = 0..=1)]
+    #[expect(clippy::option_option, reason = "how clap says that a value may be left out")]
+    apply: Option<Option<PathBuf>>,
+    /// Only these paths of the checkout.
+    #[arg(long, value_name = "PATH")]
+    only: Vec<PathBuf>,
+    /// Write `markers` into texts that both changed, instead of leaving them as they are here.
+    #[arg(long, value_name = "HOW")]
+    conflicts: Option<Conflicts>,
+    /// Say what would be done, and change nothing.
+    #[arg(long)]
     dry_run: bool,
     /// Go on with the conversation here (not in this version).
     #[arg(long, hide = true)]
     exec: bool,
 }
 
+/// How conflicts are written.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Conflicts {
+    /// Both versions, between lines that mark them.
+    Markers,
+}
+
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
-    let into = target(args)?;
+    let instead = format!("baton pull {} --into DIR", id(&args.run));
+    if args.exec {
+        return Err(later::not_yet("`baton pull --exec`", &instead));
+    }
+    if let Some(path) = &args.apply {
+        return apply(session, args, path.as_deref());
+    }
+    let others = [
+        ("--only", !args.only.is_empty()),
+        ("--conflicts", args.conflicts.is_some()),
+        ("--dry-run", args.dry_run),
+    ];
+    let apply = format!("baton pull {} --apply", id(&args.run));
+    if let Some((flag, _)) = others.into_iter().find(|(_, given)| *given) {
+        let hint = format!("{apply} {flag}, or {instead}");
+        return Err(later::not_yet(&format!("`baton pull {flag}` without --apply"), &hint));
+    }
+    let Some(into) = &args.into else {
+        let hint = format!("{instead}, or {apply}");
+        return Err(later::not_yet("`baton pull` into a new worktree", &hint));
+    };
     let into = workspace::bytes(session.absolute(into));
     let _detach = Detach::new("the daemon goes on and finishes the folder");
     let pulled = expect_answer!(session.call(&Command::Pull { run: id(&args.run), into })?, Pull);
@@ -59,18 +95,94 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// The one way to pull that this version has.
-fn target(args: &Args) -> Result<&PathBuf, CliError> {
-    let instead = format!("baton pull {} --into DIR", id(&args.run));
-    let others = [
-        ("--apply", args.apply.is_some()),
-        ("--only", !args.only.is_empty()),
-        ("--conflicts", args.conflicts.is_some()),
-        ("--dry-run", args.dry_run),
-        ("--exec", args.exec),
-    ];
-    if let Some((flag, _)) = others.into_iter().find(|(_, given)| *given) {
-        return Err(later::not_yet(&format!("`baton pull {flag}`"), &instead));
+fn apply(session: &Session, args: &Args, path: Option<&Path>) -> Result<u8, CliError> {
+    let path = path.map(|path| session.workspace(Some(path))).transpose()?;
+    let only = args.only.iter().map(|path| OnlyPath {
+        typed: workspace::bytes(path),
+        absolute: workspace::bytes(session.absolute(path)),
+    });
+    let call = ApplyCall {
+        run: id(&args.run),
+        path,
+        only: only.collect(),
+        markers: args.conflicts.is_some(),
+        dry_run: args.dry_run,
+    };
+    let _detach = Detach::new("the daemon goes on and finishes the checkout");
+    let mut applied = expect_answer!(session.call(&Command::Apply(Box::new(call)))?, Applied);
+    let report = &session.report;
+    if let Some(Shortfall { code, message, hint }) = applied.shortfall.take() {
+        let error = Failed { code: code.into(), message, hint: Some(hint), exit: FAILED };
+        return report.answer_in_part(&applied, &error, |text| tell(report, text, &applied));
     }
-    args.into.as_ref().ok_or_else(|| later::not_yet("`baton pull` without --into", &instead))
+    report.answer(&applied, |text| tell(report, text, &applied))?;
+    Ok(if applied.is_left { CONFLICT } else { 0 })
+}
+
+fn tell(report: &Report, text: &mut String, applied: &ApplyAnswer) {
+    let is_dry = applied.state == "dry-run";
+    let word = match applied.state.as_str() {
+        "dry-run" => report.paint(Style::Name, "would apply"),
+        "unchanged" => report.paint(Style::Dim, "nothing was changed:"),
+        "interrupted" => report.paint(Style::Bad, "interrupted"),
+        _ => report.paint(Style::Good, "applied"),
+    };
+    let _ = writeln!(
+        text,
+        "{word} {} to {}  {} taken, {} merged, {}, {} left",
+        figures::short(&applied.snapshot),
+        figures::one_line(&applied.root),
+        figures::count(applied.applied.len() as u64),
+        figures::count(applied.merged.len() as u64),
+        figures::plural(applied.conflicts.len() as u64, "conflict"),
+        figures::count(applied.skipped.len() as u64),
+    );
+    let kinds = ["taken", "removed", "restored", "merged", "kept", "conflict"];
+    for kind in kinds {
+        let of_kind: Vec<_> =
+            applied.actions.iter().filter(|action| action.action == kind).collect();
+        for action in of_kind.iter().take(SHOWN) {
+            line(report, text, action);
+        }
+        if let Some(more) = of_kind.len().checked_sub(SHOWN).filter(|&more| more > 0) {
+            let _ =
+                writeln!(text, "  {kind:<9} and {} more, see --json", figures::count(more as u64));
+        }
+    }
+    if !applied.conflicts.is_empty() {
+        let _ = writeln!(text, "see the versions with: {}", applied.show_command.join(" "));
+    }
+    if is_dry {
+        return;
+    }
+    let safety = figures::short(&applied.safety);
+    let _ = writeln!(text, "the checkout as it was before is snapshot {safety}");
+    if let Some(displaced) = &applied.displaced {
+        let _ = writeln!(
+            text,
+            "what was replaced stays for 7 days in {}",
+            figures::one_line(displaced)
+        );
+    }
+    if let Some(undo) = &applied.undo {
+        let _ = writeln!(text, "put it back with: baton undo {}", figures::short(undo));
+    }
+    restore::receipt(report, text, &applied.receipt);
+}
+
+fn line(report: &Report, text: &mut String, action: &ActionEntry) {
+    let style = match action.action.as_str() {
+        "conflict" => Style::Bad,
+        "kept" => Style::Warn,
+        _ => Style::Dim,
+    };
+    let word = report.paint(style, &format!("{:<9}", action.action));
+    let mut more = String::new();
+    if let Some(reason) = &action.reason {
+        let _ = write!(more, " ({reason})");
+    }
+    if let Some(from) = &action.moved_from {
+        let _ = write!(more, " (from {})", omitted::path(from));
+    }
+    let _ = writeln!(text, "  {word} {}{more}", omitted::path(&action.path));
 }

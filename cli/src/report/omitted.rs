@@ -15,6 +15,12 @@ pub(crate) fn omitted(to: &mut String, entries: &[OmittedEntry]) {
     list(to, "left out", paths);
 }
 
+/// Lists what was left as it is, because it was changed since.
+pub(crate) fn kept(to: &mut String, entries: &[OmittedEntry]) {
+    let paths = entries.iter().map(|entry| format!("{} ({})", path(&entry.path), entry.reason));
+    list(to, "changed since, and left", paths);
+}
+
 /// Lists files that changed during every read.
 pub(crate) fn torn(to: &mut String, paths: &[ReportPath]) {
     list(to, "changing while read, kept as last seen", paths.iter().map(path));

@@ -58,6 +58,14 @@ impl Workspaces {
         Ok(None)
     }
 
+    /// The workspace of a folder, also where it was somewhere else before; none is minted.
+    pub fn find_moved(&self, root: &Path) -> Result<Option<Workspace>, StoreError> {
+        match (self.find(root)?, place_of(root)) {
+            (None, Some(place)) => self.moved_to(root, place),
+            (found, _) => Ok(found),
+        }
+    }
+
     /// Whether the folder of a workspace may be sealed by itself: it is there, and on the file system
     /// that it was on. A disk that is not mounted is not an empty tree.
     pub fn check_place(&self, id: WorkspaceId, root: &Path) -> Result<(), PlaceError> {

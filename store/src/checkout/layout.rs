@@ -121,6 +121,39 @@ impl Layout {
         Place { directory, start, len: name.len() as u8 }
     }
 
+    /// Adds a file or a link; a directory is nothing that is written.
+    pub(super) fn add(
+        &mut self,
+        directory: Number,
+        name: &[u8],
+        kind: EntryKind,
+    ) -> Result<(), StoreError> {
+        let at = None;
+        match kind {
+            EntryKind::File { mode, blob } => {
+                let place = self.place(directory, name);
+                match blob.content {
+                    Content::Chunk(chunk) => {
+                        let (len, what) = (blob.size as u32, What::File(mode));
+                        self.files.push(Piece { at, place, chunk, len, what });
+                    }
+                    Content::Manifest(_) => self.large.push(Large { place, mode, blob }),
+                }
+            }
+            EntryKind::Symlink { target } => {
+                // The decoder lets through what is one chunk long.
+                let Content::Chunk(chunk) = target.content else {
+                    return Err(StoreError::DamagedObject(target.content.id()));
+                };
+                let place = self.place(directory, name);
+                let (len, what) = (target.size as u32, What::Link);
+                self.links.push(Piece { at, place, chunk, len, what });
+            }
+            EntryKind::Directory { .. } => {}
+        }
+        Ok(())
+    }
+
     /// Adds what is in some more directories.
     fn append(&mut self, mut other: Self) {
         let before = self.names.len() as u32;
@@ -215,24 +248,8 @@ impl<S: ObjectSource + ?Sized> Build<'_, S> {
                 return Ok(());
             }
             match kind {
-                EntryKind::File { mode, blob } => {
-                    let place = to.place(number, &name);
-                    match blob.content {
-                        Content::Chunk(chunk) => {
-                            let what = What::File(mode);
-                            let len = blob.size as u32;
-                            to.files.push(Piece { at: None, place, chunk, len, what });
-                        }
-                        Content::Manifest(_) => to.large.push(Large { place, mode, blob }),
-                    }
-                }
-                EntryKind::Symlink { target } => {
-                    // The decoder lets through what is one chunk long.
-                    let Content::Chunk(chunk) = target.content else {
-                        return Err(StoreError::DamagedObject(tree.into()).into());
-                    };
-                    let (place, len) = (to.place(number, &name), target.size as u32);
-                    to.links.push(Piece { at: None, place, chunk, len, what: What::Link });
+                EntryKind::File { .. } | EntryKind::Symlink { .. } => {
+                    to.add(number, &name, kind)?;
                 }
                 EntryKind::Directory { mode, tree, below: said } => {
                     let above = match opened.take() {

@@ -102,6 +102,33 @@ fn files_that_a_watch_makes_for_a_moment_belong_to_no_tree() {
 }
 
 #[test]
+fn what_an_apply_keeps_in_a_checkout_or_beside_one_belongs_to_no_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = MemoryObjects::default();
+    let id = "0123456789abcdef".repeat(2);
+    for name in [format!(".baton-apply-{id}"), format!("sub/.app.baton-apply-{id}")] {
+        write(&dir.path().join(name).join("out/0"), b"of before");
+    }
+    let others = [format!("x.baton-apply-{id}"), format!(".baton-apply-{}", &id[1..])];
+    for name in others.iter().map(String::as_str).chain(["plain", "sub/plain"]) {
+        write(&dir.path().join(name), b"x");
+    }
+    let files = || run(dir.path(), &StatCache::default(), &objects, LATE).sums.files;
+    assert_eq!(files(), 4);
+    // Git may even have been made to track it.
+    let git = |args: &[&str]| {
+        let mut git = std::process::Command::new("git");
+        git.args(args).current_dir(dir.path()).env("HOME", dir.path());
+        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        assert!(git.status().unwrap().success());
+    };
+    git(&["init", "-q"]);
+    assert_eq!(files(), 4);
+    git(&["add", "-f", "."]);
+    assert_eq!(files(), 4);
+}
+
+#[test]
 fn special_files_are_named_and_never_opened() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
