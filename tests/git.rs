@@ -146,6 +146,43 @@ fn a_repository_arrives_as_it_was_and_what_changes_then_too() {
     assert_eq!(sixth["snapshot"], fourth["snapshot"]);
 }
 
+/// Pulls a run into a worktree beside its checkout, in which the user has gone on.
+fn beside_its_checkout(home: &TestHome, tree: &Path, run: &str) {
+    std::fs::write(tree.join("mine"), "mine\n").unwrap();
+    let before = git(tree, &["for-each-ref", "refs/heads"]);
+    let listing = walk(tree);
+    let pulled = home.json(&["pull", run]);
+    let branch = format!("handoff/{}", &run[..8]);
+    assert_eq!(text(&pulled, "branch"), branch, "{pulled}");
+    let root = PathBuf::from(text(&pulled, "root"));
+    assert_eq!(root.parent(), tree.parent());
+    assert_eq!(git(&root, &["log", "--format=%s"]), "two\none\n");
+    assert_eq!(git(&root, &["branch", "--show-current"]).trim(), branch);
+    assert_eq!(git(&root, &["status", "--porcelain"]), " M file\n");
+    assert!(git(tree, &["worktree", "list"]).contains(arg(&root)));
+    // The run committed on main, too: that is beside the main of here.
+    let refs = git(tree, &["for-each-ref", "--format=%(refname)", "refs/handoff"]);
+    assert_eq!(refs, format!("refs/{branch}/heads/main\n"));
+    let after = git(tree, &["for-each-ref", "refs/heads"]);
+    assert!(before.lines().all(|line| after.contains(line)) && after.contains(&branch), "{after}");
+    assert_eq!(differences(&listing, &walk(tree), &[b".git"]), [""; 0]);
+    git(tree, &["fsck", "--full", "--strict"]);
+    // Once more is another folder and another branch.
+    let again = home.json(&["pull", run]);
+    assert_eq!(text(&again, "branch"), format!("{branch}-2"));
+    // Another repository is no place for it.
+    let other = home.folder("other");
+    git(&other, &["init", "-q"]);
+    std::fs::rename(tree, tree.with_file_name("moved")).unwrap();
+    let refused = home.baton_in(&other, &["pull", run, "--json"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("no-checkout"), "{refused:?}");
+    // The same one at another place is.
+    let found = home.baton_in(&tree.with_file_name("moved"), &["pull", run, "--json"]);
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert!(text(&found, "root").contains("moved-handoff-"), "{found}");
+}
+
 #[test]
 fn what_a_run_commits_comes_home_as_commits() {
     let cloud = Cloud::new();
@@ -178,5 +215,6 @@ fn what_a_run_commits_comes_home_as_commits() {
     assert_eq!(std::fs::read_to_string(into.join("file")).unwrap(), "one\nhalf done\ndone\nleft\n");
     git(&into, &["fsck", "--full", "--strict"]);
     let logs = here.baton(&["logs", &run]);
+    beside_its_checkout(&here, &tree, &run);
     assert!(String::from_utf8_lossy(&logs.stdout).contains(" M file"), "{logs:?}");
 }

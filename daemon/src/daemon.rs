@@ -17,6 +17,7 @@
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
+//! - [`pulls`]: what a run left, in a folder of its own
 //! - [`applies`]: what a run left, into a checkout; and undo
 //! - [`health`]: check and doctor
 //!
@@ -37,6 +38,7 @@ mod background;
 mod swift;
 mod trees;
 mod handoffs;
+mod pulls;
 mod remote_runs;
 mod applied;
 mod applies;
@@ -450,7 +452,7 @@ impl Daemon {
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
             Command::RunWait { run } => self.run_wait(&run).await,
             Command::RunCancel { run } => self.run_cancel(&run, events).await,
-            Command::Pull { run, into } => self.pull(&run, into, events).await,
+            Command::Pull(call) => self.pull(call, events).await,
             Command::Apply(call) => self.apply(*call, events).await,
             Command::Undo { id, path } => self.undo(id, path).await,
             Command::Queue => self.queue_list().await,

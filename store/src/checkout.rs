@@ -42,10 +42,11 @@ use layout::Layout;
 
 use crate::error::StoreError;
 use crate::fs::{Context, FsError};
+use crate::git::GitError;
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 
-pub use repository::{RepositoryOptions, RestoredRepository, restore_snapshot};
+pub use repository::{RepositoryOptions, RestoredRepository, restore_linked, restore_snapshot};
 
 /// How a restore goes.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,9 @@ pub enum RestoreError {
     /// An object could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The repository of a checkout could not take it.
+    #[error("making a linked worktree")]
+    Link(#[from] GitError),
     /// The caller asked to stop.
     #[error("the restore was cancelled")]
     Cancelled,

@@ -47,7 +47,9 @@ use crate::snapshot::{BlobError, load_blob};
 pub use capture::{CaptureOptions, Captured, capture};
 pub use glance::Glance;
 pub use program::GitProgram;
-pub use rebuild::{Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, link, rebuild};
+pub use rebuild::{
+    Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, is_related, link, rebuild,
+};
 pub use summary::{Summary, commands, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.
@@ -71,6 +73,9 @@ pub enum GitError {
     /// A part of a state is not what it should be.
     #[error("the state of a repository is malformed")]
     Malformed(#[from] DecodeError),
+    /// A snapshot has no state of a repository.
+    #[error("the snapshot has no repository")]
+    NoState,
     /// There is no git.
     #[error("git was not found")]
     NoProgram,

@@ -278,16 +278,14 @@ fn ids_may_be_typed_in_upper_case_and_targets_relative() {
     drop(place.line("diff 3F2A91C0 77B01D2E --patch"));
     let bytes = |name: &str| Bytes(place.path(name).as_os_str().as_bytes().to_vec());
     let seen = fake.seen();
-    let [Command::Restore { snapshot, into, remote }, Command::Pull { run, into: target }, diff] =
-        &seen[..]
-    else {
+    let [Command::Restore { snapshot, into, remote }, Command::Pull(pull), diff] = &seen[..] else {
         panic!("{seen:?}")
     };
     assert_eq!(
         (snapshot.as_str(), into, remote.as_deref()),
         ("3f2a91c0", &bytes("new"), Some("box"))
     );
-    assert_eq!((run.as_str(), target), ("9c1d2e3f", &bytes("work/new")));
+    assert_eq!((pull.run.as_str(), &pull.into), ("9c1d2e3f", &Some(bytes("work/new"))));
     let Command::Diff { a, b: Some(b), patch: true, .. } = diff else { panic!("{diff:?}") };
     assert_eq!((a.as_str(), b.as_str()), ("3f2a91c0", "77b01d2e"));
 }

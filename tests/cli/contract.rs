@@ -84,7 +84,6 @@ fn what_this_version_lacks_says_so_and_starts_nothing() {
         "gc --dry-run",
         "repair",
         "uninstall --purge",
-        "pull 0123456789abcdef",
         "pull 0123456789abcdef --apply --exec",
         "pull 0123456789abcdef --into x --conflicts markers",
         "pull 0123456789abcdef --into x --exec",
@@ -102,7 +101,7 @@ fn what_this_version_lacks_says_so_and_starts_nothing() {
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{line}: {ran:?}");
         assert!(ran.err.contains("not in this version\nhint: "), "{line}: {ran:?}");
     }
-    assert!(place.line("pull 01234567").err.contains("--into"));
+    assert!(place.line("pull 01234567 --exec").err.contains("--into"));
     assert!(place.line("handoff -p hello").err.contains("-- COMMAND"));
     assert!(place.is_untouched());
 }

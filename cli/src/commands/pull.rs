@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use baton_daemon::api::apply::{ActionEntry, ApplyAnswer, ApplyCall, OnlyPath, Shortfall};
-use baton_daemon::api::control::Command;
+use baton_daemon::api::control::{Command, PullCall};
 
 use super::{later, restore};
 use crate::detach::Detach;
@@ -19,6 +19,7 @@ const SHOWN: usize = 20;
 /// Brings home what a run left: into a new folder, or merged into the checkout it came from.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
+    baton pull 9c1d2e3f\n  \
     baton pull 9c1d2e3f --into ../result\n  \
     baton pull 9c1d2e3f --apply --dry-run\n  \
     baton pull 9c1d2e3f --apply --only src\n\n\
@@ -27,7 +28,7 @@ const SHOWN: usize = 20;
 pub(crate) struct Args {
     /// The run, or its thread: the id, or the first 8 digits or more.
     run: String,
-    /// A folder that is empty or does not exist yet.
+    /// A folder that is empty or does not exist yet, instead of a new worktree beside the checkout.
     #[arg(long, value_name = "DIR", conflicts_with = "apply")]
     into: Option<PathBuf>,
     /// Merge it into the checkout; PATH where that is not where it was.
@@ -73,13 +74,13 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         let hint = format!("{apply} {flag}, or {instead}");
         return Err(later::not_yet(&format!("`baton pull {flag}` without --apply"), &hint));
     }
-    let Some(into) = &args.into else {
-        let hint = format!("{instead}, or {apply}");
-        return Err(later::not_yet("`baton pull` into a new worktree", &hint));
+    let call = PullCall {
+        run: id(&args.run),
+        into: args.into.as_ref().map(|into| workspace::bytes(session.absolute(into))),
+        here: session.workspace(None).ok(),
     };
-    let into = workspace::bytes(session.absolute(into));
     let _detach = Detach::new("the daemon goes on and finishes the folder");
-    let pulled = expect_answer!(session.call(&Command::Pull { run: id(&args.run), into })?, Pull);
+    let pulled = expect_answer!(session.call(&Command::Pull(call))?, Pull);
     session.report.answer(&pulled, |text| {
         let _ = writeln!(
             text,
@@ -90,6 +91,9 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             figures::size(pulled.bytes),
             figures::one_line(&pulled.root)
         );
+        if let Some(branch) = &pulled.branch {
+            let _ = writeln!(text, "  a worktree of its own, on branch {branch}");
+        }
         restore::receipt(&session.report, text, &pulled.receipt);
     })?;
     Ok(0)

@@ -75,7 +75,7 @@ pub enum Command {
     /// `run cancel`.
     RunCancel { run: String },
     /// `pull RUN --into DIR`.
-    Pull { run: String, into: Bytes },
+    Pull(PullCall),
     /// `pull RUN --apply [PATH]`.
     Apply(Box<ApplyCall>),
     /// `undo [ID]`; without, the last apply to the workspace at `path`.
@@ -114,7 +114,7 @@ impl Command {
                 | Self::Handoff(_)
                 | Self::RunCancel { .. }
                 | Self::Restore { .. }
-                | Self::Pull { .. }
+                | Self::Pull(_)
                 | Self::Apply(_)
                 | Self::Undo { .. }
         )
@@ -603,10 +603,22 @@ pub struct QueueCancelAnswer {
     pub cancelled: Vec<String>,
 }
 
-/// `pull --into`.
+/// `pull` into a folder of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullCall {
+    pub run: String,
+    /// Where to; nothing for beside the checkout.
+    pub into: Option<Bytes>,
+    /// The worktree in which that was typed.
+    pub here: Option<Bytes>,
+}
+
+/// `pull` into a folder of its own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PullAnswer {
     pub root: String,
+    /// The branch of the linked worktree; null where it is none.
+    pub branch: Option<String>,
     pub snapshot: String,
     pub files: u64,
     pub bytes: u64,

@@ -150,6 +150,7 @@ impl From<RestoreError> for Fail {
             RestoreError::NotDirectory { .. } => Self::of("target-not-directory", &error)
                 .hint("choose a folder that does not exist yet, or an empty one"),
             RestoreError::Store(error) => error.into(),
+            RestoreError::Link(error) => error.into(),
             RestoreError::Fs(error) if error.is_disk_full() => Self::of("disk-full", &error)
                 .hint("free some space there, or choose another folder; nothing was left in it"),
             RestoreError::Fs(_) => Self::of("restore", &error)

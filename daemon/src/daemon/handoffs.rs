@@ -10,9 +10,7 @@ use super::outbox::Parcel;
 use super::remotes::Target;
 use super::report::to_path;
 use super::{Daemon, report};
-use crate::api::control::{
-    Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, PullAnswer, TimingMs,
-};
+use crate::api::control::{Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, TimingMs};
 use crate::api::socket::EventSender;
 use crate::clock::decimal_ms;
 use crate::workspace::{TakeOptions, Taken, random};
@@ -123,34 +121,5 @@ impl Daemon {
             round_trips: 0,
             timing_ms: TimingMs { ..report::timing(taken) },
         })
-    }
-
-    pub(super) async fn pull(
-        self: &Arc<Self>,
-        run: &str,
-        into: Bytes,
-        events: &EventSender,
-    ) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(run).await?;
-        // A run that has left nothing yet stands where it started.
-        let result = info.result.unwrap_or(info.spec.snapshot);
-        self.fetch_from(&target, result, events).await?;
-        let into = to_path(into);
-        let root = into.to_string_lossy().into_owned();
-        let (restored, receipt, _) =
-            self.write_out(result, into, Some(info.isolated), events).await?;
-        Ok(Answer::Pull(Box::new(PullAnswer {
-            root,
-            snapshot: result.to_string(),
-            files: restored.files,
-            bytes: restored.bytes,
-            applied: Vec::new(),
-            merged: Vec::new(),
-            conflicts: Vec::new(),
-            skipped: report::omitted(&restored.not_carried),
-            resume_command: Vec::new(),
-            undo: None,
-            receipt,
-        })))
     }
 }

@@ -26,6 +26,7 @@ use crate::api::socket::EventSender;
 use crate::clock::decimal_ms;
 use crate::sync::{SyncError, Wire, fetch, push};
 use crate::transport::TransportError;
+use crate::workspace::Workspaces;
 
 /// How often progress is told while a tree is walked or written.
 const PROGRESS: std::time::Duration = std::time::Duration::from_millis(100);
@@ -374,11 +375,7 @@ impl Daemon {
                 })?;
             }
             let options = RestoreOptions::default();
-            let repository = RepositoryOptions {
-                git: daemon.workspaces.git.clone(),
-                scratch: daemon.workspaces.scratch.clone(),
-                commands: daemon.known_commands(&loaded),
-            };
+            let repository = daemon.repository_options(&loaded);
             let (restored, made) =
                 restore_snapshot(vault, &loaded, &into, &options, &repository, &progress)?;
             let receipt =
@@ -396,6 +393,13 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// How the repository of a snapshot is made again here.
+    pub(super) fn repository_options(&self, snapshot: &Snapshot) -> RepositoryOptions {
+        let Workspaces { git, scratch, .. } = &self.workspaces;
+        let commands = self.known_commands(snapshot);
+        RepositoryOptions { git: git.clone(), scratch: scratch.clone(), commands }
+    }
+
     /// The commands that the repository of a snapshot may run when git goes on with what it is in the middle of: of
     /// a snapshot of this device all of them, of any other one those that went there.
     fn known_commands(&self, snapshot: &Snapshot) -> Commands {

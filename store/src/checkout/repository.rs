@@ -12,7 +12,9 @@ use rustix::fs::Mode;
 use super::staging::Staging;
 use super::{RestoreError, RestoreOptions, Restored, restore_with};
 use crate::fs::Context;
-use crate::git::{Commands, GitError, GitProgram, RebuildOptions, Rebuilt, rebuild};
+use crate::git::{
+    Commands, GitError, GitProgram, LinkPlace, Linked, RebuildOptions, Rebuilt, link, rebuild,
+};
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 use crate::snapshot::BlobError;
@@ -69,6 +71,28 @@ pub fn restore_snapshot<S: ObjectSource + ?Sized>(
     Ok((restored, made))
 }
 
+/// Makes the tree of a snapshot at `at.place` like [`restore`](super::restore()), and it a linked worktree of the repository
+/// of a checkout.
+pub fn restore_linked<S: ObjectSource + ?Sized>(
+    source: &S,
+    snapshot: &Snapshot,
+    at: LinkPlace<'_>,
+    options: &RestoreOptions,
+    repository: &RepositoryOptions,
+    progress: &Progress,
+) -> Result<(Restored, Linked), RestoreError> {
+    let root = (snapshot.root, snapshot.root_mode);
+    let complete = |staging: &Staging| {
+        let state = snapshot.git.ok_or(GitError::NoState)?;
+        let link = |options: &RebuildOptions, files: &Path| link(source, state, files, at, options);
+        Ok(within(snapshot, staging, repository, link)?)
+    };
+    let (restored, mut linked) =
+        restore_with(source, root, at.place, *options, progress, complete)?;
+    linked.keep();
+    Ok((restored, linked))
+}
+
 fn make<S: ObjectSource + ?Sized>(
     source: &S,
     snapshot: &Snapshot,
@@ -76,6 +100,17 @@ fn make<S: ObjectSource + ?Sized>(
     options: &RepositoryOptions,
 ) -> Result<Option<Rebuilt>, GitError> {
     let Some(state) = snapshot.git else { return Ok(None) };
+    let rebuild = |options: &RebuildOptions, files: &Path| rebuild(source, state, files, options);
+    within(snapshot, staging, options, rebuild).map(Some)
+}
+
+/// Makes something of git in a folder that is not yet in its place.
+fn within<T>(
+    snapshot: &Snapshot,
+    staging: &Staging,
+    options: &RepositoryOptions,
+    make: impl FnOnce(&RebuildOptions, &Path) -> Result<T, GitError>,
+) -> Result<T, GitError> {
     let folder = staging.path();
     // The mode of the root may be one that lets nobody make anything in it.
     let set = |mode: u16| {
@@ -89,7 +124,7 @@ fn make<S: ObjectSource + ?Sized>(
         beside: folder.clone(),
         commands: options.commands.clone(),
     };
-    let rebuilt = rebuild(source, state, &folder, &rebuilding);
+    let made = make(&rebuilding, &folder);
     set(snapshot.root_mode)?;
-    rebuilt.map(Some)
+    made
 }

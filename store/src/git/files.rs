@@ -414,12 +414,6 @@ pub(super) fn logged(file: &GitFile, hash: GitHash) -> Vec<GitOid> {
     lines.flat_map(|line| [line.old, line.new]).filter(|oid| !oid.is_null()).collect()
 }
 
-/// The stashes in their reflog, the oldest first.
-pub(super) fn stashes(log: &GitFile, hash: GitHash) -> Vec<GitOid> {
-    let lines = log.bytes.split(|&byte| byte == b'\n').filter_map(|it| parse_log_line(it, hash));
-    lines.map(|line| line.new).filter(|oid| !oid.is_null()).collect()
-}
-
 /// Drops lines of a reflog whose objects are not there: git would call them broken. The line of a stash stays, though
 /// the one before it is gone: then it says that there was none.
 pub(super) fn drop_lines(file: &mut GitFile, hash: GitHash, there: &BTreeSet<GitOid>) {

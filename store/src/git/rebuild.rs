@@ -33,7 +33,7 @@ use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
 use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
 use home::{Home, Link, check_units};
-pub use linked::{LinkPlace, Linked, link};
+pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};
 
 /// Deepest nesting of repositories.

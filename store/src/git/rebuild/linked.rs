@@ -18,7 +18,9 @@ use baton_protocol::object::{
 
 use super::arrived::{Worktree, check_logs, check_targets, index_bytes};
 use super::placing::{Placing, Spot};
-use super::{Budget, Loaded, MAX_LISTS, MAX_REPOSITORIES, Plan, RebuildOptions, repo_trusts_mode};
+use super::{
+    Budget, Commands, Loaded, MAX_LISTS, MAX_REPOSITORIES, Plan, RebuildOptions, repo_trusts_mode,
+};
 use crate::fs;
 use crate::git::place::{Repository, read_file};
 use crate::git::program::GitProgram;
@@ -41,9 +43,7 @@ const MAX_ANSWER: u64 = 1 << 20;
 pub struct LinkPlace<'a> {
     /// A worktree of the repository.
     pub checkout: &'a Path,
-    /// The files, which no other worktree has.
-    pub files: &'a Path,
-    /// Where they will be.
+    /// Where the files will be.
     pub place: &'a Path,
     /// The branch is `handoff/` and this, or like it where that is taken.
     pub name: &'a str,
@@ -108,10 +108,11 @@ impl Drop for Linked {
     }
 }
 
-/// Makes a state a linked worktree of the repository of a checkout.
+/// Makes a state a linked worktree of the repository of a checkout; its files are at `files_at` for now.
 pub fn link<S: ObjectSource + ?Sized>(
     source: &S,
     state: GitStateId,
+    files_at: &Path,
     at: LinkPlace<'_>,
     options: &RebuildOptions,
 ) -> Result<Linked, GitError> {
@@ -147,12 +148,12 @@ pub fn link<S: ObjectSource + ?Sized>(
         is_kept: false,
     };
     linked.make_refs(&here.refs, &refs, &files, &stands, state.hash)?;
-    let git_dir = linked.add_worktree(&stands, at, options)?;
+    let git_dir = linked.add_worktree(&stands, (files_at, at.place), options)?;
     linked.write_own(&git_dir, &refs, &files, &mut told)?;
-    let spot = Spot::outermost(at.files);
+    let spot = Spot::outermost(files_at);
     if let Some(index) = &index {
         let folder = spot.open()?;
-        let worktree = Worktree { folder, path: at.files, filters_by: None };
+        let worktree = Worktree { folder, path: files_at, filters_by: None };
         let trusts = repo_trusts_mode(&repo.config);
         let bytes = index_bytes(index, Some(&worktree), &git_dir, trusts, &view, &mut told)?;
         fs::write_atomic(&git_dir.join("index"), &bytes, 0o644)?;
@@ -176,6 +177,31 @@ pub fn link<S: ObjectSource + ?Sized>(
     placing.finish()?;
     linked.omitted = told.into_list();
     Ok(linked)
+}
+
+/// Whether the repository of a checkout has a commit that a state knows: then their histories are one.
+pub fn is_related<S: ObjectSource + ?Sized>(
+    source: &S,
+    state: GitStateId,
+    checkout: &Path,
+    git: &GitProgram,
+    scratch: &Path,
+) -> Result<bool, GitError> {
+    let options = RebuildOptions {
+        git: git.clone(),
+        scratch: scratch.to_owned(),
+        beside: scratch.to_owned(),
+        commands: Commands::All,
+    };
+    let Loaded { state, refs, files, .. } = Plan { source, options: &options }.load(state)?;
+    let repo = Repository::open(checkout, None)?;
+    if repo.hash != state.hash {
+        return Ok(false);
+    }
+    let mut known = targets(refs.iter().map(|it| &it.target));
+    known.extend(files.iter().flat_map(|file| git_files::logged(file, state.hash)));
+    let view = View::new(git, scratch, &repo)?;
+    Ok(!objects::present(&view, state.hash, &known)?.is_empty())
 }
 
 /// Gives the repository what it lacks of the objects of a state.
@@ -345,8 +371,10 @@ impl Linked {
         // The list of stashes is one for all worktrees: each that came gets a ref.
         let known: BTreeSet<GitOid> = targets(here.values());
         let log = files.iter().find(|file| file.path.as_bytes() == b"logs/refs/stash");
-        let stashes = log.map(|log| git_files::stashes(log, hash)).unwrap_or_default();
-        let new = stashes.into_iter().rev().filter(|oid| !known.contains(oid));
+        let lines = log.iter().flat_map(|log| log.bytes.split(|&byte| byte == b'\n'));
+        let stashes: Vec<_> = lines.filter_map(|it| git_files::parse_log_line(it, hash)).collect();
+        let stashes = stashes.into_iter().rev().map(|line| line.new);
+        let new = stashes.filter(|oid| !oid.is_null() && !known.contains(oid));
         made.extend(
             new.enumerate().map(|(at, oid)| (format!("{folder}/stash/{at}").into_bytes(), oid)),
         );
@@ -366,13 +394,13 @@ impl Linked {
     fn add_worktree(
         &mut self,
         stands: &Stands,
-        at: LinkPlace<'_>,
+        (files, place): (&Path, &Path),
         options: &RebuildOptions,
     ) -> Result<PathBuf, GitError> {
         const DOING: &str = "add a worktree";
         let aside = options.scratch.join(format!("worktree-{}", random_name()?));
         fs::create_dir_all(&aside)?;
-        let name = at.place.file_name().unwrap_or(std::ffi::OsStr::new("handoff"));
+        let name = place.file_name().unwrap_or(std::ffi::OsStr::new("handoff"));
         let for_now = aside.join(name);
         let run = self.git.at(&self.common_dir).args([
             "-c",
@@ -399,11 +427,11 @@ impl Linked {
         let unread = || GitError::Git { doing: DOING, said: "it made no worktree".into() };
         let git_dir = as_path(git_dir.ok_or_else(unread)?).to_owned();
         self.git_dir = Some(git_dir.clone());
-        let mut place = at.place.join(".git").as_os_str().as_bytes().to_vec();
-        place.push(b'\n');
-        fs::write_atomic(&git_dir.join("gitdir"), &place, 0o644)?;
+        let mut link_back = place.join(".git").as_os_str().as_bytes().to_vec();
+        link_back.push(b'\n');
+        fs::write_atomic(&git_dir.join("gitdir"), &link_back, 0o644)?;
         let link = [b"gitdir: ", git_dir.as_os_str().as_bytes(), b"\n"].concat();
-        write_new(&at.files.join(".git"), &link)?;
+        write_new(&files.join(".git"), &link)?;
         Ok(git_dir)
     }
 

@@ -25,8 +25,8 @@ fn bring_home(lab: &Lab) -> Linked {
     let captured = lab.capture();
     copy_files(&lab.path("away"), &lab.path("home-again"));
     let (checkout, files) = (lab.path("work"), lab.path("home-again"));
-    let at = LinkPlace { checkout: &checkout, files: &files, place: &files, name: "1a2b" };
-    link(&lab.objects, captured.id, at, &lab.rebuild_options()).unwrap()
+    let at = LinkPlace { checkout: &checkout, place: &files, name: "1a2b" };
+    link(&lab.objects, captured.id, &files, at, &lab.rebuild_options()).unwrap()
 }
 
 fn says(lab: &Lab, at: &str, args: &[&str]) -> String {
@@ -171,12 +171,8 @@ fn a_branch_that_is_not_born_and_another_repository_are_told_apart() {
     let other = Lab::new(Kept { hash: "sha256", refs: "files", index: "v2" });
     lab.at = "away".into();
     let captured = capture(&lab.work(), &lab.objects, &lab.options()).unwrap();
-    let at = LinkPlace {
-        checkout: &other.work(),
-        files: &other.path("scratch"),
-        place: &other.path("x"),
-        name: "1a2b",
-    };
-    let error = link(&lab.objects, captured.id, at, &lab.rebuild_options()).unwrap_err();
+    let at = LinkPlace { checkout: &other.work(), place: &other.path("x"), name: "1a2b" };
+    let error = link(&lab.objects, captured.id, &other.path("scratch"), at, &lab.rebuild_options())
+        .unwrap_err();
     assert!(error.to_string().contains("in another way"), "{error}");
 }
