@@ -398,7 +398,7 @@ pub(super) fn write_tables<'a>(
             run.bytes(DOING, b"", MAX_REF)?.checked(DOING)?;
         }
     }
-    let gone: String = spare.iter().map(|name| format!("delete {name}\n")).collect();
+    let gone = spare.map(|name| format!("delete {name}\n")).concat();
     if !head_log.is_empty() {
         update().bytes(DOING, gone.as_bytes(), MAX_REF)?.checked(DOING)?;
     }

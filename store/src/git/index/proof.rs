@@ -184,16 +184,9 @@ fn feed_without(part: &[u8], held: bool, to: &mut Sums) -> bool {
         to.update(line);
         rest = after.get(1..).unwrap_or_default();
     }
-    match rest.strip_suffix(b"\r") {
-        Some(kept) => {
-            to.update(kept);
-            true
-        }
-        None => {
-            to.update(rest);
-            false
-        }
-    }
+    let kept = rest.strip_suffix(b"\r");
+    to.update(kept.unwrap_or(rest));
+    kept.is_some()
 }
 
 /// What Git LFS keeps in the place of a file, by version 1 of its specification.

@@ -187,7 +187,9 @@ mod tests {
         placing.put(&mut done).unwrap();
         assert!(top.join("a/.git/HEAD").exists() && top.join("b/.git").exists());
         swap();
-        done.into_iter().for_each(|placed| take_back(placed).unwrap());
+        for placed in done {
+            take_back(placed).unwrap();
+        }
         assert!(!top.join("moved/.git").exists() && !top.join("b/.git").exists());
         assert!(!dir.path().join("one").exists());
 
