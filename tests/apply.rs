@@ -266,8 +266,8 @@ fn one_that_stops_on_its_way_says_by_what_it_is_put_back() {
         // That it is done cannot be noted where something else has that name.
         let in_its_way = loop {
             let new = names(&applies).into_iter().find(|name| !known.contains(name));
-            if let Some(new) = new.filter(|new| !new.ends_with(".lock")) {
-                let path = applies.join(new).join("applied");
+            if let Some(new) = new.map(|new| applies.join(new)).filter(|new| new.is_dir()) {
+                let path = new.join("applied");
                 if std::fs::create_dir(&path).is_ok() {
                     break Some(path);
                 }

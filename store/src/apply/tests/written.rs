@@ -214,7 +214,7 @@ fn put_back_from_anywhere(seed: u64, count: usize) -> usize {
 
 #[test]
 fn one_that_cannot_be_gone_on_with_is_put_back_from_where_it_is() {
-    let count = if is_nightly() { 300 } else { 8 };
+    let count = if is_nightly() { 300 } else { 5 };
     let mut on_the_way = put_back_from_anywhere(10, count);
     LIMITED.set(Some(Abilities { new: true, exchange: false, link: true }));
     on_the_way += put_back_from_anywhere(11, count);
@@ -239,7 +239,7 @@ fn directories_that_keep_their_owner_out_do_not_keep_it_from_its_end() {
     }
     let mut rng = Rng::new(9);
     let (mut seen, mut cuts) = (0, 0);
-    while seen < if is_nightly() { 300 } else { 25 } {
+    while seen < if is_nightly() { 300 } else { 10 } {
         let mut case = Case::random(&mut rng);
         case.there = case.there.closed(&mut rng);
         let objects = MemoryObjects::default();
