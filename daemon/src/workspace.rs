@@ -492,7 +492,7 @@ pub fn split_torn(omitted: &[Omission]) -> (Vec<&Omission>, Vec<&Omission>) {
 mod tests {
     use super::*;
 
-    fn workspaces(folder: &Path) -> Workspaces {
+    pub(super) fn workspaces(folder: &Path) -> Workspaces {
         let store = baton_store::store::Store::open(&folder.join("store")).unwrap();
         Workspaces {
             catalog: Catalog::open(&folder.join("catalog.db")).unwrap(),

@@ -221,3 +221,6 @@ pub(crate) fn not_carried(omitted: &[Omission], worktrees: &BTreeSet<Vec<u8>>) -
     };
     omitted.iter().filter(|omission| !is_carried(omission)).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests;
