@@ -111,38 +111,40 @@ fn read_as(files: &Files, entry: &GitEntry, seen: Seen, buffer: &mut [u8]) -> Op
     if seen.mode == GitMode::Symlink {
         return files.read_link(&entry.path).map(|target| is_blob(hash, &target, entry.oid));
     }
-    let open = || files.open(&entry.path).map(std::fs::File::from);
-    let mut file = open()?;
+    let open = || files.open(&entry.path);
+    let mut file = std::fs::File::from(open()?);
     let metadata = file.metadata().ok()?;
     let len = metadata.len();
     let mut plain = Sums::new(hash, len);
-    let mut line_ends = 0u64;
-    let read = each_part(&mut file, len, buffer, |part, before| {
-        plain.update(part);
-        line_ends += count_line_ends(part, before);
-    });
-    if !read {
+    if !each_part(&mut file, len, buffer, |part, _| plain.update(part)) {
         return None;
     }
     if plain.is(entry.oid) {
         return Some(true);
     }
     // Few files come to this, and they are read again.
-    let mut file = open()?;
-    let mut unix = Sums::new(hash, len.saturating_sub(line_ends));
+    let mut line_ends = 0u64;
     let mut pointed = gix::hash::hasher(kind(GitHash::Sha256));
-    let mut held = false;
-    let read = each_part(&mut file, len, buffer, |part, _| {
+    let read = each_part(&mut open()?.into(), len, buffer, |part, before| {
+        line_ends += count_line_ends(part, before);
         pointed.update(part);
+    });
+    let sum = pointed.try_finalize().ok().filter(|_| read)?;
+    if is_blob(hash, &pointer(sum.as_slice(), len), entry.oid) {
+        return Some(true);
+    }
+    if line_ends == 0 {
+        return Some(false);
+    }
+    let mut unix = Sums::new(hash, len.saturating_sub(line_ends));
+    let mut held = false;
+    let read = each_part(&mut open()?.into(), len, buffer, |part, _| {
         held = feed_without(part, held, &mut unix);
     });
     if held {
         unix.update(b"\r");
     }
-    let is_pointed = pointed
-        .try_finalize()
-        .is_ok_and(|sum| is_blob(hash, &pointer(sum.as_slice(), len), entry.oid));
-    read.then(|| is_pointed || (line_ends > 0 && unix.is(entry.oid)))
+    read.then(|| unix.is(entry.oid))
 }
 
 /// Gives a file to `take` part by part, each with the byte before it; false where it cannot be read to exactly `len`.
