@@ -127,7 +127,8 @@ fn a_repository_that_is_as_it_was_is_not_captured_again_and_without_git_it_is_na
     std::fs::create_dir(tree.join("broken")).unwrap();
     std::fs::write(tree.join("broken/.git"), "gitdir: nowhere\n").unwrap();
     let sixth = take(&workspaces, &tree);
-    let omitted: Vec<String> = sixth.omitted.iter().map(|it| it.path.display().into_owned()).collect();
+    let omitted: Vec<String> =
+        sixth.omitted.iter().map(|it| it.path.display().into_owned()).collect();
     assert_eq!(omitted, ["broken/.git"]);
     let omissions = load_git_omissions(&workspaces.vault, sixth.snapshot.git.unwrap()).unwrap();
     let broken = omissions.iter().find(|it| it.reason == GitOmitReason::Broken);
