@@ -30,7 +30,7 @@ const QUESTIONS: [&[&str]; 9] = [
 ];
 
 /// After this a change of a repository shows in its times, on any file system.
-const SETTLED: Duration = Duration::from_millis(1600);
+const SETTLED: Duration = Duration::from_millis(2600);
 
 fn try_git(folder: &Path, args: &[&str]) -> Output {
     Command::new("git")

@@ -11,9 +11,12 @@ use super::place::Repository;
 use super::stamp::Stamp;
 use crate::ignore::GitUser;
 
-/// How long ago the last change must be for another one to have another time: file systems count in ticks of up to
-/// 10 ms, and the coarsest in whole seconds.
-const TICK: Duration = Duration::from_millis(1500);
+/// How long ago the last change must be for another one to have another time, where the file system tells parts of a
+/// second: its ticks are of up to 10 ms.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The same where it tells whole seconds.
+const COARSE_TICK: Duration = Duration::from_millis(2500);
 
 /// What repositories looked like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +55,10 @@ impl Glance {
     /// Whether the last change is so long ago that one after it shows. What seems to come from the future does not
     /// settle before that.
     pub fn is_settled(&self, now: SystemTime) -> bool {
-        self.newest.is_none_or(|newest| now.duration_since(newest).is_ok_and(|age| age > TICK))
+        let Some(newest) = self.newest else { return true };
+        let since_start = newest.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let tick = if since_start.subsec_nanos() == 0 { COARSE_TICK } else { TICK };
+        now.duration_since(newest).is_ok_and(|age| age > tick)
     }
 }
 

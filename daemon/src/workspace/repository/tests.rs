@@ -100,7 +100,7 @@ fn a_repository_that_is_as_it_was_is_not_captured_again_and_without_git_it_is_na
     let first = take(&workspaces, &tree);
     assert!(first.omitted.is_empty() && first.snapshot.git.is_some());
     // Settled, and remembered.
-    std::thread::sleep(Duration::from_millis(1600));
+    std::thread::sleep(Duration::from_millis(2600));
     take(&workspaces, &tree);
     let program = workspaces.git.take();
     std::fs::write(tree.join("two"), "more\n").unwrap();
