@@ -154,12 +154,16 @@ fn beside_its_checkout(home: &TestHome, tree: &Path, run: &str) {
     let pulled = home.json(&["pull", run]);
     let branch = format!("handoff/{}", &run[..8]);
     assert_eq!(text(&pulled, "branch"), branch, "{pulled}");
+    assert_eq!(pulled["refs"], serde_json::json!([format!("refs/{branch}/heads/main")]));
+    assert_eq!(text(&pulled["receipt"]["git"], "branch"), branch);
     let root = PathBuf::from(text(&pulled, "root"));
     assert_eq!(root.parent(), tree.parent());
     assert_eq!(git(&root, &["log", "--format=%s"]), "two\none\n");
     assert_eq!(git(&root, &["branch", "--show-current"]).trim(), branch);
     assert_eq!(git(&root, &["status", "--porcelain"]), " M file\n");
     assert!(git(tree, &["worktree", "list"]).contains(arg(&root)));
+    // What was undone there can be found here.
+    assert!(git(&root, &["reflog"]).contains("checkout: moving from main to other"));
     // The run committed on main, too: that is beside the main of here.
     let refs = git(tree, &["for-each-ref", "--format=%(refname)", "refs/handoff"]);
     assert_eq!(refs, format!("refs/{branch}/heads/main\n"));

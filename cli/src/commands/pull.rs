@@ -93,6 +93,13 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         );
         if let Some(branch) = &pulled.branch {
             let _ = writeln!(text, "  a worktree of its own, on branch {branch}");
+            for name in pulled.refs.iter().take(SHOWN) {
+                let _ = writeln!(text, "  {}", figures::one_line(name));
+            }
+            if pulled.refs.len() > SHOWN {
+                let more = (pulled.refs.len() - SHOWN) as u64;
+                let _ = writeln!(text, "  and {} more", figures::plural(more, "ref"));
+            }
         }
         restore::receipt(&session.report, text, &pulled.receipt);
     })?;

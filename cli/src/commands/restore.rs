@@ -43,6 +43,9 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// What of a repository was left out that is named before the rest is only counted.
+const SHOWN: usize = 8;
+
 /// A repository in a line.
 fn repository(git: &GitReceipt) -> String {
     let branch = git.branch.as_deref().unwrap_or("no branch");
@@ -59,11 +62,15 @@ fn repository(git: &GitReceipt) -> String {
     if git.shallow {
         text.push_str(", without its older history");
     }
-    if !git.omitted.is_empty() {
-        let _ = write!(text, "; left out: ");
-        let named: Vec<_> =
-            git.omitted.iter().map(|it| format!("{} ({})", it.what, it.reason)).collect();
-        text.push_str(&named.join(", "));
+    // Every repository has reflogs of its branches: of those only the receipt speaks.
+    let unusual = git.omitted.iter().filter(|it| !it.what.starts_with("logs/refs/"));
+    let named: Vec<_> =
+        unusual.map(|it| figures::one_line(&format!("{} ({})", it.what, it.reason))).collect();
+    if let Some(first) = named.get(..named.len().min(SHOWN)).filter(|first| !first.is_empty()) {
+        let _ = write!(text, "; left out: {}", first.join(", "));
+    }
+    if named.len() > SHOWN {
+        let _ = write!(text, " and {} more", named.len() - SHOWN);
     }
     text
 }

@@ -619,6 +619,8 @@ pub struct PullAnswer {
     pub root: String,
     /// The branch of the linked worktree; null where it is none.
     pub branch: Option<String>,
+    /// Other refs that came, below `refs/handoff/`.
+    pub refs: Vec<String>,
     pub snapshot: String,
     pub files: u64,
     pub bytes: u64,

@@ -71,14 +71,16 @@ impl Checkouts for PlainCheckouts {
         let (restored, made) =
             restore_snapshot(&vault, &loaded, checkout, &options, &repository, &progress)
                 .doing(RESTORING)?;
-        if let RestoredRepository::Failed(error) = made {
-            return Err(error).doing(REBUILDING);
-        }
+        let made = match made {
+            RestoredRepository::Failed(error) => return Err(error).doing(REBUILDING),
+            made => made,
+        };
         if let Some(tree) = attachments_tree(&vault, &loaded).doing(ATTACHING)? {
             restore(&vault, tree, 0o755, attachments, &options, &progress).doing(ATTACHING)?;
         }
-        let receipt = report::receipt(&vault, snapshot, &loaded, &restored.not_carried, None)
+        let mut receipt = report::receipt(&vault, snapshot, &loaded, &restored.not_carried, None)
             .doing(RECEIPT)?;
+        report::made(&mut receipt, &made);
         let receipt = serde_json::to_value(receipt).doing(RECEIPT)?;
         Ok(Prepared { files: restored.files, bytes: restored.bytes, receipt })
     }

@@ -35,10 +35,11 @@ impl Daemon {
         let result = info.result.unwrap_or(info.spec.snapshot);
         self.fetch_from(&target, result, events).await?;
         let (isolated, name) = (Some(info.isolated), info.spec.run.short());
-        let mut branch = None;
+        let asked = Some(info.spec.snapshot);
+        let (mut branch, mut refs) = (None, Vec::new());
         let (root, restored, receipt) = if let Some(into) = call.into.map(to_path) {
-            let (restored, receipt, _) =
-                self.write_out(result, into.clone(), isolated, events).await?;
+            let to = (asked, isolated);
+            let (restored, receipt) = self.write_out(result, into.clone(), to, events).await?;
             (into, restored, receipt)
         } else {
             let (workspace, here) = (info.spec.workspace, call.here.map(to_path));
@@ -53,15 +54,17 @@ impl Daemon {
                 let progress = Arc::new(scan::Progress::default());
                 let (watched, to) = (Arc::clone(&progress), place.clone());
                 let work = self.blocking("pull", move |daemon| {
-                    daemon.link(result, (&checkout, &to), (&name, isolated), &progress)
+                    daemon.link((result, asked), (&checkout, &to), (&name, isolated), &progress)
                 });
-                let (restored, receipt, its_branch) =
+                let (restored, receipt, linked) =
                     with_progress(work, &watched, "pull", events).await?;
-                branch = Some(its_branch);
+                branch = Some(linked.branch().to_owned());
+                refs =
+                    linked.refs().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
                 (place, restored, receipt)
             } else {
-                let (restored, receipt, _) =
-                    self.write_out(result, place.clone(), isolated, events).await?;
+                let to = (asked, isolated);
+                let (restored, receipt) = self.write_out(result, place.clone(), to, events).await?;
                 (place, restored, receipt)
             }
         };
@@ -69,6 +72,7 @@ impl Daemon {
         Ok(Answer::Pull(Box::new(PullAnswer {
             root: root.to_string_lossy().into_owned(),
             branch,
+            refs,
             snapshot: result.to_string(),
             files: restored.files,
             bytes: restored.bytes,
@@ -94,11 +98,12 @@ impl Daemon {
         let loaded = load_snapshot(&self.workspaces.vault, result)?;
         let known = self.catalog.workspace(workspace)?.map(|known| to_path(Bytes(known.root)));
         if let Some(root) = known.filter(|root| root.is_dir()) {
-            let linked = loaded.git.is_some() && has_repository(&root);
-            return Ok((root, linked));
+            // Another one may have been cloned to the same place.
+            let linked = self.relation(&loaded, &root).unwrap_or(true) && has_repository(&root);
+            return Ok((root, linked && loaded.git.is_some()));
         }
         if let Some(here) = here
-            && self.is_related(&loaded, &here)
+            && self.relation(&loaded, &here) == Some(true)
         {
             return Ok((here, true));
         }
@@ -108,27 +113,28 @@ impl Daemon {
         Err(Fail::new("no-checkout", what).hint(format!("baton pull {run} --into DIR")))
     }
 
-    /// Whether a folder is the worktree of a repository that has commits of a snapshot's.
-    fn is_related(&self, snapshot: &Snapshot, here: &Path) -> bool {
-        let (Some(state), Some(git)) = (snapshot.git, &self.workspaces.git) else { return false };
-        let Workspaces { vault, scratch, .. } = &self.workspaces;
-        has_repository(here)
-            && git::is_related(vault, state, here, git, scratch).unwrap_or_else(|error| {
-                tracing::debug!(%error, "another repository");
-                false
-            })
+    /// Whether a folder is the worktree of a repository that has commits of a snapshot's; nothing where that has none.
+    fn relation(&self, snapshot: &Snapshot, here: &Path) -> Option<bool> {
+        let Workspaces { vault, git: Some(git), scratch, .. } = &self.workspaces else {
+            return Some(false);
+        };
+        let (Some(state), true) = (snapshot.git, has_repository(here)) else { return Some(false) };
+        git::is_related(vault, state, here, git, scratch).unwrap_or_else(|error| {
+            tracing::debug!(%error, "another repository");
+            Some(false)
+        })
     }
 
     fn link(
         &self,
-        id: SnapshotId,
+        (id, asked): (SnapshotId, Option<SnapshotId>),
         (checkout, place): (&Path, &Path),
         (name, isolated): (&str, Option<bool>),
         progress: &scan::Progress,
-    ) -> Result<(Restored, Receipt, String), Fail> {
+    ) -> Result<(Restored, Receipt, Linked), Fail> {
         let vault = &self.workspaces.vault;
         let loaded = load_snapshot(vault, id)?;
-        let repository = self.repository_options(&loaded);
+        let repository = self.repository_options(id, asked)?;
         let at = LinkPlace { checkout, place, name };
         let options = RestoreOptions::default();
         let (restored, linked) =
@@ -139,8 +145,9 @@ impl Daemon {
                     if fail.0.hint.is_some() { fail } else { fail.hint(into) }
                 },
             )?;
-        let receipt = report::receipt(vault, id, &loaded, &restored.not_carried, isolated)?;
-        Ok((restored, receipt, Linked::branch(&linked).to_owned()))
+        let mut receipt = report::receipt(vault, id, &loaded, &restored.not_carried, isolated)?;
+        report::linked(&mut receipt, &linked);
+        Ok((restored, receipt, linked))
     }
 }
 

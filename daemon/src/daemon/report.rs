@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use baton_protocol::id::{GitStateId, SnapshotId};
 use baton_protocol::message::RunInfo;
 use baton_protocol::object::{GitOmission, Omission, Snapshot};
-use baton_store::git::{self, GitError, Summary};
+use baton_store::checkout::RestoredRepository;
+use baton_store::git::{self, GitError, Linked, Summary};
 use baton_store::objects::ObjectSource;
 use baton_store::snapshot::{load_conversation, load_omissions};
 
@@ -56,14 +57,41 @@ pub fn receipt<S: ObjectSource + ?Sized>(
     })
 }
 
+/// What a receipt says of a repository that was made again here: what was not taken, too; nothing where it was not made.
+pub fn made(receipt: &mut Receipt, made: &RestoredRepository) {
+    match made {
+        RestoredRepository::Absent => {}
+        RestoredRepository::Rebuilt(omitted) => add_omitted(receipt, omitted),
+        RestoredRepository::Failed(_) => receipt.git = None,
+    }
+}
+
+/// The same of a linked worktree, which has a branch of its own and no list of stashes.
+pub fn linked(receipt: &mut Receipt, linked: &Linked) {
+    if let Some(git) = &mut receipt.git {
+        git.branch = Some(linked.branch().to_owned());
+        git.stashes = 0;
+    }
+    add_omitted(receipt, linked.omitted());
+}
+
+fn add_omitted(receipt: &mut Receipt, omitted: &[GitOmission]) {
+    let Some(git) = &mut receipt.git else { return };
+    for entry in omitted.iter().cloned().map(git_entry) {
+        if !git.omitted.contains(&entry) {
+            git.omitted.push(entry);
+        }
+    }
+}
+
+fn git_entry(omission: GitOmission) -> GitOmittedEntry {
+    GitOmittedEntry { what: omission.what, reason: omission.reason.name().to_owned() }
+}
+
 fn of_git<S: ObjectSource + ?Sized>(source: &S, id: GitStateId) -> Result<GitReceipt, GitError> {
     let Summary { head, branch, index_entries, stashes, commits_carried, operation, shallow } =
         git::summarize(source, id)?;
     let omitted = git::load_git_omissions(source, id)?;
-    let entry = |omission: GitOmission| GitOmittedEntry {
-        what: omission.what,
-        reason: omission.reason.name().to_owned(),
-    };
     Ok(GitReceipt {
         head,
         branch,
@@ -72,7 +100,7 @@ fn of_git<S: ObjectSource + ?Sized>(source: &S, id: GitStateId) -> Result<GitRec
         commits_carried,
         operation: operation.map(str::to_owned),
         shallow,
-        omitted: omitted.into_iter().map(entry).collect(),
+        omitted: omitted.into_iter().map(git_entry).collect(),
     })
 }
 

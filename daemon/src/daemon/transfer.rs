@@ -354,14 +354,15 @@ impl Daemon {
         }
     }
 
-    /// Writes a snapshot that is whole here into a new folder.
+    /// Writes a snapshot that is whole here into a new folder; `asked` is the one that a run was given, if it is what
+    /// a run has left.
     pub(super) async fn write_out(
         self: &Arc<Self>,
         snapshot: SnapshotId,
         into: PathBuf,
-        isolated: Option<bool>,
+        (asked, isolated): (Option<SnapshotId>, Option<bool>),
         events: &EventSender,
-    ) -> Result<(Restored, Receipt, Snapshot), Fail> {
+    ) -> Result<(Restored, Receipt), Fail> {
         let progress = Arc::new(scan::Progress::default());
         let watched = Arc::clone(&progress);
         let work = self.blocking("restore", move |daemon| {
@@ -375,12 +376,13 @@ impl Daemon {
                 })?;
             }
             let options = RestoreOptions::default();
-            let repository = daemon.repository_options(&loaded);
+            let repository = daemon.repository_options(snapshot, asked)?;
             let (restored, made) =
                 restore_snapshot(vault, &loaded, &into, &options, &repository, &progress)?;
-            let receipt =
+            let mut receipt =
                 report::receipt(vault, snapshot, &loaded, &restored.not_carried, isolated)?;
-            Ok(((restored, receipt, loaded), made))
+            report::made(&mut receipt, &made);
+            Ok(((restored, receipt), made))
         });
         let (done, made) = with_progress(work, &watched, "restore", events).await?;
         if let RestoredRepository::Failed(error) = made {
@@ -393,33 +395,45 @@ impl Daemon {
 }
 
 impl Daemon {
-    /// How the repository of a snapshot is made again here.
-    pub(super) fn repository_options(&self, snapshot: &Snapshot) -> RepositoryOptions {
-        let Workspaces { git, scratch, .. } = &self.workspaces;
-        let commands = self.known_commands(snapshot);
-        RepositoryOptions { git: git.clone(), scratch: scratch.clone(), commands }
+    /// How the repository of a snapshot is made again here; `asked` is the one that a run was given, if it is what a run
+    /// has left. Of a snapshot of this home all may run that git would run when it goes on with what it is in the middle
+    /// of, of any other one what was in the repository that went there.
+    pub(super) fn repository_options(
+        &self,
+        snapshot: SnapshotId,
+        asked: Option<SnapshotId>,
+    ) -> Result<RepositoryOptions, Fail> {
+        let Workspaces { vault, git, scratch, .. } = &self.workspaces;
+        let commands = match asked {
+            _ if self.is_own(snapshot)? => Commands::All,
+            Some(asked) if self.is_own(asked)? => {
+                let before = load_snapshot(vault, asked)?;
+                let known = before.git.map(|git| git::commands(vault, git));
+                Commands::Only(known.and_then(Result::ok).unwrap_or_default())
+            }
+            _ => Commands::Only(BTreeSet::new()),
+        };
+        Ok(RepositoryOptions { git: git.clone(), scratch: scratch.clone(), commands })
     }
 
-    /// The commands that the repository of a snapshot may run when git goes on with what it is in the middle of: of
-    /// a snapshot of this device all of them, of any other one those that went there.
-    fn known_commands(&self, snapshot: &Snapshot) -> Commands {
-        /// Snapshots of a run between what it got and what it left.
+    /// Whether this home made a snapshot: its own ref leads to it. What a snapshot says of itself proves nothing.
+    fn is_own(&self, id: SnapshotId) -> Result<bool, Fail> {
+        /// Snapshots that are gone through.
         const MAX_STEPS: usize = 10_000;
         let vault = &self.workspaces.vault;
-        if snapshot.device == self.identity.device() {
-            return Commands::All;
+        let workspace = load_snapshot(vault, id)?.workspace;
+        if self.catalog.history(workspace)?.iter().any(|row| row.snapshot == id) {
+            return Ok(true);
         }
-        let mut at = snapshot.clone();
+        let mut at = self.workspaces.head(workspace).map(|head| head.snapshot);
         for _ in 0..MAX_STEPS {
-            let Some(&parent) = at.parents.first() else { break };
-            let Ok(before) = load_snapshot(vault, parent) else { break };
-            if before.device == self.identity.device() {
-                let known = before.git.map(|git| git::commands(vault, git));
-                return Commands::Only(known.and_then(Result::ok).unwrap_or_default());
+            let Some(here) = at else { return Ok(false) };
+            if here == id {
+                return Ok(true);
             }
-            at = before;
+            at = load_snapshot(vault, here).ok().and_then(|it| it.parents.first().copied());
         }
-        Commands::Only(BTreeSet::new())
+        Ok(false)
     }
 }
 

@@ -151,7 +151,7 @@ impl Daemon {
         let into = to_path(into);
         let id = self.obtain(&snapshot, remote, events).await?;
         let root = into.to_string_lossy().into_owned();
-        let (restored, receipt, _) = self.write_out(id, into, None, events).await?;
+        let (restored, receipt) = self.write_out(id, into, (None, None), events).await?;
         let Restored { files, bytes, .. } = restored;
         Ok(Answer::Restore(RestoreAnswer { root, files, bytes, receipt }))
     }

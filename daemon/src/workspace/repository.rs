@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use baton_protocol::id::{GitStateId, ObjectId, TreeId};
-use baton_protocol::object::{Omission, OmitReason};
+use baton_protocol::object::{GitOmitReason, Omission, OmitReason};
 use baton_protocol::path::RelPath;
 use baton_store::git::{self, CaptureOptions, Captured, GitError, Glance};
 use baton_store::objects::ObjectSource;
@@ -45,6 +45,8 @@ struct State {
     id: GitStateId,
     /// Whether git was at work.
     busy: bool,
+    /// Whether nothing of it was missing.
+    is_whole: bool,
     /// The tree that it holds for alone, if so.
     tree: Option<TreeId>,
 }
@@ -75,23 +77,23 @@ impl Workspaces {
             let before = match before {
                 Ok(Some(before)) => before,
                 Ok(None) => return Ok(Looked::without(scanned, barriers)),
-                Err(error) => return Ok(Looked::without(scanned, barriers).noting(&root, &error)),
+                Err(error) => return Ok(Looked::without(scanned, barriers).noting(keeper, &error)),
             };
             let found = inner_worktrees(&scanned.omitted);
             keeper.set_inner(found.clone());
             if found == inner || is_last {
                 let state = self.state(keeper, (scanned.root, before), base, &found, intake);
-                let State { id, busy, tree } = match state {
+                let State { id, busy, is_whole, tree } = match state {
                     Ok(state) => state,
                     Err(GitError::Store(error)) => return Err(error.into()),
                     Err(error) => {
-                        return Ok(Looked::without(scanned, barriers).noting(&root, &error));
+                        return Ok(Looked::without(scanned, barriers).noting(keeper, &error));
                     }
                 };
                 let after = self.glance(&root, &found).ok().flatten();
                 let held_still = after == Some(before) && found == inner;
                 if held_still || busy || is_last {
-                    let is_sure = held_still && !busy && before.is_settled(self.now());
+                    let is_sure = held_still && !busy && is_whole && before.is_settled(self.now());
                     let known = is_sure.then_some(Known { digest: *before.digest(), id, tree });
                     let looked = Looked::without(scanned, barriers);
                     return Ok(looked.with(intake, id, known, busy || !held_still));
@@ -112,12 +114,13 @@ impl Workspaces {
         inner: &[PathBuf],
         intake: &Intake,
     ) -> Result<State, GitError> {
+        let base = base.or(keeper.repository().map(|known| known.id));
         let same_tree = |known: &Known| known.tree.is_none_or(|of| of == tree);
         let known = keeper.repository().filter(|it| it.digest == *glance.digest() && same_tree(it));
         if let Some(&Known { id, tree, .. }) = known
             && intake.contains(&ObjectId::from(id))?
         {
-            return Ok(State { id, busy: false, tree });
+            return Ok(State { id, busy: false, is_whole: true, tree });
         }
         let nested = inner.iter().filter_map(|path| RelPath::new(path.as_os_str().as_bytes()).ok());
         let mut options = CaptureOptions {
@@ -138,8 +141,10 @@ impl Workspaces {
             }
             captured => captured,
         };
-        let Captured { id, state, filters, .. } = captured?;
-        Ok(State { id, busy: state.busy, tree: filters.then_some(tree) })
+        let Captured { id, state, omitted, filters } = captured?;
+        // What was missing may come without a sign.
+        let is_whole = omitted.iter().all(|it| it.reason != GitOmitReason::Missing);
+        Ok(State { id, busy: state.busy, is_whole, tree: filters.then_some(tree) })
     }
 
     /// A glance at the repository of a tree and those inside it; nothing where there is none.
@@ -161,9 +166,11 @@ impl Looked {
         Self { scanned, barrier, git: None, omitted, known: None, notes: Vec::new() }
     }
 
-    fn noting(mut self, root: &Path, error: &GitError) -> Self {
+    /// The repository could not be captured now. What was known of it serves the next time.
+    fn noting(mut self, keeper: &Keeper, error: &GitError) -> Self {
+        self.known = keeper.repository().cloned();
         let cause = std::error::Error::source(error).map(|it| format!(": {it}"));
-        let (root, cause) = (root.display(), cause.unwrap_or_default());
+        let (root, cause) = (keeper.root().display(), cause.unwrap_or_default());
         self.notes.push(format!("the repository in {root} does not travel: {error}{cause}"));
         self
     }

@@ -55,7 +55,7 @@ pub fn restore_snapshot<S: ObjectSource + ?Sized>(
     let complete = |staging: &Staging| match make(source, snapshot, staging, repository) {
         Ok(Some(Rebuilt { omitted, .. })) => Ok(RestoredRepository::Rebuilt(omitted)),
         Ok(None) => Ok(RestoredRepository::Absent),
-        Err(GitError::Fs(error)) => Err(error.into()),
+        Err(GitError::Fs(error)) if error.is_disk_full() => Err(error.into()),
         Err(GitError::Store(error) | GitError::Blob(BlobError::Store(error)))
             if !error.is_corruption() =>
         {

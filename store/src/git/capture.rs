@@ -19,12 +19,12 @@ use baton_protocol::object::{
 use baton_protocol::path::RelPath;
 
 use super::index::{Index, mark_clean};
-use super::place::{Repository, read_user_config};
+use super::place::{Repository, read_file, read_user_config};
 use super::program::GitProgram;
 use super::refs::Refs;
 use super::stamp::{LOOKS, PAUSE, Stamp};
 use super::view::View;
-use super::{GitError, Told, files, index, refs, settings};
+use super::{GitError, Told, as_path, files, index, refs, settings};
 use crate::chunk::store_bytes;
 use crate::error::StoreError;
 use crate::ignore::GitUser;
@@ -135,7 +135,8 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
         told.note(GitOmitReason::Broken, format!("{} lines of the configuration", repo.untold));
     }
     let of_user = user_settings(&repo, &refs.head, &options.user);
-    let filters = repo.config.iter().cloned().chain(of_user).any(|it| is_filter(&it));
+    let filters = repo.config.iter().cloned().chain(of_user).any(|it| is_filter(&it))
+        || has_odd_attributes(&repo, index.as_ref());
     let list = refs.refs.into_iter().map(|(name, target)| GitRef { name, target }).collect();
     let omitted = told.into_list();
     let put = |bytes: Vec<u8>| store_bytes(&bytes, sink);
@@ -278,6 +279,23 @@ fn user_settings(
 fn is_filter(setting: &GitSetting) -> bool {
     let by = ["clean", "smudge", "process"].contains(&setting.key.as_str());
     setting.section == "filter" && by && setting.subsection.as_deref() != Some(b"lfs")
+}
+
+/// Most that is read of a file of attributes.
+const MAX_ATTRIBUTES: u64 = 4 << 20;
+
+/// Whether attributes make files of objects, though no configuration says how.
+fn has_odd_attributes(repo: &Repository, index: Option<&Index>) -> bool {
+    const ODD: [&[u8]; 2] = [b"ident", b"working-tree-encoding"];
+    let entries = index.iter().flat_map(|index| &index.meaning.entries);
+    let in_index = entries.map(|entry| entry.path.as_slice());
+    let files = in_index.filter(|path| path.ends_with(b".gitattributes"));
+    let files = files.chain([&b".gitattributes"[..]]).map(|path| repo.worktree.join(as_path(path)));
+    let mut files = files.chain([repo.common_dir.join("info/attributes")]);
+    files.any(|path| {
+        let bytes = read_file(&path, MAX_ATTRIBUTES).ok().flatten().unwrap_or_default();
+        ODD.iter().any(|odd| bytes.windows(odd.len()).any(|part| part == *odd))
+    })
 }
 
 /// The configuration of the repository, and before it what the user's own says of the user and of line ends.

@@ -18,6 +18,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// The same where it tells whole seconds.
 const COARSE_TICK: Duration = Duration::from_millis(2500);
 
+/// How far ahead of the clock a time is that nothing will have for long.
+const FAR_AHEAD: Duration = Duration::from_mins(1);
+
 /// What repositories looked like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Glance {
@@ -52,13 +55,16 @@ impl Glance {
         &self.digest
     }
 
-    /// Whether the last change is so long ago that one after it shows. What seems to come from the future does not
-    /// settle before that.
+    /// Whether the last change is so long ago that one after it shows.
     pub fn is_settled(&self, now: SystemTime) -> bool {
         let Some(newest) = self.newest else { return true };
         let since_start = newest.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let tick = if since_start.subsec_nanos() == 0 { COARSE_TICK } else { TICK };
-        now.duration_since(newest).is_ok_and(|age| age > tick)
+        match now.duration_since(newest) {
+            Ok(age) => age > tick,
+            // Made while a clock was wrong: what changes from here on has another time.
+            Err(ahead) => ahead.duration() > FAR_AHEAD,
+        }
     }
 }
 

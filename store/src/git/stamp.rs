@@ -71,6 +71,12 @@ impl Stamp {
         let mut this = Self { files: Vec::new(), locks: Vec::new() };
         for path in paths {
             this.look_at(path.clone());
+            // The user's own are often links.
+            if let Ok(behind) = path.canonicalize()
+                && behind != *path
+            {
+                this.look_at(behind);
+            }
         }
         this
     }

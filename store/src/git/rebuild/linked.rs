@@ -6,6 +6,8 @@
 //!
 //! **Invariant:** until [`Linked::keep`] all of it can go again, and does.
 
+mod stands;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -28,9 +30,10 @@ use crate::git::refs::{self, is_private};
 use crate::git::view::{View, random_name, write_new};
 use crate::git::{GitError, Told, as_path, files as git_files, objects, shown};
 use crate::objects::ObjectSource;
+use stands::{Stands, free_name, stands_on, targets};
 
-/// Names that are tried for a branch.
-const MAX_NAMES: usize = 1000;
+/// Most refs that come, beside the branch: a run can make any number.
+const MAX_REFS: usize = 1000;
 
 /// Longest file that names a folder.
 const MAX_LINK: u64 = 8 * 1024;
@@ -61,14 +64,21 @@ pub struct Linked {
     /// The branch, without `refs/heads/`.
     branch: String,
     tip: Option<GitOid>,
+    /// Whether refs are in tables.
+    in_tables: bool,
     omitted: Vec<GitOmission>,
     is_kept: bool,
 }
 
 impl Linked {
-    /// Makes it stay.
+    /// Makes it stay; from here on git may take it away where its files are gone.
     pub fn keep(&mut self) {
         self.is_kept = true;
+        if let Some(folder) = &self.git_dir
+            && let Err(error) = fs::remove_file(&folder.join("locked"))
+        {
+            tracing::warn!(%error, "a worktree stays locked");
+        }
     }
 
     /// The branch, without `refs/heads/`.
@@ -102,7 +112,16 @@ impl Drop for Linked {
         for (name, oid) in self.refs.iter().chain(&branch) {
             lines.add("delete", name, *oid);
         }
-        if let Err(error) = update_refs(&self.git, &self.common_dir, &lines) {
+        if update_refs(&self.git, &self.common_dir, &lines).is_ok() {
+            return;
+        }
+        // One that was moved meanwhile stays, and keeps no other one.
+        let each = self.refs.iter().chain(&branch).map(|(name, oid)| {
+            let mut line = Lines::default();
+            line.add("delete", name, *oid);
+            update_refs(&self.git, &self.common_dir, &line)
+        });
+        for error in each.filter_map(Result::err) {
             tracing::warn!(%error, "refs of a worktree that was not finished are left behind");
         }
     }
@@ -131,7 +150,7 @@ pub fn link<S: ObjectSource + ?Sized>(
         (repo.storage == RefStorage::Reftable).then_some(&view),
         &mut Told::default(),
     )?;
-    take_in(&plan, &state, &refs, &here.refs, &view)?;
+    take_in(&plan, (&state, &refs), &here.refs, &view, repo.is_partial)?;
     check_targets(&view, &state, &refs)?;
     check_logs(&view, &state, &mut files, &mut told)?;
 
@@ -144,10 +163,11 @@ pub fn link<S: ObjectSource + ?Sized>(
         refs: Vec::new(),
         branch,
         tip: None,
+        in_tables: repo.storage == RefStorage::Reftable,
         omitted: Vec::new(),
         is_kept: false,
     };
-    linked.make_refs(&here.refs, &refs, &files, &stands, state.hash)?;
+    linked.make_refs(&here.refs, &refs, &files, (&stands, state.hash), &mut told)?;
     let git_dir = linked.add_worktree(&stands, (files_at, at.place), options)?;
     linked.write_own(&git_dir, &refs, &files, &mut told)?;
     let spot = Spot::outermost(files_at);
@@ -166,7 +186,13 @@ pub fn link<S: ObjectSource + ?Sized>(
         let inner = spot.inner(path);
         let mut of_unit = Told::default();
         if inner.open().is_ok() {
-            plan.place(unit.state, &inner, &mut placing, &mut of_unit)?;
+            match plan.place(unit.state, &inner, &mut placing, &mut of_unit) {
+                Err(GitError::Fs(error)) => {
+                    let what = format!("the repository in {}: {error}", shown(path));
+                    told.note(GitOmitReason::NotCarried, what);
+                }
+                placed => placed?,
+            }
         } else {
             told.note(GitOmitReason::Missing, format!("the folder {}", shown(path)));
         }
@@ -174,19 +200,22 @@ pub fn link<S: ObjectSource + ?Sized>(
             told.note(it.reason, format!("{}: {}", shown(path), it.what));
         }
     }
-    placing.finish()?;
+    if let Err(error) = placing.finish() {
+        told.note(GitOmitReason::NotCarried, format!("repositories inside: {error}"));
+    }
     linked.omitted = told.into_list();
     Ok(linked)
 }
 
-/// Whether the repository of a checkout has a commit that a state knows: then their histories are one.
+/// Whether the repository of a checkout has a commit that a state knows: then their histories are one. Nothing where the
+/// state knows none.
 pub fn is_related<S: ObjectSource + ?Sized>(
     source: &S,
     state: GitStateId,
     checkout: &Path,
     git: &GitProgram,
     scratch: &Path,
-) -> Result<bool, GitError> {
+) -> Result<Option<bool>, GitError> {
     let options = RebuildOptions {
         git: git.clone(),
         scratch: scratch.to_owned(),
@@ -196,21 +225,24 @@ pub fn is_related<S: ObjectSource + ?Sized>(
     let Loaded { state, refs, files, .. } = Plan { source, options: &options }.load(state)?;
     let repo = Repository::open(checkout, None)?;
     if repo.hash != state.hash {
-        return Ok(false);
+        return Ok(Some(false));
     }
     let mut known = targets(refs.iter().map(|it| &it.target));
     known.extend(files.iter().flat_map(|file| git_files::logged(file, state.hash)));
+    if known.is_empty() {
+        return Ok(None);
+    }
     let view = View::new(git, scratch, &repo)?;
-    Ok(!objects::present(&view, state.hash, &known)?.is_empty())
+    Ok(Some(!objects::present(&view, state.hash, &known)?.is_empty()))
 }
 
 /// Gives the repository what it lacks of the objects of a state.
 fn take_in<S: ObjectSource + ?Sized>(
     plan: &Plan<'_, S>,
-    state: &GitState,
-    refs: &[GitRef],
+    (state, refs): (&GitState, &[GitRef]),
     here: &BTreeMap<GitRefName, GitTarget>,
     view: &View<'_>,
+    is_partial: bool,
 ) -> Result<(), GitError> {
     let is_whole = || -> Result<bool, GitError> {
         let mut tips = targets(refs.iter().map(|it| &it.target));
@@ -219,6 +251,10 @@ fn take_in<S: ObjectSource + ?Sized>(
         }
         if objects::present(view, state.hash, &tips)? != tips {
             return Ok(false);
+        }
+        // In a partial clone much is missing by intention.
+        if is_partial {
+            return Ok(true);
         }
         objects::is_connected(view, &tips, &targets(here.values()))
     };
@@ -230,91 +266,20 @@ fn take_in<S: ObjectSource + ?Sized>(
         if objects::present(view, state.hash, &tips)? == tips {
             left.insert(at, pack);
         } else {
-            plan.unpack(view.git(), pack.blob, false)?;
+            plan.unpack(view.git(), pack.blob, is_partial)?;
         }
     }
     if is_whole()? {
         return Ok(());
     }
     for pack in left {
-        plan.unpack(view.git(), pack.blob, false)?;
+        plan.unpack(view.git(), pack.blob, is_partial)?;
     }
     if is_whole()? {
         Ok(())
     } else {
         Err(GitError::refused("the state", "objects are missing in it"))
     }
-}
-
-fn targets<'a>(of: impl Iterator<Item = &'a GitTarget>) -> BTreeSet<GitOid> {
-    of.filter_map(|target| match target {
-        GitTarget::Object(oid) => Some(*oid),
-        GitTarget::Symbolic(_) => None,
-    })
-    .collect()
-}
-
-/// What a worktree stands on.
-struct Stands {
-    /// The branch that it is on, or goes back to.
-    name: Option<Vec<u8>>,
-    /// Where that is.
-    tip: Option<GitOid>,
-    /// Where `HEAD` is, if not on the branch.
-    detached: Option<GitOid>,
-}
-
-fn stands_on(state: &GitState, refs: &[GitRef], files: &[GitFile]) -> Stands {
-    let find = |name: &[u8]| {
-        refs.iter().find(|it| it.name.as_bytes() == name).and_then(|it| match it.target {
-            GitTarget::Object(oid) => Some(oid),
-            GitTarget::Symbolic(_) => None,
-        })
-    };
-    let oid = match &state.head {
-        GitHead::Symbolic(name) => {
-            let name = name.as_bytes();
-            return Stands { name: Some(name.to_vec()), tip: find(name), detached: None };
-        }
-        GitHead::Detached(oid) => *oid,
-    };
-    let goes_back_to = files.iter().find_map(|file| {
-        let text = file.bytes.trim_ascii_end();
-        match file.path.as_bytes() {
-            b"rebase-merge/head-name" | b"rebase-apply/head-name" => {
-                Some(text.to_vec()).filter(|name| name.starts_with(b"refs/heads/"))
-            }
-            b"BISECT_START" => Some([b"refs/heads/", text].concat()),
-            _ => None,
-        }
-    });
-    let back = goes_back_to.and_then(|name| Some((find(&name)?, name)));
-    match back {
-        Some((tip, name)) => Stands { name: Some(name), tip: Some(tip), detached: Some(oid) },
-        // A bisect of a detached HEAD goes back to a commit.
-        None if files.iter().any(|file| file.path.as_bytes() == b"BISECT_START") => {
-            Stands { name: None, tip: Some(oid), detached: Some(oid) }
-        }
-        None => Stands { name: None, tip: Some(oid), detached: None },
-    }
-}
-
-/// A name of a branch that no ref has, and no ref is in the way of.
-fn free_name(here: &BTreeMap<GitRefName, GitTarget>, name: &str) -> Result<String, GitError> {
-    let names: BTreeSet<&[u8]> = here.keys().map(GitRefName::as_bytes).collect();
-    let separator = if names.contains(&b"refs/heads/handoff"[..]) { '-' } else { '/' };
-    let is_free = |start: &str, branch: &str| {
-        let full = format!("{start}{branch}");
-        let below = format!("{full}/");
-        !names.iter().any(|it| *it == full.as_bytes() || it.starts_with(below.as_bytes()))
-    };
-    let numbered = (2..MAX_NAMES).map(|number| format!("handoff{separator}{name}-{number}"));
-    let free = std::iter::once(format!("handoff{separator}{name}"))
-        .chain(numbered)
-        .find(|branch| is_free("refs/heads/", branch) && is_free("refs/", branch));
-    free.ok_or_else(|| {
-        GitError::refused(format!("the branch handoff/{name}"), "there are too many")
-    })
 }
 
 /// What `git update-ref` is told.
@@ -353,8 +318,8 @@ impl Linked {
         here: &BTreeMap<GitRefName, GitTarget>,
         there: &[GitRef],
         files: &[GitFile],
-        stands: &Stands,
-        hash: GitHash,
+        (stands, hash): (&Stands, GitHash),
+        told: &mut Told,
     ) -> Result<(), GitError> {
         let folder = format!("refs/{}", self.branch);
         let mut made = Vec::new();
@@ -362,7 +327,9 @@ impl Linked {
             let bytes = name.as_bytes();
             let is_own = stands.name.as_deref() == Some(bytes) || bytes == b"refs/stash";
             let GitTarget::Object(oid) = target else { continue };
-            if is_own || is_private(bytes) || here.get(name) == Some(target) {
+            // What an origin has, the repository gets from there.
+            let is_remote = bytes.starts_with(b"refs/remotes/");
+            if is_own || is_remote || is_private(bytes) || here.get(name) == Some(target) {
                 continue;
             }
             let Some(rest) = bytes.strip_prefix(b"refs/") else { continue };
@@ -378,6 +345,11 @@ impl Linked {
         made.extend(
             new.enumerate().map(|(at, oid)| (format!("{folder}/stash/{at}").into_bytes(), oid)),
         );
+        if made.len() > MAX_REFS {
+            let what = format!("{} of {} refs", made.len() - MAX_REFS, made.len());
+            told.note(GitOmitReason::NotCarried, what);
+            made.truncate(MAX_REFS);
+        }
         let mut lines = Lines::default();
         for (name, oid) in &made {
             lines.add("create", name, *oid);
@@ -408,6 +380,8 @@ impl Linked {
             "worktree",
             "add",
             "-q",
+            // Until its files are there nobody is to prune it.
+            "--lock",
         ]);
         let run = match (stands.tip, stands.detached) {
             (_, Some(oid)) => run
@@ -419,20 +393,36 @@ impl Linked {
             (None, None) => run.args(["--orphan", "-b", &self.branch]).args([for_now.as_os_str()]),
         };
         let added = run.bytes(DOING, b"", MAX_ANSWER).and_then(|ended| ended.checked(DOING));
-        let link = read_file(&for_now.join(".git"), MAX_LINK);
+        let link = read_file(&for_now.join(".git"), MAX_LINK).ok().flatten().unwrap_or_default();
+        let git_dir = link.strip_prefix(b"gitdir: ").map(<[u8]>::trim_ascii_end);
+        self.git_dir = git_dir.map(|path| as_path(path).to_owned());
         fs::remove_dir_all(&aside)?;
         added?;
-        let link = link?.unwrap_or_default();
-        let git_dir = link.strip_prefix(b"gitdir: ").map(<[u8]>::trim_ascii_end);
         let unread = || GitError::Git { doing: DOING, said: "it made no worktree".into() };
-        let git_dir = as_path(git_dir.ok_or_else(unread)?).to_owned();
-        self.git_dir = Some(git_dir.clone());
+        let git_dir = self.git_dir.clone().ok_or_else(unread)?;
+        self.forget_sparse(&git_dir)?;
         let mut link_back = place.join(".git").as_os_str().as_bytes().to_vec();
         link_back.push(b'\n');
         fs::write_atomic(&git_dir.join("gitdir"), &link_back, 0o644)?;
         let link = [b"gitdir: ", git_dir.as_os_str().as_bytes(), b"\n"].concat();
         write_new(&files.join(".git"), &link)?;
         Ok(git_dir)
+    }
+
+    /// Takes back that git gives a new worktree what the other one says of files that are not wanted: all are here.
+    fn forget_sparse(&self, git_dir: &Path) -> Result<(), GitError> {
+        const DOING: &str = "set up a worktree";
+        fs::remove_file(&git_dir.join("info/sparse-checkout"))?;
+        let config = git_dir.join("config.worktree");
+        if !config.exists() {
+            return Ok(());
+        }
+        for key in ["core.sparseCheckout", "core.sparseCheckoutCone", "index.sparse"] {
+            let run = self.git.at(git_dir).args(["config", "--file"]);
+            let run = run.args([config.as_os_str(), key.as_ref(), "false".as_ref()]);
+            run.bytes(DOING, b"", MAX_ANSWER)?.checked(DOING)?;
+        }
+        Ok(())
     }
 
     /// Writes what is the worktree's own: refs, and files of what git is in the middle of.
@@ -456,14 +446,18 @@ impl Linked {
         for file in files {
             let path = file.path.as_bytes();
             let bytes: &[u8] = match path {
-                // Shared by all worktrees, or of refs that stay where they are.
-                b"shallow" | b"MERGE_RR" => continue,
-                b"info/sparse-checkout" => {
+                b"shallow" | b"info/exclude" | b"info/attributes" | b"logs/refs/stash" => continue,
+                // What is resolved is in a folder that all worktrees share.
+                b"MERGE_RR" | b"info/sparse-checkout" => {
                     told.note(GitOmitReason::NotCarried, shown(path));
                     continue;
                 }
-                _ if path.starts_with(b"info/") || path.starts_with(b"logs/") => continue,
                 _ if path.starts_with(b"rr-cache/") => continue,
+                // Where refs are in tables, their logs are, too.
+                b"logs/HEAD" if self.in_tables => {
+                    told.note(GitOmitReason::NotCarried, shown(path));
+                    continue;
+                }
                 // Branches that a rebase moves with its own.
                 b"rebase-merge/update-refs" => {
                     told.note(GitOmitReason::Elsewhere, shown(path));
