@@ -13,6 +13,9 @@ use super::parse::{Index, Stat};
 use crate::fs::Context;
 use crate::git::GitError;
 
+/// Most threads that look at files.
+pub(crate) const MAX_THREADS: usize = 8;
+
 /// What a file looks like now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
@@ -135,20 +138,46 @@ pub(crate) const fn has_file(entry: &GitEntry) -> bool {
 /// looked at them, and have not changed so shortly before the index was written that a later change
 /// could hide behind the same time.
 pub(crate) fn mark_clean(index: &mut Index, worktree: &Path) -> Result<(), GitError> {
-    let mut files = Files::below(worktree)?;
+    let empty = hash_of(index.meaning.hash, b"blob 0\0")?;
+    let empty = empty.as_slice();
+    let root = Files::below(worktree)?.root;
+    let threads = std::thread::available_parallelism().map_or(1, |it| it.get().min(MAX_THREADS));
+    let share = index.meaning.entries.len().div_ceil(threads).max(1);
+    let shares = index.meaning.entries.chunks_mut(share).zip(index.stats.chunks(share));
+    let written = index.written;
+    std::thread::scope(|scope| {
+        let running: Vec<_> = shares
+            .map(|(entries, stats)| {
+                let folder = root.try_clone().context("opening", worktree);
+                scope.spawn(|| {
+                    mark_share(entries, stats, Files::in_folder(folder?), empty, written);
+                    Ok(())
+                })
+            })
+            .collect();
+        let gone = || Err(GitError::refused("a worktree", "a thread that looked at it is gone"));
+        running.into_iter().try_for_each(|it| it.join().unwrap_or_else(|_| gone()))
+    })
+}
+
+fn mark_share(
+    entries: &mut [GitEntry],
+    stats: &[Stat],
+    mut files: Files,
+    empty: &[u8],
+    written: (i64, i64),
+) {
     // The same device has another number here and there; git does not look at it either.
     let same = |a: Stat, b: Stat| Stat { dev: 0, ..a } == Stat { dev: 0, ..b };
-    let empty = hash_of(index.meaning.hash, b"blob 0\0")?;
-    for (entry, stat) in index.meaning.entries.iter_mut().zip(&index.stats) {
+    for (entry, stat) in entries.iter_mut().zip(stats) {
         // Git writes a size of zero for what it has to look at again.
-        let unsure = stat.size == 0 && entry.oid.as_bytes() != empty.as_slice();
+        let unsure = stat.size == 0 && entry.oid.as_bytes() != empty;
         if !has_file(entry) || unsure {
             continue;
         }
         let Some(seen) = files.look(&entry.path) else { continue };
-        if same(seen.stat, *stat) && seen.modified < index.written {
+        if same(seen.stat, *stat) && seen.modified < written {
             entry.clean = Some(stat.size);
         }
     }
-    Ok(())
 }

@@ -13,14 +13,11 @@ use std::path::Path;
 
 use baton_protocol::object::{GitEntry, GitHash, GitMode, GitOid};
 
-use super::look::{Files, Seen, has_file};
+use super::look::{Files, MAX_THREADS, Seen, has_file};
 use super::parse::Stat;
 use super::{hash_of, kind};
 use crate::fs::Context;
 use crate::git::GitError;
-
-/// Most threads that read files.
-const MAX_THREADS: usize = 8;
 
 /// Read at once.
 const BUFFER: usize = 128 * 1024;
