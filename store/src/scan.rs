@@ -27,7 +27,7 @@ mod read;
 mod entry;
 mod links;
 mod unchanged;
-mod ground;
+pub(crate) mod ground;
 mod count;
 mod under_way;
 mod tasks;

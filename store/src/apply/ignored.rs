@@ -7,12 +7,11 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{FileType, Mode, OFlags};
-
 use super::ApplyError;
 use super::ground::Ground;
-use crate::ignore::{BATON_IGNORE, GitUser, MAX_RULES, Rules, Scope, Verdict, WORKTREE_INCLUDE};
+use crate::ignore::{BATON_IGNORE, GitUser, Rules, Scope, Verdict, WORKTREE_INCLUDE};
 use crate::scan::directory::open_below;
+use crate::scan::ground::read_rules;
 
 /// Which rules hold in a checkout.
 #[derive(Clone, Debug)]
@@ -39,8 +38,8 @@ impl Ignored {
             open_below(ground.root(), b"").map_err(|error| ground.failed("opening", b"", error))?;
         let mut removed = rules.exclude.clone();
         removed.push(b'\n');
-        removed.extend(read(&root, BATON_IGNORE).unwrap_or_default());
-        let included = read(&root, WORKTREE_INCLUDE).unwrap_or_default();
+        removed.extend(read_rules(&root, BATON_IGNORE).unwrap_or_default());
+        let included = read_rules(&root, WORKTREE_INCLUDE).unwrap_or_default();
         let rules = Rules::new(&rules.root, &rules.git_user, &removed, &included);
         Ok(Self { root, rules, scopes: HashMap::new() })
     }
@@ -85,7 +84,7 @@ impl Ignored {
             });
             let mut scope = self.rules.enter(&state.0, at, verdict, is_repository);
             if Rules::wants_git_ignore(&scope) {
-                let here = || folder.as_ref().and_then(|folder| read(folder, b".gitignore"));
+                let here = || folder.as_ref().and_then(|folder| read_rules(folder, b".gitignore"));
                 if let Some(bytes) = changed(at).or_else(here) {
                     Rules::add_git_ignore(&mut scope, at, &bytes);
                 }
@@ -94,18 +93,4 @@ impl Ignored {
             self.scopes.insert(at.to_vec(), state.clone());
         }
     }
-}
-
-/// A file of ignore patterns in a directory; a link is none, as for git.
-fn read(directory: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
-    use std::io::Read;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;
-    let stat = rustix::fs::fstat(&file).ok()?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::from(file).take(MAX_RULES + 1).read_to_end(&mut bytes).ok()?;
-    (bytes.len() as u64 <= MAX_RULES).then_some(bytes)
 }

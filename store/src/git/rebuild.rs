@@ -15,12 +15,13 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use baton_protocol::id::{GitStateId, ObjectId};
+use baton_protocol::id::GitStateId;
 use baton_protocol::object::{
     Blob, GitFile, GitFiles, GitIndex, GitOid, GitOids, GitOmission, GitOmitReason, GitPack,
     GitPlace, GitRef, GitRefs, GitSetting, GitSettings, GitState, MAX_GIT_UNITS, RefStorage,
 };
 
+use super::capture::load_state;
 use super::place::{Repository, is_yes, parse_config};
 use super::program::{GitProgram, Run};
 use super::refs::MAX_HEAD_LINES;
@@ -175,7 +176,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     }
 
     fn load_state(&self, id: GitStateId) -> Result<GitState, GitError> {
-        Ok(GitState::decode(&self.source.require(&ObjectId::from(id))?)?)
+        load_state(self.source, id)
     }
 
     fn load(&self, id: GitStateId) -> Result<Loaded, GitError> {

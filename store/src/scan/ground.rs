@@ -93,7 +93,7 @@ pub(super) fn read_git_ignore(scope: &mut Scope, directory: &OwnedFd, path: &[u8
 }
 
 /// A file of ignore patterns in this directory; a link is none, as for git.
-pub(super) fn read_rules(directory: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn read_rules(directory: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
     use std::io::Read;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;

@@ -127,7 +127,7 @@ impl Drop for Linked {
     }
 }
 
-/// Makes a state a linked worktree of the repository of a checkout; its files are at `files_at` for now.
+/// Makes a state a linked worktree of the repository of a checkout; its files are at `files_at` until they are put in their place.
 pub fn link<S: ObjectSource + ?Sized>(
     source: &S,
     state: GitStateId,
@@ -258,13 +258,12 @@ fn take_in<S: ObjectSource + ?Sized>(
         }
         objects::is_connected(view, &tips, &targets(here.values()))
     };
-    // What went there from here mostly still is here.
-    let mut left: Vec<&GitPack> = state.packs.iter().collect();
-    for at in (0..left.len()).rev() {
-        let pack = left.remove(at);
+    // What went there from here mostly still is here. Each pack builds on those before it.
+    let mut left: Vec<&GitPack> = Vec::new();
+    for pack in &state.packs {
         let tips = plan.tips(pack)?;
         if objects::present(view, state.hash, &tips)? == tips {
-            left.insert(at, pack);
+            left.push(pack);
         } else {
             plan.unpack(view.git(), pack.blob, is_partial)?;
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::lab::{Kept, Lab, copy_files};
-use crate::git::{LinkPlace, Linked, capture, link};
+use crate::git::{CaptureOptions, LinkPlace, Linked, capture, link};
 
 /// A repository with history, a stash and another branch; `away` is where a run has it.
 fn lab(kept: Kept) -> Lab {
@@ -175,4 +175,28 @@ fn a_branch_that_is_not_born_and_another_repository_are_told_apart() {
     let error = link(&lab.objects, captured.id, &other.path("scratch"), at, &lab.rebuild_options())
         .unwrap_err();
     assert!(error.to_string().contains("in another way"), "{error}");
+}
+
+#[test]
+fn packs_that_build_on_each_other_come_in_their_order() {
+    let lab = Lab::new(kinds()[0]);
+    // Nothing that packs well: the first pack stays the larger one.
+    let line = |number: u32| blake3::hash(&number.to_le_bytes()).to_hex().to_string() + "\n";
+    let text: String = (0..500).map(line).collect();
+    lab.write("file", &text);
+    lab.commit("one");
+    let first = lab.capture();
+    lab.write("file", text + "more\n");
+    lab.commit("two");
+    let options = CaptureOptions { base: Some(first.id), ..lab.options() };
+    let second = capture(&lab.work(), &lab.objects, &options).unwrap();
+    assert_eq!(second.state.packs.len(), 2);
+    // A repository that has nothing of it.
+    let other = Lab::new(kinds()[0]);
+    copy_files(&lab.work(), &other.path("files"));
+    let (checkout, files) = (other.work(), other.path("files"));
+    let at = LinkPlace { checkout: &checkout, place: &files, name: "1a2b" };
+    link(&lab.objects, second.id, &files, at, &other.rebuild_options()).unwrap().keep();
+    assert_eq!(says(&other, "files", &["log", "--format=%s"]), "two\none");
+    other.git_in(&other.path("files"), &["fsck", "--full", "--strict"]);
 }
