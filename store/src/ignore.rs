@@ -17,6 +17,7 @@
 //!
 //! **Invariant:** a rule that cannot be read never removes anything.
 
+mod glob;
 mod patterns;
 mod worktree;
 
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::ApplyId;
+use glob::Case;
 use patterns::Patterns;
 use worktree::{Stamp, Worktree};
 
@@ -277,7 +279,7 @@ impl Rules {
 
     /// What is to be done with the entry at `path`, which stands in the directory of `scope`.
     pub(crate) fn verdict(&self, scope: &Scope, path: &[u8], is_directory: bool) -> Verdict {
-        let case = gix::glob::pattern::Case::Sensitive;
+        let case = Case::Sensitive;
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
         if is_own_name(name) {
             return Verdict::Skip;

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::path::RelPath;
 use gix::bstr::{BStr, ByteSlice};
-use gix::glob::pattern::Case;
 use gix::index::State;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::GitUser;
+use super::glob::Case;
 use super::patterns::{MAX_RULES, Patterns};
 use crate::stat_cache::FileStat;
 
