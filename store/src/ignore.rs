@@ -5,7 +5,7 @@
 //! Inside a worktree an entry belongs to the tree if it is tracked, or untracked and not ignored:
 //!
 //! 1. `.batonignore` in the root removes, also what is tracked.
-//! 2. What the index names stays, also inside ignored directories.
+//! 2. What the index names stays, also inside ignored directories; where case is folded, in whatever letters.
 //! 3. The `.gitignore` of the nearest directory with a matching pattern decides, then
 //!    `info/exclude`, then `core.excludesFile`; within a file the last matching line.
 //! 4. Nothing else inside an ignored directory belongs to the tree, whatever re-includes it.
@@ -299,8 +299,13 @@ impl Rules {
         if self.included.decide(path, is_directory, case) == Some(true) {
             return Verdict::Whole;
         }
-        let leads = || worktree.tracks_below(inside) || self.included.may_match_below(path);
-        if is_directory && leads() { Verdict::NamedOnly } else { Verdict::Skip }
+        let tracked =
+            || worktree.tracks_below(inside) || worktree.tracks_in_other_case(inside, is_directory);
+        match is_directory {
+            true if tracked() || self.included.may_match_below(path) => Verdict::NamedOnly,
+            false if worktree.tracks_in_other_case(inside, false) => Verdict::Keep,
+            _ => Verdict::Skip,
+        }
     }
 }
 

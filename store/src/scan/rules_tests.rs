@@ -295,11 +295,8 @@ impl Batch {
                 folders.push(path.clone());
             }
             path.extend(name(dice));
-            if self.fold
-                && paths
-                    .iter()
-                    .any(|other: &Bytes| other.eq_ignore_ascii_case(&path) && *other != path)
-            {
+            let mut ways = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
+            if ways.any(|(at, _)| self.at(&[below, &path[..at]].concat()).is_symlink()) {
                 continue;
             }
             let full = [below, &path].concat();
@@ -462,14 +459,24 @@ impl Batch {
         let fields: Vec<&[u8]> = said.split(|&byte| byte == 0).collect();
         let answers = fields.chunks_exact(4);
         assert_eq!(answers.len(), self.paths.len());
-        let is_tracked = |path: &[u8]| {
-            let below = [path, b"/"].concat();
-            self.tracked.contains(path) || self.tracked.iter().any(|one| one.starts_with(&below))
-        };
         let is_ignored = |of: &&[&[u8]]| !of[0].is_empty() && !of[2].starts_with(b"!");
         let ignored =
             answers.filter(is_ignored).map(|of| of[3].strip_prefix(b"./").unwrap().to_vec());
-        ignored.filter(|path| !is_tracked(path)).collect()
+        ignored.filter(|path| !self.is_tracked(path) && !self.leads_to_tracked(path)).collect()
+    }
+
+    /// Whether the index has this name, in whatever letters where they are the same.
+    fn is_tracked(&self, path: &[u8]) -> bool {
+        self.tracked.contains(path)
+            || (self.fold && self.tracked.iter().any(|one| one.eq_ignore_ascii_case(path)))
+    }
+
+    fn leads_to_tracked(&self, path: &[u8]) -> bool {
+        let below = [path, b"/"].concat();
+        self.tracked
+            .iter()
+            .filter_map(|one| one.get(..below.len()))
+            .any(|one| one == below || (self.fold && one.eq_ignore_ascii_case(&below)))
     }
 
     /// Files and folders of the scan.
@@ -500,7 +507,13 @@ impl Batch {
     /// What git and the scan say differently.
     fn differences(&self) -> Vec<String> {
         let (files, folders) = self.by_scan();
-        let (listed, ignored) = (self.by_git(b""), self.ignored_by_git());
+        let (mut listed, ignored) = (self.by_git(b""), self.ignored_by_git());
+        // Where letters are the same, git takes one file for another that is beside it, and lists it not at all.
+        let beside = self.paths.iter().filter(|path| {
+            let is_file = self.at(path).symlink_metadata().is_ok_and(|data| !data.is_dir());
+            self.fold && is_file && self.is_tracked(path)
+        });
+        listed.extend(beside.cloned());
         let mut found = Vec::new();
         let mut differs = |path: &Bytes, what: &str| {
             found.push(format!(
@@ -512,7 +525,9 @@ impl Batch {
         files.difference(&listed).for_each(|path| differs(path, "git does not list it"));
         listed.difference(&files).for_each(|path| differs(path, "git lists it"));
         for path in &self.paths {
-            let is_there = files.contains(path) || folders.contains(path);
+            // A folder inside an ignored one is there for what it holds.
+            let is_there =
+                files.contains(path) || folders.contains(path) || self.leads_to_tracked(path);
             if ignored.contains(path) && files.contains(path) {
                 differs(path, "git ignores it");
             } else if !ignored.contains(path) && !is_there {
