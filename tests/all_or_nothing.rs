@@ -235,21 +235,29 @@ fn objects_that_git_refuses_start_no_run_and_are_named() {
     let scene = Scene::new();
     let home = scene.user("user");
     let tree = repository(&home);
+    let whole = home.user_home().join("whole");
+    let copied = Command::new("cp").arg("-a").arg(&tree).arg(&whole).status();
+    assert!(copied.unwrap().success());
+    let started = home.root().join("started");
+    let script = format!("touch {}", arg(&started));
     for name in [".git", "..", ".GIT"] {
         let hostile = hostile_tree(&tree, name);
         let commit = git(&tree, &["commit-tree", "-m", "hostile", &hostile]);
         git(&tree, &["update-ref", "refs/heads/hostile", &commit]);
-        let started = home.root().join("started");
-        let script = format!("touch {}", arg(&started));
         let (code, answer) = hand_off(&home, &tree, &script);
-        eprintln!("{name}: {code} {answer}");
-        let run = text(&answer["runs"][0], "run").to_owned();
-        home.baton(&["run", "wait", &run]);
-        eprintln!("{}", home.json(&["run", "show", &run]));
-        assert!(!started.exists());
-        git(&tree, &["update-ref", "-d", "refs/heads/hostile"]);
+        // What is sent is what it says it is: only git can say that it is no good, and it does before anything runs.
+        assert_eq!(code, 0, "{name}: {answer}");
+        let run = text(&answer["runs"][0], "run");
+        assert!(!home.baton(&["run", "wait", run]).status.success(), "{name}");
+        let shown = home.json(&["run", "show", run]);
+        let end = (text(&shown, "state"), &shown["exit_code"], &shown["started_at"]);
+        assert_eq!(end, ("failed", &Value::Null, &Value::Null), "{name}: {shown}");
+        let why = text(&shown, "reason");
+        assert!(why.contains("fsck error") && why.contains("hasDot"), "{name}: {why}");
+        assert!(!started.exists(), "{name}");
     }
-    let (code, answer) = hand_off(&home, &tree, "test -e one");
+    // The packs of a workspace are kept, also what is not reachable any more; those of another one are its own.
+    let (code, answer) = hand_off(&home, &whole, "test -e one");
     assert_eq!(code, 0, "{answer}");
-    went_well(&home, text(&answer["runs"][0], "run"), &tree, "without");
+    went_well(&home, text(&answer["runs"][0], "run"), &whole, "without");
 }

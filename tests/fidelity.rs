@@ -13,6 +13,7 @@
 mod lab;
 #[path = "../store/src/git/tests/states.rs"]
 mod states;
+mod releases;
 
 use std::path::Path;
 

@@ -19,6 +19,7 @@ pub(super) const HASHES: [&str; 2] = ["sha1", "sha256"];
 pub(super) const STORAGES: [&str; 2] = ["files", "reftable"];
 pub(super) const INDEXES: [&str; 4] = ["v2", "v4", "split", "sparse"];
 
+#[allow(dead_code, reason = "not every test that makes repositories needs it")]
 pub(super) const PLAIN: Kept = Kept { hash: "sha1", refs: "files", index: "v2" };
 
 /// Every way.
@@ -60,6 +61,7 @@ pub(super) struct Lab {
     pub(super) kept: Kept,
     /// The worktree that is captured, below the folder.
     pub(super) at: String,
+    #[allow(dead_code, reason = "not every test captures")]
     pub(super) objects: Objects,
 }
 
