@@ -350,7 +350,9 @@ impl Batch {
             }
         }
         let mut tracked = Vec::new();
-        for path in paths.iter().filter(|path| !is_inside(path)) {
+        // What is in a repository inside may be tracked around it: for git it is none then.
+        let tracks_inside = dice.one_in(3);
+        for path in paths.iter().filter(|path| tracks_inside || !is_inside(path)) {
             let full = [below, path].concat();
             if dice.one_in(5) && !self.at(&full).symlink_metadata().unwrap().is_dir() {
                 tracked.push(full);
@@ -514,6 +516,12 @@ impl Batch {
             self.fold && is_file && self.is_tracked(path)
         });
         listed.extend(beside.cloned());
+        // What git takes for a folder, because something in it is tracked around it, is a repository, too.
+        let inner = self.inner.iter().filter(|at| !ignored.contains(&at[..at.len() - 1]));
+        let there = inner.filter(|at| folders.contains(&at[..at.len() - 1]));
+        for at in there {
+            listed.extend(self.by_git(at));
+        }
         let mut found = Vec::new();
         let mut differs = |path: &Bytes, what: &str| {
             found.push(format!(
