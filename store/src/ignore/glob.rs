@@ -49,11 +49,14 @@ pub(super) fn literal_len(pattern: &[u8]) -> usize {
     pattern.iter().position(is_special).unwrap_or(pattern.len())
 }
 
+/// Where to go on: what is left of a pattern, and of a path.
+type Place<'a> = (&'a [u8], &'a [u8]);
+
 /// Whether all of `text` is what `pattern` stands for.
 pub(super) fn matches(pattern: &[u8], text: &[u8], case: Case) -> bool {
     let (mut rest, mut left) = (pattern, text);
     // Where to go on if what follows the last `*`, or the last `**`, does not match here.
-    let (mut star, mut stars): (Option<(&[u8], &[u8])>, Option<(&[u8], &[u8])>) = (None, None);
+    let (mut star, mut stars): (Option<Place<'_>>, Option<Place<'_>>) = (None, None);
     loop {
         match step(pattern, rest, left, case) {
             Step::Matched => return true,

@@ -556,7 +556,7 @@ impl Batch {
             .collect();
         files.extend([b".git/info/exclude".to_vec(), b"../excludes".to_vec()]);
         let set = path.split(|&byte| byte == b'/').next().unwrap_or_default();
-        let mut said = format!(" (ignoreCase {})", self.fold);
+        let mut said = vec![format!(" (ignoreCase {})", self.fold)];
         for file in files {
             let Ok(Some(text)) = crate::fs::read_if_exists(&self.at(&file), 1 << 20) else {
                 continue;
@@ -567,10 +567,10 @@ impl Batch {
                     && (text.len() < 400 || line.windows(set.len()).any(|part| part == set))
             });
             for line in lines {
-                said += &format!("\n    {}: {}", file.escape_ascii(), line.escape_ascii());
+                said.push(format!("    {}: {}", file.escape_ascii(), line.escape_ascii()));
             }
         }
-        said
+        said.join("\n")
     }
 }
 
