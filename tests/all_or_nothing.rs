@@ -87,7 +87,7 @@ impl Scene {
         let home = TestHome::new();
         let identity = Identity::load_or_create(&home.baton_home().join("keys")).unwrap();
         let place: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
-        let interloper = Interloper::new(identity, Arc::clone(&place));
+        let interloper = Interloper::new(&identity, Arc::clone(&place));
         let address = interloper.address.to_string();
         let serve = home.serve_on("127.0.0.1:0", &["--advertise", &address]);
         *place.lock().unwrap() = Some(serve.listening);

@@ -50,7 +50,7 @@ pub(crate) struct Interloper {
 
 impl Interloper {
     /// Takes the place of the node with these keys, which will listen at the address that `node` says.
-    pub(crate) fn new(identity: Identity, node: Arc<Mutex<Option<SocketAddr>>>) -> Self {
+    pub(crate) fn new(identity: &Identity, node: Arc<Mutex<Option<SocketAddr>>>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -59,7 +59,7 @@ impl Interloper {
         let orders = Arc::new(Orders::default());
         let endpoint = {
             let _inside = runtime.enter();
-            listen(&identity, "127.0.0.1:0".parse().unwrap()).unwrap()
+            listen(identity, "127.0.0.1:0".parse().unwrap()).unwrap()
         };
         let address = endpoint.local_addr().unwrap();
         let (these, id) = (Arc::clone(&orders), identity.node());
