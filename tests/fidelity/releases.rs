@@ -149,6 +149,8 @@ fn wander(lab: &Lab, dice: &mut Dice, points: &[String], edits: usize) -> String
     for operation in ["merge", "cherry-pick", "rebase", "revert"] {
         try_git(lab, &[operation, "--abort"]);
     }
+    // Without the index, which may say that files are not to be looked at.
+    std::fs::remove_file(lab.work().join(".git/index")).unwrap();
     lab.git(&["reset", "-q", "--hard"]);
     lab.git(&["clean", "-q", "-f", "-d", "-x"]);
     let point = points[dice.roll(points.len())].as_str();
