@@ -2,11 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-// What the states of repositories are made with stands there; see `fidelity`.
-use baton_store::fs;
-
 mod support;
-mod all_or_nothing;
 mod always_on;
 mod apply;
 mod cli;
@@ -14,12 +10,16 @@ mod crash;
 mod damage;
 mod docs;
 mod enrolment;
-mod fidelity;
 mod full_disk;
 mod git;
 mod guard;
+mod fidelity;
 mod handoff;
+mod harmed;
 mod offline;
 mod roundtrip;
 mod service;
 mod tidy;
+
+// Of the labs in which the tests of the store make repositories; see `fidelity`.
+use baton_store::{fs, ignore};

@@ -12,8 +12,7 @@ use baton_protocol::object::{
 };
 use baton_protocol::path::RelPath;
 
-use super::capturing::copy_files;
-use super::lab::{Lab, PLAIN};
+use super::lab::{Lab, PLAIN, copy_files};
 use crate::chunk::store_bytes;
 use crate::git::place::Repository;
 use crate::git::{Captured, Commands, GitError, Told, capture, files, rebuild};

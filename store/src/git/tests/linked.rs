@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use super::capturing::copy_files;
-use super::lab::{Kept, Lab};
+use super::lab::{Kept, Lab, copy_files};
 use crate::git::{CaptureOptions, LinkPlace, Linked, capture, link};
 
 /// A repository with history, a stash and another branch; `away` is where a run has it.

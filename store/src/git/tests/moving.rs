@@ -7,8 +7,7 @@ use baton_protocol::id::GitStateId;
 use baton_protocol::object::GitPlace;
 use baton_protocol::path::RelPath;
 
-use super::capturing::copy_files;
-use super::lab::{Dice, Kept, Lab, PLAIN, all_kept};
+use super::lab::{Dice, Kept, Lab, PLAIN, all_kept, copy_files};
 use crate::git::place::Repository;
 use crate::git::{
     CaptureOptions, Captured, Commands, GitError, Told, capture, load_git_omissions, rebuild, refs,
