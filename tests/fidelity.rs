@@ -10,7 +10,7 @@
 )]
 
 #[path = "../store/src/git/tests/lab.rs"]
-#[allow(dead_code, reason = "what is captured here is captured by a daemon")]
+#[allow(dead_code, clippy::expect_used, reason = "what is captured here is captured by a daemon")]
 mod lab;
 #[path = "../store/src/git/tests/states.rs"]
 mod states;
@@ -30,7 +30,7 @@ use crate::support::walker::{differences, walk};
 
 /// Where the labs of the store put what they capture; here it is a daemon that captures.
 #[derive(Debug, Default)]
-struct MemoryObjects;
+struct MemoryObjects {}
 
 impl ObjectSource for MemoryObjects {
     fn read(&self, _: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
