@@ -150,7 +150,7 @@ fn wander(lab: &Lab, dice: &mut Dice, points: &[String], edits: usize) -> String
         try_git(lab, &[operation, "--abort"]);
     }
     // Without the index, which may say that files are not to be looked at.
-    std::fs::remove_file(lab.work().join(".git/index")).unwrap();
+    drop(std::fs::remove_file(lab.work().join(".git/index")));
     lab.git(&["reset", "-q", "--hard"]);
     lab.git(&["clean", "-q", "-f", "-d", "-x"]);
     let point = points[dice.roll(points.len())].as_str();
@@ -291,7 +291,7 @@ fn a_large_repository_arrives_as_it_is() {
         ]);
     }
     lab.configure(&lab.work());
-    let failed = check_points(&scene, &lab, &mut Dice::new(21), 4, 200, "the large one");
+    let failed = check_points(&scene, &lab, &mut Dice::new(21), 3, 200, "the large one");
     assert!(failed.is_empty(), "{} differ:\n{}", failed.len(), failed.join("\n"));
 }
 
