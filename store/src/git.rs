@@ -9,6 +9,7 @@
 //! - [`settings`], [`files`], [`refs`], [`index`]: what is read and written of each
 //! - [`stamp`]: whether all of it held still meanwhile
 //! - [`glance`]: whether it is as it was when it was captured
+//! - [`signs`]: where git shows that it is not
 //! - [`objects`]: packs of what the other side lacks
 //! - [`capture`] and [`rebuild`]: all of that together
 //! - [`summary`]: what a state says, for people
@@ -27,6 +28,7 @@ mod refs;
 mod index;
 mod stamp;
 mod glance;
+mod signs;
 mod objects;
 mod capture;
 mod rebuild;
@@ -50,6 +52,7 @@ pub use program::GitProgram;
 pub use rebuild::{
     Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, is_related, link, rebuild,
 };
+pub use signs::{is_sign, sign_folders, sign_places};
 pub use summary::{Summary, commands, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.
