@@ -103,7 +103,12 @@ fn same(lab: &Lab, what: &str, here: &Path, there: &Path) {
         assert!(a == b, "{what}: git {question:?} said here\n{a:?}\nand there\n{b:?}");
     }
     let mut listings = [walk(here), walk(there)];
-    for listing in &mut listings {
+    for (listing, at) in listings.iter_mut().zip([here, there]) {
+        // What git ignores does not travel.
+        let ignored = lab.git_in(at, &["ls-files", "-z", "-o", "-i", "--exclude-standard"]);
+        for path in ignored.split(|&byte| byte == 0) {
+            listing.remove(path);
+        }
         // Of a repository git says all that is to say, also of one in a submodule.
         listing.retain(|path, _| !path.split(|&byte| byte == b'/').any(|name| name == b".git"));
     }
