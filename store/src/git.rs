@@ -5,13 +5,14 @@
 //!
 //! - [`program`]: git itself, for what no library does, where nothing of a repository can reach it
 //! - [`place`]: where a repository is, and its configuration as it stands there
+//! - [`quarantine`]: objects that came and are not yet among its own
 //! - [`view`]: what git sees of it
 //! - [`settings`], [`files`], [`refs`], [`index`]: what is read and written of each
 //! - [`stamp`]: whether all of it held still meanwhile
 //! - [`glance`]: whether it is as it was when it was captured
 //! - [`objects`]: packs of what the other side lacks
-//! - [`capture`] and [`rebuild`]: all of that together
-//! - [`summary`]: what a state says, for people
+//! - [`capture`]: all of that together; [`summary`]: what it says, for people
+//! - [`rebuild`]: the same again elsewhere, or brought into what is there
 //!
 //! **Invariant:** nothing of a repository is run, neither where it is captured nor where it is rebuilt: no hook,
 //! filter, helper or alias, and no configuration of it is read by git.
@@ -20,6 +21,7 @@
 
 mod program;
 mod place;
+mod quarantine;
 mod view;
 mod settings;
 mod files;
@@ -29,8 +31,8 @@ mod stamp;
 mod glance;
 mod objects;
 mod capture;
-mod rebuild;
 mod summary;
+mod rebuild;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -48,8 +50,11 @@ pub use capture::{CaptureOptions, Captured, capture};
 pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{
-    Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, is_related, link, rebuild,
+    Arrival, ArrivalOptions, BringOptions, Brought, Commands, EntryAction, EntryClash, EntryOutcome,
+    LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction, RefOutcome, TextMerge, arrive,
+    is_related, link, rebuild,
 };
+pub(crate) use rebuild::{CheckoutRepository, EntryChange, Placed, RefStep, Still, When};
 pub use summary::{Summary, commands, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.
@@ -181,4 +186,4 @@ fn shown(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

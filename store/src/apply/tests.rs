@@ -6,6 +6,7 @@ mod planned;
 mod written;
 mod disturbed;
 mod git_beside;
+mod repository;
 
 use std::path::Path;
 

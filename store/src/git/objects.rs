@@ -8,7 +8,7 @@
 //! **Invariant:** what the repository itself lacks is told, and nothing is fetched for it.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use baton_protocol::object::{Blob, GitHash, GitOid, GitOids, GitPack, MAX_GIT_PACKS};
 
@@ -56,6 +56,40 @@ pub(super) fn present(
 ) -> Result<BTreeSet<GitOid>, GitError> {
     let names: Vec<_> = oids.iter().map(|oid| oid.to_string().into_bytes()).collect();
     Ok(find(view, hash, &names)?.into_iter().flatten().collect())
+}
+
+/// Reads a blob; nothing where there is none, or a longer one.
+pub(super) fn read_blob(
+    view: &View<'_>,
+    oid: GitOid,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, GitError> {
+    let oid = oid.to_string();
+    let read = view.git().args(["cat-file", "blob", &oid]).run(
+        "read an object",
+        |_| Ok(()),
+        |stdout| {
+            let mut bytes = Vec::new();
+            let read = stdout.take(limit + 1).read_to_end(&mut bytes);
+            read.map_err(|_| GitError::refused("an object", "git stopped writing it"))?;
+            Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= limit))
+        },
+    )?;
+    // Git that is not listened to any more ends without success.
+    Ok(if read.success { read.value } else { None })
+}
+
+/// Writes a blob.
+pub(super) fn write_blob(
+    view: &View<'_>,
+    hash: GitHash,
+    bytes: &[u8],
+) -> Result<GitOid, GitError> {
+    const DOING: &str = "write an object";
+    let args = ["hash-object", "-w", "--stdin", "--no-filters"];
+    let said = view.git().args(args).bytes(DOING, bytes, 1024)?.checked(DOING)?;
+    let unread = || GitError::Git { doing: DOING, said: "it gave it no name".into() };
+    GitOid::from_hex(hash, said.trim_ascii_end()).ok_or_else(unread)
 }
 
 /// Whether all that is reachable from `tips` is there, given that it is from `whole`.

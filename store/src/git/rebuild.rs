@@ -9,7 +9,10 @@
 mod home;
 mod placing;
 mod arrived;
+mod taking;
+mod updating;
 mod linked;
+mod brought;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -34,6 +37,11 @@ use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
 use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
 use home::{Home, Link, check_units};
+pub use brought::{
+    Arrival, ArrivalOptions, BringOptions, Brought, EntryAction, EntryClash, EntryOutcome,
+    RefAction, RefOutcome, TextMerge, arrive,
+};
+pub(crate) use brought::{CheckoutRepository, EntryChange, Placed, RefStep, Still, When};
 pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};
 
