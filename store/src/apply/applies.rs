@@ -321,9 +321,11 @@ impl Applies {
         let folder = self.folder(record.id);
         // What waits in the repository of one that was not begun goes; where that cannot be, git takes it away in time.
         if folder.stage()? == Stage::Planned
-            && let Ok(Some(repository)) = self.repository(&folder, record)
+            && let (Some(tools), Ok(_)) = (&self.tools, ground_of(record))
+            && record.root.join(".git").symlink_metadata().is_ok()
+            && let Err(error) = Repository::forget(tools, &record.root, record.id)
         {
-            repository.forget();
+            tracing::warn!(%error, "an apply that was not begun left files in a repository");
         }
         let_go_of_noted(&folder, record.id)?;
         remove_area(&record.area)?;

@@ -301,10 +301,10 @@ impl Folder {
     pub(super) fn note_repository(
         &self,
         change: &RepositoryChange,
-        index: Vec<u8>,
+        index: Option<&[u8]>,
     ) -> Result<(), ApplyError> {
         if change.index.is_some() {
-            self.write("index", index)?;
+            self.write("index", index.unwrap_or_default().to_vec())?;
             super::crash::point();
         }
         self.write("git", change.encode())

@@ -94,18 +94,15 @@ impl Repository {
         });
         let is_left = is_left || !left.is_empty();
         let change = RepositoryChange { hash, run, is_left, index, refs };
+        folder.note_repository(&change, placed.as_ref().map(|placed| placed.bytes.as_slice()))?;
+        crash::point();
+        // From here on whoever forgets the apply takes them away.
         let checkout = arrival.leave();
         let this = Self { checkout, folder: folder.clone(), id, change };
-        let reserved = this.reserve(placed.as_ref(), left);
-        let noted = reserved.and_then(|()| {
-            crash::point();
-            let bytes = placed.map(|placed| placed.bytes);
-            folder.note_repository(&this.change, bytes.unwrap_or_default())
-        });
-        if noted.is_err() {
-            this.tidy(true);
-        }
-        noted.map(|()| this)
+        crash::point();
+        this.reserve(placed.as_ref(), left)?;
+        crash::point();
+        Ok(this)
     }
 
     /// Takes the place on the disk that the new index needs.
@@ -136,9 +133,8 @@ impl Repository {
         Ok(Some(Self { checkout, folder: folder.clone(), id, change }))
     }
 
-    /// The name of an index that waits.
     fn staged(&self) -> String {
-        format!("baton-apply-{}.index", self.id)
+        staged(self.id)
     }
 
     /// Lets the objects in: before anything else is written.
@@ -362,9 +358,12 @@ impl Repository {
         }
     }
 
-    /// Takes away what one left that was not begun.
-    pub(super) fn forget(&self) {
-        self.tidy(true);
+    /// Takes away what one may have left that was not begun.
+    pub(super) fn forget(tools: &Tools, root: &Path, id: ApplyId) -> Result<(), ApplyError> {
+        let Tools { git, scratch } = tools;
+        let checkout = CheckoutRepository::open(git, scratch, root)?;
+        checkout.remove_index(&staged(id))?;
+        Ok(checkout.discard(&id.to_string())?)
     }
 
     /// Names of the refs that were moved, with what became of them.
@@ -386,6 +385,11 @@ impl Repository {
         };
         RepositoryDone { index, refs: refs.to_vec() }
     }
+}
+
+/// The name of an index that waits.
+fn staged(id: ApplyId) -> String {
+    format!("baton-apply-{id}.index")
 }
 
 /// What is done with a ref.

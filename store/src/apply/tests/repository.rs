@@ -436,7 +436,7 @@ fn where_something_is_left_the_branch_that_is_checked_out_stays() {
     let file = bench.lab.work().join("mine");
     let mut done = None;
     let written = crate::apply::crash::meanwhile(
-        20,
+        2,
         move || std::fs::write(file, "written meanwhile\n").unwrap(),
         || done = Some(bench.apply(ALL)),
     );
