@@ -45,7 +45,7 @@ mod repository;
 mod applies;
 mod undo;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::path::PathBuf;
 

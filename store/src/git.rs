@@ -50,9 +50,9 @@ pub use capture::{CaptureOptions, Captured, capture};
 pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{
-    Arrival, ArrivalOptions, BringOptions, Brought, Commands, EntryAction, EntryClash, EntryOutcome,
-    LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction, RefOutcome, TextMerge, arrive,
-    is_related, link, rebuild,
+    Arrival, ArrivalOptions, BringOptions, Brought, Commands, EntryAction, EntryClash,
+    EntryOutcome, LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction, RefOutcome, TextMerge,
+    arrive, is_related, link, rebuild,
 };
 pub(crate) use rebuild::{CheckoutRepository, EntryChange, Placed, RefStep, Still, When};
 pub use summary::{Summary, commands, summarize, worktrees};

@@ -8,9 +8,7 @@ use std::path::Path;
 use baton_protocol::id::{ApplyId, SnapshotId};
 use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
-use baton_store::apply::{
-    Action, Applied, ApplyError, Done, Form, Outcome, Plan, RepositoryDone,
-};
+use baton_store::apply::{Action, Applied, ApplyError, Done, Form, Outcome, Plan, RepositoryDone};
 use baton_store::error::StoreError;
 
 use super::brought::PlannedRepository;

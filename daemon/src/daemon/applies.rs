@@ -13,7 +13,8 @@ use baton_protocol::id::{ApplyId, MIN_PREFIX, SnapshotId, WorkspaceId};
 use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
 use baton_store::apply::{
-    Applied, Applies, ApplyError, CheckoutRules, Done, Known, MAX_TEXT, PlanOptions, Record, RepositoryDone, Request, Root, Stage, Trees, merge_entry, plan,
+    Applied, Applies, ApplyError, CheckoutRules, Done, Known, MAX_TEXT, PlanOptions, Record,
+    RepositoryDone, Request, Root, Stage, Trees, merge_entry, plan,
 };
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::RestoreOptions;
@@ -21,8 +22,8 @@ use baton_store::git::{self, Arrival, ArrivalOptions, GitError};
 use baton_store::scan::Progress;
 use baton_store::snapshot::{load_omissions, load_snapshot};
 
-use super::brought::{self, PlannedRepository};
 use super::applied::{answer_of, fail_of, interrupted, reason_of, tell};
+use super::brought::{self, PlannedRepository};
 use super::failure::{Fail, chain};
 use super::remotes::only;
 use super::report::to_path;

@@ -64,9 +64,12 @@ impl PlannedRepository {
         for action in &self.entries {
             let (mut word, mut reason) = (action.outcome.name(), action.outcome.reason());
             let is_change = word != "kept"
-                && !matches!(action.outcome, EntryOutcome::Conflict(_)) | (reason == Some("marked"));
+                && !matches!(action.outcome, EntryOutcome::Conflict(_))
+                    | (reason == Some("marked"));
             match index.filter(|_| is_change) {
-                Some(_) if is_file_left(&action.path) => (word, reason) = ("kept", Some("file-left")),
+                Some(_) if is_file_left(&action.path) => {
+                    (word, reason) = ("kept", Some("file-left"))
+                }
                 Some(done) if !done.is_so() => {
                     (word, reason) = ("kept", Some(reason_of(done)));
                     is_failed = true;

@@ -425,7 +425,9 @@ fn go_on<S: ObjectSource + ?Sized>(
         let done = do_the_rest(source, record, ground, &shelf)?;
         let repository = repository.as_ref();
         let of_repository = match pass {
-            Pass::Apply => repository.map(|it| it.write(&left(&record.steps, &done))).transpose()?,
+            Pass::Apply => {
+                repository.map(|it| it.write(&left(&record.steps, &done))).transpose()?
+            }
             Pass::Undo => match repository {
                 Some(it) => Some(it.put_back(&made(folder, it)?)?),
                 None => None,

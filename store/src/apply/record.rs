@@ -132,7 +132,8 @@ impl IndexChange {
                 }
             }
         }
-        let change = |(path, [from, to]): (Vec<u8>, [Vec<GitEntry>; 2])| EntryChange { path, from, to };
+        let change =
+            |(path, [from, to]): (Vec<u8>, [Vec<GitEntry>; 2])| EntryChange { path, from, to };
         Ok(Self { written, changes: paths.into_iter().map(change).collect() })
     }
 }

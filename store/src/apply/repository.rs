@@ -16,12 +16,11 @@ use baton_protocol::id::ApplyId;
 use baton_protocol::object::{GitEntry, GitIndex, GitMode, GitOid};
 use baton_protocol::path::RelPath;
 
-use super::journal::{Done, Folder};
+use super::journal::{Done, Folder, Made};
 use super::record::{IndexChange, RepositoryChange};
 use super::{ApplyError, crash};
 use crate::git::{
-    Arrival, Brought, CheckoutRepository, GitError, GitProgram, Placed, RefStep, Still,
-    When,
+    Arrival, Brought, CheckoutRepository, GitError, GitProgram, Placed, RefStep, Still, When,
 };
 
 /// Times that refs are tried, and what lies between at first: a command of git holds a ref for milliseconds.
@@ -88,10 +87,8 @@ impl Repository {
             }
         };
         let Brought { is_left, hash, run, changes, steps: refs, .. } = brought;
-        let index = (!changes.is_empty()).then(|| IndexChange {
-            written: placed.as_ref().map(Placed::written),
-            changes,
-        });
+        let index = (!changes.is_empty())
+            .then(|| IndexChange { written: placed.as_ref().map(Placed::written), changes });
         let is_left = is_left || !left.is_empty();
         let change = RepositoryChange { hash, run, is_left, index, refs };
         folder.note_repository(&change, placed.as_ref().map(|placed| placed.bytes.as_slice()))?;
@@ -225,11 +222,7 @@ impl Repository {
         Ok(Vec::new())
     }
 
-    fn replace_index(
-        &self,
-        change: &IndexChange,
-        left: &[&RelPath],
-    ) -> Result<Done, ApplyError> {
+    fn replace_index(&self, change: &IndexChange, left: &[&RelPath]) -> Result<Done, ApplyError> {
         let placed = self.checkout.index()?;
         match self.found(change, placed.as_ref())? {
             Found::Made => return Ok(Done::Made),
@@ -245,7 +238,8 @@ impl Repository {
         };
         let bytes = self.checkout.index_bytes(placed.as_ref(), &index, true)?;
         crash::point();
-        self.folder.note_made(sum_of(&index))?;
+        let head = self.checkout.head()?;
+        self.folder.note_made(&Made { sum: sum_of(&index), head })?;
         crash::point();
         let staged = self.staged();
         self.checkout.stage_index(&staged, &bytes)?;
@@ -259,7 +253,7 @@ impl Repository {
     fn found(&self, change: &IndexChange, placed: Option<&Placed>) -> Result<Found, ApplyError> {
         let made = self.folder.made()?;
         if let Some(placed) = placed
-            && made == Some(sum_of(&placed.index.meaning))
+            && made.is_some_and(|made| made.sum == sum_of(&placed.index.meaning))
         {
             return Ok(Found::Made);
         }
@@ -325,7 +319,13 @@ impl Repository {
         match self.found(change, placed.as_ref())? {
             Found::AsItWas => return Ok(Done::Made),
             Found::Another => return Ok(Done::Changed),
-            Found::Made => {}
+            // What was committed of it since would be staged to go away again.
+            Found::Made => {
+                let head = self.checkout.head()?;
+                if self.folder.made()?.is_none_or(|made| made.head != head) {
+                    return Ok(Done::Changed);
+                }
+            }
         }
         let staged = self.staged();
         let Some(written) = change.written else {
@@ -425,4 +425,3 @@ fn touches(path: &[u8], list: &[&RelPath]) -> bool {
     let mut others = list.iter().filter(|other| !other.is_root());
     others.any(|other| is_in(plain, other.as_bytes()) || is_in(other.as_bytes(), plain))
 }
-

@@ -65,7 +65,8 @@ impl Applies {
                 self.resume(source, id, root)?;
                 let undo = folder.undo()?.moved(root);
                 let repository = self.repository(&folder, &record)?;
-                let (steps, more) = (undo.steps.len(), repository.as_ref().map_or(0, Repository::len));
+                let (steps, more) =
+                    (undo.steps.len(), repository.as_ref().map_or(0, Repository::len));
                 let mut done = folder.done(Stage::Undone, steps + more)?;
                 let of_repository = done.split_off(steps);
                 let of_repository = repository.map(|it| {

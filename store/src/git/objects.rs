@@ -80,11 +80,7 @@ pub(super) fn read_blob(
 }
 
 /// Writes a blob.
-pub(super) fn write_blob(
-    view: &View<'_>,
-    hash: GitHash,
-    bytes: &[u8],
-) -> Result<GitOid, GitError> {
+pub(super) fn write_blob(view: &View<'_>, hash: GitHash, bytes: &[u8]) -> Result<GitOid, GitError> {
     const DOING: &str = "write an object";
     let args = ["hash-object", "-w", "--stdin", "--no-filters"];
     let said = view.git().args(args).bytes(DOING, bytes, 1024)?.checked(DOING)?;

@@ -36,12 +36,12 @@ use crate::fs;
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
 use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
-use home::{Home, Link, check_units};
 pub use brought::{
     Arrival, ArrivalOptions, BringOptions, Brought, EntryAction, EntryClash, EntryOutcome,
     RefAction, RefOutcome, TextMerge, arrive,
 };
 pub(crate) use brought::{CheckoutRepository, EntryChange, Placed, RefStep, Still, When};
+use home::{Home, Link, check_units};
 pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};
 

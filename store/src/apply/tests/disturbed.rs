@@ -130,8 +130,9 @@ fn what_an_editor_writes_meanwhile_is_not_lost() {
                 std::thread::yield_now();
             }
             let request = request(&root, 9);
-            let applied =
-                applies.apply(&objects, &request, &plan, None, options(), &Progress::default()).unwrap();
+            let applied = applies
+                .apply(&objects, &request, &plan, None, options(), &Progress::default())
+                .unwrap();
             stop.store(true, Ordering::Relaxed);
             (applied, editor.join().unwrap())
         });
@@ -182,7 +183,8 @@ fn a_link_that_takes_a_folders_place_leads_nowhere() {
             });
             let applies = Applies::new(&top.path().join("applies"));
             let request = request(&root, 9);
-            let applied = applies.apply(&objects, &request, &plan, None, options(), &Progress::default());
+            let applied =
+                applies.apply(&objects, &request, &plan, None, options(), &Progress::default());
             stop.store(true, Ordering::Relaxed);
             drop(applied);
         });
@@ -448,8 +450,9 @@ fn a_store_that_lacks_something_changes_nothing() {
     case.here.write(&root);
     let applies = Applies::new(&top.path().join("applies"));
     let request = request(&root, 9);
-    let failed =
-        applies.apply(&objects, &request, &plan, None, options(), &Progress::default()).unwrap_err();
+    let failed = applies
+        .apply(&objects, &request, &plan, None, options(), &Progress::default())
+        .unwrap_err();
     assert!(!matches!(failed, ApplyError::Interrupted { .. }), "{failed}");
     assert_eq!(Model::read(&root), case.here);
     assert!(applies.list().unwrap().is_empty());
@@ -839,7 +842,9 @@ fn what_others_made_after_a_crash_is_theirs_and_what_is_held_back_stays_told() {
         let request = request(&root, 9);
         let is_cut = cut_off(after, || {
             drop(
-                applies.apply(&objects, &request, &plan, None, options(), &Progress::default()).unwrap(),
+                applies
+                    .apply(&objects, &request, &plan, None, options(), &Progress::default())
+                    .unwrap(),
             );
         });
         (applies, root, request.id, is_cut)

@@ -14,27 +14,27 @@ use crate::git::{
 use crate::objects::ObjectSource;
 
 /// A checkout in `work`, which a run was given and has in `away`.
-struct Bench {
-    lab: Lab,
-    base: (GitStateId, Root),
-    applies: Applies,
+pub(super) struct Bench {
+    pub(super) lab: Lab,
+    pub(super) base: (GitStateId, Root),
+    pub(super) applies: Applies,
 }
 
-const KINDS: [Kept; 2] = [
+pub(super) const KINDS: [Kept; 2] = [
     Kept { hash: "sha1", refs: "files", index: "v2" },
     Kept { hash: "sha256", refs: "reftable", index: "v4" },
 ];
 
 /// What people are told.
 #[derive(Debug, Default)]
-struct Told {
+pub(super) struct Told {
     entries: Vec<EntryAction>,
     refs: Vec<RefAction>,
     omitted: Vec<String>,
 }
 
 impl Told {
-    fn entry(&self, path: &str) -> Option<EntryOutcome> {
+    pub(super) fn entry(&self, path: &str) -> Option<EntryOutcome> {
         self.entries.iter().find(|it| it.path == path.as_bytes()).map(|it| it.outcome)
     }
 
@@ -53,7 +53,7 @@ impl Told {
 
 impl Bench {
     /// `prepare` is done before the run gets it.
-    fn new(kept: Kept, prepare: impl FnOnce(&Lab)) -> Self {
+    pub(super) fn new(kept: Kept, prepare: impl FnOnce(&Lab)) -> Self {
         let lab = Lab::new(kept);
         let lines: String = (1..=9).map(|line| format!("line {line}\n")).collect();
         for path in ["both", "clash", "deep/file", "gone", "mine", "theirs"] {
@@ -65,20 +65,20 @@ impl Bench {
         lab.rebuild(&captured, "away");
         lab.configure(&lab.path("away"));
         let base = (captured.id, model(&lab.work()).store(&lab.objects));
-        let applies = Applies::new(&lab.path("applies"))
-            .with_git(Some(Lab::program()), &lab.path("scratch"));
+        let applies =
+            Applies::new(&lab.path("applies")).with_git(Some(Lab::program()), &lab.path("scratch"));
         Self { lab, base, applies }
     }
 
     /// Does something as the run.
-    fn away(&mut self, work: impl FnOnce(&Lab)) {
+    pub(super) fn away(&mut self, work: impl FnOnce(&Lab)) {
         self.lab.at = "away".into();
         work(&self.lab);
         self.lab.at = "work".into();
     }
 
     /// What the run left.
-    fn there(&mut self) -> (GitStateId, Root) {
+    pub(super) fn there(&mut self) -> (GitStateId, Root) {
         let lab = &self.lab;
         let options = CaptureOptions { base: Some(self.base.0), ..lab.options() };
         let captured = capture(&lab.path("away"), &lab.objects, &options).unwrap();
@@ -97,7 +97,7 @@ impl Bench {
     }
 
     /// Applies what a run left to a checkout; the id has this number.
-    fn apply_to(
+    pub(super) fn apply_to(
         &self,
         root: &Path,
         (there, tree): (GitStateId, Root),
@@ -139,12 +139,12 @@ impl Bench {
         Ok((applied, told))
     }
 
-    fn apply(&mut self, asked: (&[&str], bool)) -> (Applied, Told) {
+    pub(super) fn apply(&mut self, asked: (&[&str], bool)) -> (Applied, Told) {
         let there = self.there();
         self.apply_to(&self.lab.work(), there, asked, 9).unwrap()
     }
 
-    fn undo(&self) -> Undone {
+    pub(super) fn undo(&self) -> Undone {
         let id = ApplyId::from_bytes([9; 16]);
         self.applies.undo(&self.lab.objects, id, &self.lab.work()).unwrap()
     }
@@ -153,12 +153,12 @@ impl Bench {
         String::from_utf8(self.lab.git_in(&self.lab.path(at), args)).unwrap().trim_end().to_owned()
     }
 
-    fn here(&self, args: &[&str]) -> String {
+    pub(super) fn here(&self, args: &[&str]) -> String {
         self.says("work", args)
     }
 
     /// That the repository is whole, and nothing is left in it.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         self.here(&["fsck", "--full", "--strict"]);
         assert_eq!(leftovers(&self.lab.work()), [""; 0]);
     }
@@ -182,7 +182,7 @@ fn packs(root: &Path) -> usize {
 }
 
 /// The files of a worktree, without git's.
-fn model(root: &Path) -> Model {
+pub(super) fn model(root: &Path) -> Model {
     let mut model = Model::read(root);
     model.0.retain(|path, _| path != b".git" && !path.starts_with(b".git/"));
     model
@@ -196,7 +196,7 @@ fn state(bench: &Bench, at: &str) -> (Vec<u8>, std::time::SystemTime, String, St
     (bytes, written, bench.says(at, &["for-each-ref"]), bench.says(at, &["symbolic-ref", "HEAD"]))
 }
 
-const ALL: (&[&str], bool) = (&[], false);
+pub(super) const ALL: (&[&str], bool) = (&[], false);
 const STATUS: [&str; 3] = ["status", "--porcelain=v2", "--branch"];
 
 #[test]
@@ -370,7 +370,10 @@ fn a_branch_that_moved_here_stays_and_what_came_has_names_of_its_own() {
 
 #[test]
 fn a_head_on_no_branch_and_a_new_branch_come_as_one_of_their_own() {
-    for (how, name) in [(&["checkout", "-q", "--detach"][..], "HEAD"), (&["checkout", "-q", "-b", "topic"], "refs/heads/topic")] {
+    for (how, name) in [
+        (&["checkout", "-q", "--detach"][..], "HEAD"),
+        (&["checkout", "-q", "-b", "topic"], "refs/heads/topic"),
+    ] {
         let mut bench = Bench::new(KINDS[0], |_| {});
         bench.away(|lab| {
             lab.git(how);

@@ -248,9 +248,8 @@ impl Arrival<'_> {
     fn check_entries(&self) -> Result<(), GitError> {
         let Some(there) = &self.there.1 else { return Ok(()) };
         let given: BTreeSet<GitOid> = entries_of(self.base.1.as_ref()).map(|it| it.oid).collect();
-        let is_new = |entry: &&GitEntry| {
-            entry.mode != GitMode::Submodule && !given.contains(&entry.oid)
-        };
+        let is_new =
+            |entry: &&GitEntry| entry.mode != GitMode::Submodule && !given.contains(&entry.oid);
         let new: BTreeMap<GitOid, &[u8]> =
             there.entries.iter().filter(is_new).map(|it| (it.oid, it.path.as_slice())).collect();
         let present = objects::present(&self.view, there.hash, &new.keys().copied().collect())?;

@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::id::GitStateId;
 use baton_protocol::object::{
-    GitFile, GitHash, GitOid, GitOmission, GitOmitReason, GitRef, GitRefName, GitTarget,
-    RefStorage,
+    GitFile, GitHash, GitOid, GitOmission, GitOmitReason, GitRef, GitRefName, GitTarget, RefStorage,
 };
 
 use super::arrived::{Worktree, check_logs, check_targets, index_bytes};

@@ -4,9 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use baton_protocol::object::{
-    GitHead, GitOid, GitPack, GitRef, GitRefName, GitState, GitTarget,
-};
+use baton_protocol::object::{GitHead, GitOid, GitPack, GitRef, GitRefName, GitState, GitTarget};
 
 use super::Plan;
 use crate::git::view::View;

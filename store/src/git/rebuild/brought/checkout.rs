@@ -21,10 +21,10 @@ use crate::fs::{self, Context};
 use crate::git::index::{self, Files, Index, Stat, build_trees, has_file, prove};
 use crate::git::place::Repository;
 use crate::git::program::GitProgram;
-use crate::git::refs::{self, Refs};
 use crate::git::rebuild::arrived::tick;
 use crate::git::rebuild::repo_trusts_mode;
 use crate::git::rebuild::updating::{Lines, update_refs};
+use crate::git::refs::{self, Refs};
 use crate::git::view::View;
 use crate::git::{GitError, Told, as_path, objects, quarantine};
 
@@ -96,15 +96,25 @@ impl CheckoutRepository {
         Ok(steps.iter().map(|step| target(&refs, &step.name)).collect())
     }
 
+    /// The name of the commit that `HEAD` leads to; empty where there is none.
+    pub(crate) fn head(&self) -> Result<Vec<u8>, GitError> {
+        let refs = self.refs()?;
+        let oid = match &refs.head {
+            GitHead::Detached(oid) => Some(*oid),
+            GitHead::Symbolic(name) => target(&refs, name.as_bytes()),
+        };
+        Ok(oid.map(|oid| oid.as_bytes().to_vec()).unwrap_or_default())
+    }
+
     /// A lock of git because of which one of these refs could not be changed.
     pub(super) fn lock_of(&self, steps: &[RefStep]) -> Option<PathBuf> {
         let common = &self.repo.common_dir;
         let locks: Vec<PathBuf> = match self.repo.storage {
             RefStorage::Reftable => vec![common.join("reftable/tables.list.lock")],
             RefStorage::Files => {
-                let own = steps.iter().map(|step| {
-                    common.join(as_path(&[&step.name[..], b".lock"].concat()))
-                });
+                let own = steps
+                    .iter()
+                    .map(|step| common.join(as_path(&[&step.name[..], b".lock"].concat())));
                 own.chain([common.join("packed-refs.lock")]).collect()
             }
         };
@@ -221,9 +231,8 @@ impl CheckoutRepository {
             while next.is_some_and(|(_, old)| key(old) < key(entry)) {
                 next = old.next();
             }
-            let same = next.filter(|(_, old)| {
-                is_same(std::slice::from_ref(old), std::slice::from_ref(entry))
-            });
+            let same = next
+                .filter(|(_, old)| is_same(std::slice::from_ref(old), std::slice::from_ref(entry)));
             match (same, placed) {
                 (Some((was, _)), Some(placed)) => {
                     let stat = placed.index.stats.get(was).copied().unwrap_or_default();

@@ -38,7 +38,9 @@ pub(super) fn branches_elsewhere(
     let mut folders = vec![repo.common_dir.clone()];
     let worktrees = repo.common_dir.join("worktrees");
     folders.extend(fs::list_dir(&worktrees)?.into_iter().map(|name| worktrees.join(name)));
-    for folder in folders.iter().filter(|folder| folder.canonicalize().ok().as_ref() != Some(&repo.git_dir)) {
+    for folder in
+        folders.iter().filter(|folder| folder.canonicalize().ok().as_ref() != Some(&repo.git_dir))
+    {
         found.extend(under_way(folder));
     }
     Ok(found)

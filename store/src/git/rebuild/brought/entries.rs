@@ -207,8 +207,7 @@ fn decide<E>(
         (base, Some(ours), Some(theirs)) => match both(base, ours, theirs, merge)? {
             Ok(entry) => {
                 let is_theirs = is_same(std::slice::from_ref(&entry), there);
-                let outcome =
-                    if is_theirs { EntryOutcome::Taken } else { EntryOutcome::Merged };
+                let outcome = if is_theirs { EntryOutcome::Taken } else { EntryOutcome::Merged };
                 return Ok((vec![entry], Some(outcome)));
             }
             Err(_) if wishes.markers => {
@@ -225,9 +224,7 @@ fn decide<E>(
 /// The one entry of a path that is in no conflict, and not only intended.
 fn plain(entries: Side<'_>) -> Option<&GitEntry> {
     match entries {
-        [entry]
-            if entry.stage == 0 && !entry.intent_to_add && entry.mode != GitMode::Directory =>
-        {
+        [entry] if entry.stage == 0 && !entry.intent_to_add && entry.mode != GitMode::Directory => {
             Some(entry)
         }
         _ => None,
@@ -338,4 +335,186 @@ pub(super) fn changes(old: &[GitEntry], new: &[GitEntry]) -> Vec<EntryChange> {
         to: to.to_vec(),
     };
     differs.map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use baton_protocol::object::GitHash;
+
+    use super::*;
+    use crate::apply::testing::{Rng, is_nightly};
+
+    const PATHS: [&str; 7] = ["a", "a-b", "a/x", "b", "c/d", "c/e", "f"];
+
+    fn oid(byte: usize) -> GitOid {
+        GitOid::new(GitHash::Sha1, &[byte as u8 + 1; 20]).unwrap()
+    }
+
+    fn entry(path: &str, stage: u8, rng: &mut Rng) -> GitEntry {
+        const MODES: [GitMode; 5] = [
+            GitMode::File,
+            GitMode::File,
+            GitMode::Executable,
+            GitMode::Symlink,
+            GitMode::Submodule,
+        ];
+        GitEntry {
+            path: path.into(),
+            stage,
+            mode: MODES[rng.below(MODES.len())],
+            assume_valid: rng.below(6) == 0,
+            skip_worktree: rng.below(6) == 0,
+            intent_to_add: stage == 0 && rng.below(10) == 0,
+            clean: (rng.below(2) == 0).then_some(rng.below(3) as u32),
+            oid: oid(rng.below(4)),
+        }
+    }
+
+    type Index = BTreeMap<String, Vec<GitEntry>>;
+
+    fn add(index: &mut Index, path: &str, rng: &mut Rng) {
+        index.retain(|other, _| {
+            !other.starts_with(&format!("{path}/")) && !path.starts_with(&format!("{other}/"))
+        });
+        let entries = match rng.below(8) {
+            0 => (1..=3).map(|stage| entry(path, stage, rng)).collect(),
+            1 => (2..=3).map(|stage| entry(path, stage, rng)).collect(),
+            _ => vec![entry(path, 0, rng)],
+        };
+        index.insert(path.into(), entries);
+    }
+
+    fn changed(index: &Index, rng: &mut Rng) -> Index {
+        let mut index = index.clone();
+        for _ in 0..rng.below(5) {
+            let path = PATHS[rng.below(PATHS.len())];
+            match (rng.below(4), index.get_mut(path)) {
+                (0, _) => drop(index.remove(path)),
+                // One of its values.
+                (1, Some(entries)) => entries[0].oid = oid(rng.below(4)),
+                (2, Some(entries)) => entries[0].skip_worktree ^= true,
+                _ => add(&mut index, path, rng),
+            }
+        }
+        index
+    }
+
+    fn list(index: &Index) -> Vec<GitEntry> {
+        index.values().flatten().cloned().collect()
+    }
+
+    /// Every merge of texts gives this object, or meets.
+    fn edits(base: GitOid, ours: GitOid, theirs: GitOid) -> Result<Edits, Infallible> {
+        let sum: u32 = [base, ours, theirs].iter().map(|it| u32::from(it.as_bytes()[0])).sum();
+        Ok(if sum % 2 == 0 { Edits::Merged(oid(9), 5) } else { Edits::Clash(EntryClash::Content) })
+    }
+
+    fn check(rng: &mut Rng) -> bool {
+        let mut base = Index::new();
+        for path in PATHS {
+            if rng.below(3) > 0 {
+                add(&mut base, path, rng);
+            }
+        }
+        let here = changed(&base, rng);
+        let there = changed(if rng.below(5) == 0 { &here } else { &base }, rng);
+        let markers = rng.below(3) == 0;
+        let only = (rng.below(3) == 0).then(|| PATHS[rng.below(PATHS.len())]);
+        let left = (rng.below(3) == 0).then(|| PATHS[rng.below(PATHS.len())]);
+        let wishes = Wishes {
+            takes: &|path| only.is_none_or(|only| only.as_bytes() == path),
+            is_left: &|path| left.is_some_and(|left| left.as_bytes() == path),
+            markers,
+        };
+        let lists = [list(&base), list(&here), list(&there)];
+        let sides = [&lists[0][..], &lists[1], &lists[2]];
+        let (result, actions) = bring_together(sides, &wishes, edits).unwrap();
+        let what = format!("{base:#?}\n{here:#?}\n{there:#?}\n{markers} {only:?} {left:?}");
+        // It is an index: in order, and no entry is the folder of another one.
+        let bytes = |entries: &[GitEntry]| {
+            let index = baton_protocol::object::GitIndex {
+                hash: GitHash::Sha1,
+                version: 2,
+                sparse: false,
+                entries: entries.to_vec(),
+                undo: Vec::new(),
+            };
+            index.encode()
+        };
+        assert!(baton_protocol::object::GitIndex::decode(&bytes(&result)).is_ok(), "{what}");
+        for one in &result {
+            let below = [&one.path[..], b"/"].concat();
+            assert!(result.iter().all(|other| !other.path.starts_with(&below)), "{what}");
+        }
+        let of = |entries: &[GitEntry], path: &str| -> Vec<GitEntry> {
+            entries.iter().filter(|it| it.path == path.as_bytes()).cloned().collect()
+        };
+        for path in PATHS {
+            let [b, h, t] = [&lists[0], &lists[1], &lists[2]].map(|it| of(it, path));
+            let found = of(&result, path);
+            let outcome = actions.iter().find(|it| it.path == path.as_bytes()).map(|it| it.outcome);
+            let is_asked = only.is_none_or(|only| only == path);
+            let is_new = is_asked && !is_same(&t, &b) && !is_same(&t, &h);
+            let is_folder = outcome == Some(EntryOutcome::Conflict(EntryClash::Folder));
+            if !is_new || left == Some(path) {
+                assert!(is_same(&found, &h), "{path} {what}");
+                assert_eq!(outcome, is_new.then_some(EntryOutcome::FileLeft), "{path} {what}");
+            } else if is_folder {
+                assert!(is_same(&found, &h), "{path} {what}");
+            } else if is_same(&h, &b) || h.is_empty() {
+                assert!(is_same(&found, &t), "{path} {what}");
+            } else if t.is_empty() {
+                assert!(is_same(&found, &h), "{path} {what}");
+                assert_eq!(outcome, Some(EntryOutcome::EditedHere));
+            } else {
+                // Both changed it: both values are in it, or it is a conflict.
+                match outcome {
+                    Some(EntryOutcome::Taken) => assert!(is_same(&found, &t), "{path} {what}"),
+                    Some(EntryOutcome::Merged) => {
+                        let [found, h, t] = [&found[0], &h[0], &t[0]];
+                        let is_one = found.oid == h.oid || found.oid == t.oid;
+                        assert!(found.stage == 0 && (is_one || found.oid == oid(9)), "{what}");
+                        let was = plain(&b);
+                        if found.oid == h.oid && h.oid != t.oid {
+                            assert_eq!(was.map(|b| b.oid), Some(t.oid), "{path} {what}");
+                        }
+                        if found.oid == t.oid && h.oid != t.oid {
+                            assert_eq!(was.map(|b| b.oid), Some(h.oid), "{path} {what}");
+                        }
+                    }
+                    Some(EntryOutcome::Conflict(EntryClash::Marked)) => {
+                        let stages: Vec<_> = found.iter().map(|it| (it.stage, it.oid)).collect();
+                        assert!(markers && stages.contains(&(2, h[0].oid)), "{path} {what}");
+                        assert!(stages.contains(&(3, t[0].oid)), "{path} {what}");
+                        assert_eq!(found.len(), 2 + usize::from(plain(&b).is_some()), "{what}");
+                    }
+                    Some(EntryOutcome::Conflict(_)) => {
+                        assert!(is_same(&found, &h), "{path} {what}")
+                    }
+                    _ => panic!("{outcome:?} of {path} {what}"),
+                }
+            }
+        }
+        // What is kept of the differences makes the one of the other.
+        let mut again: BTreeMap<Vec<u8>, Vec<GitEntry>> = BTreeMap::new();
+        for one in &lists[1] {
+            again.entry(one.path.clone()).or_default().push(one.clone());
+        }
+        for change in changes(&lists[1], &result) {
+            assert!(is_same(&change.from, again.get(&change.path).map_or(&[][..], Vec::as_slice)));
+            again.insert(change.path, change.to);
+        }
+        assert!(is_same(&again.into_values().flatten().collect::<Vec<_>>(), &result), "{what}");
+        !is_same(&lists[1], &result)
+    }
+
+    #[test]
+    fn random_entries_are_brought_together_by_the_rules() {
+        let rounds = if is_nightly() { 1_000_000 } else { 10_000 };
+        let mut rng = Rng::new(31);
+        let busy = (0..rounds).filter(|_| check(&mut rng)).count();
+        assert!(busy > rounds / 4, "{busy} of {rounds} changed anything");
+    }
 }
