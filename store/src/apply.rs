@@ -156,10 +156,12 @@ impl ApplyError {
     /// Whether a disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Store(error) | Self::Stage(RestoreError::Store(error)) => error.is_disk_full(),
-            Self::Fs(error) | Self::Stage(RestoreError::Fs(error)) => error.is_disk_full(),
-            Self::Git(GitError::Fs(error)) => error.is_disk_full(),
-            Self::Git(GitError::Store(error)) => error.is_disk_full(),
+            Self::Store(error)
+            | Self::Stage(RestoreError::Store(error))
+            | Self::Git(GitError::Store(error)) => error.is_disk_full(),
+            Self::Fs(error)
+            | Self::Stage(RestoreError::Fs(error))
+            | Self::Git(GitError::Fs(error)) => error.is_disk_full(),
             Self::Git(GitError::Git { said, .. }) => said.contains("No space left on device"),
             Self::Interrupted { source, .. } => source.is_disk_full(),
             _ => false,

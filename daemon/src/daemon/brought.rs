@@ -63,12 +63,11 @@ impl PlannedRepository {
         let mut is_failed = false;
         for action in &self.entries {
             let (mut word, mut reason) = (action.outcome.name(), action.outcome.reason());
-            let is_change = word != "kept"
-                && !matches!(action.outcome, EntryOutcome::Conflict(_))
-                    | (reason == Some("marked"));
+            let is_conflict = matches!(action.outcome, EntryOutcome::Conflict(_));
+            let is_change = word != "kept" && (!is_conflict || reason == Some("marked"));
             match index.filter(|_| is_change) {
                 Some(_) if is_file_left(&action.path) => {
-                    (word, reason) = ("kept", Some("file-left"))
+                    (word, reason) = ("kept", Some("file-left"));
                 }
                 Some(done) if !done.is_so() => {
                     (word, reason) = ("kept", Some(reason_of(done)));

@@ -263,12 +263,22 @@ impl Applies {
             Stage::Begun => {
                 let record = record.moved(root);
                 let repository = self.repository(&folder, &record)?;
-                go_on(source, (&folder, &record), repository, (Pass::Apply, Stage::Applied))?;
+                go_on(
+                    source,
+                    (&folder, &record),
+                    repository.as_ref(),
+                    (Pass::Apply, Stage::Applied),
+                )?;
             }
             Stage::Undoing => {
                 let record = folder.undo()?.moved(root);
                 let repository = self.repository(&folder, &record)?;
-                go_on(source, (&folder, &record), repository, (Pass::Undo, Stage::Undone))?;
+                go_on(
+                    source,
+                    (&folder, &record),
+                    repository.as_ref(),
+                    (Pass::Undo, Stage::Undone),
+                )?;
             }
             Stage::Applied | Stage::Undone => {
                 // An undo was cut off before it was begun.
@@ -411,7 +421,7 @@ pub(super) fn ground_of(record: &Record) -> Result<Ground, ApplyError> {
 fn go_on<S: ObjectSource + ?Sized>(
     source: &S,
     (folder, record): (&Folder, &Record),
-    repository: Option<Repository>,
+    repository: Option<&Repository>,
     (pass, stage): (Pass, Stage),
 ) -> Result<(), ApplyError> {
     let on_its_way = |error: ApplyError| error.on_its_way(record.id);
@@ -420,10 +430,9 @@ fn go_on<S: ObjectSource + ?Sized>(
     let lock = GitLock::hold(&record.root, folder, record.id).map_err(on_its_way)?;
     let done = lock.during(|| {
         if pass == Pass::Apply {
-            repository.as_ref().map_or(Ok(()), Repository::let_in)?;
+            repository.map_or(Ok(()), Repository::let_in)?;
         }
         let done = do_the_rest(source, record, ground, &shelf)?;
-        let repository = repository.as_ref();
         let of_repository = match pass {
             Pass::Apply => {
                 repository.map(|it| it.write(&left(&record.steps, &done))).transpose()?

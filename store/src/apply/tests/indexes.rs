@@ -1,7 +1,8 @@
 //! Random indexes brought together, compared with what must be so; and indexes of every format.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::Stdio;
 
 use super::repository::{ALL, Bench, KINDS, model};
@@ -101,14 +102,14 @@ fn write(lab: &Lab, at: &Path, index: &Model, names: &mut Names) {
     for (path, entries) in index {
         for (mode, stage, content, _) in entries {
             let oid = names.of(lab, content);
-            input.push_str(&format!("{mode:o} {oid} {stage}\t{path}\n"));
+            writeln!(input, "{mode:o} {oid} {stage}\t{path}").unwrap();
         }
     }
     crate::fs::remove_file(&at.join(".git/index")).unwrap();
     told(lab, at, &["update-index", "--index-info"], &input);
     for (flag, arg) in [(b'v', "--assume-unchanged"), (b'S', "--skip-worktree")] {
         let with = index.iter().filter(|(_, entries)| entries[0].3 == flag);
-        let paths: String = with.map(|(path, _)| format!("{path}\n")).collect();
+        let paths = with.map(|(path, _)| format!("{path}\n")).collect::<Vec<_>>().concat();
         if paths.is_empty() {
             continue;
         }

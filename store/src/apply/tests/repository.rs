@@ -55,7 +55,7 @@ impl Bench {
     /// `prepare` is done before the run gets it.
     pub(super) fn new(kept: Kept, prepare: impl FnOnce(&Lab)) -> Self {
         let lab = Lab::new(kept);
-        let lines: String = (1..=9).map(|line| format!("line {line}\n")).collect();
+        let lines = (1..=9).map(|line| format!("line {line}\n")).collect::<Vec<_>>().concat();
         for path in ["both", "clash", "deep/file", "gone", "mine", "theirs"] {
             lab.write(path, &lines);
         }
@@ -528,6 +528,79 @@ fn what_is_refused_leaves_nothing() {
     std::fs::write(&at, was).unwrap();
     assert_eq!((state(&bench, "work"), model(&root), packs(&root)), before);
     assert_eq!(leftovers(&root), [""; 0]);
+}
+
+#[test]
+fn nothing_of_the_repository_is_run() {
+    let mut bench = Bench::new(KINDS[0], |_| {});
+    bench.away(|lab| {
+        lab.write("theirs", "theirs\n");
+        lab.write(".gitattributes", "* filter=evil\n");
+        lab.commit("there");
+    });
+    let (root, ran) = (bench.lab.work(), bench.lab.path("ran"));
+    let script = bench.lab.path("evil");
+    let text = format!("#!/bin/sh\necho \"$0\" >> {}\ncat\n", ran.display());
+    crate::fs::write_atomic(&script, text.as_bytes(), 0o755).unwrap();
+    let hooks = root.join(".git/hooks");
+    crate::fs::create_dir_all(&hooks).unwrap();
+    for name in ["reference-transaction", "post-index-change", "post-checkout", "pre-commit"] {
+        crate::fs::write_atomic(&hooks.join(name), text.as_bytes(), 0o755).unwrap();
+    }
+    let evil = script.to_str().unwrap();
+    for key in ["core.fsmonitor", "filter.evil.clean", "filter.evil.smudge"] {
+        bench.lab.git(&["config", key, evil]);
+    }
+    crate::fs::remove_file(&ran).unwrap();
+    let there = bench.there();
+    bench.apply_to(&root, there, ALL, 9).unwrap();
+    bench.undo();
+    assert!(!ran.exists(), "{}", std::fs::read_to_string(ran).unwrap());
+}
+
+#[test]
+fn a_ref_that_git_holds_meanwhile_stops_it_and_it_is_gone_on_with() {
+    let mut bench = Bench::new(KINDS[0], |_| {});
+    bench.away(|lab| {
+        lab.write("theirs", "theirs\n");
+        lab.commit("there");
+    });
+    let there = bench.there();
+    let root = bench.lab.work();
+    let before = state(&bench, "work");
+    let lock = root.join(".git/refs/heads/main.lock");
+    let (mut stopped, mut step) = (0, 10);
+    for after in 10..40 {
+        let held = lock.clone();
+        let mut ended = None;
+        crate::apply::crash::meanwhile(
+            after,
+            move || std::fs::write(held, "").unwrap(),
+            || ended = Some(bench.apply_to(&root, there, ALL, step)),
+        );
+        let id = ApplyId::from_bytes([step; 16]);
+        crate::fs::remove_file(&lock).unwrap();
+        if let Some(Err(error)) = ended {
+            if matches!(error, ApplyError::GitBusy { .. }) {
+                assert_eq!(state(&bench, "work"), before);
+                continue;
+            }
+            assert!(matches!(error, ApplyError::Interrupted { .. }), "{error:?}");
+            stopped += 1;
+            if stopped == 1 {
+                bench.applies.resume(&bench.lab.objects, id, &root).unwrap();
+                assert_eq!(bench.here(&["log", "--format=%s"]), "there\none");
+            }
+        }
+        bench.applies.undo(&bench.lab.objects, id, &root).unwrap();
+        assert_eq!(state(&bench, "work"), before);
+        assert_eq!(leftovers(&root), [""; 0]);
+        step += 1;
+        if stopped == 2 {
+            break;
+        }
+    }
+    assert_eq!(stopped, 2);
 }
 
 #[test]

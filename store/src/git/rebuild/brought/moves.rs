@@ -262,9 +262,7 @@ impl Planning {
                 not_carried.push(shown(bytes));
                 continue;
             };
-            let why = if !is_branch {
-                if sides.here.refs.contains_key(name) { "differs" } else { "new" }
-            } else {
+            let why = if is_branch {
                 match Self::may_move(sides, history, (name, new))? {
                     Ok(from) => {
                         self.move_to(sides.here, name, from, new);
@@ -272,6 +270,10 @@ impl Planning {
                     }
                     Err(why) => why,
                 }
+            } else if sides.here.refs.contains_key(name) {
+                "differs"
+            } else {
+                "new"
             };
             let here = object(&sides.here.refs, name).filter(|_| is_branch);
             if let Some(here) = here

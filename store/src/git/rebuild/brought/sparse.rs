@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a folder that stays folded is the same one in all of them.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::object::{GitEntry, GitHash, GitMode, GitOid, is_index_path};
@@ -36,16 +37,13 @@ pub(super) fn unfold<const N: usize>(
                 unfolded.push(entry);
                 continue;
             }
-            let below = match known.get(&entry.oid) {
-                Some(below) => below,
-                None => {
-                    let listed = list(view, hash, &entry, &mut left)?;
-                    known.entry(entry.oid).or_insert(listed)
-                }
+            let below = match known.entry(entry.oid) {
+                Slot::Occupied(known) => known.into_mut(),
+                Slot::Vacant(new) => new.insert(list(view, hash, &entry, &mut left)?),
             };
             let size = below.iter().map(|it| (it.path.len() + entry.path.len()) as u64);
             left = left.checked_sub(size.sum()).ok_or_else(|| too_many(&entry))?;
-            for inner in below {
+            for inner in &*below {
                 let path = [&entry.path[..], &inner.path].concat();
                 if !is_index_path(&path) {
                     let what = format!("the entry {} of the index", shown(&path));
