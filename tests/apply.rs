@@ -560,7 +560,9 @@ fn what_both_staged_otherwise_is_a_conflict_that_leaves_the_branch() {
     std::fs::write(tree.join("clash.txt"), "staged here\n").unwrap();
     git(&home, &tree, &["add", "clash.txt"]);
     std::fs::write(tree.join("clash.txt"), was).unwrap();
+    let planned = home.json_exit(&["pull", &run, "--apply", "--dry-run"], 4);
     let applied = home.json_exit(&["pull", &run, "--apply"], 1);
+    assert_eq!(applied["git"], planned["git"]);
     let conflict = &list(&applied, "conflicts")[0];
     assert_eq!((text(conflict, "path"), text(conflict, "reason")), ("clash.txt", "staged"));
     assert_eq!(git(&home, &tree, &["show", ":clash.txt"]), "staged here");

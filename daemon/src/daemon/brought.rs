@@ -15,6 +15,8 @@ use crate::api::control::ReportPath;
 pub(super) struct PlannedRepository {
     entries: Vec<EntryAction>,
     refs: Vec<RefAction>,
+    /// Whether the branch that is checked out stays.
+    is_left: bool,
     pub(super) omitted: Vec<GitOmission>,
 }
 
@@ -34,6 +36,7 @@ impl PlannedRepository {
         if let Some(brought) = brought {
             this.entries.clone_from(&brought.entries);
             this.refs.clone_from(&brought.refs);
+            this.is_left = brought.is_left();
             this.omitted.extend(brought.omitted.iter().cloned());
         }
         this
@@ -86,7 +89,7 @@ impl PlannedRepository {
         }
         told.failed += usize::from(is_failed);
         for action in &self.refs {
-            let (entry, is_failed) = ref_entry(action, done);
+            let (entry, is_failed) = ref_entry(action, done, self.is_left);
             told.failed += usize::from(is_failed);
             told.answer.refs.push(entry);
         }
@@ -96,7 +99,7 @@ impl PlannedRepository {
 }
 
 /// What became of a ref, and whether that is not what should have.
-fn ref_entry(action: &RefAction, done: Option<&RepositoryDone>) -> (RefEntry, bool) {
+fn ref_entry(action: &RefAction, done: Option<&RepositoryDone>, is_left: bool) -> (RefEntry, bool) {
     let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
     let mut entry = RefEntry {
         name: text(&action.name),
@@ -110,24 +113,32 @@ fn ref_entry(action: &RefAction, done: Option<&RepositoryDone>) -> (RefEntry, bo
     let of = |step: usize| {
         done.map_or(Done::Made, |done| done.refs.get(step).copied().unwrap_or(Done::Waiting))
     };
+    let moved = |step, is_checked_out: bool| {
+        if done.is_none() && is_left && is_checked_out { Done::Blocked } else { of(step) }
+    };
     match &action.outcome {
         RefOutcome::Kept(why) => entry.reason = Some((*why).to_owned()),
-        RefOutcome::Moved { from, step, instead } => match (of(*step), instead) {
-            (Done::Made, _) => {
-                "moved".clone_into(&mut entry.action);
-                (entry.here, entry.from) = (Some(text(&action.name)), Some(from.to_string()));
+        RefOutcome::Moved { from, step, is_checked_out, instead } => {
+            match (moved(*step, *is_checked_out), instead) {
+                (Done::Made, _) => {
+                    "moved".clone_into(&mut entry.action);
+                    (entry.here, entry.from) = (Some(text(&action.name)), Some(from.to_string()));
+                }
+                (Done::Blocked, Some((name, step))) if of(*step) == Done::Made => {
+                    "made".clone_into(&mut entry.action);
+                    (entry.here, entry.reason) = (Some(text(name)), Some("left".to_owned()));
+                }
+                // The other name was there already.
+                (Done::Blocked, None) => entry.reason = Some("left".to_owned()),
+                (done, _) => {
+                    entry.reason = Some(reason_of(done).to_owned());
+                    return (entry, true);
+                }
             }
-            (Done::Blocked, Some((name, step))) if of(*step) == Done::Made => {
-                "made".clone_into(&mut entry.action);
-                (entry.here, entry.reason) = (Some(text(name)), Some("left".to_owned()));
-            }
-            // The other name was there already.
-            (Done::Blocked, None) => entry.reason = Some("left".to_owned()),
-            (done, _) => {
-                entry.reason = Some(reason_of(done).to_owned());
-                return (entry, true);
-            }
-        },
+        }
+        RefOutcome::Made { name, step: None, .. } => {
+            (entry.here, entry.reason) = (Some(text(name)), Some("there-already".to_owned()));
+        }
         RefOutcome::Made { name, step, why } => match step.map_or(Done::Made, of) {
             Done::Made => {
                 "made".clone_into(&mut entry.action);

@@ -107,6 +107,11 @@ pub struct Brought {
 }
 
 impl Brought {
+    /// Whether the branch that is checked out stays, because something else does.
+    pub const fn is_left(&self) -> bool {
+        self.is_left
+    }
+
     /// Whether there is nothing to do.
     pub const fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.steps.is_empty()

@@ -59,6 +59,8 @@ pub enum RefOutcome {
         from: GitOid,
         /// Which step.
         step: usize,
+        /// Whether it is the one that is checked out.
+        is_checked_out: bool,
         /// The other name, and which step makes it.
         instead: Option<(Vec<u8>, usize)>,
     },
@@ -235,7 +237,7 @@ impl Planning {
         let full = name.as_bytes().to_vec();
         self.steps.push(RefStep { name: full.clone(), old: Some(from), new, when });
         let action = self.actions.len();
-        let outcome = RefOutcome::Moved { from, step, instead: None };
+        let outcome = RefOutcome::Moved { from, step, is_checked_out, instead: None };
         self.actions.push(RefAction { name: full, target: Some(new), outcome });
         if is_checked_out {
             let (below, when, why) = (None, When::Left, "left");
