@@ -86,7 +86,9 @@ impl Repository {
                 return Err(ApplyError::GitBusy { what: "another git command is at work", path });
             }
         };
-        let Brought { is_left, hash, run, changes, steps: refs, .. } = brought;
+        let Brought { is_left, hash, run, mut changes, steps: refs, .. } = brought;
+        // Whoever goes on with it must leave them, too.
+        changes.retain(|change| !touches(&change.path, left));
         let index = (!changes.is_empty())
             .then(|| IndexChange { written: placed.as_ref().map(Placed::written), changes });
         let is_left = is_left || !left.is_empty();
@@ -97,16 +99,15 @@ impl Repository {
         let checkout = arrival.leave();
         let this = Self { checkout, folder: folder.clone(), id, change };
         crash::point();
-        this.reserve(placed.as_ref(), left)?;
+        this.reserve(placed.as_ref())?;
         crash::point();
         Ok(this)
     }
 
     /// Takes the place on the disk that the new index needs.
-    fn reserve(&self, placed: Option<&Placed>, left: &[&RelPath]) -> Result<(), ApplyError> {
+    fn reserve(&self, placed: Option<&Placed>) -> Result<(), ApplyError> {
         let Some(change) = &self.change.index else { return Ok(()) };
-        let changes = change.changes.iter().filter(|change| !touches(&change.path, left));
-        if let Some(index) = self.checkout.changed(placed, changes) {
+        if let Some(index) = self.checkout.changed(placed, change.changes.iter()) {
             let bytes = self.checkout.index_bytes(placed, &index, false)?;
             self.checkout.stage_index(&self.staged(), &bytes)?;
         }
