@@ -11,6 +11,7 @@
 //! everything.
 
 mod known;
+mod signs;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,9 +25,10 @@ use baton_store::stat_cache::StatCache;
 
 use crate::clock::Clock;
 use crate::task::Tasks;
-use crate::watch::{Coverage, Watch, WatchError, WatchOptions, Woken};
+use crate::watch::{Coverage, Waiter, Watch, WatchError, WatchOptions, Woken};
 
 pub use known::Known;
+use signs::Signs;
 
 /// How long what becomes dirty is gathered before it is read again, so that many small changes do not
 /// wake the daemon each. Far below what fills the queue of the system: 5,461 new files.
@@ -78,6 +80,7 @@ pub struct Watched(Mutex<State>);
 struct State {
     watch: Option<Box<dyn Watch>>,
     dirty: Dirty,
+    signs: Signs,
     /// Why there is no watch.
     error: Option<String>,
 }
@@ -89,6 +92,8 @@ pub struct Seen {
     pub coverage: Option<Coverage>,
     /// Names and directories to be looked at; nothing where everything is.
     pub pending: Option<u64>,
+    /// Whether git did something.
+    pub git: bool,
     /// Why nothing is watched that should be.
     pub error: Option<String>,
 }
@@ -145,7 +150,15 @@ impl Keeper {
 
     /// The worktrees inside the tree are these.
     pub fn set_inner(&mut self, inner: Vec<PathBuf>) {
+        if self.inner.as_ref() != Some(&inner) {
+            self.watched.lock().signs.set_stale();
+        }
         self.inner = Some(inner);
+    }
+
+    /// Whether git was at work when its repository was last looked at: what ends that is then told.
+    pub fn set_busy(&self, busy: bool) {
+        self.watched.lock().signs.is_busy = busy;
     }
 
     /// This is known of the repository, once what was found last is [kept](Keeper::keep).
@@ -189,13 +202,20 @@ impl Keeper {
         let directories = std::mem::take(&mut scanned.directories);
         self.sealed = Some(scanned);
         let mut state = self.watched.lock();
-        let State { watch: Some(watch), dirty, .. } = &mut *state else { return };
-        match watch.add(&mut directories.iter().map(Vec::as_slice)) {
+        let State { watch: Some(watch), dirty, signs, .. } = &mut *state else { return };
+        let inner = self.inner.as_deref().unwrap_or_default();
+        let added = watch.add(&mut directories.iter().map(Vec::as_slice)).and_then(|new| {
             // What was made in them before they were watched, nobody has told of.
-            Ok(new) => new.iter().for_each(|directory| dirty.list(directory)),
-            Err(error) => state.fail(&error),
+            new.iter().for_each(|directory| dirty.list(directory));
+            let Some(watching) = &self.watching else { return Ok(()) };
+            let waiters = signs.follow(&self.root, inner, watch.as_mut(), watching)?;
+            waiters.into_iter().for_each(|waiter| self.wait(waiter, watching));
+            Ok(())
+        });
+        if let Err(error) = added {
+            state.fail(&error);
         }
-        if !state.dirty.is_empty() {
+        if state.is_dirty() {
             drop(state);
             self.tell();
         }
@@ -253,6 +273,7 @@ impl Keeper {
             self.sealed = None;
             return Dirty::everything();
         }
+        state.signs.begin_look();
         std::mem::take(&mut state.dirty)
     }
 
@@ -266,16 +287,16 @@ impl Keeper {
         });
         match opened {
             Ok(watch) => {
-                self.wait(watch.as_ref(), watching);
-                *state = State { watch: Some(watch), ..State::default() };
+                self.wait(watch.waiter(), watching);
+                *state = State { watch: Some(watch), signs: Signs::new(), ..State::default() };
             }
             Err(error) => state.fail(&error),
         }
     }
 
     /// Gathers what becomes dirty, so that the system's queue stays short, and tells of it.
-    fn wait(&self, watch: &dyn Watch, watching: &Watching) {
-        let (mut waiter, workspace) = (watch.waiter(), self.workspace);
+    fn wait(&self, mut waiter: Box<dyn Waiter>, watching: &Watching) {
+        let workspace = self.workspace;
         let shared = Arc::downgrade(&self.watched);
         let Watching { changed, tasks, .. } = watching.clone();
         let gather = move || {
@@ -287,8 +308,9 @@ impl Keeper {
                 let hot = state.watch.as_ref().map_or(0, |watch| watch.coverage().hot);
                 patience = (hot > 0).then_some(HOT);
                 let was_empty = state.dirty.is_empty();
-                state.drain();
-                let tell = was_empty && !state.dirty.is_empty();
+                // Of git each is told, so that what it does at a stretch is looked at once.
+                let by_git = state.drain();
+                let tell = by_git || (was_empty && !state.dirty.is_empty());
                 let is_over = state.watch.is_none();
                 drop(state);
                 if tell || is_over {
@@ -332,7 +354,8 @@ impl Watched {
         Seen {
             coverage: state.watch.as_ref().map(|watch| watch.coverage()),
             pending: (!state.dirty.is_everything()).then(|| names(&state.dirty)),
-            error: state.error.clone(),
+            git: state.signs.is_changed(),
+            error: state.error.clone().or_else(|| state.signs.note.clone()),
         }
     }
 
@@ -340,12 +363,12 @@ impl Watched {
     pub fn is_dirty(&self) -> bool {
         let mut state = self.lock();
         state.drain();
-        state.watch.is_none() || !state.dirty.is_empty()
+        state.is_dirty()
     }
 
-    /// Ends the watch, and with it the thread that waits.
+    /// Ends the watch, and with it the threads that wait.
     pub fn close(&self) {
-        self.lock().watch = None;
+        self.lock().end();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -354,12 +377,29 @@ impl Watched {
 }
 
 impl State {
-    fn drain(&mut self) {
-        let Some(watch) = &mut self.watch else { return };
+    /// Takes in what happened. Whether git did something.
+    fn drain(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else { return false };
         match watch.drain() {
-            Ok(more) => self.dirty.merge(more),
-            Err(error) => self.fail(&error),
+            Ok(mut more) => {
+                let inside = self.signs.take(&mut more);
+                self.dirty.merge(more);
+                self.signs.drain() || inside
+            }
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
         }
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.watch.is_none() || !self.dirty.is_empty() || self.signs.is_changed()
+    }
+
+    fn end(&mut self) {
+        self.watch = None;
+        self.signs = Signs::new();
     }
 
     fn fail(&mut self, error: &WatchError) {
@@ -370,7 +410,7 @@ impl State {
         let source = std::error::Error::source(error);
         let why = source.map(|source| format!("{error}: {source}"));
         self.error = Some(why.unwrap_or_else(|| error.to_string()));
-        self.watch = None;
+        self.end();
         self.dirty.set_everything();
     }
 }

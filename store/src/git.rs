@@ -10,6 +10,7 @@
 //! - [`settings`], [`files`], [`refs`], [`index`]: what is read and written of each
 //! - [`stamp`]: whether all of it held still meanwhile
 //! - [`glance`]: whether it is as it was when it was captured
+//! - [`signs`]: where git shows that it is not
 //! - [`objects`]: packs of what the other side lacks
 //! - [`capture`]: all of that together; [`summary`]: what it says, for people
 //! - [`rebuild`]: the same again elsewhere, or brought into what is there
@@ -29,6 +30,7 @@ mod refs;
 mod index;
 mod stamp;
 mod glance;
+mod signs;
 mod objects;
 mod capture;
 mod summary;
@@ -55,6 +57,7 @@ pub use rebuild::{
     arrive, is_related, link, rebuild,
 };
 pub(crate) use rebuild::{CheckoutRepository, EntryChange, Placed, RefStep, Still, When};
+pub use signs::{is_sign, sign_folders, sign_places};
 pub use summary::{Summary, commands, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.

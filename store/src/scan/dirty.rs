@@ -176,6 +176,13 @@ impl Dirty {
         }
     }
 
+    /// Takes the marks of some directories out. Where everything is dirty there are none.
+    pub fn split_off(&mut self, which: impl Fn(&[u8]) -> bool) -> Self {
+        let directories = self.directories.extract_if(.., |path, _| which(path)).collect();
+        self.moves.retain(|(from, to)| !which(from) && !which(to));
+        Self { directories, ..Self::default() }
+    }
+
     /// What is dirty, by directory.
     pub const fn directories(&self) -> &BTreeMap<Vec<u8>, DirtyDirectory> {
         &self.directories
