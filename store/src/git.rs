@@ -53,10 +53,10 @@ pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{
     Arrival, ArrivalOptions, BringOptions, Brought, Commands, EntryAction, EntryClash,
-    EntryOutcome, LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction, RefOutcome, TextMerge,
-    arrive, is_related, link, rebuild,
+    EntryOutcome, FilesBrought, LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction, RefOutcome,
+    TextMerge, arrive, is_related, link, rebuild,
 };
-pub(crate) use rebuild::{CheckoutRepository, EntryChange, Placed, RefStep, Still, When};
+pub(crate) use rebuild::{CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When};
 pub use signs::{is_sign, sign_folders, sign_places};
 pub use summary::{Summary, commands, summarize, worktrees};
 
@@ -104,6 +104,18 @@ pub enum GitError {
         doing: &'static str,
         /// What it said, cut short.
         said: String,
+    },
+    /// Git is in the middle of something in the state: its index and files are half done without that.
+    #[error("a {operation} is under way there")]
+    UnderWay {
+        /// What.
+        operation: &'static str,
+    },
+    /// Git is in the middle of something in the checkout.
+    #[error("{what} in this checkout")]
+    AtWork {
+        /// What, in words for people.
+        what: &'static str,
     },
     /// There is no repository that can be read.
     #[error("{} is no repository that can be captured: {why}", path.display())]

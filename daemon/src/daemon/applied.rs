@@ -10,6 +10,7 @@ use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
 use baton_store::apply::{Action, Applied, ApplyError, Done, Form, Outcome, Plan, RepositoryDone};
 use baton_store::error::StoreError;
+use baton_store::git::GitError;
 
 use super::brought::PlannedRepository;
 use super::failure::{Fail, chain};
@@ -198,6 +199,7 @@ pub(super) fn fail_of(error: ApplyError, run: &str) -> Fail {
         ApplyError::GitName { .. } | ApplyError::Path(_) => {
             Some(format!("nothing was changed; baton logs {run} says what the run did"))
         }
+        ApplyError::Git(GitError::AtWork { .. }) => None,
         ApplyError::Git(_) => Some(format!(
             "nothing was changed; baton pull {run} makes a worktree of it, or baton pull {run} --into DIR a folder"
         )),
@@ -225,8 +227,10 @@ impl From<ApplyError> for Fail {
             ApplyError::Stage(error) => error.into(),
             ApplyError::Fs(_) => Self::new("apply", message)
                 .hint("nothing was changed; see whether the checkout may be written to"),
-            ApplyError::GitBusy { .. } => Self::new("git-busy", message)
-                .hint("finish it, or abort it, and try again; nothing was changed"),
+            ApplyError::GitBusy { .. } | ApplyError::Git(GitError::AtWork { .. }) => {
+                Self::new("git-busy", message)
+                    .hint("finish it, or abort it, and try again; nothing was changed")
+            }
             ApplyError::GitMoved { .. } => {
                 Self::new("git-busy", message).hint("try again; nothing was changed")
             }

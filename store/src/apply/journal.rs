@@ -229,15 +229,6 @@ fn rel_path(from: &mut Reader<'_>) -> Result<RelPath, DecodeError> {
     RelPath::new(bytes).map_err(|_| DecodeError::Inconsistent { what: "path" })
 }
 
-/// An index that an apply made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Made {
-    /// What it says, in short.
-    pub(super) sum: [u8; 32],
-    /// The name of the commit that `HEAD` led to; empty where there was none.
-    pub(super) head: Vec<u8>,
-}
-
 /// The folder of one apply.
 #[derive(Clone, Debug)]
 pub(super) struct Folder(pub(super) PathBuf);
@@ -330,16 +321,15 @@ impl Folder {
         self.read("index")?.ok_or_else(|| self.damaged("index"))
     }
 
-    /// Notes what the new index says, and the commit on which it was made.
-    pub(super) fn note_made(&self, made: &Made) -> Result<(), ApplyError> {
-        self.write("made", [&made.sum[..], &made.head].concat())
+    /// Notes what the new index says, in short.
+    pub(super) fn note_made(&self, sum: &[u8; 32]) -> Result<(), ApplyError> {
+        self.write("made", sum.to_vec())
     }
 
-    /// What the new index says; nothing where none was made.
-    pub(super) fn made(&self) -> Result<Option<Made>, ApplyError> {
+    /// What the new index says, in short; nothing where none was made.
+    pub(super) fn made(&self) -> Result<Option<[u8; 32]>, ApplyError> {
         let Some(bytes) = self.read("made")? else { return Ok(None) };
-        let (sum, head) = bytes.split_first_chunk().ok_or_else(|| self.damaged("made"))?;
-        Ok(Some(Made { sum: *sum, head: head.to_vec() }))
+        Ok(Some(bytes.try_into().map_err(|_| self.damaged("made"))?))
     }
 
     /// When a stage was noted, in milliseconds since 1970; nothing where it was not.

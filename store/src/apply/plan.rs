@@ -87,6 +87,16 @@ impl Plan {
                 options.left.push(action.path.clone());
             }
         }
+        let is_written = |step: &&Step| {
+            let content = |form: Option<Form>| form.and_then(|form| form.content());
+            step.to.is_some_and(|to| !to.is_directory()) && content(step.from) != content(step.to)
+        };
+        options.files.taken =
+            self.steps.iter().filter(is_written).map(|step| step.path.clone()).collect();
+        for action in self.actions.iter().filter(|action| action.outcome == Outcome::Merged) {
+            options.files.taken.remove(&action.path);
+            options.files.merged.insert(action.path.clone());
+        }
         options
     }
 }

@@ -9,9 +9,9 @@ use baton_protocol::encode::{DecodeError, Reader, Writer};
 use baton_protocol::object::{GitEntry, GitHash, GitIndex, GitOid, GitRefName};
 use baton_protocol::path::MAX_PATH;
 
-use crate::git::{EntryChange, RefStep, When};
+use crate::git::{EntryChange, RefStep, Standing, When};
 
-const MAGIC: &[u8; 16] = b"baton apply  g1\n";
+const MAGIC: &[u8; 16] = b"baton apply  g2\n";
 
 /// Longest list of entries, in bytes.
 const MAX_ENTRIES: usize = 512 << 20;
@@ -30,6 +30,10 @@ pub(super) struct RepositoryChange {
     pub(super) run: String,
     /// Whether something stays that should have changed.
     pub(super) is_left: bool,
+    /// Where `HEAD` was.
+    pub(super) head: Standing,
+    /// What the index said, in short; nothing where there was none.
+    pub(super) sum: Option<[u8; 32]>,
     /// Nothing where the index does not change.
     pub(super) index: Option<IndexChange>,
     pub(super) refs: Vec<RefStep>,
@@ -50,6 +54,15 @@ impl RepositoryChange {
         to.byte(self.hash as u8);
         to.bytes(self.run.as_bytes());
         to.byte(u8::from(self.is_left));
+        to.bytes(&self.head.branch);
+        to.byte(u8::from(self.head.oid.is_some()));
+        if let Some(oid) = self.head.oid {
+            to.fixed(oid.as_bytes());
+        }
+        to.byte(u8::from(self.sum.is_some()));
+        if let Some(sum) = &self.sum {
+            to.fixed(sum);
+        }
         to.byte(u8::from(self.index.is_some()));
         if let Some(IndexChange { written, changes }) = &self.index {
             to.byte(u8::from(written.is_some()));
@@ -91,6 +104,13 @@ impl RepositoryChange {
         let run = String::from_utf8(from.bytes("run", MAX_RUN)?.to_vec());
         let run = run.map_err(|_| DecodeError::Inconsistent { what: "run" })?;
         let is_left = flag(from)?;
+        let branch = from.bytes("ref name", MAX_PATH)?.to_vec();
+        if !branch.is_empty() && GitRefName::new(&branch).is_none() {
+            return Err(DecodeError::Inconsistent { what: "ref" });
+        }
+        let at = if flag(from)? { Some(oid(from, hash)?) } else { None };
+        let head = Standing { branch, oid: at };
+        let sum = if flag(from)? { Some(from.array()?) } else { None };
         let index = if flag(from)? { Some(IndexChange::read(from, hash)?) } else { None };
         let count = from.count("refs", MAX_REFS, 3 + hash.len())?;
         let mut refs = Vec::with_capacity(count);
@@ -108,7 +128,7 @@ impl RepositoryChange {
             refs.push(RefStep { name: name.as_bytes().to_vec(), old, new, when });
         }
         from.clone().finish()?;
-        Ok(Self { hash, run, is_left, index, refs })
+        Ok(Self { hash, run, is_left, head, sum, index, refs })
     }
 }
 
@@ -171,6 +191,8 @@ mod tests {
             hash: GitHash::Sha1,
             run: "1a2b".into(),
             is_left: true,
+            head: Standing { branch: name.clone(), oid: Some(oid(4)) },
+            sum: Some([7; 32]),
             index: Some(IndexChange {
                 written: Some((-1, 7)),
                 changes: vec![EntryChange {
@@ -187,7 +209,8 @@ mod tests {
     fn the_bytes_are_those_of_the_format() {
         let bytes = change().encode();
         assert_eq!(RepositoryChange::decode(&bytes).unwrap(), change());
-        let none = RepositoryChange { index: None, refs: Vec::new(), ..change() };
+        let head = Standing { branch: Vec::new(), oid: None };
+        let none = RepositoryChange { head, sum: None, index: None, refs: Vec::new(), ..change() };
         assert_eq!(RepositoryChange::decode(&none.encode()).unwrap(), none);
     }
 

@@ -7,6 +7,9 @@
 //! neither what was expected nor what it should be is left; so is such an index.
 //!
 //! **Invariant:** an index that is put back is the same to the byte, and as old.
+//!
+//! **Invariant:** wherever it is cut off, `HEAD` is at no commit whose work the index lacks: the index changes before the
+//! branch moves, and goes back after it did.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +19,7 @@ use baton_protocol::id::ApplyId;
 use baton_protocol::object::{GitEntry, GitIndex, GitMode, GitOid};
 use baton_protocol::path::RelPath;
 
-use super::journal::{Done, Folder, Made};
+use super::journal::{Done, Folder};
 use super::record::{IndexChange, RepositoryChange};
 use super::{ApplyError, crash};
 use crate::git::{
@@ -92,7 +95,9 @@ impl Repository {
         let index = (!changes.is_empty())
             .then(|| IndexChange { written: placed.as_ref().map(Placed::written), changes });
         let is_left = is_left || !left.is_empty();
-        let change = RepositoryChange { hash, run, is_left, index, refs };
+        let sum = placed.as_ref().map(|placed| sum_of(&placed.index.meaning));
+        let head = arrival.checkout.standing()?;
+        let change = RepositoryChange { hash, run, is_left, head, sum, index, refs };
         folder.note_repository(&change, placed.as_ref().map(|placed| placed.bytes.as_slice()))?;
         crash::point();
         // From here on whoever forgets the apply takes them away.
@@ -128,6 +133,7 @@ impl Repository {
             let why = "it names objects in another way than before";
             return Err(GitError::NoRepository { path: root.to_owned(), why }.into());
         }
+        checkout.check_at_work()?;
         Ok(Some(Self { checkout, folder: folder.clone(), id, change }))
     }
 
@@ -158,37 +164,55 @@ impl Repository {
         Ok(())
     }
 
-    /// Moves refs and replaces the index. What is at these paths was left.
+    /// Replaces the index and moves refs. What is at these paths was left.
+    ///
+    /// The branch that is checked out moves last, and only where the index is what it should be: whatever happens in
+    /// between, the next commit takes nothing back.
     pub(super) fn write(&self, left: &[&RelPath]) -> Result<RepositoryDone, ApplyError> {
-        let is_left = self.change.is_left || !left.is_empty();
-        let message = format!("baton apply {}", self.change.run);
-        let refs = self.move_refs(&message, |step, now| {
-            let is_asked = match step.when {
-                When::Always => true,
-                When::Whole => !is_left,
-                When::Left => is_left,
-            };
-            if now == Some(step.new) {
-                Move::Stay(Done::Made)
-            } else if !is_asked {
-                Move::Stay(Done::Blocked)
-            } else if now == step.old {
-                Move::To(Some(step.new))
-            } else {
-                Move::Stay(Done::Changed)
-            }
-        })?;
+        let placed = self.checkout.index()?;
+        let found = self.found(placed.as_ref())?;
         let index = self.change.index.as_ref();
-        let index = index.map(|change| self.replace_index(change, left)).transpose()?;
+        let index = index.map(|change| self.replace_index(change, found, placed.as_ref(), left));
+        let index = index.transpose()?;
+        let is_left = self.change.is_left
+            || !left.is_empty()
+            || found == Found::Another
+            || index.is_some_and(|done| !done.is_so())
+            || self.checkout.standing()?.branch != self.change.head.branch;
+        let message = format!("baton apply {}", self.change.run);
+        let refs = self.move_refs(&message, |now| {
+            let mut steps = self.change.refs.iter().zip(now);
+            let is_another = steps.any(|(step, now)| {
+                step.when == When::Whole && *now != step.old && *now != Some(step.new)
+            });
+            let is_left = is_left || is_another;
+            let of = |(step, now): (&RefStep, &Option<GitOid>)| {
+                let is_asked = match step.when {
+                    When::Always => true,
+                    When::Whole => !is_left,
+                    When::Left => is_left,
+                };
+                if *now == Some(step.new) {
+                    Move::Stay(Done::Made)
+                } else if !is_asked && *now == step.old {
+                    Move::Stay(Done::Blocked)
+                } else if *now == step.old {
+                    Move::To(Some(step.new))
+                } else {
+                    Move::Stay(Done::Changed)
+                }
+            };
+            self.change.refs.iter().zip(now).map(of).collect()
+        })?;
         self.tidy(false);
         Ok(RepositoryDone { index, refs })
     }
 
-    /// Moves refs, each to what `which` says of it and what it is now; and says what became of them.
+    /// Moves refs, each to what `which` says of what they are now; and says what became of them.
     fn move_refs(
         &self,
         message: &str,
-        which: impl Fn(&RefStep, Option<GitOid>) -> Move,
+        which: impl Fn(&[Option<GitOid>]) -> Vec<Move>,
     ) -> Result<Vec<Done>, ApplyError> {
         let refs = &self.change.refs;
         if refs.is_empty() {
@@ -197,8 +221,7 @@ impl Repository {
         let mut pause = PAUSE;
         for tries in 1.. {
             let now = self.checkout.targets(refs)?;
-            let moves: Vec<Move> =
-                refs.iter().zip(&now).map(|(step, now)| which(step, *now)).collect();
+            let moves = which(&now);
             let todo = refs.iter().zip(&now).zip(&moves).filter_map(|((step, now), to)| {
                 let Move::To(to) = to else { return None };
                 Some((step.name.as_slice(), *now, *to))
@@ -223,9 +246,14 @@ impl Repository {
         Ok(Vec::new())
     }
 
-    fn replace_index(&self, change: &IndexChange, left: &[&RelPath]) -> Result<Done, ApplyError> {
-        let placed = self.checkout.index()?;
-        match self.found(change, placed.as_ref())? {
+    fn replace_index(
+        &self,
+        change: &IndexChange,
+        found: Found,
+        placed: Option<&Placed>,
+        left: &[&RelPath],
+    ) -> Result<Done, ApplyError> {
+        match found {
             Found::Made => return Ok(Done::Made),
             Found::Another => return Ok(Done::Changed),
             Found::AsItWas => {}
@@ -234,13 +262,12 @@ impl Repository {
         if changes.peek().is_none() {
             return Ok(Done::Blocked);
         }
-        let Some(index) = self.checkout.changed(placed.as_ref(), changes) else {
+        let Some(index) = self.checkout.changed(placed, changes) else {
             return Ok(Done::Blocked);
         };
-        let bytes = self.checkout.index_bytes(placed.as_ref(), &index, true)?;
+        let bytes = self.checkout.index_bytes(placed, &index, true)?;
         crash::point();
-        let head = self.checkout.head()?;
-        self.folder.note_made(&Made { sum: sum_of(&index), head })?;
+        self.folder.note_made(&sum_of(&index))?;
         crash::point();
         let staged = self.staged();
         self.checkout.stage_index(&staged, &bytes)?;
@@ -250,20 +277,16 @@ impl Repository {
         Ok(Done::Made)
     }
 
-    /// Which index there is.
-    fn found(&self, change: &IndexChange, placed: Option<&Placed>) -> Result<Found, ApplyError> {
-        let made = self.folder.made()?;
-        if let Some(placed) = placed
-            && made.is_some_and(|made| made.sum == sum_of(&placed.index.meaning))
-        {
-            return Ok(Found::Made);
-        }
-        let is_as_it_was = match (placed, change.written) {
-            (None, None) => true,
-            (Some(placed), Some(_)) => placed.bytes == self.folder.old_index()?,
-            _ => false,
-        };
-        Ok(if is_as_it_was { Found::AsItWas } else { Found::Another })
+    /// Which index there is, by what it says: any look at files may write it anew.
+    fn found(&self, placed: Option<&Placed>) -> Result<Found, ApplyError> {
+        let now = placed.map(|placed| sum_of(&placed.index.meaning));
+        Ok(if now.is_some() && self.folder.made()? == now {
+            Found::Made
+        } else if now == self.change.sum {
+            Found::AsItWas
+        } else {
+            Found::Another
+        })
     }
 
     /// What of it is done; the objects that were not let in go.
@@ -273,9 +296,11 @@ impl Repository {
             if now == Some(step.new) { Done::Made } else { Done::Waiting }
         };
         let refs = self.change.refs.iter().zip(now).map(made).collect();
-        let index = self.change.index.as_ref().map(|change| {
+        let index = self.change.index.as_ref().map(|_| {
             let placed = self.checkout.index()?;
-            let is_made = self.found(change, placed.as_ref())? == Found::Made;
+            // One that was made and has changed since is found to be another one when it would be put back.
+            let is_made =
+                self.found(placed.as_ref())? != Found::AsItWas && self.folder.made()?.is_some();
             Ok::<_, ApplyError>(if is_made { Done::Made } else { Done::Waiting })
         });
         let done = RepositoryDone { index: index.transpose()?, refs };
@@ -283,8 +308,27 @@ impl Repository {
         Ok(done)
     }
 
-    /// Puts back what was made.
+    /// Puts back what was made: first refs, and the index only if `HEAD` is where it was. What was committed since, or
+    /// is there still, would be staged to go away.
     pub(super) fn put_back(&self, made: &RepositoryDone) -> Result<RepositoryDone, ApplyError> {
+        let in_use = self.checkout.in_use()?;
+        let message = format!("baton undo {}", self.change.run);
+        let refs = self.move_refs(&message, |now| {
+            let of = |(at, (step, now)): (usize, (&RefStep, &Option<GitOid>))| {
+                if made.refs.get(at) != Some(&Done::Made) {
+                    Move::Stay(Done::Found)
+                } else if *now == step.old {
+                    Move::Stay(Done::Made)
+                } else if *now != Some(step.new) {
+                    Move::Stay(Done::Changed)
+                } else if in_use.holds(&step.name, step.old.is_none()) {
+                    Move::Stay(Done::Refused)
+                } else {
+                    Move::To(step.old)
+                }
+            };
+            self.change.refs.iter().zip(now).enumerate().map(of).collect()
+        })?;
         let mut index = None;
         if let Some(change) = self.change.index.as_ref() {
             index = Some(match made.index {
@@ -292,41 +336,19 @@ impl Repository {
                 _ => Done::Found,
             });
         }
-        let in_use = self.checkout.in_use()?;
-        let message = format!("baton undo {}", self.change.run);
-        let of = |step: &RefStep| {
-            let at = self.change.refs.iter().position(|it| it == step);
-            at.and_then(|at| made.refs.get(at).copied())
-        };
-        let refs = self.move_refs(&message, |step, now| {
-            if of(step) != Some(Done::Made) {
-                Move::Stay(Done::Found)
-            } else if now == step.old {
-                Move::Stay(Done::Made)
-            } else if now != Some(step.new) {
-                Move::Stay(Done::Changed)
-            } else if in_use.holds(&step.name, step.old.is_none()) {
-                Move::Stay(Done::Refused)
-            } else {
-                Move::To(step.old)
-            }
-        })?;
         self.tidy(true);
         Ok(RepositoryDone { index, refs })
     }
 
     fn put_index_back(&self, change: &IndexChange) -> Result<Done, ApplyError> {
         let placed = self.checkout.index()?;
-        match self.found(change, placed.as_ref())? {
+        match self.found(placed.as_ref())? {
             Found::AsItWas => return Ok(Done::Made),
             Found::Another => return Ok(Done::Changed),
-            // What was committed of it since would be staged to go away again.
-            Found::Made => {
-                let head = self.checkout.head()?;
-                if self.folder.made()?.is_none_or(|made| made.head != head) {
-                    return Ok(Done::Changed);
-                }
+            Found::Made if self.checkout.standing()? != self.change.head => {
+                return Ok(Done::Changed);
             }
+            Found::Made => {}
         }
         let staged = self.staged();
         let Some(written) = change.written else {

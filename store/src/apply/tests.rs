@@ -7,6 +7,7 @@ mod written;
 mod disturbed;
 mod git_beside;
 mod repository;
+mod head;
 mod indexes;
 
 use std::path::Path;

@@ -38,9 +38,9 @@ use crate::snapshot::load_blob;
 use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
 pub use brought::{
     Arrival, ArrivalOptions, BringOptions, Brought, EntryAction, EntryClash, EntryOutcome,
-    RefAction, RefOutcome, TextMerge, arrive,
+    FilesBrought, RefAction, RefOutcome, TextMerge, arrive,
 };
-pub(crate) use brought::{CheckoutRepository, EntryChange, Placed, RefStep, Still, When};
+pub(crate) use brought::{CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When};
 use home::{Home, Link, check_units};
 pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};

@@ -39,7 +39,7 @@ impl Told {
     }
 
     /// The name that a ref of the run got, or why it has none.
-    fn made(&self, name: &str) -> Option<String> {
+    pub(super) fn made(&self, name: &str) -> Option<String> {
         let found = self.refs.iter().find(|it| it.name == name.as_bytes())?;
         Some(match &found.outcome {
             RefOutcome::Made { name, why, .. } => {
@@ -78,7 +78,7 @@ impl Bench {
     }
 
     /// What the run left.
-    pub(super) fn there(&mut self) -> (GitStateId, Root) {
+    pub(super) fn there(&self) -> (GitStateId, Root) {
         let lab = &self.lab;
         let options = CaptureOptions { base: Some(self.base.0), ..lab.options() };
         let captured = capture(&lab.path("away"), &lab.objects, &options).unwrap();
@@ -149,7 +149,7 @@ impl Bench {
         self.applies.undo(&self.lab.objects, id, &self.lab.work()).unwrap()
     }
 
-    fn says(&self, at: &str, args: &[&str]) -> String {
+    pub(super) fn says(&self, at: &str, args: &[&str]) -> String {
         String::from_utf8(self.lab.git_in(&self.lab.path(at), args)).unwrap().trim_end().to_owned()
     }
 
@@ -165,7 +165,7 @@ impl Bench {
 }
 
 /// What an apply would leave in git's folder.
-fn leftovers(root: &Path) -> Vec<String> {
+pub(super) fn leftovers(root: &Path) -> Vec<String> {
     let git = root.join(".git");
     let names = |folder: &Path| {
         let names = crate::fs::list_dir(folder).unwrap().into_iter();
@@ -471,25 +471,6 @@ fn a_part_moves_no_branch() {
 }
 
 #[test]
-fn what_git_is_in_the_middle_of_there_is_told_and_does_not_come() {
-    let mut bench = Bench::new(KINDS[0], |_| {});
-    bench.away(|lab| {
-        lab.git(&["checkout", "-q", "-b", "topic"]);
-        lab.write("clash", "topic\n");
-        lab.commit("topic");
-        lab.git(&["checkout", "-q", "main"]);
-        lab.write("clash", "main\n");
-        lab.commit("main");
-        lab.stops(&["merge", "topic"]);
-    });
-    let (_, told) = bench.apply(ALL);
-    assert!(told.omitted.iter().any(|it| it.contains("merge") && it.contains("baton pull 1a2b")));
-    assert!(!bench.lab.work().join(".git/MERGE_HEAD").exists());
-    assert_eq!(bench.here(&["ls-files", "-u"]).lines().count(), 3);
-    bench.check();
-}
-
-#[test]
 fn what_is_refused_leaves_nothing() {
     let mut bench = Bench::new(KINDS[0], |_| {});
     bench.away(|lab| {
@@ -633,7 +614,7 @@ fn what_moved_since_is_left_by_an_undo() {
 }
 
 /// Another copy of the checkout.
-fn copy(bench: &Bench, number: u64) -> (PathBuf, String) {
+pub(super) fn copy(bench: &Bench, number: u64) -> (PathBuf, String) {
     let name = format!("copy-{number}");
     let to = bench.lab.path(&name);
     let copied = std::process::Command::new("cp").arg("-a").args([&bench.lab.work(), &to]).status();

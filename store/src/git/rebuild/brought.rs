@@ -3,6 +3,7 @@
 //! - [`entries`]: three indexes brought together; [`sparse`]: those of which folders are folded
 //! - [`elsewhere`], [`moves`]: what becomes of refs
 //! - [`checkout`]: the repository of a checkout while it is changed
+//! - [`ahead`]: whether the branch that is checked out may move
 //!
 //! Not here: in which order it is written, and what a crash leaves.
 //!
@@ -15,6 +16,7 @@ mod sparse;
 mod elsewhere;
 mod moves;
 mod checkout;
+mod ahead;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -36,10 +38,11 @@ use crate::git::refs::{self, Refs};
 use crate::git::view::{View, random_name};
 use crate::git::{GitError, Told, objects, quarantine, shown, summary};
 use crate::objects::ObjectSource;
+use ahead::{Lists, takes_back};
 use entries::{Edits, Wishes, bring_together};
 use moves::{History, Sides};
 
-pub(crate) use checkout::{CheckoutRepository, Placed};
+pub(crate) use checkout::{CheckoutRepository, Placed, Standing};
 pub(crate) use entries::EntryChange;
 pub use entries::{EntryAction, EntryClash, EntryOutcome};
 pub use moves::{RefAction, RefOutcome};
@@ -75,6 +78,17 @@ pub struct BringOptions {
     pub left: Vec<RelPath>,
     /// Whether a file is in a conflict, also one that is marked.
     pub conflicts: bool,
+    /// What becomes of files.
+    pub files: FilesBrought,
+}
+
+/// What becomes of files, as far as the index has to follow it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilesBrought {
+    /// Those that become what they are there.
+    pub taken: BTreeSet<RelPath>,
+    /// Those in which both changes are.
+    pub merged: BTreeSet<RelPath>,
 }
 
 /// What two edits of a text came to.
@@ -153,7 +167,7 @@ pub fn arrive<'a, S: ObjectSource + ?Sized>(
         git: git.clone(),
         scratch: scratch.to_owned(),
         beside: scratch.to_owned(),
-        // Nothing comes of what git is in the middle of.
+        // What git is in the middle of there is refused.
         commands: Commands::All,
     };
     let plan = Plan { source, options: &rebuilding };
@@ -161,6 +175,9 @@ pub fn arrive<'a, S: ObjectSource + ?Sized>(
     plan.check(base, 0, &mut budget)?;
     plan.check(there, 0, &mut budget)?;
     let (base, mut loaded) = (plan.load(base)?, plan.load(there)?);
+    if let Some(operation) = summary::operation(&loaded.files, &loaded.refs) {
+        return Err(GitError::UnderWay { operation });
+    }
     let repo = Repository::open(checkout, None)?;
     if repo.hash != loaded.state.hash || repo.hash != base.state.hash {
         return stays("it names objects in another way than that of the checkout");
@@ -174,12 +191,12 @@ pub fn arrive<'a, S: ObjectSource + ?Sized>(
     view.keep_apart(apart)?;
     let in_tables = (repo.storage == RefStorage::Reftable).then_some(&view);
     let here = refs::read(&repo, in_tables, &mut Told::default())?;
+    check_at_work(&here)?;
     let of_run = std::mem::take(&mut loaded.refs);
     take_in(&plan, (&loaded.state, &of_run), &here.refs, &view, repo.is_partial)?;
     check_targets(&view, &loaded.state, &of_run)?;
     let index = index::read(&repo.git_dir, repo.hash)?;
     let stashes = new_stashes(&base, &loaded, &of_run, &here);
-    tell_operation(&loaded, &of_run, run, &mut told);
     for unit in &loaded.state.units {
         let same = base.state.units.iter().any(|it| it == unit);
         if !same {
@@ -210,6 +227,22 @@ fn refs_of(head: baton_protocol::object::GitHead, refs: Vec<GitRef>) -> Refs {
     Refs { head, refs: refs.into_iter().map(|it| (it.name, it.target)).collect() }
 }
 
+/// Refs that git has while it is in the middle of something; where refs are in tables no file tells it.
+const AT_WORK: [(&str, &str); 3] = [
+    ("CHERRY_PICK_HEAD", "a cherry-pick is under way"),
+    ("REVERT_HEAD", "a revert is under way"),
+    ("MERGE_HEAD", "a merge is under way"),
+];
+
+/// Refuses while git is in the middle of something in a checkout.
+fn check_at_work(here: &Refs) -> Result<(), GitError> {
+    let is_there = |name: &str| here.refs.keys().any(|it| it.as_bytes() == name.as_bytes());
+    match AT_WORK.iter().find(|(name, _)| is_there(name)) {
+        Some(&(_, what)) => Err(GitError::AtWork { what }),
+        None => Ok(()),
+    }
+}
+
 /// Stashes that a run made, the newest first: those that neither it was given nor the checkout has.
 fn new_stashes(base: &Loaded, there: &Loaded, refs: &[GitRef], here: &Refs) -> Vec<GitOid> {
     let hash = there.state.hash;
@@ -225,16 +258,6 @@ fn new_stashes(base: &Loaded, there: &Loaded, refs: &[GitRef], here: &Refs) -> V
     }
     let new = logged(there).into_iter().rev();
     new.filter(|oid| !oid.is_null() && known.insert(*oid)).collect()
-}
-
-/// Tells what git is in the middle of there: an existing checkout does not take that over.
-fn tell_operation(loaded: &Loaded, refs: &[GitRef], run: &str, told: &mut Told) {
-    if let Some(operation) = summary::operation(&loaded.files, refs) {
-        let what = format!(
-            "the {operation} that is under way there: baton pull {run} makes a worktree of it"
-        );
-        told.note(GitOmitReason::NotCarried, what);
-    }
 }
 
 impl Arrival<'_> {
@@ -311,6 +334,16 @@ impl Arrival<'_> {
         let is_left = !options.left.is_empty()
             || options.conflicts
             || entries.iter().any(|it| is_conflict(it) || it.outcome == EntryOutcome::FileLeft);
+        let head = steps.iter().find(|step| step.when == When::Whole);
+        let is_left = is_left
+            || match head.and_then(|step| Some((step.old?, step.new))) {
+                Some(way) => {
+                    let lists = Lists { base: &base, here: &here, there: &there, result: &result };
+                    let worktree = self.checkout.worktree(self.index.as_ref());
+                    takes_back(&self.view, way, &lists, &worktree, &options.files)?
+                }
+                None => false,
+            };
         let mut omitted = self.omitted.clone();
         omitted.extend(told.into_list());
         let run = self.run.clone();
@@ -355,10 +388,11 @@ impl Arrival<'_> {
         let placed = self.checkout.index()?;
         let then = self.index.as_ref().map_or(&[][..], |index| &index.meaning.entries);
         let now = placed.as_ref().map_or(&[][..], |placed| &placed.index.meaning.entries);
-        if !brought.changes.is_empty() && !entries::is_same(then, now) {
+        if !entries::is_same(then, now) {
             return Ok(Still::Moved("the index".into()));
         }
         let refs = self.checkout.refs()?;
+        check_at_work(&refs)?;
         if refs.head != self.here.head {
             return Ok(Still::Moved("HEAD".into()));
         }

@@ -49,6 +49,22 @@ pub(crate) struct Placed {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// Where `HEAD` is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The branch; empty where it is on none.
+    pub(crate) branch: Vec<u8>,
+    /// The commit; nothing where there is none.
+    pub(crate) oid: Option<GitOid>,
+}
+
+/// The files of a checkout, with what its index knows of them.
+pub(super) struct Worktree<'a> {
+    pub(super) path: &'a Path,
+    pub(super) trusts_mode: bool,
+    pub(super) index: Option<&'a Index>,
+}
+
 impl Placed {
     /// When the file was written, in seconds and nanoseconds.
     pub(crate) const fn written(&self) -> (i64, i64) {
@@ -96,14 +112,28 @@ impl CheckoutRepository {
         Ok(steps.iter().map(|step| target(&refs, &step.name)).collect())
     }
 
-    /// The name of the commit that `HEAD` leads to; empty where there is none.
-    pub(crate) fn head(&self) -> Result<Vec<u8>, GitError> {
+    /// Where `HEAD` is.
+    pub(crate) fn standing(&self) -> Result<Standing, GitError> {
         let refs = self.refs()?;
-        let oid = match &refs.head {
-            GitHead::Detached(oid) => Some(*oid),
-            GitHead::Symbolic(name) => target(&refs, name.as_bytes()),
-        };
-        Ok(oid.map(|oid| oid.as_bytes().to_vec()).unwrap_or_default())
+        Ok(match &refs.head {
+            GitHead::Detached(oid) => Standing { branch: Vec::new(), oid: Some(*oid) },
+            GitHead::Symbolic(name) => {
+                let branch = name.as_bytes().to_vec();
+                let oid = target(&refs, &branch);
+                Standing { branch, oid }
+            }
+        })
+    }
+
+    /// Refuses while git is in the middle of something that only refs tell.
+    pub(crate) fn check_at_work(&self) -> Result<(), GitError> {
+        super::check_at_work(&self.refs()?)
+    }
+
+    /// Its files, with what its index knows of them.
+    pub(super) fn worktree<'a>(&'a self, index: Option<&'a Index>) -> Worktree<'a> {
+        let trusts_mode = repo_trusts_mode(&self.repo.config);
+        Worktree { path: &self.repo.worktree, trusts_mode, index }
     }
 
     /// A lock of git because of which one of these refs could not be changed.

@@ -1,7 +1,8 @@
 //! What becomes of refs: which branches move forward, and what else comes gets a name of its own.
 //!
 //! **Invariant:** a branch is moved only from where it stood before the run, or to what comes after where it is; never
-//! back, and never while another worktree has it. Nothing that is here is deleted.
+//! back, and never while another worktree has it. The one that is checked out here moves only where the run is on it,
+//! for files and index come from there. Nothing that is here is deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,9 @@ const MAX_REFS: usize = 1000;
 
 /// Names that are tried.
 const MAX_NAMES: usize = 1000;
+
+/// Names that stand for other names, on the way to a branch: as many as git follows.
+const MAX_LINKS: usize = 5;
 
 const HEADS: &[u8] = b"refs/heads/";
 
@@ -264,7 +268,10 @@ impl Planning {
                 not_carried.push(shown(bytes));
                 continue;
             };
-            let why = if is_branch {
+            let why = if is_branch && is_checked_out(sides.here, name) {
+                // Files and index follow the branch on which the run is, which is another one.
+                "checked-out-here"
+            } else if is_branch {
                 match Self::may_move(sides, history, (name, new))? {
                     Ok(from) => {
                         self.move_to(sides.here, name, from, new);
@@ -371,8 +378,17 @@ fn is_free(here: &Refs, name: &[u8], target: GitOid) -> bool {
     })
 }
 
+/// Whether `HEAD` leads to a branch, be it by way of another name.
 fn is_checked_out(here: &Refs, name: &GitRefName) -> bool {
-    matches!(&here.head, GitHead::Symbolic(head) if head == name)
+    let GitHead::Symbolic(mut at) = here.head.clone() else { return false };
+    for _ in 0..MAX_LINKS {
+        match here.refs.get(&at) {
+            _ if at == *name => return true,
+            Some(GitTarget::Symbolic(next)) => at = next.clone(),
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Whether a ref is one that a run hands over: what an origin has comes from there, and some are a worktree's own.
