@@ -63,7 +63,7 @@ pub use ignored::CheckoutRules;
 pub use journal::{Done, Record, Stage};
 pub use outcome::{Clash, Kept, Outcome};
 pub use plan::{Action, Plan, PlanOptions, Root, Step, Trees, plan};
-pub use repository::RepositoryDone;
+pub use repository::{RepositoryDone, touches};
 pub use text::{MAX_TEXT, merge_entry};
 pub use undo::Undone;
 

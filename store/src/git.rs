@@ -56,7 +56,9 @@ pub use rebuild::{
     EntryOutcome, FilesBrought, LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction, RefOutcome,
     TextMerge, arrive, is_related, link, rebuild,
 };
-pub(crate) use rebuild::{CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When};
+pub(crate) use rebuild::{
+    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects,
+};
 pub use signs::{is_sign, sign_folders, sign_places};
 pub use summary::{Summary, commands, summarize, worktrees};
 

@@ -8,7 +8,9 @@ use std::path::Path;
 use baton_protocol::id::{ApplyId, SnapshotId};
 use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
-use baton_store::apply::{Action, Applied, ApplyError, Done, Form, Outcome, Plan, RepositoryDone};
+use baton_store::apply::{
+    Action, Applied, ApplyError, Done, Form, Outcome, Plan, RepositoryDone, touches,
+};
 use baton_store::error::StoreError;
 use baton_store::git::GitError;
 
@@ -93,9 +95,8 @@ pub(super) fn tell(
     let is_dry = applied.id.is_none() && applied.done.is_empty() && applied.repository.is_none();
     let nothing = RepositoryDone::default();
     let done = (!is_dry).then_some(applied.repository.as_ref().unwrap_or(&nothing));
-    let told = repository.tell(done, |path| {
-        failed.keys().any(|left| path == left.as_bytes() || path.starts_with(left.as_bytes()))
-    });
+    let left: Vec<&RelPath> = failed.keys().copied().collect();
+    let told = repository.tell(done, |path| touches(path, &left));
     let mut failed = failed.len();
     if let Some(told) = told {
         failed += told.failed;

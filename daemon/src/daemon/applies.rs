@@ -205,7 +205,11 @@ impl Daemon {
         } else {
             self.forget_applies();
             self.finish_applies(workspace, root)?;
-            Some(applies.lock(workspace)?)
+            let lock = applies.lock(workspace)?;
+            if let Err(error) = applies.sweep_repository(root, self.clock.now_ms()) {
+                tracing::warn!(%error, "objects of an apply that was cut off may be left");
+            }
+            Some(lock)
         };
         let base = load_snapshot(vault, info.spec.snapshot)?;
         let result = load_snapshot(vault, *there)?;

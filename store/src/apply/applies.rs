@@ -15,6 +15,7 @@ use super::ground::Ground;
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::{Plan, Step};
 use super::preflight::{Preflight, preflight};
+use super::record::RepositoryChange;
 use super::repository::{Repository, RepositoryDone, Tools};
 use super::shelf::{Pass, Shelf, choose_area, remove_area};
 use super::writing::{Writing, needs_staging};
@@ -24,6 +25,9 @@ use crate::fs;
 use crate::git::{Arrival, Brought, GitProgram};
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
+
+/// After what time objects that nobody knows of are taken away, in milliseconds.
+const LEFT_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What the name of a record ends with that is being forgotten.
 const GONE: &str = "gone";
@@ -313,6 +317,23 @@ impl Applies {
         Ok(purged)
     }
 
+    /// Takes objects away that an apply has left in the repository of a checkout, which was cut off before there was
+    /// a record of it. Those of the last day stay: another home may have an apply under way there.
+    ///
+    /// The caller has the [lock](Self::lock) of the workspace.
+    pub fn sweep_repository(&self, root: &Path, now_ms: u64) -> Result<(), ApplyError> {
+        let Some(tools) = &self.tools else { return Ok(()) };
+        if root.join(".git").symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let known: Vec<String> = fs::list_dir(&self.folder)?
+            .into_iter()
+            .filter_map(|it| it.into_string().ok())
+            .collect();
+        let is_known = |name: &str| known.iter().any(|it| it == name);
+        Repository::sweep(tools, root, now_ms.saturating_sub(LEFT_MS), is_known)
+    }
+
     /// The repository that an apply changes, which was begun; nothing where it changes none.
     pub(super) fn repository(
         &self,
@@ -453,8 +474,17 @@ fn go_on<S: ObjectSource + ?Sized>(
 /// What an apply made of a repository.
 pub(super) fn made(folder: &Folder, repository: &Repository) -> Result<RepositoryDone, ApplyError> {
     let steps = folder.record()?.map_or(0, |record| record.steps.len());
-    let done = folder.done(Stage::Applied, steps + repository.len())?;
-    Ok(repository.done_of(done.get(steps..).unwrap_or_default()))
+    made_of(folder, steps, &repository.change)
+}
+
+/// The same, of one of so many other steps.
+pub(super) fn made_of(
+    folder: &Folder,
+    steps: usize,
+    change: &RepositoryChange,
+) -> Result<RepositoryDone, ApplyError> {
+    let done = folder.done(Stage::Applied, steps + change.len())?;
+    Ok(change.done_of(done.get(steps..).unwrap_or_default()))
 }
 
 fn do_the_rest<S: ObjectSource + ?Sized>(

@@ -32,6 +32,7 @@ use super::plan::Step;
 use super::record::RepositoryChange;
 use crate::error::StoreError;
 use crate::fs;
+use crate::git::GitError;
 
 const MAGIC: &[u8; 16] = b"baton apply  v1\n";
 
@@ -307,7 +308,17 @@ impl Folder {
             self.write("index", index.unwrap_or_default().to_vec())?;
             super::crash::point();
         }
-        self.write("git", change.encode())
+        let bytes = change.encode();
+        // What could not be read could neither be gone on with nor be put back.
+        if bytes.len() as u64 > MAX_LEN - blake3::OUT_LEN as u64
+            || RepositoryChange::decode(&bytes).as_ref() != Ok(change)
+        {
+            let what = "the change of the repository".to_owned();
+            return Err(
+                GitError::Refused { what, why: "it is larger than any project needs" }.into()
+            );
+        }
+        self.write("git", bytes)
     }
 
     /// How the repository is changed; nothing where it is not.

@@ -11,12 +11,11 @@
 //! **Invariant:** wherever it is cut off, `HEAD` is at no commit whose work the index lacks: the index changes before the
 //! branch moves, and goes back after it did.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use baton_protocol::id::ApplyId;
-use baton_protocol::object::{GitEntry, GitIndex, GitMode, GitOid};
+use baton_protocol::object::{GitEntry, GitIndex, GitOid};
 use baton_protocol::path::RelPath;
 
 use super::journal::{Done, Folder};
@@ -24,6 +23,7 @@ use super::record::{IndexChange, RepositoryChange};
 use super::{ApplyError, crash};
 use crate::git::{
     Arrival, Brought, CheckoutRepository, GitError, GitProgram, Placed, RefStep, Still, When,
+    new_objects,
 };
 
 /// Times that refs are tried, and what lies between at first: a command of git holds a ref for milliseconds.
@@ -149,17 +149,13 @@ impl Repository {
         if self.checkout.is_partial() {
             return Ok(());
         }
-        let entries = self.change.index.iter().flat_map(|index| &index.changes);
-        let entries = entries.flat_map(|change| &change.to);
-        let entries = entries.filter(|entry| entry.mode != GitMode::Submodule);
-        let mut oids: BTreeSet<GitOid> = entries.map(|entry| entry.oid).collect();
+        // What was here before the plan was made was made sure of then.
+        let index = self.change.index.as_ref();
+        let mut oids = index.map(|index| new_objects(&index.changes)).unwrap_or_default();
         oids.extend(self.change.refs.iter().map(|step| step.new));
-        // What is here already may be missing here as well; that is not of this apply.
-        if let Some(oid) = self.checkout.missing(&oids)?
-            && self.change.refs.iter().any(|step| step.new == oid)
-        {
+        if let Some(oid) = self.checkout.missing(&oids)? {
             let said = format!("the object {oid}, which was brought, is gone");
-            return Err(GitError::Git { doing: "move refs", said }.into());
+            return Err(GitError::Git { doing: "find what came", said }.into());
         }
         Ok(())
     }
@@ -389,6 +385,17 @@ impl Repository {
         Ok(checkout.discard(&id.to_string())?)
     }
 
+    /// Takes away what no apply of these knows and is older than this, in milliseconds since 1970.
+    pub(super) fn sweep(
+        tools: &Tools,
+        root: &Path,
+        before_ms: u64,
+        is_known: impl Fn(&str) -> bool,
+    ) -> Result<(), ApplyError> {
+        let checkout = CheckoutRepository::open(&tools.git, &tools.scratch, root)?;
+        Ok(checkout.sweep(before_ms, is_known)?)
+    }
+
     /// Names of the refs that were moved, with what became of them.
     pub(super) fn named(&self, refs: &[Done]) -> Vec<(Vec<u8>, Done)> {
         let names = self.change.refs.iter().map(|step| step.name.clone());
@@ -397,12 +404,24 @@ impl Repository {
 
     /// How many steps it has in the journal.
     pub(super) fn len(&self) -> usize {
-        usize::from(self.change.index.is_some()) + self.change.refs.len()
+        self.change.len()
     }
 
     /// What became of them, as the journal has it.
     pub(super) fn done_of(&self, list: &[Done]) -> RepositoryDone {
-        let (index, refs) = match (&self.change.index, list) {
+        self.change.done_of(list)
+    }
+}
+
+impl RepositoryChange {
+    /// How many steps it has in the journal.
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.index.is_some()) + self.refs.len()
+    }
+
+    /// What became of them, as the journal has it.
+    pub(super) fn done_of(&self, list: &[Done]) -> RepositoryDone {
+        let (index, refs) = match (&self.index, list) {
             (Some(_), [index, refs @ ..]) => (Some(*index), refs),
             _ => (None, list),
         };
@@ -437,8 +456,9 @@ fn sum_of(index: &GitIndex) -> [u8; 32] {
     *blake3::hash(&plain.encode()).as_bytes()
 }
 
-/// Whether a path of the index is one of these, or below one, or one of them is below it.
-fn touches(path: &[u8], list: &[&RelPath]) -> bool {
+/// Whether a path of the index is one of these, or below one, or one of them is below it: where those were left, its
+/// entry is left, too.
+pub fn touches(path: &[u8], list: &[&RelPath]) -> bool {
     let plain = path.strip_suffix(b"/").unwrap_or(path);
     let is_in = |path: &[u8], above: &[u8]| {
         let rest = path.strip_prefix(above);

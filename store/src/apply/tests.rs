@@ -8,6 +8,7 @@ mod disturbed;
 mod git_beside;
 mod repository;
 mod head;
+mod stuck;
 mod indexes;
 
 use std::path::Path;

@@ -11,15 +11,17 @@ use baton_protocol::id::ApplyId;
 use baton_protocol::path::RelPath;
 
 use super::ApplyError;
-use super::applies::{Applies, finish, ground_of, made};
+use super::applies::{Applies, finish, ground_of, made, made_of};
 use super::git::{GitLock, check_git};
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::Step;
 use super::preflight::{Preflight, preflight};
+use super::record::RepositoryChange;
 use super::repository::{Repository, RepositoryDone};
 use super::shelf::{Pass, Shelf, discard_staged, out_path};
 use super::writing::{Writing, needs_staging};
 use crate::checkout::RestoreOptions;
+use crate::git::GitError;
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 
@@ -77,8 +79,9 @@ impl Applies {
             }
             Stage::Undone => return Err(ApplyError::Undone(id)),
         }
-        let repository = self.repository(&folder, &record)?;
+        let (repository, stays) = self.repository_to_put_back(&folder, &record)?;
         let more = repository.as_ref().map_or(0, Repository::len);
+        let more = more + stays.as_ref().map_or(0, RepositoryChange::len);
         let done = folder.done(Stage::Applied, record.steps.len() + more)?;
         let steps = reversed(&record.steps, &done);
         let mut ground = ground_of(&record)?;
@@ -133,7 +136,36 @@ impl Applies {
         let (done, late, of_repository) = ended.map_err(interrupted)?;
         let back = of_repository.as_ref().map(|(_, _, back)| back);
         finish(&folder, &shelf, Stage::Undone, &undo.steps, (&done, back)).map_err(interrupted)?;
-        Ok(undone(undo, done, &late, of_repository))
+        let mut undone = undone(undo, done, &late, of_repository);
+        if let Some(change) = stays {
+            let made = made_of(&folder, record.steps.len(), &change)?;
+            undone.index = made.index.filter(|made| *made == Done::Made).map(|_| Done::Blocked);
+            let steps = change.refs.into_iter().zip(made.refs);
+            let steps = steps.filter(|(_, made)| *made == Done::Made);
+            undone.refs = steps.map(|(step, _)| (step.name, Done::Blocked)).collect();
+        }
+        Ok(undone)
+    }
+
+    /// The repository that an apply has changed; or, where git or the repository is gone, how it did: files go back
+    /// without.
+    fn repository_to_put_back(
+        &self,
+        folder: &Folder,
+        record: &Record,
+    ) -> Result<(Option<Repository>, Option<RepositoryChange>), ApplyError> {
+        drop(ground_of(record)?);
+        match Repository::open(self.tools.as_ref(), folder, &record.root, record.id) {
+            Ok(repository) => Ok((repository, None)),
+            Err(ApplyError::Git(
+                error
+                @ (GitError::NoProgram | GitError::NoRepository { .. } | GitError::Run { .. }),
+            )) => {
+                tracing::warn!(%error, "a repository stays as an apply has made it");
+                Ok((None, folder.repository()?))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

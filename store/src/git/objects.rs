@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 
 use baton_protocol::object::{Blob, GitHash, GitOid, GitOids, GitPack, MAX_GIT_PACKS};
 
+use super::program::DURABLE;
 use super::view::View;
 use super::{GitError, MAX_LIST};
 use crate::chunk::{ChunkError, Chunker, store_bytes};
@@ -58,6 +59,23 @@ pub(super) fn present(
     Ok(find(view, hash, &names)?.into_iter().flatten().collect())
 }
 
+/// Which of these objects are commits, and there.
+pub(super) fn commits(
+    view: &View<'_>,
+    oids: &BTreeSet<GitOid>,
+) -> Result<BTreeSet<GitOid>, GitError> {
+    const DOING: &str = "look for commits";
+    let input: String = oids.iter().map(|oid| format!("{oid}\n")).collect();
+    let answer = view
+        .git()
+        .args(["cat-file", "--batch-check=%(objecttype)", "--buffer"])
+        .bytes(DOING, input.as_bytes(), MAX_ANSWER)?
+        .checked(DOING)?;
+    let lines = answer.split(|&byte| byte == b'\n');
+    let is_commit = |&(_, line): &(&GitOid, &[u8])| line == b"commit";
+    Ok(oids.iter().zip(lines).filter(is_commit).map(|(oid, _)| *oid).collect())
+}
+
 /// Reads a blob; nothing where there is none, or a longer one.
 pub(super) fn read_blob(
     view: &View<'_>,
@@ -83,7 +101,7 @@ pub(super) fn read_blob(
 pub(super) fn write_blob(view: &View<'_>, hash: GitHash, bytes: &[u8]) -> Result<GitOid, GitError> {
     const DOING: &str = "write an object";
     let args = ["hash-object", "-w", "--stdin", "--no-filters"];
-    let said = view.git().args(args).bytes(DOING, bytes, 1024)?.checked(DOING)?;
+    let said = view.git().args(DURABLE).args(args).bytes(DOING, bytes, 1024)?.checked(DOING)?;
     let unread = || GitError::Git { doing: DOING, said: "it gave it no name".into() };
     GitOid::from_hex(hash, said.trim_ascii_end()).ok_or_else(unread)
 }

@@ -64,6 +64,16 @@ impl Drop for Quarantine {
     }
 }
 
+/// Where objects wait, and under which names.
+pub(super) fn waiting(objects: &Path) -> Result<Vec<(String, PathBuf)>, GitError> {
+    let names = fs::list_dir(objects)?.into_iter();
+    let of = |name: OsString| {
+        let own = name.to_str()?.strip_prefix(NAME)?.to_owned();
+        Some((own, objects.join(name)))
+    };
+    Ok(names.filter_map(of).collect())
+}
+
 /// Lets the objects of a folder in, as far as they are not; nothing where there is no such folder.
 pub(super) fn let_in(folder: &Path, objects: &Path) -> Result<(), GitError> {
     for name in fs::list_dir(folder)? {
@@ -86,7 +96,8 @@ fn move_all(from: &Path, to: &Path) -> Result<(), GitError> {
     if !to.is_dir() {
         // It has the permissions that git gave it.
         fs::rename_unsynced(from, to)?;
-        return Ok(fs::sync_dir(to)?);
+        fs::sync_dir(to)?;
+        return Ok(to.parent().map_or(Ok(()), fs::sync_dir)?);
     }
     for name in names {
         let (old, new) = (from.join(&name), to.join(&name));

@@ -40,7 +40,9 @@ pub use brought::{
     Arrival, ArrivalOptions, BringOptions, Brought, EntryAction, EntryClash, EntryOutcome,
     FilesBrought, RefAction, RefOutcome, TextMerge, arrive,
 };
-pub(crate) use brought::{CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When};
+pub(crate) use brought::{
+    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects,
+};
 use home::{Home, Link, check_units};
 pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};

@@ -74,6 +74,15 @@ impl<'a> View<'a> {
         }
     }
 
+    /// A run in a folder of git, which sees the objects that are kept apart, too.
+    pub(super) fn git_at(&self, git_dir: &Path) -> Run<'a> {
+        let run = self.program.at(git_dir);
+        match &self.quarantine {
+            Some(quarantine) => quarantine.shown_to(run),
+            None => run,
+        }
+    }
+
     /// A run of git on the objects of the repository.
     pub(super) fn git(&self) -> Run<'a> {
         let run = self.program.at(&self.git_dir());

@@ -7,7 +7,7 @@ use crate::git::GitError;
 use crate::git::tests::lab::Lab;
 
 /// Stops an apply at the refs, which git holds; its id has this number.
-fn stopped_at_refs(bench: &Bench, number: u8) -> ApplyId {
+pub(super) fn stopped_at_refs(bench: &Bench, number: u8) -> ApplyId {
     let there = bench.there();
     let root = bench.lab.work();
     let lock = root.join(".git/refs/heads/main.lock");

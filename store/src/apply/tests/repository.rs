@@ -30,7 +30,7 @@ pub(super) const KINDS: [Kept; 2] = [
 pub(super) struct Told {
     entries: Vec<EntryAction>,
     refs: Vec<RefAction>,
-    omitted: Vec<String>,
+    pub(super) omitted: Vec<String>,
 }
 
 impl Told {
@@ -185,6 +185,8 @@ fn packs(root: &Path) -> usize {
 pub(super) fn model(root: &Path) -> Model {
     let mut model = Model::read(root);
     model.0.retain(|path, _| path != b".git" && !path.starts_with(b".git/"));
+    // What no snapshot has.
+    model.0.retain(|path, _| !path.ends_with(b"not-sealed"));
     model
 }
 

@@ -43,8 +43,8 @@ use entries::{Edits, Wishes, bring_together};
 use moves::{History, Sides};
 
 pub(crate) use checkout::{CheckoutRepository, Placed, Standing};
-pub(crate) use entries::EntryChange;
 pub use entries::{EntryAction, EntryClash, EntryOutcome};
+pub(crate) use entries::{EntryChange, new_objects};
 pub use moves::{RefAction, RefOutcome};
 pub(crate) use moves::{RefStep, When};
 
@@ -197,10 +197,14 @@ pub fn arrive<'a, S: ObjectSource + ?Sized>(
     check_targets(&view, &loaded.state, &of_run)?;
     let index = index::read(&repo.git_dir, repo.hash)?;
     let stashes = new_stashes(&base, &loaded, &of_run, &here);
+    let stashes = whole_stashes(&view, stashes, &here, repo.is_partial, &mut told)?;
     for unit in &loaded.state.units {
         let same = base.state.units.iter().any(|it| it == unit);
         if !same {
-            let what = format!("the repository in {}", shown(unit.path.as_bytes()));
+            let path = shown(unit.path.as_bytes());
+            let what = format!(
+                "the commits of the repository in {path}: baton pull {run} makes a worktree that has them"
+            );
             told.note(GitOmitReason::NotCarried, what);
         }
     }
@@ -226,6 +230,9 @@ pub fn arrive<'a, S: ObjectSource + ?Sized>(
 fn refs_of(head: baton_protocol::object::GitHead, refs: Vec<GitRef>) -> Refs {
     Refs { head, refs: refs.into_iter().map(|it| (it.name, it.target)).collect() }
 }
+
+/// Most stashes that come.
+const MAX_STASHES: usize = 1000;
 
 /// Refs that git has while it is in the middle of something; where refs are in tables no file tells it.
 const AT_WORK: [(&str, &str); 3] = [
@@ -260,6 +267,40 @@ fn new_stashes(base: &Loaded, there: &Loaded, refs: &[GitRef], here: &Refs) -> V
     new.filter(|oid| !oid.is_null() && known.insert(*oid)).collect()
 }
 
+/// Those of stashes that are commits, and whole with what is here. No ref of the state vouches for them.
+fn whole_stashes(
+    view: &View<'_>,
+    mut stashes: Vec<GitOid>,
+    here: &Refs,
+    is_partial: bool,
+    told: &mut Told,
+) -> Result<Vec<GitOid>, GitError> {
+    let count = stashes.len();
+    stashes.truncate(MAX_STASHES);
+    if count > MAX_STASHES {
+        told.note(GitOmitReason::NotCarried, format!("{} of {count} stashes", count - MAX_STASHES));
+    }
+    let mut whole = objects::commits(view, &stashes.iter().copied().collect())?;
+    // In a partial clone much is missing by intention.
+    let had = targets(here.refs.values());
+    if !is_partial && !whole.is_empty() && !objects::is_connected(view, &whole, &had)? {
+        let mut each = BTreeSet::new();
+        for oid in whole {
+            if objects::is_connected(view, &BTreeSet::from([oid]), &had)? {
+                each.insert(oid);
+            }
+        }
+        whole = each;
+    }
+    let before = stashes.len();
+    stashes.retain(|oid| whole.contains(oid));
+    if stashes.len() < before {
+        let what = format!("{} stashes, of which objects are missing", before - stashes.len());
+        told.note(GitOmitReason::Missing, what);
+    }
+    Ok(stashes)
+}
+
 impl Arrival<'_> {
     /// Paths that the run has in its index and was not given: they belong to its work, whatever rules say.
     pub fn tracked(&self) -> Vec<RelPath> {
@@ -285,6 +326,23 @@ impl Arrival<'_> {
             Some((_, path)) => {
                 let what = format!("the entry {} of the index", shown(path));
                 Err(GitError::refused(what, "its object is not in the state"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses changes of the index after which it would name what is not there.
+    fn check_changes(&self, changes: &[EntryChange]) -> Result<(), GitError> {
+        let new = entries::new_objects(changes);
+        if self.checkout.is_partial() || new.is_empty() {
+            return Ok(());
+        }
+        let there = objects::present(&self.view, self.checkout.hash(), &new)?;
+        let is_missing = |it: &&GitEntry| new.contains(&it.oid) && !there.contains(&it.oid);
+        match changes.iter().flat_map(|change| &change.to).find(is_missing) {
+            Some(entry) => {
+                let what = format!("the entry {} of the index", shown(&entry.path));
+                Err(GitError::refused(what, "its object is neither in the state nor here"))
             }
             None => Ok(()),
         }
@@ -317,6 +375,7 @@ impl Arrival<'_> {
         // Folders that had to be unfolded only to be compared stay as they are.
         let is_changed = !entries::is_same(&here, &result);
         let changes = if is_changed { entries::changes(before, &result) } else { Vec::new() };
+        self.check_changes(&changes)?;
         let sides = Sides {
             base: &self.base.0,
             here: &self.here,
@@ -406,6 +465,8 @@ impl Arrival<'_> {
         if let Some(lock) = self.checkout.lock_of(&brought.steps) {
             return Ok(Still::Locked(lock));
         }
+        // What git refuses it refuses now.
+        self.checkout.rehearse(&self.view, &brought.steps)?;
         Ok(Still::Same(placed))
     }
 }
@@ -437,9 +498,14 @@ fn is_in(path: &[u8], list: &[RelPath]) -> bool {
 
 impl History for Arrival<'_> {
     fn leads_to(&self, old: GitOid, new: GitOid) -> Result<bool, GitError> {
+        const DOING: &str = "follow commits";
         let (old, new) = (old.to_string(), new.to_string());
         let args = ["merge-base", "--is-ancestor", &old, &new];
-        Ok(self.view.git().args(args).bytes("follow commits", b"", 1024)?.success)
+        let ended = self.view.git().args(args).bytes(DOING, b"", 1024)?;
+        if ended.code == Some(1) {
+            return Ok(false);
+        }
+        ended.checked(DOING).map(|_| true)
     }
 
     fn is_had(&self, oid: GitOid) -> Result<bool, GitError> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use baton_protocol::object::GitOid;
 
 use crate::git::GitError;
-use crate::git::program::GitProgram;
+use crate::git::program::{DURABLE, GitProgram, Run};
 
 /// Longest answer of a git that changes refs.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -50,8 +50,24 @@ pub(super) fn update_refs(
     git.at(git_dir)
         .env("GIT_COMMITTER_NAME", "baton")
         .env("GIT_COMMITTER_EMAIL", "baton@localhost")
+        .args(DURABLE)
         .args(["update-ref", "--no-deref", "-m", message, "--stdin"])
         .bytes(DOING, lines, MAX_ANSWER)?
+        .checked(DOING)
+        .map(drop)
+}
+
+/// Has git say whether it would do all of this; nothing is changed.
+pub(super) fn rehearse_refs(git: Run<'_>, Lines(lines): &Lines) -> Result<(), GitError> {
+    const DOING: &str = "make refs";
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let input = [b"start\n", &lines[..], b"prepare\nabort\n"].concat();
+    git.env("GIT_COMMITTER_NAME", "baton")
+        .env("GIT_COMMITTER_EMAIL", "baton@localhost")
+        .args(["update-ref", "--no-deref", "--stdin"])
+        .bytes(DOING, &input, MAX_ANSWER)?
         .checked(DOING)
         .map(drop)
 }

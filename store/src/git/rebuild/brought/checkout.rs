@@ -16,14 +16,14 @@ use rustix::fs::{Timespec, Timestamps};
 
 use super::elsewhere::branches_elsewhere;
 use super::entries::{EntryChange, is_same};
-use super::moves::RefStep;
+use super::moves::{RefStep, When};
 use crate::fs::{self, Context};
 use crate::git::index::{self, Files, Index, Stat, build_trees, has_file, prove};
 use crate::git::place::Repository;
 use crate::git::program::GitProgram;
-use crate::git::rebuild::arrived::tick;
+use crate::git::rebuild::arrived::{TICK, tick};
 use crate::git::rebuild::repo_trusts_mode;
-use crate::git::rebuild::updating::{Lines, update_refs};
+use crate::git::rebuild::updating::{Lines, rehearse_refs, update_refs};
 use crate::git::refs::{self, Refs};
 use crate::git::view::View;
 use crate::git::{GitError, Told, as_path, objects, quarantine};
@@ -165,6 +165,18 @@ impl CheckoutRepository {
         update_refs(&self.git, &self.repo.git_dir, message, &lines)
     }
 
+    /// Has git say whether refs could be changed so, whether something is left or not; nothing is changed.
+    pub(super) fn rehearse(&self, view: &View<'_>, steps: &[RefStep]) -> Result<(), GitError> {
+        for not in [When::Left, When::Whole] {
+            let mut lines = Lines::default();
+            for step in steps.iter().filter(|step| step.when != not) {
+                lines.change(&step.name, step.old, Some(step.new));
+            }
+            rehearse_refs(view.git_at(&self.repo.git_dir), &lines)?;
+        }
+        Ok(())
+    }
+
     /// Lets the objects in that wait under a name.
     pub(crate) fn let_in(&self, name: &str) -> Result<(), GitError> {
         let objects = self.repo.common_dir.join("objects");
@@ -175,6 +187,23 @@ impl CheckoutRepository {
     pub(crate) fn discard(&self, name: &str) -> Result<(), GitError> {
         let objects = self.repo.common_dir.join("objects");
         Ok(fs::remove_dir_all(&quarantine::folder_in(&objects, name))?)
+    }
+
+    /// Takes objects away that nobody waits for: what was cut off before that was noted has left them. None that came
+    /// later than at a time, in milliseconds since 1970, or under a name that is known.
+    pub(crate) fn sweep(
+        &self,
+        before_ms: u64,
+        is_known: impl Fn(&str) -> bool,
+    ) -> Result<(), GitError> {
+        let objects = self.repo.common_dir.join("objects");
+        for (name, folder) in quarantine::waiting(&objects)? {
+            let is_old = fs::modified_ms(&folder)?.is_some_and(|modified| modified < before_ms);
+            if is_old && !is_known(&name) {
+                fs::remove_dir_all(&folder)?;
+            }
+        }
+        Ok(())
     }
 
     /// Which of these objects are not there.
@@ -364,6 +393,7 @@ impl CheckoutRepository {
 
     /// Takes such a file, or the index, away.
     pub(crate) fn remove_index(&self, name: &str) -> Result<(), GitError> {
+        fs::remove_file(&self.repo.git_dir.join(TICK))?;
         fs::remove_file(&self.repo.git_dir.join(name))?;
         Ok(fs::sync_dir(&self.repo.git_dir)?)
     }

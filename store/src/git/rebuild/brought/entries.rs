@@ -8,7 +8,7 @@
 //! **Invariant:** at a conflict the index stays as it is here, unless markers are asked for: then all versions are in
 //! it. No entry stands where another one has a folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::object::{GitEntry, GitMode, GitOid};
 
@@ -314,6 +314,15 @@ pub(crate) struct EntryChange {
     pub(crate) path: Vec<u8>,
     pub(crate) from: Vec<GitEntry>,
     pub(crate) to: Vec<GitEntry>,
+}
+
+/// Objects that files of an index are to have after changes, and none of them has before.
+pub(crate) fn new_objects(changes: &[EntryChange]) -> BTreeSet<GitOid> {
+    let old: BTreeSet<GitOid> =
+        changes.iter().flat_map(|change| &change.from).map(|entry| entry.oid).collect();
+    let new = changes.iter().flat_map(|change| &change.to);
+    let new = new.filter(|entry| entry.mode != GitMode::Submodule).map(|entry| entry.oid);
+    new.filter(|oid| !old.contains(oid)).collect()
 }
 
 /// In what two indexes differ; each ascending by path and stage.

@@ -14,6 +14,10 @@ use crate::git::{GitError, shown};
 /// Most refs that come: a run can make any number.
 const MAX_REFS: usize = 1000;
 
+/// Longest name of a ref, and longest part of one, in bytes: git makes files of them, whose paths it makes longer.
+const MAX_NAME: usize = 1000;
+const MAX_PART: usize = 200;
+
 /// Names that are tried.
 const MAX_NAMES: usize = 1000;
 
@@ -349,6 +353,12 @@ impl Planning {
         })?;
         for wanted in std::mem::take(&mut self.wanted) {
             let name = full(&wanted, &own);
+            if !may_be_named(&name) {
+                if let Some(action) = self.actions.get_mut(wanted.action) {
+                    action.outcome = RefOutcome::Kept("name-too-long");
+                }
+                continue;
+            }
             let is_there = here.refs.keys().any(|it| it.as_bytes() == name);
             let step = (!is_there).then_some(self.steps.len());
             if step.is_some() {
@@ -363,6 +373,14 @@ impl Planning {
         }
         Ok(())
     }
+}
+
+/// Whether git, and a file system, can keep a ref of this name.
+fn may_be_named(name: &[u8]) -> bool {
+    let mut parts = name.split(|&byte| byte == b'/');
+    name.len() <= MAX_NAME
+        && parts.all(|part| part.len() <= MAX_PART)
+        && GitRefName::new(name).is_some()
 }
 
 /// Whether a ref may have this name: none has it, or it is the same, and none is its folder or in it.
