@@ -16,7 +16,8 @@
 //! - [`rebuild`]: the same again elsewhere, or brought into what is there
 //!
 //! **Invariant:** nothing of a repository is run, neither where it is captured nor where it is rebuilt: no hook,
-//! filter, helper or alias, and no configuration of it is read by git.
+//! filter, helper or alias. No configuration of it is read by git, but where git itself changes refs, adds a worktree or
+//! lists them: there it reads that of the repository, whose hooks stay off.
 //!
 //! **Invariant:** what does not travel is named.
 

@@ -122,11 +122,12 @@ impl Bench {
         )?;
         let only: Vec<_> =
             asked.0.iter().map(|path| RelPath::new(path.as_bytes()).unwrap()).collect();
-        let work: Option<(Arrival<'_>, Brought)> = arrival.map(|arrival| {
+        let work = arrival.map(|arrival| -> Result<(Arrival<'_>, Brought), GitError> {
             let options = plan.bring_options(&only, asked.1);
-            let brought = arrival.plan(&options, MAX_TEXT, merge_entry).unwrap();
-            (arrival, brought)
+            let brought = arrival.plan(&options, MAX_TEXT, merge_entry)?;
+            Ok((arrival, brought))
         });
+        let work = work.transpose()?;
         let mut told = Told::default();
         if let Some((_, brought)) = &work {
             told.entries.clone_from(&brought.entries);

@@ -46,7 +46,7 @@ fn refs_that_git_must_refuse_are_refused_before_the_first_write() {
 #[test]
 fn refs_with_names_that_become_too_long_are_told_and_do_not_come() {
     let mut bench = Bench::new(KINDS[0], |_| {});
-    let long = format!("refs/tags/{}", vec!["a".repeat(190); 5].join("/"));
+    let long = format!("refs/tags/{}", vec!["a".repeat(190); 6].join("/"));
     let part = format!("refs/tags/{}", "b".repeat(220));
     bench.away(|lab| {
         lab.write("theirs", "theirs\n");

@@ -509,12 +509,12 @@ impl History for Arrival<'_> {
     }
 
     fn is_had(&self, oid: GitOid) -> Result<bool, GitError> {
-        let mut input = format!("{oid}\n--not\n").into_bytes();
+        let mut input = format!("{oid}\n").into_bytes();
         for had in targets(self.here.refs.values()) {
-            input.extend_from_slice(format!("{had}\n").as_bytes());
+            input.extend_from_slice(format!("^{had}\n").as_bytes());
         }
         if let baton_protocol::object::GitHead::Detached(head) = self.here.head {
-            input.extend_from_slice(format!("{head}\n").as_bytes());
+            input.extend_from_slice(format!("^{head}\n").as_bytes());
         }
         let args = ["rev-list", "--max-count=1", "--ignore-missing", "--stdin"];
         let listed = self.view.git().args(args).bytes("follow commits", &input, 1024)?;

@@ -56,7 +56,7 @@ pub struct LinkPlace<'a> {
     pub name: &'a str,
 }
 
-/// A linked worktree. It goes again, but for its objects, unless it is [kept](Linked::keep).
+/// A linked worktree. It goes again, but for objects that were let in, unless it is [kept](Linked::keep).
 #[derive(Debug)]
 pub struct Linked {
     git: GitProgram,

@@ -23,10 +23,15 @@ pub(super) fn branches_elsewhere(
     head: &GitHead,
 ) -> Result<BTreeSet<Vec<u8>>, GitError> {
     const DOING: &str = "list worktrees";
-    let args = ["worktree", "list", "--porcelain", "-z"];
-    let listed =
-        git.at(&repo.common_dir).args(args).bytes(DOING, b"", MAX_ANSWER)?.checked(DOING)?;
-    let lines = listed.split(|&byte| byte == 0);
+    let args = ["worktree", "list", "--porcelain"];
+    let list = |how: Option<&str>| {
+        git.at(&repo.common_dir).args(args).args(how).bytes(DOING, b"", MAX_ANSWER)
+    };
+    let ended = list(Some("-z"))?;
+    // Git before 2.36 has no other ends of lines; a path with one in it only names more branches.
+    let (listed, end) =
+        if ended.success { (ended.value, 0) } else { (list(None)?.checked(DOING)?, b'\n') };
+    let lines = listed.split(|&byte| byte == end);
     let mut branches: Vec<Vec<u8>> =
         lines.filter_map(|line| line.strip_prefix(b"branch ")).map(<[u8]>::to_vec).collect();
     if let GitHead::Symbolic(own) = head
