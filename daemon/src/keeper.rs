@@ -81,6 +81,8 @@ struct State {
     watch: Option<Box<dyn Watch>>,
     dirty: Dirty,
     signs: Signs,
+    /// Who is told of what happens.
+    told: Option<(tokio::sync::broadcast::Sender<WorkspaceId>, WorkspaceId)>,
     /// Why there is no watch.
     error: Option<String>,
 }
@@ -206,10 +208,14 @@ impl Keeper {
         let inner = self.inner.as_deref().unwrap_or_default();
         let added = watch.add(&mut directories.iter().map(Vec::as_slice)).and_then(|new| {
             // What was made in them before they were watched, nobody has told of.
-            new.iter().for_each(|directory| dirty.list(directory));
+            for directory in new {
+                dirty.list(&directory);
+            }
             let Some(watching) = &self.watching else { return Ok(()) };
             let waiters = signs.follow(&self.root, inner, watch.as_mut(), watching)?;
-            waiters.into_iter().for_each(|waiter| self.wait(waiter, watching));
+            for waiter in waiters {
+                self.wait(waiter, watching);
+            }
             Ok(())
         });
         if let Err(error) = added {
@@ -268,7 +274,7 @@ impl Keeper {
             }
             return Dirty::everything();
         }
-        state.drain();
+        state.take_in();
         if state.watch.is_none() {
             self.sealed = None;
             return Dirty::everything();
@@ -288,7 +294,9 @@ impl Keeper {
         match opened {
             Ok(watch) => {
                 self.wait(watch.waiter(), watching);
-                *state = State { watch: Some(watch), signs: Signs::new(), ..State::default() };
+                let told = Some((watching.changed.clone(), self.workspace));
+                *state =
+                    State { watch: Some(watch), signs: Signs::new(), told, ..State::default() };
             }
             Err(error) => state.fail(&error),
         }
@@ -296,9 +304,7 @@ impl Keeper {
 
     /// Gathers what becomes dirty, so that the system's queue stays short, and tells of it.
     fn wait(&self, mut waiter: Box<dyn Waiter>, watching: &Watching) {
-        let workspace = self.workspace;
         let shared = Arc::downgrade(&self.watched);
-        let Watching { changed, tasks, .. } = watching.clone();
         let gather = move || {
             let mut patience = None;
             while waiter.wait(patience) != Woken::Closed {
@@ -307,16 +313,9 @@ impl Keeper {
                 // A write to a file that stays open tells of nothing where very much happens.
                 let hot = state.watch.as_ref().map_or(0, |watch| watch.coverage().hot);
                 patience = (hot > 0).then_some(HOT);
-                let was_empty = state.dirty.is_empty();
-                // Of git each is told, so that what it does at a stretch is looked at once.
-                let by_git = state.drain();
-                let tell = by_git || (was_empty && !state.dirty.is_empty());
+                state.drain();
                 let is_over = state.watch.is_none();
                 drop(state);
-                if tell || is_over {
-                    // Nobody may be listening.
-                    drop(changed.send(workspace));
-                }
                 if is_over {
                     return;
                 }
@@ -324,7 +323,7 @@ impl Keeper {
                 std::thread::sleep(GATHER);
             }
         };
-        if let Err(error) = tasks.spawn_thread("watch", gather) {
+        if let Err(error) = watching.tasks.spawn_thread("watch", gather) {
             tracing::warn!(%error, "changes are noticed only when something is asked for");
         }
     }
@@ -377,8 +376,25 @@ impl Watched {
 }
 
 impl State {
+    /// Takes in what happened, and tells of it: whoever comes first, for there is nothing left to wait for then.
+    fn drain(&mut self) {
+        let was_empty = self.dirty.is_empty();
+        // Of git each is told, so that what it does at a stretch is looked at once.
+        let by_git = self.take_in();
+        if by_git || (was_empty && !self.dirty.is_empty()) {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if let Some((changed, workspace)) = &self.told {
+            // Nobody may be listening.
+            drop(changed.send(*workspace));
+        }
+    }
+
     /// Takes in what happened. Whether git did something.
-    fn drain(&mut self) -> bool {
+    fn take_in(&mut self) -> bool {
         let Some(watch) = &mut self.watch else { return false };
         match watch.drain() {
             Ok(mut more) => {
@@ -394,7 +410,7 @@ impl State {
     }
 
     fn is_dirty(&self) -> bool {
-        self.watch.is_none() || !self.dirty.is_empty() || self.signs.is_changed()
+        self.watch.is_none() || !self.dirty.is_empty() || self.signs.is_dirty()
     }
 
     fn end(&mut self) {

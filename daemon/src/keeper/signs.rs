@@ -30,14 +30,25 @@ pub(super) struct Signs {
     /// Folders of repositories below the root, relative to it.
     inside: BTreeSet<Vec<u8>>,
     elsewhere: Vec<Elsewhere>,
-    /// There was a sign since the last look.
-    changed: bool,
+    /// What there was since the last look.
+    news: News,
     /// There may be other folders than are watched.
     stale: bool,
     /// Git was at work when it was last looked at: what ends that is a sign, too.
     pub(super) is_busy: bool,
     /// Why not everything is watched, for people.
     pub(super) note: Option<String>,
+}
+
+/// What there is to look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum News {
+    #[default]
+    Nothing,
+    /// What is watched now was not before: nobody has told of what was done in it.
+    Place,
+    /// Git did something.
+    Sign,
 }
 
 /// The folder of a repository outside of the tree.
@@ -56,13 +67,18 @@ impl Signs {
     }
 
     /// Whether git did something since the last look.
-    pub(super) const fn is_changed(&self) -> bool {
-        self.changed
+    pub(super) fn is_changed(&self) -> bool {
+        self.news == News::Sign
     }
 
     /// What git did from here on is not in the look that begins now.
     pub(super) fn begin_look(&mut self) {
-        self.changed = false;
+        self.news = News::Nothing;
+    }
+
+    /// Whether there is something to look at.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.news > News::Nothing
     }
 
     /// There may be other repositories now.
@@ -73,7 +89,7 @@ impl Signs {
     /// Takes out of what is dirty what is git's. Whether there was a sign.
     pub(super) fn take(&mut self, dirty: &mut Dirty) -> bool {
         if dirty.is_everything() {
-            (self.changed, self.stale) = (true, true);
+            (self.news, self.stale) = (News::Sign, true);
             return true;
         }
         // One that comes, goes, or is exchanged.
@@ -92,7 +108,7 @@ impl Signs {
         for mut it in std::mem::take(&mut self.elsewhere) {
             match it.watch.drain() {
                 Ok(dirty) if dirty.is_everything() => {
-                    (self.changed, self.stale, seen) = (true, true, true);
+                    (self.news, self.stale, seen) = (News::Sign, true, true);
                     self.elsewhere.push(it);
                 }
                 Ok(dirty) => {
@@ -100,7 +116,7 @@ impl Signs {
                     self.elsewhere.push(it);
                 }
                 // It is gone, or another: the next look says so.
-                Err(_) => (self.changed, self.stale, seen) = (true, true, true),
+                Err(_) => (self.news, self.stale, seen) = (News::Sign, true, true),
             }
         }
         seen
@@ -117,7 +133,9 @@ impl Signs {
                 }
             }
         }
-        self.changed |= seen;
+        if seen {
+            self.news = News::Sign;
+        }
         seen
     }
 
@@ -148,7 +166,7 @@ impl Signs {
         let places = places(&real, &inside, &mut left);
         let new = watch.add(&mut places.iter().map(Vec::as_slice))?;
         // What was done in them before they were watched, nobody has told of.
-        self.changed |= !new.is_empty();
+        self.came(!new.is_empty());
         self.inside = inside;
         let waiters = self.follow_elsewhere(outside, &mut left, watching);
         if left == 0 {
@@ -190,7 +208,7 @@ impl Signs {
                 })
             };
             match followed {
-                Ok(is_new) => self.changed |= is_new,
+                Ok(is_new) => self.came(is_new),
                 Err(error) => {
                     self.elsewhere.retain(|it| it.path != path);
                     self.cannot(&path, &error.to_string());
@@ -218,6 +236,12 @@ impl Signs {
         let waiter = watch.waiter();
         self.elsewhere.push(Elsewhere { path: path.to_owned(), watch, tops });
         Ok(Some(waiter))
+    }
+
+    fn came(&mut self, is_new: bool) {
+        if is_new {
+            self.news = self.news.max(News::Place);
+        }
     }
 
     fn cannot(&mut self, path: &Path, why: &str) {

@@ -65,7 +65,7 @@ pub(super) fn commits(
     oids: &BTreeSet<GitOid>,
 ) -> Result<BTreeSet<GitOid>, GitError> {
     const DOING: &str = "look for commits";
-    let input: String = oids.iter().map(|oid| format!("{oid}\n")).collect();
+    let input = oids.iter().map(|oid| format!("{oid}\n")).collect::<Vec<_>>().concat();
     let answer = view
         .git()
         .args(["cat-file", "--batch-check=%(objecttype)", "--buffer"])
