@@ -9,7 +9,10 @@
 mod home;
 mod placing;
 mod arrived;
+mod taking;
+mod updating;
 mod linked;
+mod brought;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -33,6 +36,13 @@ use crate::fs;
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
 use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
+pub use brought::{
+    Arrival, ArrivalOptions, BringOptions, Brought, EntryAction, EntryClash, EntryOutcome,
+    FilesBrought, RefAction, RefOutcome, TextMerge, arrive,
+};
+pub(crate) use brought::{
+    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects,
+};
 use home::{Home, Link, check_units};
 pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};

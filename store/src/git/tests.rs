@@ -1,6 +1,6 @@
 //! Captured and rebuilt repositories beside what real git says of both.
 
-mod lab;
+pub(crate) mod lab;
 mod states;
 mod fidelity;
 mod hostile;
