@@ -14,6 +14,7 @@
 //! - [`preflight`]: what is looked at before the first write
 //! - [`writing`]: the writes; [`repository`]: those to git's index and refs
 //! - [`applies`]: all of it together, and going on with it
+//! - [`sweep`]: objects that nobody waits for
 //! - [`undo`]: putting it back
 //!
 //! **Invariant:** every byte that was in the checkout is in it still, on the shelf of the apply for a week, or
@@ -43,6 +44,7 @@ mod preflight;
 mod writing;
 mod repository;
 mod applies;
+mod sweep;
 mod undo;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -26,9 +26,6 @@ use crate::git::{Arrival, Brought, GitProgram};
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 
-/// After what time objects that nobody knows of are taken away, in milliseconds.
-const LEFT_MS: u64 = 24 * 60 * 60 * 1000;
-
 /// What the name of a record ends with that is being forgotten.
 const GONE: &str = "gone";
 
@@ -76,7 +73,7 @@ pub struct Known {
 /// The applies of a home.
 #[derive(Clone, Debug)]
 pub struct Applies {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Without it no repository is changed.
     pub(super) tools: Option<Tools>,
 }
@@ -315,23 +312,6 @@ impl Applies {
             purged.push(record.id);
         }
         Ok(purged)
-    }
-
-    /// Takes objects away that an apply has left in the repository of a checkout, which was cut off before there was
-    /// a record of it. Those of the last day stay: another home may have an apply under way there.
-    ///
-    /// The caller has the [lock](Self::lock) of the workspace.
-    pub fn sweep_repository(&self, root: &Path, now_ms: u64) -> Result<(), ApplyError> {
-        let Some(tools) = &self.tools else { return Ok(()) };
-        if root.join(".git").symlink_metadata().is_err() {
-            return Ok(());
-        }
-        let known: Vec<String> = fs::list_dir(&self.folder)?
-            .into_iter()
-            .filter_map(|it| it.into_string().ok())
-            .collect();
-        let is_known = |name: &str| known.iter().any(|it| it == name);
-        Repository::sweep(tools, root, now_ms.saturating_sub(LEFT_MS), is_known)
     }
 
     /// The repository that an apply changes, which was begun; nothing where it changes none.

@@ -3,6 +3,7 @@
 //! - [`entries`]: three indexes brought together; [`sparse`]: those of which folders are folded
 //! - [`elsewhere`], [`moves`]: what becomes of refs
 //! - [`checkout`]: the repository of a checkout while it is changed
+//! - [`stashes`]: those that the run made
 //! - [`ahead`]: whether the branch that is checked out may move
 //!
 //! Not here: in which order it is written, and what a crash leaves.
@@ -17,6 +18,7 @@ mod elsewhere;
 mod moves;
 mod checkout;
 mod ahead;
+mod stashes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -29,8 +31,7 @@ use baton_protocol::path::RelPath;
 
 use super::arrived::check_targets;
 use super::taking::{take_in, targets};
-use super::{Budget, Commands, Loaded, MAX_LISTS, MAX_REPOSITORIES, Plan, RebuildOptions};
-use crate::git::files::parse_log_line;
+use super::{Budget, Commands, MAX_LISTS, MAX_REPOSITORIES, Plan, RebuildOptions};
 use crate::git::index::{self, Index};
 use crate::git::place::Repository;
 use crate::git::program::GitProgram;
@@ -41,6 +42,7 @@ use crate::objects::ObjectSource;
 use ahead::{Lists, takes_back};
 use entries::{Edits, Wishes, bring_together};
 use moves::{History, Sides};
+use stashes::{new_stashes, whole_stashes};
 
 pub(crate) use checkout::{CheckoutRepository, Placed, Standing};
 pub use entries::{EntryAction, EntryClash, EntryOutcome};
@@ -231,9 +233,6 @@ fn refs_of(head: baton_protocol::object::GitHead, refs: Vec<GitRef>) -> Refs {
     Refs { head, refs: refs.into_iter().map(|it| (it.name, it.target)).collect() }
 }
 
-/// Most stashes that come.
-const MAX_STASHES: usize = 1000;
-
 /// Refs that git has while it is in the middle of something; where refs are in tables no file tells it.
 const AT_WORK: [(&str, &str); 3] = [
     ("CHERRY_PICK_HEAD", "a cherry-pick is under way"),
@@ -248,57 +247,6 @@ fn check_at_work(here: &Refs) -> Result<(), GitError> {
         Some(&(_, what)) => Err(GitError::AtWork { what }),
         None => Ok(()),
     }
-}
-
-/// Stashes that a run made, the newest first: those that neither it was given nor the checkout has.
-fn new_stashes(base: &Loaded, there: &Loaded, refs: &[GitRef], here: &Refs) -> Vec<GitOid> {
-    let hash = there.state.hash;
-    let logged = |loaded: &Loaded| -> Vec<GitOid> {
-        let log = loaded.files.iter().find(|file| file.path.as_bytes() == b"logs/refs/stash");
-        let lines = log.iter().flat_map(|log| log.bytes.split(|&byte| byte == b'\n'));
-        lines.filter_map(|line| Some(parse_log_line(line, hash)?.new)).collect()
-    };
-    let mut known: BTreeSet<GitOid> = logged(base).into_iter().collect();
-    known.extend(targets(here.refs.values()));
-    if !refs.iter().any(|it| it.name.as_bytes() == b"refs/stash") {
-        return Vec::new();
-    }
-    let new = logged(there).into_iter().rev();
-    new.filter(|oid| !oid.is_null() && known.insert(*oid)).collect()
-}
-
-/// Those of stashes that are commits, and whole with what is here. No ref of the state vouches for them.
-fn whole_stashes(
-    view: &View<'_>,
-    mut stashes: Vec<GitOid>,
-    here: &Refs,
-    is_partial: bool,
-    told: &mut Told,
-) -> Result<Vec<GitOid>, GitError> {
-    let count = stashes.len();
-    stashes.truncate(MAX_STASHES);
-    if count > MAX_STASHES {
-        told.note(GitOmitReason::NotCarried, format!("{} of {count} stashes", count - MAX_STASHES));
-    }
-    let mut whole = objects::commits(view, &stashes.iter().copied().collect())?;
-    // In a partial clone much is missing by intention.
-    let had = targets(here.refs.values());
-    if !is_partial && !whole.is_empty() && !objects::is_connected(view, &whole, &had)? {
-        let mut each = BTreeSet::new();
-        for oid in whole {
-            if objects::is_connected(view, &BTreeSet::from([oid]), &had)? {
-                each.insert(oid);
-            }
-        }
-        whole = each;
-    }
-    let before = stashes.len();
-    stashes.retain(|oid| whole.contains(oid));
-    if stashes.len() < before {
-        let what = format!("{} stashes, of which objects are missing", before - stashes.len());
-        told.note(GitOmitReason::Missing, what);
-    }
-    Ok(stashes)
 }
 
 impl Arrival<'_> {
