@@ -6,31 +6,12 @@
 )]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
 use crate::support::cloud::{Cloud, arg, list, text};
+use crate::support::git::git;
 use crate::support::home::{TestHome, eventually};
-
-fn git(folder: &Path, args: &[&str]) -> String {
-    let output = Command::new("git")
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("HOME", folder.parent().unwrap())
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_EDITOR", "true")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .args(["-c", "user.name=A B", "-c", "user.email=a@b.example"])
-        .arg("-C")
-        .arg(folder)
-        .args(args)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// A device that keeps in step quickly.
 fn device(cloud: &Cloud) -> TestHome {
@@ -45,6 +26,8 @@ fn device(cloud: &Cloud) -> TestHome {
 fn repository(home: &TestHome) -> PathBuf {
     let tree = home.folder("work");
     git(&tree, &["init", "-q", "-b", "main"]);
+    git(&tree, &["config", "user.name", "A B"]);
+    git(&tree, &["config", "user.email", "a@b.example"]);
     for i in 0..200 {
         std::fs::write(tree.join(format!("file{i}")), format!("{i}\n").repeat(50)).unwrap();
     }

@@ -23,6 +23,7 @@ use baton_store::store::Store;
 use serde_json::Value;
 
 use crate::support::cloud::{arg, list, text};
+use crate::support::git::command;
 use crate::support::home::{Serve, TestHome, eventually, run};
 use crate::support::interloper::{Harm, Interloper};
 use crate::support::rng::Rng;
@@ -36,18 +37,7 @@ fn git_with(folder: &Path, args: &[&str], input: &[u8]) -> String {
     let mut stdin = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut stdin, input).unwrap();
     std::io::Seek::rewind(&mut stdin).unwrap();
-    let output = Command::new("git")
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("HOME", folder.parent().unwrap())
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .arg("-C")
-        .arg(folder)
-        .args(args)
-        .stdin(stdin)
-        .output()
-        .unwrap();
+    let output = command(folder).args(args).stdin(stdin).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

@@ -493,10 +493,19 @@ pub fn split_torn(omitted: &[Omission]) -> (Vec<&Omission>, Vec<&Omission>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(super) fn workspaces(folder: &Path) -> Workspaces {
+    /// The git of this machine.
+    #[expect(clippy::disallowed_methods, reason = "a test asks where git is")]
+    pub(crate) fn git_program() -> Option<GitProgram> {
+        let path = std::env::var_os("PATH").unwrap();
+        let program = std::env::split_paths(&path).map(|it| it.join("git")).find(|it| it.is_file());
+        program.map(GitProgram::new)
+    }
+
+    /// Those of a home of their own, with a clock that stands still.
+    pub(crate) fn workspaces(folder: &Path) -> Workspaces {
         let store = baton_store::store::Store::open(&folder.join("store")).unwrap();
         Workspaces {
             catalog: Catalog::open(&folder.join("catalog.db")).unwrap(),

@@ -58,7 +58,7 @@ pub use rebuild::{
     TextMerge, arrive, is_related, link, rebuild,
 };
 pub(crate) use rebuild::{
-    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects,
+    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects, three_way,
 };
 pub use signs::{has_signs, is_sign, sign_folders, sign_places};
 pub use summary::{Summary, commands, summarize, worktrees};

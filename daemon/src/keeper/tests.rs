@@ -8,15 +8,12 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use baton_protocol::id::{DeviceId, VaultId};
-use baton_store::catalog::Catalog;
 use baton_store::checkout::{RestoreOptions, restore};
-use baton_store::ignore::GitUser;
-use baton_store::store::Store;
 
 use super::*;
 use crate::watch::choose;
 use crate::watch::notify::NotifyWatch;
+use crate::workspace::tests::workspaces;
 use crate::workspace::{TakeOptions, Workspaces};
 
 struct Place {
@@ -33,7 +30,6 @@ impl Place {
     fn new(open: OpenWatch, cut_queue: Option<usize>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("tree")).unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
         let (to, changed) = tokio::sync::broadcast::channel(64);
         let watching = Watching {
             tasks: Tasks::new(),
@@ -42,18 +38,9 @@ impl Place {
             open,
         };
         let workspaces = Workspaces {
-            catalog: Catalog::open(&folder.path().join("catalog.db")).unwrap(),
-            vault: store.vault(VaultId::from_bytes([1; 16])).unwrap(),
-            device: DeviceId::from_bytes([2; 32]),
-            caches: folder.path().to_owned(),
-            git_user: GitUser::default(),
-            git: None,
-            scratch: folder.path().to_owned(),
             clock: Clock::system(),
-            exclude: Vec::new(),
-            secrets: None,
             watching: Some(watching),
-            kept: Mutex::default(),
+            ..workspaces(folder.path())
         };
         Self { folder, workspaces, changed }
     }

@@ -41,7 +41,7 @@ pub use brought::{
     FilesBrought, RefAction, RefOutcome, TextMerge, arrive,
 };
 pub(crate) use brought::{
-    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects,
+    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects, three_way,
 };
 use home::{Home, Link, check_units};
 pub use linked::{LinkPlace, Linked, is_related, link};

@@ -4,12 +4,9 @@
 
 use std::process::Command;
 
-use baton_protocol::id::{DeviceId, VaultId, WorkspaceId};
-use baton_store::catalog::Catalog;
-use baton_store::git::{GitProgram, summarize};
-use baton_store::ignore::GitUser;
+use baton_protocol::id::WorkspaceId;
+use baton_store::git::summarize;
 use baton_store::scan::Progress;
-use baton_store::store::Store;
 
 use super::*;
 use crate::clock::Clock;
@@ -17,6 +14,7 @@ use crate::keeper::{OpenWatch, Watched};
 use crate::task::Tasks;
 use crate::watch::notify::NotifyWatch;
 use crate::watch::{WatchOptions, choose};
+use crate::workspace::tests::{git_program, workspaces};
 use crate::workspace::{TakeOptions, Taken, Workspaces};
 
 fn try_git(folder: &Path, args: &[&str]) -> std::process::Output {
@@ -53,25 +51,14 @@ struct Place {
 impl Place {
     fn new(open: OpenWatch, max_watches: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
         let (to, changed) = tokio::sync::broadcast::channel(64);
         let options = WatchOptions { max_watches, ..WatchOptions::default() };
         let watching = Watching { tasks: Tasks::new(), changed: to, options, open };
-        let path = std::env::var_os("PATH").unwrap();
-        let program = std::env::split_paths(&path).map(|it| it.join("git")).find(|it| it.is_file());
         let workspaces = Workspaces {
-            catalog: Catalog::open(&folder.path().join("catalog.db")).unwrap(),
-            vault: store.vault(VaultId::from_bytes([1; 16])).unwrap(),
-            device: DeviceId::from_bytes([2; 32]),
-            caches: folder.path().to_owned(),
-            git_user: GitUser::default(),
-            git: program.map(GitProgram::new),
-            scratch: folder.path().to_owned(),
+            git: git_program(),
             clock: Clock::system(),
-            exclude: Vec::new(),
-            secrets: None,
             watching: Some(watching),
-            kept: std::sync::Mutex::default(),
+            ..workspaces(folder.path())
         };
         Self { folder, workspaces, changed }
     }

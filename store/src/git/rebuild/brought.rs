@@ -46,7 +46,7 @@ use stashes::{new_stashes, whole_stashes};
 
 pub(crate) use checkout::{CheckoutRepository, Placed, Standing};
 pub use entries::{EntryAction, EntryClash, EntryOutcome};
-pub(crate) use entries::{EntryChange, new_objects};
+pub(crate) use entries::{EntryChange, new_objects, three_way};
 pub use moves::{RefAction, RefOutcome};
 pub(crate) use moves::{RefStep, When};
 

@@ -298,7 +298,7 @@ pub(super) fn is_same(a: &[GitEntry], b: &[GitEntry]) -> bool {
 }
 
 /// The value that changed on one side, or on both alike.
-fn three_way<T: Copy + PartialEq>(base: Option<T>, ours: T, theirs: T) -> Option<T> {
+pub(crate) fn three_way<T: Copy + PartialEq>(base: Option<T>, ours: T, theirs: T) -> Option<T> {
     if ours == theirs || base == Some(theirs) {
         Some(ours)
     } else if base == Some(ours) {
