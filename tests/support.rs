@@ -18,4 +18,3 @@ pub(crate) mod udp_proxy;
 pub(crate) mod home;
 pub(crate) mod cloud;
 pub(crate) mod nobody;
-pub(crate) mod interloper;

@@ -4,6 +4,7 @@
 //! at a time.
 
 mod attach;
+mod history;
 mod place;
 pub(crate) mod repository;
 
@@ -33,6 +34,7 @@ use baton_store::snapshot::{
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use attach::attach;
+pub use history::Rest;
 pub use place::PlaceError;
 use place::place_of;
 use repository::Looked;
@@ -78,6 +80,9 @@ pub enum TakeError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// History that was cut could not be made whole.
+    #[error("making the history of the repository whole")]
+    History(#[source] baton_store::git::GitError),
     /// Two files to attach have one name.
     #[error("two files to attach are called {}", name.display())]
     SameName {
@@ -95,6 +100,8 @@ pub struct TakeOptions {
     pub attachments: Vec<PathBuf>,
     /// The session that the attachments belong to.
     pub session: String,
+    /// Whether the repository is captured anew with all of its history.
+    pub whole_history: bool,
 }
 
 /// A snapshot that is durable here.
@@ -116,6 +123,8 @@ pub struct Taken {
     pub notes: Vec<String>,
     /// Whether it was made now; otherwise nothing had changed.
     pub is_new: bool,
+    /// Whether history of its repository was cut; what follows is to be seen to.
+    pub is_cut: bool,
     /// How long the barrier took.
     pub barrier: Duration,
     /// How long the scan took.
@@ -156,6 +165,8 @@ pub struct Workspaces {
     pub git: Option<GitProgram>,
     /// A folder for what git needs for a moment.
     pub scratch: PathBuf,
+    /// Bytes of objects of a repository above which the first snapshot has its history cut.
+    pub most_history: u64,
     /// The time.
     pub clock: Clock,
     /// What every tree leaves out, in the syntax of `.gitignore`.
@@ -289,10 +300,9 @@ impl Workspaces {
             None => None,
         };
         let base = before.as_ref().and_then(|before| before.git);
-        let Looked { scanned, barrier, git, omitted, known, notes: of_git } =
-            self.look(keeper, base, &intake, &scan_options, progress)?;
+        let Looked { scanned, barrier, git, omitted, known, notes: of_git, is_cut } =
+            self.look(keeper, base, &intake, &scan_options, (options.whole_history, progress))?;
         let scan = self.clock.since(started).saturating_sub(barrier);
-
         let storing = self.clock.instant();
         let conversations = attach(&intake, options)?;
         let parts = SnapshotParts {
@@ -335,6 +345,7 @@ impl Workspaces {
             omitted,
             notes,
             is_new,
+            is_cut,
             barrier,
             scan,
             store,
@@ -343,9 +354,8 @@ impl Workspaces {
 
     /// How many files the latest snapshot of a workspace has, where that can be read.
     fn files_before(&self, workspace: WorkspaceId) -> Option<u64> {
-        let head = self.head(workspace)?.snapshot;
-        let root = load_snapshot(&self.vault, head).ok()?.root;
-        Some(Tree::decode(&self.vault.require(&root.into()).ok()?).ok()?.sums().files)
+        let (_, latest) = self.latest(workspace).ok()??;
+        Some(Tree::decode(&self.vault.require(&latest.root.into()).ok()?).ok()?.sums().files)
     }
 
     /// What is watched of a workspace, where anything was asked of it since the daemon started.
@@ -502,6 +512,7 @@ mod tests {
             git_user: GitUser::default(),
             git: None,
             scratch: folder.to_owned(),
+            most_history: u64::MAX,
             clock: Clock::manual(1_000_000),
             exclude: Vec::new(),
             secrets: None,

@@ -342,8 +342,6 @@ impl Scanned {
 #[cfg(test)]
 mod git_tests;
 #[cfg(test)]
-mod rules_tests;
-#[cfg(test)]
 mod seal_tests;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use baton_protocol::id::VaultId;
 use baton_store::catalog::Catalog;
 use baton_store::error::StoreError;
 use baton_store::fs;
-use baton_store::git::GitProgram;
+use baton_store::git::{GitProgram, MOST_HISTORY};
 use baton_store::secrets::SecretRules;
 use baton_store::store::Store;
 
@@ -77,6 +77,7 @@ pub(super) fn workspaces(
         git_user: options.git_user.clone(),
         git: options.git.clone().map(GitProgram::new),
         scratch,
+        most_history: config.sync.most_history.unwrap_or(MOST_HISTORY),
         clock,
         exclude: config.sync.exclude.join("\n").into_bytes(),
         secrets,

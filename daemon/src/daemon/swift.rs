@@ -87,6 +87,7 @@ impl Daemon {
         for note in &begun.taken.notes {
             events.note(note.clone()).await;
         }
+        self.see_to_history(&begun.taken).await;
         if let Some(pushed) = &begun.pushed {
             self.acks.note(begun.taken.workspace, begun.target.remote.node, pushed.id);
             self.acks.pin(begun.taken.workspace, pushed.id, Pin::Push);

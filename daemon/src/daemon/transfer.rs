@@ -182,7 +182,7 @@ impl Daemon {
     }
 
     /// One push, on a new connection where the kept one turns out to be dead: a replay is harmless.
-    async fn push_once(
+    pub(super) async fn push_once(
         self: &Arc<Self>,
         target: &Target,
         base: Option<SnapshotId>,

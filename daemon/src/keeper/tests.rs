@@ -49,6 +49,7 @@ impl Place {
             git_user: GitUser::default(),
             git: None,
             scratch: folder.path().to_owned(),
+            most_history: u64::MAX,
             clock: Clock::system(),
             exclude: Vec::new(),
             secrets: None,
@@ -199,6 +200,24 @@ fn a_change_is_told_of_and_a_look_at_it_is_the_end_of_that() {
     assert!(watched.is_dirty());
     place.take();
     assert!(!watched.is_dirty());
+}
+
+#[test]
+fn what_somebody_else_took_in_is_told_too() {
+    let mut place = Place::new(choose::open, None);
+    let tree = place.tree();
+    std::fs::write(tree.join("file"), "x").unwrap();
+    let id = place.take().workspace;
+    place.take();
+    let watched = place.workspaces.watched(id).unwrap();
+    for round in 0..50 {
+        while place.changed.try_recv().is_ok() {}
+        std::fs::write(tree.join("file"), format!("{round}")).unwrap();
+        // Who asks how it is leaves nothing in the queue of the system to wake who waits.
+        assert_eq!(watched.seen().pending, Some(1));
+        assert_eq!(place.changed.blocking_recv().unwrap(), id);
+        place.take();
+    }
 }
 
 #[test]

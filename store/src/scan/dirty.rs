@@ -177,6 +177,7 @@ impl Dirty {
     }
 
     /// Takes the marks of some directories out. Where everything is dirty there are none.
+    #[must_use]
     pub fn split_off(&mut self, which: impl Fn(&[u8]) -> bool) -> Self {
         let directories = self.directories.extract_if(.., |path, _| which(path)).collect();
         self.moves.retain(|(from, to)| !which(from) && !which(to));

@@ -94,6 +94,123 @@ fn names(list: &[&str]) -> BTreeSet<String> {
     list.iter().map(|&name| name.to_owned()).collect()
 }
 
+/// Random numbers that are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % sides
+    }
+
+    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.roll(of.len())]
+    }
+
+    fn name(&mut self) -> &'static str {
+        self.pick(&["a", "b", "ab", "a.o", "b.o", "log", "x y", "A", "#c", "!d", "e\\", "[f]"])
+    }
+
+    fn pattern(&mut self) -> String {
+        let mut pattern = String::new();
+        for (odds, prefix) in [(4, "!"), (4, "/"), (6, "**/"), (12, "\\")] {
+            if self.roll(odds) == 0 {
+                pattern.push_str(prefix);
+            }
+        }
+        for part in 0..=self.roll(3) {
+            if part > 0 {
+                pattern.push('/');
+            }
+            pattern.push_str(self.pick(&[
+                "a",
+                "b",
+                "ab",
+                "*.o",
+                "*",
+                "log",
+                "l?g",
+                "[ab]",
+                "[!a]",
+                "a*",
+                "**",
+                "x y",
+                "A",
+                "#c",
+                "!d",
+                "[f]",
+                "[^b]*",
+                "*b",
+                "?",
+                "\\a",
+                "[a-c].o",
+                "e\\\\",
+                "[[:alpha:]]",
+            ]));
+        }
+        pattern.push_str(self.pick(&["", "", "", "/", "/**", "/*", " ", "\\ ", "\r", "\t"]));
+        pattern
+    }
+
+    fn patterns(&mut self) -> String {
+        let count = self.roll(5);
+        (0..count).map(|_| self.pattern() + "\n").collect()
+    }
+
+    fn path(&mut self) -> String {
+        let mut path = self.name().to_owned();
+        for _ in 0..self.roll(4) {
+            path = format!("{}/{path}", self.name());
+        }
+        path
+    }
+}
+
+#[test]
+fn git_and_the_scan_agree_on_random_rules() {
+    for seed in 1..=25 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let repo = Repo::new();
+        for _ in 0..25 {
+            let path = dice.path();
+            // A path through a file, or to a folder, is not to be had.
+            let target = repo.root().join(&path);
+            if target.exists()
+                || std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .create(target.parent().unwrap())
+                    .is_err()
+            {
+                continue;
+            }
+            repo.write(&path, "x");
+        }
+        let files: Vec<_> = repo.by_git().into_iter().collect();
+        let mut tracked = vec!["add".to_owned(), "-f".to_owned(), "--".to_owned()];
+        for file in &files {
+            if dice.roll(3) == 0 {
+                tracked.push(format!(":(literal){file}"));
+            }
+            if dice.roll(5) == 0 {
+                let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+                let rules = format!("{folder}/.gitignore");
+                repo.write(rules.trim_start_matches('/'), &dice.patterns());
+            }
+        }
+        repo.git(&tracked.iter().map(String::as_str).collect::<Vec<_>>());
+        repo.write(".gitignore", &dice.patterns());
+        repo.write(".git/info/exclude", &dice.patterns());
+        repo.write("../excludes", &dice.patterns());
+        let excludes = repo.dir.path().join("excludes");
+        repo.git(&["config", "core.excludesFile", excludes.to_str().unwrap()]);
+        let (scanned, found, _) = repo.scan(GitUser::default());
+        assert_eq!(found, repo.by_git(), "seed {seed}");
+        assert_eq!(scanned.notes, Vec::<String>::new());
+    }
+}
+
 #[test]
 fn case_is_folded_where_the_repository_says_so() {
     let repo = Repo::new();

@@ -1,0 +1,143 @@
+//! History that was cut out of a first snapshot: what follows, and the snapshot that has it.
+//!
+//! Not here: sending, and when.
+//!
+//! The rest is kept as a snapshot under an id of its own, so that it can be sent for as long as it takes while the
+//! workspace itself goes on. A ref has it, so that nothing of it is lost with a restart.
+//!
+//! **Invariant:** a snapshot of the workspace gets the rest only if it is the rest of what that snapshot lacks.
+
+use std::path::Path;
+use std::sync::PoisonError;
+
+use baton_protocol::id::{ChunkId, GitStateId, SnapshotId, WorkspaceId};
+use baton_protocol::object::Snapshot;
+use baton_store::git::{self, CaptureOptions, GitError};
+use baton_store::snapshot::load_snapshot;
+use baton_store::vault::Intake;
+
+use super::{TakeError, Workspaces};
+
+/// Whose rest it is, and its state.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    /// The snapshot that holds it.
+    pub id: SnapshotId,
+    /// The same.
+    pub snapshot: Snapshot,
+    state: GitStateId,
+}
+
+impl Workspaces {
+    /// Whether history of the latest snapshot of a workspace is still to follow.
+    pub fn is_cut(&self, workspace: WorkspaceId) -> Result<bool, TakeError> {
+        let Some((_, snapshot)) = self.latest(workspace)? else { return Ok(false) };
+        let cut = snapshot.git.map(|state| git::is_cut(&self.vault, state)).transpose();
+        Ok(cut.map_err(TakeError::History)?.unwrap_or(false))
+    }
+
+    /// Whether history of a snapshot that a node has is still to follow. Nothing that is damaged here says so.
+    pub fn is_cut_there(&self, acked: SnapshotId) -> bool {
+        let state = load_snapshot(&self.vault, acked).ok().and_then(|snapshot| snapshot.git);
+        state.is_some_and(|state| git::is_cut(&self.vault, state).unwrap_or(false))
+    }
+
+    /// Whether history of a workspace was cut once, and its rest was packed.
+    pub fn has_rest(&self, workspace: WorkspaceId) -> bool {
+        self.head(rest_id(workspace)).is_some()
+    }
+
+    /// The rest of the latest snapshot of a workspace, durable here: packed now, unless it was before. Nothing where
+    /// there is none.
+    pub fn rest(&self, workspace: WorkspaceId, root: &Path) -> Result<Option<Rest>, TakeError> {
+        let Some((_, latest)) = self.latest(workspace)? else { return Ok(None) };
+        let Some(state) = latest.git else { return Ok(None) };
+        let own = rest_id(workspace);
+        if let Some((id, snapshot)) = self.latest(own)?
+            && let Some(rest) = snapshot.git
+            && deeper(root, state, rest, &self.vault.intake())?.is_some()
+        {
+            return Ok(Some(Rest { id, snapshot, state: rest }));
+        }
+        let intake = self.vault.intake();
+        let options = CaptureOptions {
+            git: self.git.clone().ok_or(TakeError::History(GitError::NoProgram))?,
+            scratch: self.scratch.clone(),
+            within: None,
+            base: None,
+            user: self.git_user.clone(),
+            nested: Vec::new(),
+            now: self.now(),
+            most_history: u64::MAX,
+        };
+        let rest = git::make_rest(root, state, &intake, &options).map_err(TakeError::History)?;
+        let Some(rest) = rest else { return Ok(None) };
+        let head = self.head(own);
+        let snapshot = Snapshot {
+            workspace: own,
+            sequence: head.map_or(1, |head| head.sequence.saturating_add(1)),
+            parents: head.iter().map(|head| head.snapshot).collect(),
+            git: Some(rest),
+            conversations: Vec::new(),
+            created_at: self.clock.now_ms(),
+            message: String::new(),
+            ..latest
+        };
+        let id = self.commit(&intake, &snapshot, head, &mut None)?;
+        Ok(Some(Rest { id, snapshot, state: rest }))
+    }
+
+    /// The latest snapshot with its rest, durable here and the latest from now on. Nothing where that is not its rest.
+    pub fn deepen(
+        &self,
+        workspace: WorkspaceId,
+        root: &Path,
+        rest: &Rest,
+    ) -> Result<Option<(SnapshotId, Snapshot)>, TakeError> {
+        // No look goes on from the one before meanwhile.
+        let keeper = self.keeper(workspace, root);
+        let _alone = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = self.head(workspace);
+        let Some((id, latest)) = self.latest(workspace)? else { return Ok(None) };
+        let Some(state) = latest.git else { return Ok(None) };
+        let intake = self.vault.intake();
+        let Some(deeper) = deeper(root, state, rest.state, &intake)? else { return Ok(None) };
+        let snapshot = Snapshot {
+            sequence: latest.sequence.saturating_add(1),
+            parents: vec![id],
+            git: Some(deeper),
+            created_at: self.clock.now_ms(),
+            message: String::new(),
+            ..latest
+        };
+        let id = self.commit(&intake, &snapshot, head, &mut None)?;
+        Ok(Some((id, snapshot)))
+    }
+
+    pub(super) fn latest(
+        &self,
+        workspace: WorkspaceId,
+    ) -> Result<Option<(SnapshotId, Snapshot)>, TakeError> {
+        let Some(head) = self.head(workspace) else { return Ok(None) };
+        Ok(Some((head.snapshot, load_snapshot(&self.vault, head.snapshot)?)))
+    }
+}
+
+fn deeper(
+    root: &Path,
+    state: GitStateId,
+    rest: GitStateId,
+    intake: &Intake,
+) -> Result<Option<GitStateId>, TakeError> {
+    git::deepen(root, state, rest, intake).map_err(TakeError::History)
+}
+
+/// The id under which the rest of a workspace is kept and sent.
+fn rest_id(workspace: WorkspaceId) -> WorkspaceId {
+    let hash = ChunkId::of(&[b"the rest of ", &workspace.as_bytes()[..]].concat());
+    let mut id = [0; WorkspaceId::LEN];
+    for (to, from) in id.iter_mut().zip(hash.as_bytes()) {
+        *to = *from;
+    }
+    WorkspaceId::from_bytes(id)
+}
