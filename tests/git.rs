@@ -16,6 +16,12 @@ use crate::support::cloud::{Cloud, arg, list, omitted, text};
 use crate::support::home::{TestHome, eventually};
 use crate::support::walker::{differences, walk};
 
+// Of the labs in which the tests of the store make repositories; see `fidelity`.
+pub(crate) use baton_store::git::{
+    CaptureOptions, Captured, Commands, GitError, GitProgram, RebuildOptions, Rebuilt, capture,
+    rebuild,
+};
+
 /// What git says of a repository, and what must be the same on both ends.
 const QUESTIONS: [&[&str]; 9] = [
     &["status", "--porcelain=v2", "--branch", "-z", "--ignored=no"],

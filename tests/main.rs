@@ -14,8 +14,13 @@ mod enrolment;
 mod full_disk;
 mod git;
 mod guard;
+mod fidelity;
 mod handoff;
+mod harmed;
 mod offline;
 mod roundtrip;
 mod service;
 mod tidy;
+
+// Of the labs in which the tests of the store make repositories; see `fidelity`.
+use baton_store::{fs, ignore};

@@ -342,6 +342,8 @@ impl Scanned {
 #[cfg(test)]
 mod git_tests;
 #[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
 mod seal_tests;
 #[cfg(test)]
 mod tests;

@@ -7,3 +7,6 @@ mod fidelity;
 mod hostile;
 mod linked;
 mod moving;
+
+// Where captured repositories go, in the labs here.
+use crate::objects::memory::MemoryObjects;

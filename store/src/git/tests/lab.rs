@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::SystemTime;
 
+use super::MemoryObjects;
 use crate::git::{
     CaptureOptions, Captured, Commands, GitError, GitProgram, RebuildOptions, Rebuilt, capture,
     rebuild,
 };
 use crate::ignore::GitUser;
-use crate::objects::memory::MemoryObjects;
 
 /// How a repository is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
