@@ -14,6 +14,7 @@ mod known;
 mod signs;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -74,7 +75,11 @@ pub struct Keeper {
 
 /// What the thread that waits for changes shares with who looks.
 #[derive(Debug, Default)]
-pub struct Watched(Mutex<State>);
+pub struct Watched {
+    state: Mutex<State>,
+    /// Watches beside that of the tree, as of the last look.
+    beside: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -213,6 +218,7 @@ impl Keeper {
             }
             let Some(watching) = &self.watching else { return Ok(()) };
             let waiters = signs.follow(&self.root, inner, watch.as_mut(), watching)?;
+            self.watched.beside.store(signs.count_elsewhere(), Ordering::Relaxed);
             for waiter in waiters {
                 self.wait(waiter, watching);
             }
@@ -365,13 +371,18 @@ impl Watched {
         state.is_dirty()
     }
 
+    /// How many watches there are for it, at most.
+    pub fn watches(&self) -> usize {
+        1 + self.beside.load(Ordering::Relaxed)
+    }
+
     /// Ends the watch, and with it the threads that wait.
     pub fn close(&self) {
         self.lock().end();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -46,7 +46,8 @@ use crate::keeper::{Keeper, Watched, Watching};
 /// any were believed.
 const MAX_AHEAD: u64 = 1 << 32;
 
-/// Trees that are known at once at most: each has a descriptor of inotify, of which a user has 128.
+/// Watches from which on no further tree is known beside the others: each has a descriptor of inotify, of which a user
+/// has 128. A tree has one, and a linked worktree one more for the repository that it is of.
 const MAX_KEPT: usize = 64;
 
 /// A snapshot could not be taken.
@@ -392,7 +393,10 @@ impl Workspaces {
 
     fn keeper(&self, workspace: WorkspaceId, root: &Path) -> Arc<Mutex<Keeper>> {
         let mut keepers = self.keepers();
-        if !keepers.contains_key(&workspace) && keepers.len() >= MAX_KEPT {
+        let count = |keepers: &HashMap<_, Kept>| -> usize {
+            keepers.values().map(|kept| kept.watched.watches()).sum()
+        };
+        while !keepers.contains_key(&workspace) && count(&keepers) >= MAX_KEPT {
             // A workspace that is in use is taken up again with its next snapshot.
             let oldest = keepers.iter().min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id);
             oldest.map(|id| keepers.remove(&id));

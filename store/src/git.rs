@@ -52,7 +52,7 @@ pub use program::GitProgram;
 pub use rebuild::{
     Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, is_related, link, rebuild,
 };
-pub use signs::{is_sign, sign_folders, sign_places};
+pub use signs::{has_signs, is_sign, sign_folders, sign_places};
 pub use summary::{Summary, commands, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use baton_protocol::path::is_git_name;
-use baton_store::git::{is_sign, sign_folders, sign_places};
-use baton_store::scan::dirty::{Depth, Dirty};
+use baton_store::git::{has_signs, is_sign, sign_folders, sign_places};
+use baton_store::scan::dirty::{Depth, Dirty, DirtyDirectory};
 
 use super::Watching;
 use crate::watch::{Waiter, Watch, WatchError};
@@ -86,6 +86,11 @@ impl Signs {
         self.stale = true;
     }
 
+    /// Watches of folders that lie elsewhere.
+    pub(super) fn count_elsewhere(&self) -> usize {
+        self.elsewhere.len()
+    }
+
     /// Takes out of what is dirty what is git's. Whether there was a sign.
     pub(super) fn take(&mut self, dirty: &mut Dirty) -> bool {
         if dirty.is_everything() {
@@ -93,8 +98,10 @@ impl Signs {
             return true;
         }
         // One that comes, goes, or is exchanged.
-        self.stale |=
-            dirty.directories().values().any(|marks| marks.names.contains_key(&b".git"[..]));
+        let may_have = |marks: &DirtyDirectory| {
+            marks.names.contains_key(&b".git"[..]) || marks.is_full() || marks.walk
+        };
+        self.stale |= dirty.directories().values().any(may_have);
         let of_git = dirty.split_off(|path| path.split(|&byte| byte == b'/').any(is_git_name));
         let inside = std::mem::take(&mut self.inside);
         let seen = self.read(&of_git, &inside);
@@ -126,6 +133,10 @@ impl Signs {
         let mut seen = false;
         for (directory, marks) in dirty.directories() {
             let Some(place) = place_in(directory, tops) else { continue };
+            // Not every name is told.
+            if (marks.is_full() || marks.walk) && has_signs(place) {
+                (seen, self.stale) = (true, true);
+            }
             for (name, depth) in &marks.names {
                 if is_sign(place, name, self.is_busy) {
                     seen = true;
@@ -170,7 +181,9 @@ impl Signs {
         self.inside = inside;
         let waiters = self.follow_elsewhere(outside, &mut left, watching);
         if left == 0 {
-            let most = format!("more than {MAX_PLACES} folders of git are not watched");
+            let most = format!(
+                "only {MAX_PLACES} folders of git are watched: what it does in others is noticed with the next file that changes"
+            );
             self.note.get_or_insert(most);
         }
         Ok(waiters)

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use super::as_path;
 use super::place::Repository;
 use super::stamp::FOLDERS;
-use crate::ignore::COOKIE;
 
 /// Where the list of stashes is remembered.
 const STASH_FOLDER: &[u8] = b"logs/refs";
@@ -74,7 +73,8 @@ pub fn is_sign(place: &[u8], name: &[u8], is_busy: bool) -> bool {
         return is_busy;
     }
     match place {
-        b"" => !OTHERS.contains(&name) && !name.starts_with(COOKIE.as_bytes()),
+        // Hidden ones are of editors and of other programs that watch.
+        b"" => !OTHERS.contains(&name) && !name.starts_with(b"."),
         b"logs" => name == b"refs",
         STASH_FOLDER => name == b"stash",
         b"reftable" => name == b"tables.list",
@@ -85,9 +85,15 @@ pub fn is_sign(place: &[u8], name: &[u8], is_busy: bool) -> bool {
     }
 }
 
+/// Whether there are signs in a place of such a folder.
+pub fn has_signs(place: &[u8]) -> bool {
+    [&b"HEAD"[..], b"refs", b"stash", b"tables.list"].iter().any(|name| is_sign(place, name, false))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ignore::COOKIE;
 
     #[test]
     fn what_is_read_is_a_sign_and_what_git_does_for_itself_is_none() {
@@ -123,7 +129,14 @@ mod tests {
         ] {
             assert!(!is_sign(place.as_bytes(), name.as_bytes(), false), "{place}/{name}");
         }
-        assert!(!is_sign(b"", format!("{COOKIE}1-1").as_bytes(), false));
+        assert!(!is_sign(b"", format!("{COOKIE}1-1-1").as_bytes(), false));
+        for name in [".watchman-cookie-host-1-2", ".COMMIT_EDITMSG.swp"] {
+            assert!(!is_sign(b"", name.as_bytes(), false), "{name}");
+        }
+        for place in ["", "refs/tags", "logs", "logs/refs", "reftable", "rebase-merge"] {
+            assert!(has_signs(place.as_bytes()), "{place}");
+        }
+        assert!(!has_signs(b"objects/ab") && !has_signs(b"hooks"));
         assert!(is_sign(b"", b"index.lock", true));
     }
 }

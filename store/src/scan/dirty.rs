@@ -40,6 +40,11 @@ pub struct DirtyDirectory {
 }
 
 impl DirtyDirectory {
+    /// Whether there may be names that were not written down, for there were too many.
+    pub fn is_full(&self) -> bool {
+        self.list && self.names.len() >= MAX_NAMES
+    }
+
     /// Adds other marks.
     pub(crate) fn add(&mut self, other: &Self) {
         self.list |= other.list;

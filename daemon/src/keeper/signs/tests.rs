@@ -283,3 +283,17 @@ fn the_innermost_folder_counts() {
     assert_eq!(place_in(b"worktrees/w", &outermost), Some(&b""[..]));
     assert_eq!(place_in(b"worktrees/v", &outermost), Some(&b"worktrees/v"[..]));
 }
+
+#[test]
+fn where_not_every_name_is_told_there_may_be_a_sign() {
+    for (count, is_sign) in [(10, false), (2000, true)] {
+        let mut signs = Signs::default();
+        signs.inside.insert(b".git".to_vec());
+        let mut dirty = Dirty::default();
+        for number in 0..count {
+            dirty.name(b".git", format!(".of-an-editor-{number}").as_bytes(), Depth::Look);
+        }
+        assert_eq!(signs.take(&mut dirty), is_sign);
+        assert_eq!((signs.stale, dirty.is_empty()), (is_sign, true));
+    }
+}
