@@ -254,7 +254,7 @@ fn a_long_history_does_not_stop_a_first_handoff_and_follows() {
             .collect::<Vec<_>>()
     };
     assert_eq!(reasons("history beyond"), ["later"], "{receipt}");
-    assert_eq!(reasons("refs/tags/old"), ["later"], "{receipt}");
+    assert_eq!(reasons("refs/tags/old "), ["later"], "{receipt}");
     let run = text(&list(&handed, "runs")[0], "run").to_owned();
 
     // Of a workspace that is not watched, too, and after a power cut wherever it was.
@@ -319,6 +319,12 @@ fn a_long_history_of_a_watched_tree_follows_and_is_sent_once() {
     let snapshot = whole(&home, &tree);
     let acked = in_step(&home, &tree, &Value::Null);
     restored_whole(&cloud, acked.as_str().unwrap(), &tree);
+    // What comes after it goes on from it; the memory of HEAD is all again.
+    assert_eq!(acked, snapshot);
+    let pushed = home.json(&["push", arg(&tree)]);
+    assert!(pushed["bytes_sent"].as_u64().unwrap() < 20_000, "{pushed}");
+    let snapshot = whole(&home, &tree);
+    restored_whole(&cloud, &snapshot, &tree);
     let pushed = home.json(&["push", arg(&tree)]);
     assert_eq!((&pushed["snapshot"], &pushed["objects_sent"]), (&snapshot.into(), &0.into()));
 }
@@ -339,4 +345,49 @@ fn a_long_history_is_whole_on_this_machine_alone_too() {
         assert_eq!(git(&tree, &["for-each-ref"]), git(&into, &["for-each-ref"]));
         git(&into, &["fsck", "--full", "--strict"]);
     }
+}
+
+#[test]
+fn what_was_not_sent_does_not_go_with_a_history_that_follows() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    cutting(&home, 600_000);
+    let tree = long(&home);
+    let pushed = home.json(&["push", arg(&tree)]);
+    std::fs::write(tree.join("edited"), "not to be sent\n").unwrap();
+    std::fs::write(tree.join("new"), "nor this\n").unwrap();
+    git(&tree, &["tag", "later"]);
+    let snapshot = whole(&home, &tree);
+    assert_ne!(pushed["snapshot"], snapshot);
+    let there = cloud.device();
+    let into = there.folder("out").join("copy");
+    there.json(&["restore", &snapshot, "--into", arg(&into)]);
+    assert_eq!(std::fs::read_to_string(into.join("edited")).unwrap(), "an edit\n");
+    assert!(!into.join("new").exists());
+    assert_eq!(git(&into, &["tag"]), "old\n");
+    assert_eq!(git(&into, &["rev-list", "--count", "HEAD"]).trim(), "60");
+    git(&into, &["fsck", "--full", "--strict"]);
+    // It is followed once, and no snapshot more is made for it, after a restart neither.
+    home.json(&["daemon", "stop"]);
+    assert_eq!(whole(&home, &tree), snapshot);
+}
+
+#[test]
+fn a_history_that_cannot_follow_says_why_and_goes_on_later() {
+    let mut cloud = Cloud::new();
+    let home = cloud.device();
+    cutting(&home, 600_000);
+    let tree = long(&home);
+    let address = cloud.kill();
+    home.json_exit(&["handoff", arg(&tree), "--", "true"], 3);
+    let elsewhere = tree.with_file_name("elsewhere");
+    std::fs::rename(&tree, &elsewhere).unwrap();
+    eventually("it says why", || {
+        let status = home.json(&["status"]);
+        list(&status, "workspaces")[0]["history_waits"].is_string()
+    });
+    std::fs::rename(&elsewhere, &tree).unwrap();
+    cloud.start(address);
+    let snapshot = whole(&home, &tree);
+    restored_whole(&cloud, &snapshot, &tree);
 }

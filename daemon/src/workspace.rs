@@ -101,8 +101,6 @@ pub struct TakeOptions {
     pub attachments: Vec<PathBuf>,
     /// The session that the attachments belong to.
     pub session: String,
-    /// Whether the repository is captured anew with all of its history.
-    pub whole_history: bool,
 }
 
 /// A snapshot that is durable here.
@@ -302,7 +300,7 @@ impl Workspaces {
         };
         let base = before.as_ref().and_then(|before| before.git);
         let Looked { scanned, barrier, git, omitted, known, notes: of_git, is_cut } =
-            self.look(keeper, base, &intake, &scan_options, (options.whole_history, progress))?;
+            self.look(keeper, base, &intake, &scan_options, progress)?;
         let scan = self.clock.since(started).saturating_sub(barrier);
         let storing = self.clock.instant();
         let conversations = attach(&intake, options)?;

@@ -40,7 +40,6 @@ impl Daemon {
             message: None,
             attachments: call.attachments.into_iter().map(to_path).collect(),
             session: handoff.clone(),
-            ..TakeOptions::default()
         };
         let root = to_path(call.path);
         let (workspace, order) = self.order(&root, &target, events).await?;

@@ -3,14 +3,15 @@
 //!
 //! Not here: what a rest is (the store), and where it is kept (the workspace).
 //!
-//! 1. The rest is packed, durable here, and sent to each node that has the workspace. A person's command does not
-//!    wait for that: it goes out with history cut as before, and this gives way to it.
-//! 2. Once they have it, a snapshot with all history takes the place of the latest one: it names what they have.
-//! 3. The next one has every ref again.
+//! 1. The rest is packed, durable here, and sent to each node that acknowledged a snapshot with its history cut. A
+//!    person's command does not wait for that: it goes out with history cut as before, and this gives way to it.
+//! 2. Once one of them has it, the latest snapshot is made whole: the same tree and the same repository, with the
+//!    packs of the rest. It goes to those that have the rest; the others are tried on their own.
 //!
-//! After a restart it begins where it was: at what the latest snapshot lacks, with what the nodes have.
+//! After a restart it begins where it was: at what the latest snapshot lacks, with what the nodes acknowledged. What
+//! cannot be done is said in `status`, and tried again with pauses that grow.
 //!
-//! **Invariant:** the workspace has no snapshot with the rest before the nodes have the rest.
+//! **Invariant:** nothing is read of a tree for it, and no snapshot taken: what a person did not send is not sent.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -19,12 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use baton_protocol::id::{SnapshotId, WorkspaceId};
-use baton_protocol::message::{Reply, Request};
-use baton_protocol::object::Snapshot;
+use baton_protocol::id::{NodeId, WorkspaceId};
 use baton_protocol::session::push::PushOutcome;
+use baton_store::catalog::queue::EntryState;
 use baton_store::catalog::workspaces::Workspace;
-use baton_store::scan;
 
 use super::Daemon;
 use super::failure::{Fail, chain};
@@ -32,18 +31,28 @@ use super::outbox::is_away;
 use super::remotes::Target;
 use crate::api::socket::EventSender;
 use crate::queue::network;
-use crate::workspace::{Rest, TakeOptions, Taken};
+use crate::workspace::{Rest, Taken};
 
-/// After a failure it is tried again after this time, then twice as long each time, up to the second.
+/// After a failure it is tried again after this time, then twice as long each time, up to the second where a node is
+/// away and else up to the third: packing costs much.
 const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
+const MAX_LONG_PAUSE: Duration = Duration::from_hours(1);
 
 /// Heads that a node may have of a rest in one push: there is one writer.
 const MAX_HEADS: usize = 3;
 
-/// Rests on their way, by workspace, each with what stops its sending for a while.
+/// Rests on their way, by workspace.
 #[derive(Debug, Default)]
-pub(super) struct Histories(Mutex<HashMap<WorkspaceId, Arc<AtomicBool>>>);
+pub(super) struct Histories(Mutex<HashMap<WorkspaceId, Following>>);
+
+#[derive(Debug)]
+struct Following {
+    /// Stops its sending for a while.
+    give_way: Arc<AtomicBool>,
+    /// Why it does not go on.
+    why: Option<String>,
+}
 
 /// What became of one try.
 enum Outcome {
@@ -55,7 +64,7 @@ enum Outcome {
 }
 
 impl Histories {
-    fn lock(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Arc<AtomicBool>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Following>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,18 +73,29 @@ impl Histories {
         self.lock().contains_key(&id)
     }
 
+    /// Why history of a workspace does not go on now.
+    pub(super) fn why(&self, id: WorkspaceId) -> Option<String> {
+        self.lock().get(&id)?.why.clone()
+    }
+
+    fn set_why(&self, id: WorkspaceId, why: Option<String>) {
+        if let Some(following) = self.lock().get_mut(&id) {
+            following.why = why;
+        }
+    }
+
     /// Whether nobody sees to that workspace yet; from here on somebody does.
     fn begin(&self, id: WorkspaceId, flag: &Arc<AtomicBool>) -> bool {
         let mut all = self.lock();
         let is_new = !all.contains_key(&id);
-        all.entry(id).or_insert_with(|| Arc::clone(flag));
+        all.entry(id).or_insert_with(|| Following { give_way: Arc::clone(flag), why: None });
         is_new
     }
 
     /// Something is to be sent for a person.
     pub(super) fn give_way(&self) {
-        for flag in self.lock().values() {
-            flag.store(true, Ordering::SeqCst);
+        for following in self.lock().values() {
+            following.give_way.store(true, Ordering::SeqCst);
         }
     }
 }
@@ -84,18 +104,14 @@ impl Daemon {
     /// Goes on with every rest that was on its way.
     pub(super) async fn start_histories(self: &Arc<Self>) -> Result<(), Fail> {
         let cut = self.blocking("history", |daemon| {
-            let own = daemon.identity.node();
-            let nodes: Vec<_> = daemon.catalog.remotes()?.iter().map(|it| it.node).collect();
+            let remotes: Vec<_> = daemon.catalog.remotes()?.iter().map(|it| it.node).collect();
+            let nodes = || remotes.iter().copied().chain([daemon.identity.node()]);
             let mut cut = Vec::new();
             for workspace in daemon.catalog.workspaces()? {
                 let mut follows = daemon.has_cut(workspace.id);
-                // What is whole here may not have come there; or what came there was forgotten here.
-                let was_cut = daemon.workspaces.has_rest(workspace.id);
-                for node in nodes.iter().chain([&own]).filter(|_| was_cut) {
-                    follows |= match daemon.acks.get(workspace.id, *node)? {
-                        Some(acked) => daemon.workspaces.is_cut_there(acked),
-                        None => *node != own,
-                    };
+                // What is whole here may not have come there.
+                for node in nodes().filter(|_| daemon.workspaces.has_rest(workspace.id)) {
+                    follows |= daemon.has_cut_there(workspace.id, node)?;
                 }
                 if follows {
                     cut.push(workspace);
@@ -139,6 +155,11 @@ impl Daemon {
         })
     }
 
+    /// Whether what a node acknowledged of a workspace has its history cut.
+    fn has_cut_there(&self, id: WorkspaceId, node: NodeId) -> Result<bool, Fail> {
+        Ok(self.acks.get(id, node)?.is_some_and(|acked| self.workspaces.is_cut_there(acked)))
+    }
+
     fn follow_up_history(self: &Arc<Self>, workspace: &Workspace) {
         let id = workspace.id;
         let flag = Arc::<AtomicBool>::default();
@@ -161,12 +182,13 @@ impl Daemon {
     ) {
         let mut pause = PAUSE;
         loop {
+            // Before the wait: who comes after it is seen.
+            give_way.store(false, Ordering::SeqCst);
             self.wait_until_nothing_is_urgent().await;
             if self.tasks.is_cancelled() {
                 return;
             }
-            give_way.store(false, Ordering::SeqCst);
-            let waits = match self.try_to_make_whole(id, &root, give_way).await {
+            let (why, most) = match self.try_to_make_whole(id, &root, give_way).await {
                 Ok(Outcome::Whole) => {
                     tracing::info!(workspace = %id, "history is whole");
                     return;
@@ -175,17 +197,16 @@ impl Daemon {
                     pause = PAUSE;
                     continue;
                 }
-                Ok(Outcome::Again) => pause,
+                Ok(Outcome::Again) => (None, MAX_PAUSE),
                 Err(fail) => {
-                    tracing::debug!(
-                        reason = fail.0.message,
-                        away = is_away(&fail),
-                        "history waits"
-                    );
-                    pause
+                    let most = if is_away(&fail) { MAX_PAUSE } else { MAX_LONG_PAUSE };
+                    tracing::info!(workspace = %id, reason = fail.0.message, "history waits");
+                    (Some(fail.0.message), most)
                 }
             };
-            pause = (pause * 2).min(MAX_PAUSE);
+            self.histories.set_why(id, why);
+            let waits = pause.min(most);
+            pause = (waits * 2).min(most);
             tokio::select! {
                 () = tokio::time::sleep(waits) => {}
                 () = network::changed() => {}
@@ -205,7 +226,7 @@ impl Daemon {
         for node in &nodes {
             drop(self.queue.order(id, node.remote.node).await);
         }
-        let targets = self.having(id, &nodes).await?;
+        let targets = self.cut_there(id, &nodes).await?;
         let (daemon, tree) = (Arc::clone(self), root.to_owned());
         let packing = move || {
             daemon.workspaces.check_place(id, &tree)?;
@@ -213,61 +234,67 @@ impl Daemon {
         };
         let packed = self.tasks.run_low("history", packing).await;
         let rest = packed.map_err(|error| Fail::new("internal", chain(&error)))??;
-        if let Some(rest) = &rest {
-            for target in &targets {
-                if !self.send_rest(target, rest, give_way).await? {
-                    return Ok(Outcome::GaveWay);
-                }
+        let (mut ready, mut failed) = (Vec::new(), None);
+        for target in targets {
+            let sent = match &rest {
+                Some(rest) => self.send_rest(&target, rest.clone(), give_way).await,
+                None => Ok(true),
+            };
+            match sent {
+                Ok(true) => ready.push(target),
+                Ok(false) => return Ok(Outcome::GaveWay),
+                // The others do not wait for one that is away.
+                Err(fail) => failed = Some(fail),
             }
         }
-        // From here on a command waits, but for little: the nodes have all of it.
-        let mut orders = Vec::new();
-        for node in &nodes {
-            orders.push(self.queue.order(id, node.remote.node).await);
+        if let Some(fail) = failed.take_if(|_| ready.is_empty()) {
+            return Err(fail);
         }
-        let have_now = self.having(id, &nodes).await?.len();
-        if have_now != targets.len() || self.is_queued(id).await? {
+        // From here on a command waits, but for little: they have all of it.
+        let mut orders = Vec::new();
+        for target in &ready {
+            orders.push(self.queue.order(id, target.remote.node).await);
+        }
+        let waiting = self.waiting_for(id).await?;
+        let waits = |target: &Target| waiting.contains(&target.remote.node);
+        if ready.is_empty() && !waiting.is_empty() || ready.iter().any(waits) {
             return Ok(Outcome::Again);
         }
-        if let Some(rest) = rest {
-            let tree = root.to_owned();
-            let deepened = self.blocking("history", move |daemon| {
-                Ok(daemon.workspaces.deepen(id, &tree, &rest)?)
-            });
-            let Some(deepened) = deepened.await? else { return Ok(Outcome::Again) };
-            self.push_to_all(&targets, deepened).await?;
-        }
         let tree = root.to_owned();
-        let take = move |daemon: &Self| {
-            let options = TakeOptions { whole_history: true, ..TakeOptions::default() };
-            let progress = scan::Progress::default();
-            Ok(daemon.workspaces.take_beside(id, &tree, &options, &progress, None)?)
-        };
-        let taken = self.blocking("snapshot", take).await?;
-        self.push_to_all(&targets, (taken.id, taken.snapshot)).await?;
-        drop(orders);
-        let is_cut =
-            self.blocking("history", move |daemon| Ok(daemon.workspaces.is_cut(id)?)).await?;
-        Ok(if is_cut { Outcome::Again } else { Outcome::Whole })
-    }
-
-    async fn push_to_all(
-        self: &Arc<Self>,
-        targets: &[Target],
-        (id, snapshot): (SnapshotId, Snapshot),
-    ) -> Result<(), Fail> {
-        for target in targets {
+        let whole = self.blocking("history", move |daemon| {
+            let whole = daemon.workspaces.deepen(id, &tree, rest.as_ref())?;
+            Ok((whole, daemon.workspaces.is_cut(id)?))
+        });
+        let (Some((head, snapshot)), is_cut) = whole.await? else { return Ok(Outcome::Whole) };
+        for target in &ready {
             let (events, _told) = EventSender::channel();
-            self.push_snapshot(target, (id, snapshot.clone()), &Arc::default(), &events).await?;
+            let pushed = self.push_snapshot(target, (head, snapshot.clone()), give_way, &events);
+            match pushed.await {
+                Ok(_) => {}
+                Err(fail) if fail.0.code == "cancelled" => return Ok(Outcome::GaveWay),
+                Err(fail) => failed = Some(fail),
+            }
         }
-        Ok(())
+        drop(orders);
+        match failed {
+            Some(fail) => Err(fail),
+            None if is_cut => Err(Fail::new(
+                "history",
+                "a repository inside the tree has gone, or another one is there now",
+            )
+            .hint("the next snapshot is made of what there is")),
+            None if !waiting.is_empty() => Ok(Outcome::Again),
+            // Something may have gone there meanwhile.
+            None if !self.cut_there(id, &nodes).await?.is_empty() => Ok(Outcome::Again),
+            None => Ok(Outcome::Whole),
+        }
     }
 
     /// Makes a node have a rest; false where it gave way.
     async fn send_rest(
         self: &Arc<Self>,
         target: &Target,
-        rest: &Rest,
+        mut rest: Rest,
         give_way: &Arc<AtomicBool>,
     ) -> Result<bool, Fail> {
         let mut base = None;
@@ -282,7 +309,15 @@ impl Daemon {
                 Ok((PushOutcome::HeadMoved { head: Some((head, _)) }, _)) if head == rest.id => {
                     return Ok(true);
                 }
-                Ok((PushOutcome::HeadMoved { head }, _)) => base = head.map(|(head, _)| head),
+                Ok((PushOutcome::HeadMoved { head: Some((head, sequence)) }, _)) => {
+                    // A ref never goes back: this home may have been put back to an older state.
+                    if sequence >= rest.snapshot.sequence {
+                        let own = (rest.id, rest.snapshot);
+                        (rest.id, rest.snapshot) = self.adopt(own, (head, sequence)).await?;
+                    }
+                    base = Some(head);
+                }
+                Ok((PushOutcome::HeadMoved { head: None }, _)) => base = None,
                 Err(fail) if fail.0.code == "cancelled" => return Ok(false),
                 Err(fail) => return Err(fail),
             }
@@ -293,37 +328,33 @@ impl Daemon {
         ))
     }
 
-    /// Those of some nodes that have something of a workspace. One that has acknowledged nothing is asked: what it
-    /// acknowledged last before a power cut may be forgotten here.
-    async fn having(
+    /// Those of some nodes that acknowledged a snapshot of a workspace with its history cut.
+    async fn cut_there(
         self: &Arc<Self>,
         id: WorkspaceId,
         nodes: &[Target],
     ) -> Result<Vec<Target>, Fail> {
-        let mut having = Vec::new();
-        for target in nodes {
-            let (node, device) = (target.remote.node, self.workspaces.device);
-            let known =
-                self.blocking("acked", move |daemon| Ok(daemon.acks.get(id, node)?)).await?;
-            if known.is_none() {
-                let reply = self.pool.request(&target.remote, Request::Refs).await?;
-                let Reply::Refs(heads) = reply else {
-                    let what = "the node answered something else than was asked";
-                    return Err(Fail::new("transport", what));
-                };
-                let head = heads.iter().find(|it| it.workspace == id && it.device == device);
-                let Some(head) = head else { continue };
-                self.acks.note(id, node, head.snapshot);
+        let nodes = nodes.to_vec();
+        self.blocking("acked", move |daemon| {
+            let mut cut = Vec::new();
+            for target in nodes {
+                if daemon.has_cut_there(id, target.remote.node)? {
+                    cut.push(target);
+                }
             }
-            having.push(target.clone());
-        }
-        Ok(having)
+            Ok(cut)
+        })
+        .await
     }
 
-    async fn is_queued(self: &Arc<Self>, id: WorkspaceId) -> Result<bool, Fail> {
+    /// The nodes for which something of a workspace waits.
+    async fn waiting_for(self: &Arc<Self>, id: WorkspaceId) -> Result<Vec<NodeId>, Fail> {
         self.blocking("queue", move |daemon| {
-            let queue = daemon.catalog.queue()?;
-            Ok(daemon.queue_state(&queue, id, true).queued > 0)
+            let queue = daemon.catalog.queue()?.into_iter();
+            let waits = queue
+                .filter(|it| it.wanted.workspace == id && it.state == EntryState::Waiting)
+                .map(|it| it.wanted.node);
+            Ok(waits.collect())
         })
         .await
     }

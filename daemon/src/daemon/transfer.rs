@@ -170,7 +170,7 @@ impl Daemon {
         .await
     }
 
-    async fn adopt(
+    pub(super) async fn adopt(
         self: &Arc<Self>,
         (own, snapshot): (SnapshotId, Snapshot),
         head: (SnapshotId, u64),

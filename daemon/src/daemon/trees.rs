@@ -307,6 +307,7 @@ impl Daemon {
                 watch: seen.and_then(watch_entry),
                 progress: self.sync_progress(&doing),
                 history: self.follows(workspace.id).then(|| "following".to_owned()),
+                history_waits: self.histories.why(workspace.id),
             });
         }
         let as_of = rfc3339(self.clock.now_ms());

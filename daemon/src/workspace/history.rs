@@ -14,11 +14,10 @@ use baton_protocol::id::{ChunkId, GitStateId, SnapshotId, WorkspaceId};
 use baton_protocol::object::Snapshot;
 use baton_store::git::{self, CaptureOptions, GitError};
 use baton_store::snapshot::load_snapshot;
-use baton_store::vault::Intake;
 
 use super::{TakeError, Workspaces};
 
-/// Whose rest it is, and its state.
+/// A rest, and the snapshot that holds it.
 #[derive(Clone, Debug)]
 pub struct Rest {
     /// The snapshot that holds it.
@@ -47,17 +46,26 @@ impl Workspaces {
         self.head(rest_id(workspace)).is_some()
     }
 
-    /// The rest of the latest snapshot of a workspace, durable here: packed now, unless it was before. Nothing where
-    /// there is none.
+    /// The rest of the latest snapshot of a workspace, durable here: packed now, as far as it was not before. Where the
+    /// latest lacks nothing, what was packed once; nothing where there is none.
     pub fn rest(&self, workspace: WorkspaceId, root: &Path) -> Result<Option<Rest>, TakeError> {
         let Some((_, latest)) = self.latest(workspace)? else { return Ok(None) };
         let Some(state) = latest.git else { return Ok(None) };
         let own = rest_id(workspace);
-        if let Some((id, snapshot)) = self.latest(own)?
-            && let Some(rest) = snapshot.git
-            && deeper(root, state, rest, &self.vault.intake())?.is_some()
-        {
-            return Ok(Some(Rest { id, snapshot, state: rest }));
+        let known = self.latest(own)?;
+        let known = known.and_then(|(id, snapshot)| {
+            let state = snapshot.git?;
+            Some(Rest { id, snapshot, state })
+        });
+        if let Some(rest) = &known {
+            let probe = self.vault.intake();
+            let deeper = git::deepen(state, rest.state, &probe).map_err(TakeError::History)?;
+            if !git::is_cut(&probe, deeper).map_err(TakeError::History)? {
+                return Ok(known);
+            }
+        }
+        if !git::is_cut(&self.vault, state).map_err(TakeError::History)? {
+            return Ok(None);
         }
         let intake = self.vault.intake();
         let options = CaptureOptions {
@@ -70,8 +78,12 @@ impl Workspaces {
             now: self.now(),
             most_history: u64::MAX,
         };
-        let rest = git::make_rest(root, state, &intake, &options).map_err(TakeError::History)?;
-        let Some(rest) = rest else { return Ok(None) };
+        let before = known.as_ref().map(|known| known.state);
+        let rest = git::make_rest(root, state, before, &intake, &options);
+        let Some(rest) = rest.map_err(TakeError::History)? else { return Ok(None) };
+        if before == Some(rest) {
+            return Ok(known);
+        }
         let head = self.head(own);
         let snapshot = Snapshot {
             workspace: own,
@@ -87,21 +99,25 @@ impl Workspaces {
         Ok(Some(Rest { id, snapshot, state: rest }))
     }
 
-    /// The latest snapshot with its rest, durable here and the latest from now on. Nothing where that is not its rest.
+    /// The latest snapshot with its rest, durable here and the latest from now on: the same tree, and the same
+    /// repository. Where that is not its rest, or nothing is cut, the latest as it is.
     pub fn deepen(
         &self,
         workspace: WorkspaceId,
         root: &Path,
-        rest: &Rest,
+        rest: Option<&Rest>,
     ) -> Result<Option<(SnapshotId, Snapshot)>, TakeError> {
         // No look goes on from the one before meanwhile.
         let keeper = self.keeper(workspace, root);
         let _alone = keeper.lock().unwrap_or_else(PoisonError::into_inner);
         let head = self.head(workspace);
         let Some((id, latest)) = self.latest(workspace)? else { return Ok(None) };
-        let Some(state) = latest.git else { return Ok(None) };
+        let (Some(state), Some(rest)) = (latest.git, rest) else { return Ok(Some((id, latest))) };
         let intake = self.vault.intake();
-        let Some(deeper) = deeper(root, state, rest.state, &intake)? else { return Ok(None) };
+        let deeper = git::deepen(state, rest.state, &intake).map_err(TakeError::History)?;
+        if deeper == state {
+            return Ok(Some((id, latest)));
+        }
         let snapshot = Snapshot {
             sequence: latest.sequence.saturating_add(1),
             parents: vec![id],
@@ -121,15 +137,6 @@ impl Workspaces {
         let Some(head) = self.head(workspace) else { return Ok(None) };
         Ok(Some((head.snapshot, load_snapshot(&self.vault, head.snapshot)?)))
     }
-}
-
-fn deeper(
-    root: &Path,
-    state: GitStateId,
-    rest: GitStateId,
-    intake: &Intake,
-) -> Result<Option<GitStateId>, TakeError> {
-    git::deepen(root, state, rest, intake).map_err(TakeError::History)
 }
 
 /// The id under which the rest of a workspace is kept and sent.

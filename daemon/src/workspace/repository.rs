@@ -63,7 +63,7 @@ impl Workspaces {
         base: Option<GitStateId>,
         intake: &Intake,
         options: &ScanOptions,
-        (whole_history, progress): (bool, &Progress),
+        progress: &Progress,
     ) -> Result<Looked, TakeError> {
         let root = keeper.root().to_owned();
         let mut inner = match keeper.inner() {
@@ -86,9 +86,7 @@ impl Workspaces {
             let found = inner_worktrees(&scanned.omitted);
             keeper.set_inner(found.clone());
             if found == inner || is_last {
-                let most = if whole_history { None } else { Some(self.most_history) };
-                let state =
-                    self.state(keeper, (scanned.root, before), (base, most), &found, intake);
+                let state = self.state(keeper, (scanned.root, before), base, &found, intake);
                 let State { id, busy, is_whole, tree, note } = match state {
                     Ok(state) => state,
                     Err(GitError::Store(error)) => return Err(error.into()),
@@ -112,13 +110,12 @@ impl Workspaces {
         }
     }
 
-    /// The state of the repository of a tree: the one of before, if nothing has changed in it. Where nothing is said of
-    /// how much history there may be, it is captured anew with all of it.
+    /// The state of the repository of a tree: the one of before, if nothing has changed in it.
     fn state(
         &self,
         keeper: &Keeper,
         (tree, glance): (TreeId, Glance),
-        (before, most): (Option<GitStateId>, Option<u64>),
+        before: Option<GitStateId>,
         inner: &[PathBuf],
         intake: &Intake,
     ) -> Result<State, GitError> {
@@ -126,7 +123,7 @@ impl Workspaces {
         let same_tree = |known: &Known| known.tree.is_none_or(|of| of == tree);
         let is_base = |known: &Known| before.is_none_or(|before| before == known.id);
         let known = keeper.repository().filter(|it| it.digest == *glance.digest());
-        let known = known.filter(|it| most.is_some() && same_tree(it) && is_base(it));
+        let known = known.filter(|it| same_tree(it) && is_base(it));
         if let Some(&Known { id, tree, .. }) = known
             && intake.contains(&ObjectId::from(id))?
         {
@@ -141,7 +138,7 @@ impl Workspaces {
             user: self.git_user.clone(),
             nested: nested.collect(),
             now: self.now(),
-            most_history: most.unwrap_or(u64::MAX),
+            most_history: self.most_history,
         };
         let captured = match git::capture(keeper.root(), intake, &options) {
             // What was kept before is damaged: new work must not fail for that.

@@ -59,7 +59,7 @@ pub struct CaptureOptions {
     /// What the clock says, to tell an abandoned lock.
     pub now: SystemTime,
     /// Bytes of objects, as they are on the disk, above which the history of a repository is cut of which the other
-    /// side has nothing: what is left out follows as a [rest](make_rest).
+    /// side has nothing: what is left out follows as a [rest](make_rest). With `u64::MAX` nothing is ever left out.
     pub most_history: u64,
 }
 
@@ -121,7 +121,11 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
         base => base?,
     };
     let mut view = View::new(&options.git, &options.scratch, &parts.repo)?;
-    let cut = base.as_ref().map(|base| Cut::of(base, &parts, sink)).transpose()?.flatten();
+    let cut = match &base {
+        // Where all travels, history ends where the repository itself says so.
+        Some(base) if options.most_history < u64::MAX => Cut::of(base, &parts, &view, sink)?,
+        _ => None,
+    };
     if let Some(cut) = &cut {
         cut.hold(&mut view, &mut parts)?;
     }

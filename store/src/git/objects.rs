@@ -21,6 +21,9 @@ use crate::snapshot::load_blob;
 /// Longest answer on which objects there are, in bytes.
 const MAX_ANSWER: u64 = 1 << 30;
 
+/// Bytes of a pack from which on it stays as it is.
+const LARGE: u64 = 256 << 20;
+
 /// Longest line of a list of commits: one with some thousand parents.
 const MAX_LINE: u64 = 1 << 20;
 
@@ -149,7 +152,8 @@ pub(super) fn tips_of<S: ObjectSource + ?Sized>(
 }
 
 /// How many packs stay as they are when another one is added. The others, from the first that is not twice as
-/// large as all after it, go into one with the new one.
+/// large as all after it, go into one with the new one. One that is large stays, with all before it: what it holds is
+/// not packed, kept and sent once more for a little that is new.
 fn kept_packs(sizes: &[u64]) -> usize {
     let mut after = 0u64;
     let mut keep = sizes.len();
@@ -159,7 +163,8 @@ fn kept_packs(sizes: &[u64]) -> usize {
         }
         after = after.saturating_add(size);
     }
-    keep.min(MAX_GIT_PACKS - 1)
+    let large = sizes.iter().rposition(|&size| size > LARGE).map_or(0, |at| at + 1);
+    keep.max(large).min(MAX_GIT_PACKS - 1)
 }
 
 /// One pack, from git into the sink without a file between.
@@ -189,21 +194,6 @@ fn make<S: ObjectSink + ?Sized>(
             },
         )?
         .checked(DOING)
-}
-
-/// One pack of all that is reachable from `tips`.
-pub(super) fn pack_all<S: ObjectSink + ?Sized>(
-    view: &View<'_>,
-    hash: GitHash,
-    tips: &BTreeSet<GitOid>,
-    sink: &S,
-) -> Result<GitPack, GitError> {
-    let had = BTreeSet::new();
-    let blob = make(view, hash, tips, &had, false, sink)?;
-    let commits = count_commits(view, hash, tips, &had, false)?;
-    let oids = tips.iter().copied().collect();
-    let tips = store_bytes(&GitOids { hash, oids }.encode(), sink)?;
-    Ok(GitPack { blob, tips, commits })
 }
 
 /// Bytes on the disk of all that is reachable from `tips`, but not from `had`.
@@ -239,18 +229,17 @@ pub(super) fn stored(view: &View<'_>) -> Result<Option<u64>, GitError> {
     Ok(Some(stored))
 }
 
-/// The parents of these commits.
+/// The parents of these commits, all of which must be there.
 pub(super) fn parents(
     view: &View<'_>,
     hash: GitHash,
     commits: &BTreeSet<GitOid>,
 ) -> Result<BTreeSet<GitOid>, GitError> {
     let mut found = BTreeSet::new();
-    let there = present(view, hash, commits)?;
-    let input: Vec<u8> = there.iter().flat_map(|oid| format!("{oid}\n").into_bytes()).collect();
-    if there.is_empty() {
+    if commits.is_empty() {
         return Ok(found);
     }
+    let input: Vec<u8> = commits.iter().flat_map(|oid| format!("{oid}\n").into_bytes()).collect();
     let walk = ["rev-list", "--parents", "--no-walk=unsorted", "--stdin"];
     each_line(view, hash, &walk, &input, |line| {
         found.extend(line.get(1..).unwrap_or_default());
@@ -366,6 +355,7 @@ mod tests {
         assert_eq!(kept_packs(&[100, 10, 5]), 3);
         assert_eq!(kept_packs(&[100, 10, 9, 1]), 1);
         assert_eq!(kept_packs(&[100, 10, 90]), 0);
+        assert_eq!(kept_packs(&[LARGE + 1, 2 * LARGE, 10, 90]), 2);
         let mut sizes: Vec<u64> = vec![1_000_000];
         let mut written = 0;
         for _ in 0..10_000 {

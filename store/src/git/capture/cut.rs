@@ -42,7 +42,7 @@ const MEASURES: u32 = 4;
 pub(super) struct Cut {
     /// All of them, the user's own, too.
     pub(super) commits: BTreeSet<GitOid>,
-    /// What was said to follow.
+    /// What was said to follow: what is said of history, and [pairs](pair) of a name and an object.
     pub(super) later: BTreeSet<String>,
 }
 
@@ -56,10 +56,12 @@ pub(super) struct Chosen {
 }
 
 impl Cut {
-    /// The cut of an earlier state, if the repository is not cut further by now.
+    /// The cut of an earlier state, if the repository is not cut further by now and still has what was cut: otherwise
+    /// its rest can never come.
     pub(super) fn of<S: ObjectSource + ?Sized>(
         base: &GitState,
         parts: &Parts,
+        view: &View<'_>,
         source: &S,
     ) -> Result<Option<Self>, GitError> {
         let later = later(base, source)?;
@@ -68,7 +70,9 @@ impl Cut {
         }
         let commits = commits_of(&files_of(base, source)?, base.hash);
         let own = commits_of(&parts.files, base.hash);
-        let holds = !commits.is_empty() && own.is_subset(&commits);
+        let cut: BTreeSet<_> = commits.difference(&own).copied().collect();
+        let holds =
+            own.is_subset(&commits) && objects::present(view, base.hash, &cut)?.len() == cut.len();
         Ok(holds.then_some(Self { commits, later }))
     }
 
@@ -83,6 +87,18 @@ impl Cut {
     pub(super) fn show(&self, view: &mut View<'_>) -> Result<(), GitError> {
         view.cut(&lines(&self.commits))
     }
+}
+
+/// What is said of an object that follows, by one of its names: a ref, or the memory of `HEAD`. Only of this very pair:
+/// what has the name later is another matter.
+pub(super) fn pair(name: &str, oid: &GitOid) -> String {
+    format!("{name} {oid}")
+}
+
+/// Name and object of what was said to follow, if it is a pair.
+pub(super) fn pair_of(said: &str, hash: GitHash) -> Option<(&str, GitOid)> {
+    let (name, oid) = said.rsplit_once(' ')?;
+    Some((name, GitOid::from_hex(hash, oid.as_bytes())?))
 }
 
 /// What a state says to follow.

@@ -103,13 +103,12 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
             if let Some(cut) = &cutting.cut {
                 cut::set_commits(files, cut);
             }
-            told.note(GitOmitReason::Later, cutting.words());
-            for (name, target) in &refs.refs {
-                if let GitTarget::Object(oid) = target
-                    && tips.contains(oid)
-                    && !cutting.stays.contains(oid)
-                {
-                    told.note(GitOmitReason::Later, name.to_string());
+            if let Some(words) = cutting.words(&ends) {
+                told.note(GitOmitReason::Later, words);
+            }
+            for oid in tips.difference(&cutting.stays) {
+                for name in sorted.names.get(oid).into_iter().flatten() {
+                    told.note(GitOmitReason::Later, cut::pair(name, oid));
                 }
             }
             tips.retain(|oid| cutting.stays.contains(oid));
@@ -157,7 +156,7 @@ struct Sorted {
     must: BTreeSet<GitOid>,
     branches: BTreeSet<GitOid>,
     may: BTreeSet<GitOid>,
-    /// The names of what may.
+    /// The names of what may: refs, and `logs/HEAD`.
     names: BTreeMap<GitOid, BTreeSet<String>>,
 }
 
@@ -173,12 +172,13 @@ struct Cutting {
 }
 
 impl Cutting {
-    /// What is said of it; of a cut that holds, what was said of it.
-    fn words(&self) -> String {
-        let said = self.said.iter().find(|it| it.starts_with(HISTORY)).cloned();
-        match self.depth {
-            Some(depth) => format!("{HISTORY}the last {depth} commits of each way"),
-            None => said.unwrap_or_else(|| format!("{HISTORY}a cut")),
+    /// What is said of history; of a cut that holds, what was said of it. Nothing where only refs are left out.
+    fn words(&self, ends: &BTreeSet<GitOid>) -> Option<String> {
+        match (&self.cut, self.depth) {
+            (Some(cut), Some(depth)) if !cut.is_subset(ends) => {
+                Some(format!("{HISTORY}the last {depth} commits of each way"))
+            }
+            _ => self.said.iter().find(|it| it.starts_with(HISTORY)).cloned(),
         }
     }
 }
@@ -214,7 +214,10 @@ impl Sorted {
             let of = files.iter().filter(move |file| file.path.as_bytes() == path);
             of.flat_map(|file| logged(file, hash)).collect::<Vec<_>>()
         };
-        may.extend(logged_in(b"logs/HEAD"));
+        for oid in logged_in(b"logs/HEAD") {
+            names.entry(oid).or_default().insert("logs/HEAD".to_owned());
+            may.insert(oid);
+        }
         needed.extend(logged_in(b"logs/refs/stash"));
         if let GitHead::Detached(oid) = refs.head {
             needed.insert(oid);
@@ -236,19 +239,13 @@ impl Sorted {
         let all: BTreeSet<_> = self.must.union(&self.may).copied().collect();
         let said = cut.map(|cut| cut.later.clone()).unwrap_or_default();
         if let Some(cut) = cut {
-            // What was left out stays out, until the rest is there.
+            // What was left out stays out as it was then, until the rest is there; what is new is not left out.
             let was_out = |oid: &GitOid| {
-                !had.contains(oid)
-                    && self
-                        .names
-                        .get(oid)
-                        .is_none_or(|names| names.iter().any(|it| cut.later.contains(it)))
+                let names = self.names.get(oid).filter(|_| !had.contains(oid));
+                names.is_some_and(|it| it.iter().all(|it| cut.later.contains(&cut::pair(it, oid))))
             };
-            let mut stays: BTreeSet<_> = all
-                .iter()
-                .filter(|oid| self.must.contains(oid) || !was_out(oid))
-                .copied()
-                .collect();
+            let stay = |oid: &&GitOid| self.must.contains(oid) || !was_out(oid);
+            let mut stays: BTreeSet<_> = all.iter().filter(stay).copied().collect();
             let new = |of: &BTreeSet<GitOid>| of.difference(had).next().is_some();
             let fits = |tips: &BTreeSet<GitOid>, view: &View<'_>| {
                 Ok::<_, GitError>(!new(tips) || objects::disk_usage(view, hash, tips, had)? <= most)

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use baton_protocol::object::GitOmitReason;
+use baton_protocol::object::{GitOmitReason, GitPack};
 
 use super::lab::{Dice, HASHES, Kept, Lab, PLAIN, STORAGES, copy_files};
+use crate::git::capture::load_state;
 use crate::git::{
     CaptureOptions, Captured, LinkPlace, capture, deepen, is_cut, link, load_git_omissions,
     make_rest, rebuild, summarize,
@@ -105,7 +106,10 @@ fn history_that_is_too_long_is_cut_and_its_rest_makes_it_whole() {
         assert!((MOST / 3..=MOST * 11 / 10).contains(&size), "{size}");
         let named = later(&cut);
         assert!(named[0].starts_with("history beyond the last "), "{named:?}");
-        assert!(named.contains(&"refs/tags/v-old") && named.contains(&"refs/heads/old-branch"));
+        for name in ["refs/tags/v-old", "refs/heads/old-branch"] {
+            let oid = says(&lab, "work", &["rev-parse", name]);
+            assert!(named.contains(&&*format!("{name} {oid}")), "{named:?}");
+        }
         assert_eq!(load_git_omissions(&lab.objects, cut.id).unwrap(), cut.omitted);
         arrives(&lab, &cut, "cut");
         assert_eq!(says(&lab, "cut", &["rev-parse", "--is-shallow-repository"]), "true");
@@ -132,8 +136,9 @@ fn history_that_is_too_long_is_cut_and_its_rest_makes_it_whole() {
         );
 
         // The rest of the first is that of the second.
-        let rest = make_rest(&lab.work(), cut.id, &lab.objects, &lab.options()).unwrap().unwrap();
-        let id = deepen(&lab.work(), second.id, rest, &lab.objects).unwrap().unwrap();
+        let rest =
+            make_rest(&lab.work(), cut.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
+        let id = deepen(second.id, rest, &lab.objects).unwrap();
         assert!(!is_cut(&lab.objects, id).unwrap());
         let deep = Captured { id, ..second.clone() };
         arrives(&lab, &deep, "deep");
@@ -142,15 +147,22 @@ fn history_that_is_too_long_is_cut_and_its_rest_makes_it_whole() {
             says(&lab, "deep", &["log", "--format=raw"]),
             says(&lab, "work", &["log", "--format=raw"])
         );
-        // And the next one has every ref again, for next to nothing.
+        let state = load_state(&lab.objects, id).unwrap();
+        assert_eq!(state.packs[1..], second.state.packs[..]);
+        // Twice there is what stands at the cut, once for each way.
+        let sum = |packs: &[GitPack]| packs.iter().map(|pack| pack.blob.size).sum::<u64>();
+        let (parts, whole) = (sum(&state.packs), sum(&lab.capture().state.packs));
+        assert!(parts < whole * 5 / 4, "{parts} {whole}");
+        // What has it all lacks nothing, and has it once more for nothing.
+        assert_eq!(deepen(id, rest, &lab.objects).unwrap(), id);
         let third = from(&lab, &deep);
         assert!(later(&third).is_empty() && !is_cut(&lab.objects, third.id).unwrap());
-        let more = third.state.packs.iter().filter(|pack| !second.state.packs.contains(pack));
-        let more: Vec<_> = more.map(|pack| pack.blob.size).collect();
-        assert!(more.len() <= 2 && more.iter().skip(1).all(|&size| size < 5000), "{more:?}");
+        assert_eq!(third.state.packs, state.packs);
         arrives(&lab, &third, "third");
-        for question in [&["for-each-ref"][..], &["log", "--all", "--format=raw"]] {
-            assert_eq!(says(&lab, "work", question), says(&lab, "third", question));
+        for at in ["deep", "third"] {
+            for question in [&["for-each-ref"][..], &["log", "--all", "--format=raw"]] {
+                assert_eq!(says(&lab, "work", question), says(&lab, at, question), "{at}");
+            }
         }
     }
 }
@@ -205,15 +217,17 @@ fn where_git_stands_is_whole_also_far_behind_a_cut() {
     assert!(is_cut(&lab.objects, third.id).unwrap());
     arrives(&lab, &third, "rebasing");
     assert_eq!(summarize(&lab.objects, third.id).unwrap().operation, Some("rebase"));
-    // A rest that was made before does not fit any more if history is cut elsewhere, too.
-    let rest = make_rest(&lab.work(), third.id, &lab.objects, &lab.options()).unwrap().unwrap();
-    let id = deepen(&lab.work(), third.id, rest, &lab.objects).unwrap().unwrap();
+    // One that was made before has enough for it, as has one that goes on from that.
+    let early = make_rest(&lab.work(), first.id, None, &lab.objects, &lab.options());
+    let early = early.unwrap().unwrap();
+    let id = deepen(third.id, early, &lab.objects).unwrap();
+    assert!(!is_cut(&lab.objects, id).unwrap());
+    arrives(&lab, &Captured { id, ..third.clone() }, "whole-too");
+    let rest = make_rest(&lab.work(), third.id, Some(early), &lab.objects, &lab.options())
+        .unwrap()
+        .unwrap();
+    let id = deepen(third.id, rest, &lab.objects).unwrap();
     arrives(&lab, &Captured { id, ..third.clone() }, "whole");
-    let early = make_rest(&lab.work(), first.id, &lab.objects, &lab.options()).unwrap().unwrap();
-    let made = deepen(&lab.work(), third.id, early, &lab.objects).unwrap();
-    if let Some(id) = made {
-        arrives(&lab, &Captured { id, ..third }, "whole-too");
-    }
 }
 
 #[test]
@@ -234,11 +248,11 @@ fn a_shallow_clone_of_the_users_own_ends_where_it_ended() {
     lab.git_in(&own, &["commit", "-q", "--allow-empty", "-m", "more"]);
     let options = CaptureOptions { base: Some(cut.id), ..cutting(&lab) };
     let cut = Captured { id: capture(&own, &lab.objects, &options).unwrap().id, ..cut };
-    let first = crate::git::capture::load_state(&lab.objects, cut.id).unwrap().packs[0];
+    let first = load_state(&lab.objects, cut.id).unwrap().packs[0];
     assert_eq!(first, cut.state.packs[0]);
     let captured = capture(&own, &lab.objects, &whole).unwrap();
-    let rest = make_rest(&own, cut.id, &lab.objects, &lab.options()).unwrap().unwrap();
-    let deep = deepen(&own, cut.id, rest, &lab.objects).unwrap().unwrap();
+    let rest = make_rest(&own, cut.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
+    let deep = deepen(cut.id, rest, &lab.objects).unwrap();
     for (id, at, is_same) in
         [(captured.id, "as-it-was", true), (cut.id, "cut", false), (deep, "deep", true)]
     {
@@ -291,8 +305,8 @@ fn a_repository_inside_is_cut_and_made_whole_by_itself() {
     lab.git_in(&outer, &["commit", "-q", "-m", "outer"]);
     let cut = capture(&outer, &lab.objects, &cutting(&lab)).unwrap();
     assert!(is_cut(&lab.objects, cut.id).unwrap());
-    let rest = make_rest(&outer, cut.id, &lab.objects, &lab.options()).unwrap().unwrap();
-    let deep = deepen(&outer, cut.id, rest, &lab.objects).unwrap().unwrap();
+    let rest = make_rest(&outer, cut.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
+    let deep = deepen(cut.id, rest, &lab.objects).unwrap();
     for (id, at, is_same) in [(cut.id, "cut", false), (deep, "deep", true)] {
         let there = lab.path(at);
         copy_files(&outer, &there);
@@ -301,4 +315,146 @@ fn a_repository_inside_is_cut_and_made_whole_by_itself() {
         let count = |at: &str| says(&lab, &format!("{at}/inner"), &["rev-list", "--count", "HEAD"]);
         assert_eq!(count("outer") == count(at), is_same);
     }
+}
+
+#[test]
+fn a_run_on_a_cut_loses_nothing_of_what_it_did_whatever_the_names() {
+    let mut lab = long(PLAIN);
+    lab.git(&["stash", "-q"]);
+    let cut = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
+    lab.rebuild(&cut, "away");
+    lab.configure(&lab.path("away"));
+    lab.at = "away".into();
+    // Names that are to come later, which are free there.
+    lab.git(&["checkout", "-q", "-b", "old-branch"]);
+    lab.write("on-a-branch", "that is left again\n");
+    lab.commit("on a branch");
+    lab.git(&["tag", "v-old"]);
+    lab.git(&["checkout", "-q", "main"]);
+    lab.write("dropped", "of which only the memory of HEAD is left\n");
+    lab.commit("dropped");
+    lab.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    let options = CaptureOptions { base: Some(cut.id), ..lab.options() };
+    let result = capture(&lab.work(), &lab.objects, &options).unwrap();
+    assert_eq!(later(&result), Vec::<&str>::new());
+    assert_eq!(result.state.packs[0], cut.state.packs[0]);
+    lab.rebuild(&result, "result");
+    for question in [&["for-each-ref"][..], &["reflog"], &["log", "--all", "--format=raw"]] {
+        assert_eq!(says(&lab, "away", question), says(&lab, "result", question), "{question:?}");
+    }
+    lab.git_in(&lab.path("result"), &["fsck", "--full", "--strict"]);
+    assert!(says(&lab, "result", &["reflog"]).contains("dropped"));
+}
+
+#[test]
+fn what_is_new_on_a_name_that_was_left_out_is_no_part_of_what_was() {
+    let lab = long(PLAIN);
+    lab.git(&["stash", "-q"]);
+    let first = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
+    let rest =
+        make_rest(&lab.work(), first.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
+    // A name that was left out, for what is there; and one for what is not, which is too much now.
+    lab.git(&["tag", "-f", "v-old", "HEAD~1"]);
+    lab.git(&["checkout", "-q", "old-branch"]);
+    lab.write("late", "on an old branch\n");
+    lab.commit("late");
+    lab.git(&["checkout", "-q", "main"]);
+    lab.write("gone", "and dropped\n");
+    lab.commit("gone");
+    lab.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    let options = CaptureOptions { base: Some(first.id), most_history: 100_000, ..lab.options() };
+    let second = capture(&lab.work(), &lab.objects, &options).unwrap();
+    let tip = says(&lab, "work", &["rev-parse", "old-branch"]);
+    assert!(later(&second).contains(&&*format!("refs/heads/old-branch {tip}")));
+    arrives(&lab, &second, "second");
+    // The first rest does not have it; what has it goes on from that.
+    assert_eq!(deepen(second.id, rest, &lab.objects).unwrap(), second.id);
+    let more = make_rest(&lab.work(), second.id, Some(rest), &lab.objects, &lab.options())
+        .unwrap()
+        .unwrap();
+    let id = deepen(second.id, more, &lab.objects).unwrap();
+    assert!(!is_cut(&lab.objects, id).unwrap());
+    arrives(&lab, &Captured { id, ..second }, "whole");
+    for question in [&["for-each-ref"][..], &["log", "--all", "--format=raw"]] {
+        assert_eq!(says(&lab, "work", question), says(&lab, "whole", question), "{question:?}");
+    }
+    let again = make_rest(&lab.work(), first.id, Some(rest), &lab.objects, &lab.options());
+    assert_eq!(again.unwrap(), Some(rest));
+}
+
+#[test]
+fn where_what_was_cut_has_gone_no_rest_is_made_and_nothing_goes_on_from_it() {
+    let lab = long(PLAIN);
+    lab.git(&["stash", "-q"]);
+    let cut = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
+    for name in says(&lab, "work", &["for-each-ref", "--format=%(refname)"]).lines() {
+        if name != "refs/heads/main" {
+            lab.git(&["update-ref", "-d", name]);
+        }
+    }
+    lab.git(&["checkout", "-q", "--orphan", "other"]);
+    lab.commit("all anew");
+    lab.git(&["branch", "-q", "-M", "other", "main"]);
+    lab.git(&["reflog", "expire", "--expire=now", "--all"]);
+    lab.git(&["gc", "-q", "--prune=now"]);
+    let rest = make_rest(&lab.work(), cut.id, None, &lab.objects, &lab.options());
+    assert!(rest.unwrap_err().to_string().contains("have gone"));
+    let next = from(&lab, &cut);
+    assert!(!is_cut(&lab.objects, next.id).unwrap());
+    assert!(next.state.packs.iter().all(|pack| !cut.state.packs.contains(pack)));
+    arrives(&lab, &next, "next");
+}
+
+#[test]
+fn what_only_other_branches_have_stays_out_until_its_rest_is_there() {
+    let lab = long(PLAIN);
+    lab.git(&["stash", "-q"]);
+    lab.git(&["branch", "pages", "main"]);
+    lab.git(&["stash", "clear"]);
+    lab.git(&["update-ref", "-d", "ORIG_HEAD"]);
+    lab.git(&["checkout", "-q", "--orphan", "small"]);
+    lab.git(&["rm", "-rfq", "."]);
+    lab.write("small", "all there is\n");
+    lab.commit("small");
+    // As many as the others have, so that those do not fit that deep.
+    for _ in 0..60 {
+        lab.git(&["commit", "-q", "--allow-empty", "-m", "more of it"]);
+    }
+    lab.git(&["reflog", "expire", "--expire=now", "--all"]);
+    let first = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
+    assert!(is_cut(&lab.objects, first.id).unwrap(), "{:?}", first.omitted);
+    assert!(bytes(&first) < 20_000, "{} {:?}", bytes(&first), first.omitted);
+    assert!(!summarize(&lab.objects, first.id).unwrap().shallow);
+    assert!(later(&first).iter().all(|it| it.starts_with("refs/")), "{:?}", later(&first));
+    lab.write("small", "more\n");
+    lab.commit("more");
+    let second = from(&lab, &first);
+    assert_eq!(later(&second), later(&first));
+    assert!(bytes(&second) < 20_000);
+    arrives(&lab, &second, "second");
+    let rest =
+        make_rest(&lab.work(), second.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
+    let id = deepen(second.id, rest, &lab.objects).unwrap();
+    assert!(!is_cut(&lab.objects, id).unwrap());
+    arrives(&lab, &Captured { id, ..second }, "whole");
+    let refs = &["for-each-ref"];
+    assert_eq!(says(&lab, "work", refs), says(&lab, "whole", refs));
+}
+
+#[test]
+fn a_repository_inside_that_has_gone_leaves_no_rest_and_the_one_around_it_becomes_whole() {
+    let lab = long(PLAIN);
+    let url = format!("file://{}", lab.work().display());
+    lab.git(&["stash", "-q"]);
+    lab.git(&["submodule", "--quiet", "add", &url, "inner"]);
+    lab.commit("outer");
+    let cut = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
+    std::fs::remove_dir_all(lab.work().join("inner")).unwrap();
+    let rest = make_rest(&lab.work(), cut.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
+    let id = deepen(cut.id, rest, &lab.objects).unwrap();
+    assert!(id != cut.id && is_cut(&lab.objects, id).unwrap());
+    assert_eq!(make_rest(&lab.work(), id, Some(rest), &lab.objects, &lab.options()).unwrap(), None);
+    assert_eq!(deepen(id, rest, &lab.objects).unwrap(), id);
+    let next = from(&lab, &Captured { id, ..cut });
+    assert!(!is_cut(&lab.objects, next.id).unwrap());
 }
