@@ -196,7 +196,8 @@ fn whole(home: &TestHome, tree: &Path) -> String {
     let mut now = Value::Null;
     let mut wait = || {
         now = workspace(home, tree);
-        now["history"].is_null() && now["acked"] == now["head"] && now["state"] != "syncing"
+        let rests = now["state"] != "syncing" || now["pending_files"] != 0;
+        now["history"].is_null() && now["acked"] == now["head"] && rests
     };
     eventually("history is whole", &mut wait);
     text(&now, "acked").to_owned()
@@ -390,4 +391,31 @@ fn a_history_that_cannot_follow_says_why_and_goes_on_later() {
     cloud.start(address);
     let snapshot = whole(&home, &tree);
     restored_whole(&cloud, &snapshot, &tree);
+}
+
+#[test]
+fn a_node_that_is_away_keeps_a_history_from_no_other() {
+    let (mut away, cloud) = (Cloud::new(), Cloud::new());
+    let home = away.device();
+    let names = || {
+        let listed = home.json(&["remote", "list"]);
+        let names = list(&listed, "remotes").iter().map(|it| text(it, "name").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let first = names();
+    home.json(&["join", &cloud.ticket(&[])]);
+    let second = names().into_iter().find(|it| !first.contains(it)).unwrap();
+    cutting(&home, 600_000);
+    let tree = long(&home);
+    home.json(&["push", arg(&tree), "--remote", &first[0]]);
+    away.kill();
+    let there = cloud.device();
+    let mut tries = 0;
+    eventually("history is whole where somebody is", || {
+        let pushed = home.json(&["push", arg(&tree), "--remote", &second]);
+        tries += 1;
+        let into = there.folder("out").join(tries.to_string());
+        let restored = there.json(&["restore", text(&pushed, "snapshot"), "--into", arg(&into)]);
+        restored["receipt"]["git"]["shallow"] == false
+    });
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use baton_protocol::id::{DeviceId, IdempotencyKey, SnapshotId, WorkspaceId};
 use baton_protocol::message::Head;
-use baton_protocol::object::{Omission, OmitReason, Snapshot, Tree, TreeSums};
+use baton_protocol::object::{Omission, OmitReason, Snapshot, TreeSums};
 use baton_store::catalog::Catalog;
 use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
@@ -349,12 +349,6 @@ impl Workspaces {
             scan,
             store,
         })
-    }
-
-    /// How many files the latest snapshot of a workspace has, where that can be read.
-    fn files_before(&self, workspace: WorkspaceId) -> Option<u64> {
-        let (_, latest) = self.latest(workspace).ok()??;
-        Some(Tree::decode(&self.vault.require(&latest.root.into()).ok()?).ok()?.sums().files)
     }
 
     /// What is watched of a workspace, where anything was asked of it since the daemon started.

@@ -11,7 +11,8 @@
 //! After a restart it begins where it was: at what the latest snapshot lacks, with what the nodes acknowledged. What
 //! cannot be done is said in `status`, and tried again with pauses that grow.
 //!
-//! **Invariant:** nothing is read of a tree for it, and no snapshot taken: what a person did not send is not sent.
+//! **Invariant:** nothing is read of a tree for it, and no snapshot taken. What a person did not send is not sent: a node
+//! gets the whole form of what it has, or waits for the next push, which then finds the rest there.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::id::{NodeId, WorkspaceId};
+use baton_protocol::message::{Reply, Request};
 use baton_protocol::session::push::PushOutcome;
 use baton_store::catalog::queue::EntryState;
 use baton_store::catalog::workspaces::Workspace;
@@ -181,6 +183,9 @@ impl Daemon {
         give_way: &Arc<AtomicBool>,
     ) {
         let mut pause = PAUSE;
+        if let Err(fail) = self.recall(id).await {
+            tracing::info!(workspace = %id, reason = fail.0.message, "what the nodes have");
+        }
         loop {
             // Before the wait: who comes after it is seen.
             give_way.store(false, Ordering::SeqCst);
@@ -262,11 +267,25 @@ impl Daemon {
         }
         let tree = root.to_owned();
         let whole = self.blocking("history", move |daemon| {
-            let whole = daemon.workspaces.deepen(id, &tree, rest.as_ref())?;
-            Ok((whole, daemon.workspaces.is_cut(id)?))
+            let workspaces = &daemon.workspaces;
+            let Some((head, snapshot)) = workspaces.deepen(id, &tree, rest.as_ref())? else {
+                return Ok(None);
+            };
+            // What is newer than what they have goes there when somebody sends it.
+            let mut same = Vec::new();
+            for target in ready {
+                if let Some(acked) = daemon.acks.get(id, target.remote.node)?
+                    && workspaces.is_made_whole((acked, &snapshot), rest.as_ref())?
+                {
+                    same.push(target);
+                }
+            }
+            Ok(Some((head, snapshot, same, workspaces.is_cut(id)?)))
         });
-        let (Some((head, snapshot)), is_cut) = whole.await? else { return Ok(Outcome::Whole) };
-        for target in &ready {
+        let Some((head, snapshot, same, is_cut)) = whole.await? else {
+            return Ok(Outcome::Whole);
+        };
+        for target in &same {
             let (events, _told) = EventSender::channel();
             let pushed = self.push_snapshot(target, (head, snapshot.clone()), give_way, &events);
             match pushed.await {
@@ -284,8 +303,6 @@ impl Daemon {
             )
             .hint("the next snapshot is made of what there is")),
             None if !waiting.is_empty() => Ok(Outcome::Again),
-            // Something may have gone there meanwhile.
-            None if !self.cut_there(id, &nodes).await?.is_empty() => Ok(Outcome::Again),
             None => Ok(Outcome::Whole),
         }
     }
@@ -345,6 +362,34 @@ impl Daemon {
             Ok(cut)
         })
         .await
+    }
+
+    /// Asks nodes of which no acknowledgement is known whether they have something of ours: what one acknowledged right
+    /// before a power cut may be forgotten here. Who is away is not waited for.
+    async fn recall(self: &Arc<Self>, id: WorkspaceId) -> Result<(), Fail> {
+        for target in self.targets(None).await? {
+            let (node, device) = (target.remote.node, self.workspaces.device);
+            let known =
+                self.blocking("acked", move |daemon| Ok(daemon.acks.get(id, node)?)).await?;
+            if known.is_some() {
+                continue;
+            }
+            let heads = match self.pool.request(&target.remote, Request::Refs).await {
+                Ok(Reply::Refs(heads)) => heads,
+                _ => continue,
+            };
+            let head = heads.iter().find(|it| it.workspace == id && it.device == device);
+            let Some(head) = head.map(|it| it.snapshot) else { continue };
+            let latest =
+                self.blocking("history", move |daemon| Ok(daemon.workspaces.latest(id)?)).await?;
+            // Of what is not in our own history only a push knows what to make.
+            if let Some((own, latest)) = latest
+                && (own == head || self.continues(&latest, head).await?)
+            {
+                self.acks.note(id, node, head);
+            }
+        }
+        Ok(())
     }
 
     /// The nodes for which something of a workspace waits.

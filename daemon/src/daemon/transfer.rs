@@ -144,7 +144,7 @@ impl Daemon {
     }
 
     /// Whether a head of the node is in the history of a snapshot of ours.
-    async fn continues(
+    pub(super) async fn continues(
         self: &Arc<Self>,
         snapshot: &Snapshot,
         head: SnapshotId,

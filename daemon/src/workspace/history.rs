@@ -10,10 +10,12 @@
 use std::path::Path;
 use std::sync::PoisonError;
 
-use baton_protocol::id::{ChunkId, GitStateId, SnapshotId, WorkspaceId};
-use baton_protocol::object::Snapshot;
+use baton_protocol::id::{ChunkId, GitStateId, ObjectKind, SnapshotId, TreeId, WorkspaceId};
+use baton_protocol::object::{Snapshot, Tree, build_tree};
 use baton_store::git::{self, CaptureOptions, GitError};
+use baton_store::objects::{ObjectSink, ObjectSource};
 use baton_store::snapshot::load_snapshot;
+use baton_store::vault::Intake;
 
 use super::{TakeError, Workspaces};
 
@@ -89,6 +91,9 @@ impl Workspaces {
             workspace: own,
             sequence: head.map_or(1, |head| head.sequence.saturating_add(1)),
             parents: head.iter().map(|head| head.snapshot).collect(),
+            // Nothing of the tree goes along.
+            root: no_files(&intake)?,
+            omitted: None,
             git: Some(rest),
             conversations: Vec::new(),
             created_at: self.clock.now_ms(),
@@ -130,13 +135,40 @@ impl Workspaces {
         Ok(Some((id, snapshot)))
     }
 
-    pub(super) fn latest(
+    /// Whether a snapshot is an earlier one made whole, and nothing else: who has that has all of its files.
+    pub fn is_made_whole(
+        &self,
+        (before, after): (SnapshotId, &Snapshot),
+        rest: Option<&Rest>,
+    ) -> Result<bool, TakeError> {
+        let before = load_snapshot(&self.vault, before)?;
+        let same = before.root == after.root && before.conversations == after.conversations;
+        let (Some(state), Some(rest), true) = (before.git, rest, same) else { return Ok(false) };
+        let deeper = git::deepen(state, rest.state, &self.vault.intake());
+        Ok(Some(deeper.map_err(TakeError::History)?) == after.git)
+    }
+
+    /// How many files the latest snapshot of a workspace has, where that can be read.
+    pub(super) fn files_before(&self, workspace: WorkspaceId) -> Option<u64> {
+        let (_, latest) = self.latest(workspace).ok()??;
+        Some(Tree::decode(&self.vault.require(&latest.root.into()).ok()?).ok()?.sums().files)
+    }
+
+    /// The latest snapshot of a workspace.
+    pub(crate) fn latest(
         &self,
         workspace: WorkspaceId,
     ) -> Result<Option<(SnapshotId, Snapshot)>, TakeError> {
         let Some(head) = self.head(workspace) else { return Ok(None) };
         Ok(Some((head.snapshot, load_snapshot(&self.vault, head.snapshot)?)))
     }
+}
+
+/// A tree without files.
+fn no_files(intake: &Intake) -> Result<TreeId, TakeError> {
+    let (tree, _) =
+        build_tree(Vec::new(), |_, _, bytes| intake.put(ObjectKind::Tree, &bytes).map(drop))?;
+    Ok(tree)
 }
 
 /// The id under which the rest of a workspace is kept and sent.

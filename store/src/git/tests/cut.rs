@@ -293,6 +293,13 @@ fn what_was_done_on_a_cut_comes_home_whole() {
     assert_eq!(count("home-again"), count("work") + 1);
     assert!(count("away") < count("work"));
     assert_eq!(says(&lab, "home-again", &["log", "-1", "--format=%s"]), "done there");
+    // One that has less is told so.
+    let url = format!("file://{}", checkout.display());
+    lab.git_in(&lab.path(""), &["clone", "-q", "--depth=2", &url, "near"]);
+    let near = lab.path("near");
+    let at = LinkPlace { checkout: &near, place: &files, name: "1a2c" };
+    let refused = link(&lab.objects, result.id, &files, at, &lab.rebuild_options()).err();
+    assert!(refused.unwrap().to_string().contains("git fetch --unshallow"));
 }
 
 #[test]
