@@ -25,7 +25,6 @@ use baton_store::error::StoreError;
 use baton_store::git::GitProgram;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
-use baton_store::objects::ObjectSource;
 use baton_store::scan::{Guard, Progress, ScanError, ScanOptions, Scanned};
 use baton_store::secrets::SecretRules;
 use baton_store::snapshot::{

@@ -114,7 +114,9 @@ impl View<'_> {
         if entry.history.is_some() {
             to.push_str("  the older part of its git history follows in the background\n");
             if let Some(why) = &entry.history_waits {
-                to.push_str(&format!("    it waits: {why}\n"));
+                to.push_str("    it waits: ");
+                to.push_str(why);
+                to.push('\n');
             }
         }
         for held in entry.held.iter().take(self.named) {

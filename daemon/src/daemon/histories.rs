@@ -374,10 +374,8 @@ impl Daemon {
             if known.is_some() {
                 continue;
             }
-            let heads = match self.pool.request(&target.remote, Request::Refs).await {
-                Ok(Reply::Refs(heads)) => heads,
-                _ => continue,
-            };
+            let said = self.pool.request(&target.remote, Request::Refs).await;
+            let Ok(Reply::Refs(heads)) = said else { continue };
             let head = heads.iter().find(|it| it.workspace == id && it.device == device);
             let Some(head) = head.map(|it| it.snapshot) else { continue };
             let latest =

@@ -456,7 +456,7 @@ fn a_repository_inside_that_has_gone_leaves_no_rest_and_the_one_around_it_become
     lab.git(&["submodule", "--quiet", "add", &url, "inner"]);
     lab.commit("outer");
     let cut = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
-    std::fs::remove_dir_all(lab.work().join("inner")).unwrap();
+    lab.git(&["submodule", "--quiet", "deinit", "-f", "inner"]);
     let rest = make_rest(&lab.work(), cut.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
     let id = deepen(cut.id, rest, &lab.objects).unwrap();
     assert!(id != cut.id && is_cut(&lab.objects, id).unwrap());
