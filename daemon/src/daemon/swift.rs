@@ -93,6 +93,7 @@ impl Daemon {
             tracing::info!(snapshot = %pushed.id, bytes = pushed.stats.bytes_sent,
                 trips = pushed.stats.round_trips, "pushed");
         }
+        self.see_to_history(&begun.taken).await;
         Ok(begun)
     }
 

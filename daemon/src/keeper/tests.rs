@@ -49,6 +49,7 @@ impl Place {
             git_user: GitUser::default(),
             git: None,
             scratch: folder.path().to_owned(),
+            most_history: u64::MAX,
             clock: Clock::system(),
             exclude: Vec::new(),
             secrets: None,

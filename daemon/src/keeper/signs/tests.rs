@@ -67,6 +67,7 @@ impl Place {
             git_user: GitUser::default(),
             git: program.map(GitProgram::new),
             scratch: folder.path().to_owned(),
+            most_history: u64::MAX,
             clock: Clock::system(),
             exclude: Vec::new(),
             secrets: None,
