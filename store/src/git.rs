@@ -49,7 +49,7 @@ use crate::fs::FsError;
 use crate::objects::ObjectSource;
 use crate::snapshot::{BlobError, load_blob};
 
-pub use capture::{CaptureOptions, Captured, capture};
+pub use capture::{CaptureOptions, Captured, capture, deepen, is_cut, make_rest};
 pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{

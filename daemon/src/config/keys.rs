@@ -15,6 +15,7 @@ const SYNC: &[&str] = &[
     "secret_prefixes",
     "secret_allow",
     "max_watches",
+    "most_history",
 ];
 const SERVE: &[&str] = &[
     "listen",
@@ -116,6 +117,7 @@ mod tests {
         let mut config = Config::default();
         config.serve.quota_bytes = Some(1);
         config.sync.max_watches = Some(1);
+        config.sync.most_history = Some(1);
         let agent = AgentConfig {
             program: Some("x".to_owned()),
             permissions: Some(Permissions::All),

@@ -47,6 +47,9 @@ pub struct SyncConfig {
     /// Most directories that are watched, of all trees. Nothing: half of what the system leaves free.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_watches: Option<u64>,
+    /// Bytes of objects of a repository above which its history follows later than its first snapshot. Nothing: it never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_history: Option<u64>,
 }
 
 impl Default for SyncConfig {
@@ -63,6 +66,7 @@ impl Default for SyncConfig {
             secret_prefixes: Vec::new(),
             secret_allow: Vec::new(),
             max_watches: None,
+            most_history: None,
         }
     }
 }

@@ -86,6 +86,7 @@ impl Daemon {
         for note in &taken.notes {
             events.note(note.clone()).await;
         }
+        self.see_to_history(&taken).await;
         tracing::info!(
             snapshot = %taken.id, workspace = %taken.workspace, files = taken.sums.files,
             changed = taken.files_changed, "snapshot"
@@ -305,6 +306,8 @@ impl Daemon {
                 held: self.held_entries(workspace.id)?,
                 watch: seen.and_then(watch_entry),
                 progress: self.sync_progress(&doing),
+                history: self.follows(workspace.id).then(|| "following".to_owned()),
+                history_waits: self.histories.why(workspace.id),
             });
         }
         let as_of = rfc3339(self.clock.now_ms());

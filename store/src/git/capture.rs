@@ -4,8 +4,10 @@
 //!
 //! **Invariant:** capturing changes nothing: no file of the repository is written, and git takes no lock of it.
 
+mod cut;
 mod needed;
 mod units;
+mod rest;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -29,8 +31,12 @@ use crate::chunk::store_bytes;
 use crate::error::StoreError;
 use crate::ignore::GitUser;
 use crate::objects::{ObjectSink, ObjectSource};
+use cut::Cut;
 use needed::{MAX_HEAD_LOG, goes_on, pack};
 use units::InnerUnits;
+
+pub use cut::is_cut;
+pub use rest::{deepen, make_rest};
 
 /// How a repository is captured.
 #[derive(Clone, Debug)]
@@ -52,6 +58,9 @@ pub struct CaptureOptions {
     pub nested: Vec<RelPath>,
     /// What the clock says, to tell an abandoned lock.
     pub now: SystemTime,
+    /// Bytes of objects, as they are on the disk, above which the history of a repository is cut of which the other
+    /// side has nothing: what is left out follows as a [rest](make_rest). With `u64::MAX` nothing is ever left out.
+    pub most_history: u64,
 }
 
 /// A captured repository.
@@ -108,8 +117,15 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
         Err(GitError::Store(StoreError::Absent(_))) => None,
         base => base?,
     };
-    let repo = &parts.repo;
-    let view = View::new(&options.git, &options.scratch, repo)?;
+    let mut view = View::new(&options.git, &options.scratch, &parts.repo)?;
+    let cut = match &base {
+        // Where all travels, history ends where the repository itself says so.
+        Some(base) if options.most_history < u64::MAX => Cut::of(base, &parts, &view, sink)?,
+        _ => None,
+    };
+    if let Some(cut) = &cut {
+        cut.hold(&mut view, &mut parts)?;
+    }
     if let Some(index) = &mut parts.index {
         mark_clean(index, worktree)?;
     }
@@ -117,7 +133,7 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
         Some(base) if goes_on(base, &parts, sink)? => Some(base),
         _ => None,
     };
-    let packs = pack(&view, &mut parts, before, sink)?;
+    let packs = pack(&mut view, &mut parts, (before, cut.as_ref()), options.most_history, sink)?;
     let inner = InnerUnits { nested, base: base.as_ref(), depth };
     let (units, inner_omitted) = inner.capture(&mut parts, sink, options)?;
 

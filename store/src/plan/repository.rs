@@ -1,7 +1,7 @@
 //! The state of a repository against its older form.
 
 use baton_protocol::id::{GitStateId, ObjectId};
-use baton_protocol::object::{GitState, GitUnit};
+use baton_protocol::object::{Blob, GitState, GitUnit};
 
 use super::Plan;
 use crate::error::StoreError;
@@ -10,6 +10,27 @@ use crate::snapshot::load_git_state;
 
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
+
+/// Bytes of a pack from which on the node is asked first what it has of it. A trip or two more cost less.
+const LARGE_PACK: u64 = 8 << 20;
+
+/// Whether a state has a large pack that its older form has not.
+pub(super) fn has_large_pack<S: ObjectSource + ?Sized>(
+    source: &S,
+    old: Option<GitStateId>,
+    new: GitStateId,
+) -> Result<bool, StoreError> {
+    if old == Some(new) {
+        return Ok(false);
+    }
+    let after = load_git_state(source, new)?;
+    let before = old.map(|old| load_git_state(source, old)).transpose()?;
+    let known = |blob: &Blob| {
+        before.iter().flat_map(|before| &before.packs).any(|pack| pack.blob.content == blob.content)
+    };
+    let mut blobs = after.packs.iter().map(|pack| pack.blob);
+    Ok(blobs.any(|blob| blob.size >= LARGE_PACK && !known(&blob)))
+}
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     /// Plans a state, and those inside it. Packs do not change: each is there whole or not at all.

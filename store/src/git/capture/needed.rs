@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::object::{
-    GitFile, GitFiles, GitHead, GitMode, GitOid, GitOmitReason, GitPack, GitRefName, GitState,
-    GitTarget,
+    GitFile, GitFiles, GitHash, GitHead, GitMode, GitOid, GitOmitReason, GitPack, GitRefName,
+    GitState, GitTarget,
 };
 
 use super::Parts;
+use super::cut::{self, Chosen, Cut, Wanted};
 use crate::git::files::{self, drop_lines, is_log, logged};
 use crate::git::index::{Index, build_trees};
+use crate::git::refs::{Refs, is_private};
 use crate::git::view::View;
 use crate::git::{GitError, MAX_LIST, Told, objects, shown};
 use crate::objects::{ObjectSink, ObjectSource};
@@ -37,14 +39,21 @@ pub(super) fn goes_on<S: ObjectSource + ?Sized>(
     Ok(base.hash == parts.repo.hash && same_cut)
 }
 
-/// Packs what the other side lacks, and takes out of the parts what the repository itself lacks.
+/// Packs what the other side lacks, and takes out of the parts what the repository itself lacks. Where the other side
+/// has nothing, and there is more than `most`, or where an earlier cut still holds, history is cut.
 pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
-    view: &View<'_>,
+    view: &mut View<'_>,
     parts: &mut Parts,
-    before: Option<&GitState>,
+    (before, cut): (Option<&GitState>, Option<&Cut>),
+    most: u64,
     sink: &S,
 ) -> Result<Vec<GitPack>, GitError> {
     let hash = parts.repo.hash;
+    let packs_before = before.map_or(&[][..], |state| &state.packs);
+    let mut had = BTreeSet::new();
+    for pack in packs_before {
+        had.extend(objects::tips_of(pack, hash, sink)?);
+    }
     let Parts { repo, refs, index, files, told } = parts;
     let mut wanted: BTreeMap<GitOid, String> = BTreeMap::new();
     for (name, target) in &refs.refs {
@@ -86,6 +95,25 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
         let path = repo.git_dir.join("HEAD");
         return Err(GitError::Damaged { path, why: "its commit is not there" });
     }
+    let before = packs_before;
+    if !repo.is_partial && !tips.is_empty() {
+        let sorted = Sorted::new(refs, files, hash, (&tips, &mentioned));
+        let ends = cut::commits_of(files, hash);
+        if let Some(cutting) = sorted.cutting(view, (&had, cut, &ends), hash, most)? {
+            if let Some(cut) = &cutting.cut {
+                cut::set_commits(files, cut);
+            }
+            if let Some(words) = cutting.words(&ends) {
+                told.note(GitOmitReason::Later, words);
+            }
+            for oid in tips.difference(&cutting.stays) {
+                for name in sorted.names.get(oid).into_iter().flatten() {
+                    told.note(GitOmitReason::Later, cut::pair(name, oid));
+                }
+            }
+            tips.retain(|oid| cutting.stays.contains(oid));
+        }
+    }
     refs.refs.retain(|_, target| match target {
         GitTarget::Object(oid) => tips.contains(oid),
         GitTarget::Symbolic(_) => true,
@@ -95,10 +123,10 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     }
     files.retain(|file| !(is_log(file) && file.bytes.is_empty()));
     tips.extend(mentioned);
-    let before = before.map_or(&[][..], |state| &state.packs);
     if tips.is_empty() {
         return Ok(Vec::new());
     }
+    let view = &*view;
     let packed = objects::pack(view, hash, &tips, before, repo.is_partial, sink);
     let Err(GitError::Git { .. }) = &packed else { return packed };
     // Git lives with history that is not whole as long as only its memory of `HEAD` needs it.
@@ -121,6 +149,128 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     });
     told.note(GitOmitReason::Missing, "history that only logs/HEAD or ORIG_HEAD names");
     Ok(repacked)
+}
+
+/// What is wanted, by whether it may stay out.
+struct Sorted {
+    must: BTreeSet<GitOid>,
+    branches: BTreeSet<GitOid>,
+    may: BTreeSet<GitOid>,
+    /// The names of what may: refs, and `logs/HEAD`.
+    names: BTreeMap<GitOid, BTreeSet<String>>,
+}
+
+/// How history is cut.
+struct Cutting {
+    /// Where, if that is new.
+    cut: Option<BTreeSet<GitOid>>,
+    /// What is packed.
+    stays: BTreeSet<GitOid>,
+    /// How deep, if that is new.
+    depth: Option<usize>,
+    said: BTreeSet<String>,
+}
+
+impl Cutting {
+    /// What is said of history; of a cut that holds, what was said of it. Nothing where only refs are left out.
+    fn words(&self, ends: &BTreeSet<GitOid>) -> Option<String> {
+        match (&self.cut, self.depth) {
+            (Some(cut), Some(depth)) if !cut.is_subset(ends) => {
+                Some(format!("{HISTORY}the last {depth} commits of each way"))
+            }
+            _ => self.said.iter().find(|it| it.starts_with(HISTORY)).cloned(),
+        }
+    }
+}
+
+/// What is said of history that follows.
+const HISTORY: &str = "history beyond ";
+
+impl Sorted {
+    fn new(
+        refs: &Refs,
+        files: &[GitFile],
+        hash: GitHash,
+        (tips, mentioned): (&BTreeSet<GitOid>, &BTreeSet<GitOid>),
+    ) -> Self {
+        let (mut branches, mut may) = (BTreeSet::new(), BTreeSet::new());
+        let mut needed = BTreeSet::new();
+        let mut names: BTreeMap<GitOid, BTreeSet<String>> = BTreeMap::new();
+        for (name, target) in &refs.refs {
+            let GitTarget::Object(oid) = target else { continue };
+            let bytes = name.as_bytes();
+            let is_head = matches!(&refs.head, GitHead::Symbolic(head) if head == name);
+            if is_head || name.is_root() || is_private(bytes) || bytes == b"refs/stash" {
+                needed.insert(*oid);
+                continue;
+            }
+            names.entry(*oid).or_default().insert(name.to_string());
+            may.insert(*oid);
+            if bytes.starts_with(b"refs/heads/") {
+                branches.insert(*oid);
+            }
+        }
+        let logged_in = |path: &'static [u8]| {
+            let of = files.iter().filter(move |file| file.path.as_bytes() == path);
+            of.flat_map(|file| logged(file, hash)).collect::<Vec<_>>()
+        };
+        for oid in logged_in(b"logs/HEAD") {
+            names.entry(oid).or_default().insert("logs/HEAD".to_owned());
+            may.insert(oid);
+        }
+        needed.extend(logged_in(b"logs/refs/stash"));
+        if let GitHead::Detached(oid) = refs.head {
+            needed.insert(oid);
+        }
+        may.retain(|oid| tips.contains(oid) && !needed.contains(oid));
+        branches.retain(|oid| may.contains(oid));
+        let must = tips.iter().filter(|oid| !may.contains(oid)).chain(mentioned).copied().collect();
+        Self { must, branches, may, names }
+    }
+
+    /// Whether and how history is cut. `ends` is where it ends now: by the cut that holds, or by the user's own.
+    fn cutting(
+        &self,
+        view: &mut View<'_>,
+        (had, cut, ends): (&BTreeSet<GitOid>, Option<&Cut>, &BTreeSet<GitOid>),
+        hash: GitHash,
+        most: u64,
+    ) -> Result<Option<Cutting>, GitError> {
+        let all: BTreeSet<_> = self.must.union(&self.may).copied().collect();
+        let said = cut.map(|cut| cut.later.clone()).unwrap_or_default();
+        if let Some(cut) = cut {
+            // What was left out stays out as it was then, until the rest is there; what is new is not left out.
+            let was_out = |oid: &GitOid| {
+                let names = self.names.get(oid).filter(|_| !had.contains(oid));
+                names.is_some_and(|it| it.iter().all(|it| cut.later.contains(&cut::pair(it, oid))))
+            };
+            let stay = |oid: &&GitOid| self.must.contains(oid) || !was_out(oid);
+            let mut stays: BTreeSet<_> = all.iter().filter(stay).copied().collect();
+            let new = |of: &BTreeSet<GitOid>| of.difference(had).next().is_some();
+            let fits = |tips: &BTreeSet<GitOid>, view: &View<'_>| {
+                Ok::<_, GitError>(!new(tips) || objects::disk_usage(view, hash, tips, had)? <= most)
+            };
+            if !fits(&stays, view)? {
+                stays = self.must.iter().chain(all.intersection(had)).copied().collect();
+            }
+            if fits(&stays, view)? {
+                return Ok(Some(Cutting { cut: None, stays, depth: None, said }));
+            }
+        } else if !had.is_empty() || !cut::is_too_much(view, hash, &all, most)? {
+            return Ok(None);
+        }
+        let before = Cut { commits: ends.clone(), later: BTreeSet::new() };
+        let (must, branches, may) = (&self.must, &self.branches, &self.may);
+        let wanted = Wanted { hash, must, branches, may, had, before: &before, most };
+        let Chosen { cut: chosen, kept, depth } = wanted.choose(view)?;
+        if cut.is_none() && chosen.commits.is_subset(ends) && kept == self.may {
+            // All of it is reached before the limit.
+            before.show(view)?;
+            return Ok(None);
+        }
+        let stays = must.union(&kept).copied().collect();
+        Ok(Some(Cutting { cut: Some(chosen.commits), stays, depth: Some(depth), said }))
+    }
 }
 
 /// What a ref points to, if that is an object.

@@ -155,7 +155,15 @@ pub fn link<S: ObjectSource + ?Sized>(
         (repo.storage == RefStorage::Reftable).then_some(&view),
         &mut Told::default(),
     )?;
-    take_in(&plan, (&state, &refs), &here.refs, &view, repo.is_partial)?;
+    let taken = take_in(&plan, (&state, &refs), &here.refs, &view, repo.is_partial);
+    // What the state ends at has more behind it where it comes from, and so is to have here.
+    if files.iter().any(|file| file.path.as_bytes() == b"shallow")
+        && matches!(taken, Err(GitError::Git { .. } | GitError::Refused { .. }))
+    {
+        let why = "it lacks history that this builds on: git fetch --unshallow, or take it into a folder of its own";
+        return Err(GitError::refused("the repository of the checkout", why));
+    }
+    taken?;
     check_targets(&view, &state, &refs)?;
     check_logs(&view, &state, &mut files, &mut told)?;
 
