@@ -376,6 +376,50 @@ fn a_history_that_cannot_follow_says_why_and_goes_on_later() {
     restored_whole(&cloud, &snapshot, &tree);
 }
 
+/// A git that waits, before it packs for the background, as long as this file is there; it says so by the other.
+fn waiting_git(home: &mut TestHome) -> (PathBuf, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = home.folder("programs");
+    let (gate, waits) = (folder.join("gate"), folder.join("waits"));
+    let path = std::env::var("PATH").unwrap();
+    let script = format!(
+        "#!/bin/sh
+case \" $* \" in *' pack-objects '*)
+    if [ \"$(nice)\" -ge 19 ]; then
+        while [ -e {gate} ]; do touch {waits}; sleep 0.02; done
+    fi;;
+esac
+PATH={path}
+exec git \"$@\"
+",
+        gate = arg(&gate),
+        waits = arg(&waits),
+    );
+    let program = folder.join("git");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    home.set("PATH", &format!("{}:{path}", arg(&folder)));
+    (gate, waits)
+}
+
+#[test]
+fn a_node_that_comes_while_a_history_is_packed_gets_all_of_it() {
+    let mut cloud = Cloud::new();
+    let mut home = cloud.device();
+    cutting(&home, 600_000);
+    let (gate, waits) = waiting_git(&mut home);
+    let tree = long(&home);
+    let address = cloud.kill();
+    std::fs::write(&gate, "").unwrap();
+    home.json_exit(&["handoff", arg(&tree), "--", "true"], 3);
+    eventually("packing", || waits.exists());
+    cloud.start(address);
+    eventually("the cut one is there", || workspace(&home, &tree)["acked"].is_string());
+    std::fs::remove_file(&gate).unwrap();
+    let snapshot = whole(&home, &tree);
+    restored_whole(&cloud, &snapshot, &tree);
+}
+
 #[test]
 fn a_node_that_is_away_keeps_a_history_from_no_other() {
     let (mut away, cloud) = (Cloud::new(), Cloud::new());

@@ -117,7 +117,6 @@ mod tests {
         let mut config = Config::default();
         config.serve.quota_bytes = Some(1);
         config.sync.max_watches = Some(1);
-        config.sync.most_history = Some(1);
         let agent = AgentConfig {
             program: Some("x".to_owned()),
             permissions: Some(Permissions::All),

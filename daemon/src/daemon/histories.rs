@@ -56,7 +56,8 @@ struct Following {
     give_way: Arc<AtomicBool>,
     /// Ends its pause.
     wake: Arc<Notify>,
-    /// There was another snapshot to see to, meanwhile.
+    /// Something came meanwhile: a snapshot that is cut, or a node that has one. Nobody is forgotten who came between a
+    /// look and what was done after it.
     again: bool,
     /// Why it does not go on.
     why: Option<String>,
@@ -121,7 +122,8 @@ impl Histories {
 
     /// A node has something of a workspace that it did not have.
     pub(super) fn wake(&self, id: WorkspaceId) {
-        if let Some(following) = self.lock().get(&id) {
+        if let Some(following) = self.lock().get_mut(&id) {
+            following.again = true;
             following.wake.notify_one();
         }
     }

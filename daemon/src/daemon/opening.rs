@@ -77,7 +77,7 @@ pub(super) fn workspaces(
         git_user: options.git_user.clone(),
         git: options.git.clone().map(GitProgram::new),
         scratch,
-        most_history: config.sync.most_history.unwrap_or(u64::MAX),
+        most_history: config.sync.most_history,
         clock,
         exclude: config.sync.exclude.join("\n").into_bytes(),
         secrets,

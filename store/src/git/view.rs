@@ -62,6 +62,11 @@ impl<'a> View<'a> {
         Ok(fs::write_atomic(&self.shallow, shallow, 0o600)?)
     }
 
+    /// The folder itself, for files that git is to read; its own is one in it.
+    pub(super) fn beside(&self) -> &Path {
+        &self.folder
+    }
+
     fn git_dir(&self) -> PathBuf {
         self.folder.join("git")
     }
