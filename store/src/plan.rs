@@ -29,7 +29,7 @@ use crate::snapshot::{load_conversation, load_snapshot};
 /// Says what to send of `new` to a node that has `base`, and against what.
 ///
 /// Without a base, or where the base is not here any more, it is the snapshot and its root: the node
-/// asks its way down. So it is where the repository has a large new pack: most of that may have been sent ahead.
+/// asks its way down. It asks for large new packs in any case, for most of them may have been sent ahead.
 pub fn plan_push<S: ObjectSource + ?Sized>(
     source: &S,
     base: Option<SnapshotId>,
@@ -38,11 +38,10 @@ pub fn plan_push<S: ObjectSource + ?Sized>(
     let snapshot = load_snapshot(source, new)?;
     if let Some(base) = base {
         match against(source, base, new, &snapshot) {
-            Ok(Some(mut plan)) => {
+            Ok(mut plan) => {
                 plan.reverse();
                 return Ok(plan);
             }
-            Ok(None) => {}
             Err(error) if error.is_corruption() => {
                 tracing::warn!(%error, %base, "planning a push without its base");
             }
@@ -58,16 +57,11 @@ fn against<S: ObjectSource + ?Sized>(
     base: SnapshotId,
     new: SnapshotId,
     snapshot: &Snapshot,
-) -> Result<Option<Vec<Planned>>, StoreError> {
+) -> Result<Vec<Planned>, StoreError> {
     let old = load_snapshot(source, base)?;
     let mut plan = Plan::new(source);
     if base == new {
-        return Ok(Some(plan.planned));
-    }
-    if let Some(git) = snapshot.git
-        && repository::has_large_pack(source, old.git, git)?
-    {
-        return Ok(None);
+        return Ok(plan.planned);
     }
     plan.has.insert(base.into());
     plan.emit(new.into(), Some(base.into()));
@@ -85,7 +79,7 @@ fn against<S: ObjectSource + ?Sized>(
     for &id in snapshot.conversations.iter().filter(|id| !old.conversations.contains(id)) {
         plan.conversation(&conversations, id)?;
     }
-    Ok(Some(plan.planned))
+    Ok(plan.planned)
 }
 
 /// A plan under way.

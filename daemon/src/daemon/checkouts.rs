@@ -189,6 +189,7 @@ impl PlainCheckouts {
             now: SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms),
             // It goes on from what was handed over.
             most_history: u64::MAX,
+            room: u64::MAX,
         };
         Ok(git::capture(checkout, intake, &options)?.id)
     }

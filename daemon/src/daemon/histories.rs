@@ -16,17 +16,15 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use baton_protocol::id::{NodeId, WorkspaceId};
+use baton_protocol::id::{NodeId, SnapshotId, WorkspaceId};
 use baton_protocol::message::{Reply, Request};
 use baton_protocol::session::push::PushOutcome;
 use baton_store::catalog::queue::EntryState;
-use baton_store::catalog::workspaces::Workspace;
+use baton_store::snapshot::load_snapshot;
 use tokio::sync::Notify;
 
 use super::Daemon;
@@ -42,6 +40,10 @@ use crate::workspace::{Rest, Taken};
 const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_mins(1);
 const MAX_LONG_PAUSE: Duration = Duration::from_hours(1);
+
+/// Why nothing follows where something was changed here that nobody has sent yet.
+const BEFORE: &str =
+    "what was sent last is cut, and there are later snapshots here; baton push sends all of it";
 
 /// Heads that a node may have of a rest in one push: there is one writer.
 const MAX_HEADS: usize = 3;
@@ -61,6 +63,17 @@ struct Following {
     again: bool,
     /// Why it does not go on.
     why: Option<String>,
+}
+
+/// Lets somebody else see to a workspace where one who did has panicked.
+struct Ends(Arc<Daemon>, WorkspaceId);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.histories.lock().remove(&self.1);
+        }
+    }
 }
 
 /// What became of one try.
@@ -150,13 +163,13 @@ impl Daemon {
                     follows |= daemon.has_cut_there(workspace.id, node)?;
                 }
                 if follows {
-                    cut.push(workspace);
+                    cut.push(workspace.id);
                 }
             }
             Ok(cut)
         });
-        for workspace in cut.await? {
-            self.follow_up_history(&workspace);
+        for id in cut.await? {
+            self.follow_up_history(id);
         }
         Ok(())
     }
@@ -167,20 +180,25 @@ impl Daemon {
             return;
         }
         let id = taken.workspace;
-        let cut = self.blocking("history", move |daemon| {
-            let all = daemon.catalog.workspaces()?;
-            Ok(all.into_iter().find(|it| it.id == id && daemon.has_cut(id)))
-        });
-        match cut.await {
-            Ok(Some(workspace)) => self.follow_up_history(&workspace),
-            Ok(None) => {}
+        match self.blocking("history", move |daemon| Ok(daemon.has_cut(id))).await {
+            Ok(true) => self.follow_up_history(id),
+            Ok(false) => {}
             Err(fail) => tracing::warn!(reason = fail.0.message, "whether history is cut"),
         }
     }
 
-    /// Whether history of a workspace is still to come.
-    pub(super) fn follows(&self, id: WorkspaceId) -> bool {
-        self.histories.follows(id) || self.has_cut(id)
+    /// Whether history of a workspace is still to come, here or on a node; and why it does not go on now.
+    pub(super) fn history(&self, id: WorkspaceId) -> (bool, Option<String>) {
+        if self.histories.follows(id) {
+            return (true, self.histories.why(id));
+        }
+        if self.has_cut(id) {
+            return (true, None);
+        }
+        let nodes = || self.catalog.remotes().unwrap_or_default();
+        let is_cut = |node| self.has_cut_there(id, node).unwrap_or(false);
+        let is_there = self.workspaces.has_rest(id) && nodes().iter().any(|it| is_cut(it.node));
+        (is_there, is_there.then(|| BEFORE.to_owned()))
     }
 
     fn has_cut(&self, id: WorkspaceId) -> bool {
@@ -196,14 +214,13 @@ impl Daemon {
         Ok(self.acks.get(id, node)?.is_some_and(|acked| self.workspaces.is_cut_there(acked)))
     }
 
-    fn follow_up_history(self: &Arc<Self>, workspace: &Workspace) {
-        let id = workspace.id;
+    fn follow_up_history(self: &Arc<Self>, id: WorkspaceId) {
         if let Some((flag, wake)) = self.histories.begin(id) {
             let daemon = Arc::clone(self);
-            let root = PathBuf::from(std::ffi::OsStr::from_bytes(&workspace.root));
             let work = async move {
+                let _ends = Ends(Arc::clone(&daemon), id);
                 loop {
-                    daemon.make_whole(id, &root, &flag, &wake).await;
+                    daemon.make_whole(id, &flag, &wake).await;
                     if daemon.tasks.is_cancelled() || daemon.histories.end(id) {
                         return;
                     }
@@ -216,7 +233,6 @@ impl Daemon {
     async fn make_whole(
         self: &Arc<Self>,
         id: WorkspaceId,
-        root: &std::path::Path,
         give_way: &Arc<AtomicBool>,
         wake: &Notify,
     ) {
@@ -231,7 +247,7 @@ impl Daemon {
             if self.tasks.is_cancelled() {
                 return;
             }
-            let (why, most) = match self.try_to_make_whole(id, root, give_way).await {
+            let (why, most) = match self.try_to_make_whole(id, give_way).await {
                 Ok(Outcome::Whole) => {
                     tracing::info!(workspace = %id, "history is whole");
                     return;
@@ -245,7 +261,11 @@ impl Daemon {
                     let is_cheap = is_away(&fail) || fail.0.code == "workspace-gone";
                     let most = if is_cheap { MAX_PAUSE } else { MAX_LONG_PAUSE };
                     tracing::info!(workspace = %id, reason = fail.0.message, "history waits");
-                    (Some(fail.0.message), most)
+                    let why = match fail.0.hint {
+                        Some(hint) => format!("{}; {hint}", fail.0.message),
+                        None => fail.0.message,
+                    };
+                    (Some(why), most)
                 }
             };
             self.histories.set_why(id, why);
@@ -263,7 +283,6 @@ impl Daemon {
     async fn try_to_make_whole(
         self: &Arc<Self>,
         id: WorkspaceId,
-        root: &std::path::Path,
         give_way: &Arc<AtomicBool>,
     ) -> Result<Outcome, Fail> {
         // What is on its way to one of them for the first time comes before it.
@@ -272,13 +291,32 @@ impl Daemon {
             drop(self.queue.order(id, node.remote.node).await);
         }
         let targets = self.cut_there(id, &nodes).await?;
-        let (daemon, tree) = (Arc::clone(self), root.to_owned());
+        let daemon = Arc::clone(self);
         let packing = move || {
-            daemon.workspaces.check_place(id, &tree)?;
-            Ok::<_, Fail>(daemon.workspaces.rest(id, &tree)?)
+            let root = daemon.workspaces.own_place(id)?;
+            // What nobody sent goes nowhere: what follows is what the first of them lacks.
+            let of = match targets.first() {
+                Some((_, acked)) => load_snapshot(&daemon.workspaces.vault, *acked)?,
+                None => match daemon.workspaces.latest(id)? {
+                    Some((_, latest)) => latest,
+                    None => return Ok((root, None, Vec::new())),
+                },
+            };
+            let rest = daemon.workspaces.rest(id, &root, &of)?;
+            let mut same = Vec::new();
+            for (target, acked) in targets {
+                let acked = load_snapshot(&daemon.workspaces.vault, acked)?;
+                if let Some(rest) = &rest
+                    && daemon.workspaces.is_rest_of(rest, &acked)?
+                {
+                    same.push(target);
+                }
+            }
+            Ok::<_, Fail>((root, rest, same))
         };
         let packed = self.tasks.run_low("history", packing).await;
-        let rest = packed.map_err(|error| Fail::new("internal", chain(&error)))??;
+        let (root, rest, targets) =
+            packed.map_err(|error| Fail::new("internal", chain(&error)))??;
         let (mut ready, mut failed) = (Vec::new(), None);
         for target in targets {
             let sent = match &rest {
@@ -305,10 +343,9 @@ impl Daemon {
         if ready.is_empty() && !waiting.is_empty() || ready.iter().any(waits) {
             return Ok(Outcome::Again);
         }
-        let tree = root.to_owned();
         let whole = self.blocking("history", move |daemon| {
             let workspaces = &daemon.workspaces;
-            let Some((head, snapshot)) = workspaces.deepen(id, &tree, rest.as_ref())? else {
+            let Some((head, snapshot)) = workspaces.deepen(id, &root, rest.as_ref())? else {
                 return Ok(None);
             };
             // What is newer than what they have goes there when somebody sends it.
@@ -337,11 +374,12 @@ impl Daemon {
         drop(orders);
         match failed {
             Some(fail) => Err(fail),
+            // A repository inside has gone, or something was left out since.
             None if is_cut => Err(Fail::new(
                 "history",
-                "a repository inside the tree has gone, or another one is there now",
+                "the latest snapshot has its history cut elsewhere than what was sent",
             )
-            .hint("the next snapshot is made of what there is")),
+            .hint("baton push sends it")),
             None if !waiting.is_empty() => Ok(Outcome::Again),
             None => Ok(Outcome::Whole),
         }
@@ -385,18 +423,20 @@ impl Daemon {
         ))
     }
 
-    /// Those of some nodes that acknowledged a snapshot of a workspace with its history cut.
+    /// Those of some nodes that acknowledged a snapshot of a workspace with its history cut, and that one.
     async fn cut_there(
         self: &Arc<Self>,
         id: WorkspaceId,
         nodes: &[Target],
-    ) -> Result<Vec<Target>, Fail> {
+    ) -> Result<Vec<(Target, SnapshotId)>, Fail> {
         let nodes = nodes.to_vec();
         self.blocking("acked", move |daemon| {
             let mut cut = Vec::new();
             for target in nodes {
-                if daemon.has_cut_there(id, target.remote.node)? {
-                    cut.push(target);
+                if let Some(acked) = daemon.acks.get(id, target.remote.node)?
+                    && daemon.workspaces.is_cut_there(acked)
+                {
+                    cut.push((target, acked));
                 }
             }
             Ok(cut)

@@ -292,6 +292,7 @@ impl Daemon {
                 Some(id) => load_snapshot(&self.workspaces.vault, id).ok(),
                 None => None,
             };
+            let (follows, waits) = self.history(workspace.id);
             workspaces.push(WorkspaceEntry {
                 workspace: workspace.id.to_string(),
                 root: String::from_utf8_lossy(&workspace.root).into_owned(),
@@ -306,8 +307,8 @@ impl Daemon {
                 held: self.held_entries(workspace.id)?,
                 watch: seen.and_then(watch_entry),
                 progress: self.sync_progress(&doing),
-                history: self.follows(workspace.id).then(|| "following".to_owned()),
-                history_waits: self.histories.why(workspace.id),
+                history: follows.then(|| "following".to_owned()),
+                history_waits: waits,
             });
         }
         let as_of = rfc3339(self.clock.now_ms());

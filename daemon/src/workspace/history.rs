@@ -19,6 +19,9 @@ use baton_store::vault::Intake;
 
 use super::{TakeError, Workspaces};
 
+/// Bytes of the disk that are left free.
+const LEAST_FREE: u64 = 1 << 30;
+
 /// A rest, and the snapshot that holds it.
 #[derive(Clone, Debug)]
 pub struct Rest {
@@ -48,23 +51,25 @@ impl Workspaces {
         self.head(rest_id(workspace)).is_some()
     }
 
-    /// The rest of the latest snapshot of a workspace, durable here: packed now, as far as it was not before. Where the
-    /// latest lacks nothing, what was packed once; nothing where there is none.
-    pub fn rest(&self, workspace: WorkspaceId, root: &Path) -> Result<Option<Rest>, TakeError> {
-        let Some((_, latest)) = self.latest(workspace)? else { return Ok(None) };
-        let Some(state) = latest.git else { return Ok(None) };
+    /// The rest of a snapshot of a workspace, durable here: packed now, as far as it was not before. Where it lacks
+    /// nothing, what was packed once; nothing where there is none.
+    pub fn rest(
+        &self,
+        workspace: WorkspaceId,
+        root: &Path,
+        of: &Snapshot,
+    ) -> Result<Option<Rest>, TakeError> {
+        let Some(state) = of.git else { return Ok(None) };
         let own = rest_id(workspace);
         let known = self.latest(own)?;
         let known = known.and_then(|(id, snapshot)| {
             let state = snapshot.git?;
             Some(Rest { id, snapshot, state })
         });
-        if let Some(rest) = &known {
-            let probe = self.vault.intake();
-            let deeper = git::deepen(state, rest.state, &probe).map_err(TakeError::History)?;
-            if !git::is_cut(&probe, deeper).map_err(TakeError::History)? {
-                return Ok(known);
-            }
+        if let Some(rest) = &known
+            && self.is_rest_of(rest, of)?
+        {
+            return Ok(known);
         }
         if !git::is_cut(&self.vault, state).map_err(TakeError::History)? {
             return Ok(None);
@@ -79,6 +84,7 @@ impl Workspaces {
             nested: Vec::new(),
             now: self.now(),
             most_history: u64::MAX,
+            room: self.room(),
         };
         let before = known.as_ref().map(|known| known.state);
         let rest = git::make_rest(root, state, before, &intake, &options);
@@ -98,10 +104,25 @@ impl Workspaces {
             conversations: Vec::new(),
             created_at: self.clock.now_ms(),
             message: String::new(),
-            ..latest
+            ..of.clone()
         };
         let id = self.commit(&intake, &snapshot, head, &mut None)?;
         Ok(Some(Rest { id, snapshot, state: rest }))
+    }
+
+    /// Whether a rest is that of a snapshot.
+    pub fn is_rest_of(&self, rest: &Rest, of: &Snapshot) -> Result<bool, TakeError> {
+        let Some(state) = of.git else { return Ok(false) };
+        let probe = self.vault.intake();
+        let deeper = git::deepen(state, rest.state, &probe).map_err(TakeError::History)?;
+        Ok(!git::is_cut(&probe, deeper).map_err(TakeError::History)?)
+    }
+
+    /// Bytes that may be packed here without taking the last of the disk.
+    fn room(&self) -> u64 {
+        rustix::fs::statvfs(&self.caches).map_or(u64::MAX, |found| {
+            found.f_bavail.saturating_mul(found.f_frsize).saturating_sub(LEAST_FREE)
+        })
     }
 
     /// The latest snapshot with its rest, durable here and the latest from now on: the same tree, and the same

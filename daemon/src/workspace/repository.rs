@@ -139,6 +139,7 @@ impl Workspaces {
             nested: nested.collect(),
             now: self.now(),
             most_history: self.most_history,
+            room: u64::MAX,
         };
         let captured = match git::capture(keeper.root(), intake, &options) {
             // What was kept before is damaged: new work must not fail for that.

@@ -118,6 +118,9 @@ pub struct GitState {
     pub units: Vec<GitUnit>,
     /// What did not travel, and what to look at, as encoded [`GitOmissions`]; nothing where there is nothing.
     pub omitted: Option<Blob>,
+    /// Refs that were left out with the history that a cut left out, and follow with it, as encoded [`GitRefs`];
+    /// nothing where there are none.
+    pub later: Option<Blob>,
 }
 
 impl GitState {
@@ -162,6 +165,7 @@ impl GitState {
             to.fixed(unit.state.as_bytes());
         }
         write_optional(&mut to, self.omitted.as_ref());
+        write_optional(&mut to, self.later.as_ref());
         to.finish()
     }
 
@@ -203,16 +207,29 @@ impl GitState {
             packs.push(GitPack { blob, tips, commits: from.varint()? });
         }
         let units = read_units(&mut from)?;
-        let omitted = read_optional(&mut from)?;
+        let (omitted, later) = (read_optional(&mut from)?, read_optional(&mut from)?);
         from.finish()?;
-        Ok(Self { hash, storage, busy, head, refs, index, settings, files, packs, units, omitted })
+        Ok(Self {
+            hash,
+            storage,
+            busy,
+            head,
+            refs,
+            index,
+            settings,
+            files,
+            packs,
+            units,
+            omitted,
+            later,
+        })
     }
 
     /// The blobs it names, in the order in which it names them.
     pub fn blobs(&self) -> impl Iterator<Item = Blob> {
         let lists = [Some(self.refs), self.index, Some(self.settings), self.files];
         let packs = self.packs.iter().flat_map(|pack| [pack.blob, pack.tips]);
-        lists.into_iter().flatten().chain(packs).chain(self.omitted)
+        lists.into_iter().flatten().chain(packs).chain(self.omitted).chain(self.later)
     }
 
     /// The objects it needs to be whole.

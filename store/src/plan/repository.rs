@@ -1,7 +1,7 @@
 //! The state of a repository against its older form.
 
 use baton_protocol::id::{GitStateId, ObjectId};
-use baton_protocol::object::{Blob, GitState, GitUnit};
+use baton_protocol::object::{GitState, GitUnit};
 
 use super::Plan;
 use crate::error::StoreError;
@@ -11,26 +11,9 @@ use crate::snapshot::load_git_state;
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
 
-/// Bytes of a pack from which on the node is asked first what it has of it. A trip or two more cost less.
+/// Bytes of a pack from which on the node is left to ask for it: it may have it by another way, as a rest that came
+/// before. A trip or two more cost less than to send it again.
 const LARGE_PACK: u64 = 8 << 20;
-
-/// Whether a state has a large pack that its older form has not.
-pub(super) fn has_large_pack<S: ObjectSource + ?Sized>(
-    source: &S,
-    old: Option<GitStateId>,
-    new: GitStateId,
-) -> Result<bool, StoreError> {
-    if old == Some(new) {
-        return Ok(false);
-    }
-    let after = load_git_state(source, new)?;
-    let before = old.map(|old| load_git_state(source, old)).transpose()?;
-    let known = |blob: &Blob| {
-        before.iter().flat_map(|before| &before.packs).any(|pack| pack.blob.content == blob.content)
-    };
-    let mut blobs = after.packs.iter().map(|pack| pack.blob);
-    Ok(blobs.any(|blob| blob.size >= LARGE_PACK && !known(&blob)))
-}
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     /// Plans a state, and those inside it. Packs do not change: each is there whole or not at all.
@@ -57,12 +40,14 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             self.has.extend([pack.blob, pack.tips].map(|blob| blob.content.id()));
         }
         for pack in &after.packs {
-            self.blob(None, pack.blob)?;
+            if pack.blob.size < LARGE_PACK {
+                self.blob(None, pack.blob)?;
+            }
             self.blob(None, pack.tips)?;
         }
         self.blob(before.map(|before| before.refs), after.refs)?;
         self.blob(before.map(|before| before.settings), after.settings)?;
-        let lists = |state: &GitState| [state.index, state.files, state.omitted];
+        let lists = |state: &GitState| [state.index, state.files, state.omitted, state.later];
         let old = before.map(lists).unwrap_or_default();
         for (old, new) in old.into_iter().zip(lists(&after)) {
             if let Some(new) = new {

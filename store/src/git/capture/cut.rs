@@ -11,17 +11,18 @@
 //!
 //! **Invariant:** what has less than the limit is never cut.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use baton_protocol::id::GitStateId;
 use baton_protocol::object::{
-    GitFile, GitFiles, GitHash, GitOid, GitOmission, GitOmissions, GitOmitReason, GitState,
+    GitFile, GitFiles, GitHash, GitOid, GitOmission, GitOmissions, GitOmitReason, GitRefName,
+    GitRefs, GitState, GitTarget,
 };
 use baton_protocol::path::RelPath;
 
 use super::{Parts, load_state};
 use crate::git::view::View;
-use crate::git::{GitError, MAX_LIST, objects};
+use crate::git::{GitError, MAX_LIST, objects, shown};
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
 
@@ -42,8 +43,73 @@ const MEASURES: u32 = 4;
 pub(super) struct Cut {
     /// All of them, the user's own, too.
     pub(super) commits: BTreeSet<GitOid>,
-    /// What was said to follow: what is said of history, and [pairs](pair) of a name and an object.
-    pub(super) later: BTreeSet<String>,
+    /// What was said to follow.
+    pub(super) later: Later,
+}
+
+/// What follows of a state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Later {
+    /// What is said of history, and of each thing that was left out by name.
+    pub(super) said: BTreeSet<String>,
+    /// Refs that were left out. Only that very pair of name and object stays out.
+    pub(super) refs: BTreeMap<GitRefName, GitTarget>,
+}
+
+impl Later {
+    /// Whether nothing follows.
+    pub(super) fn is_empty(&self) -> bool {
+        self.said.is_empty() && self.refs.is_empty()
+    }
+
+    /// Whether an object was left out under this name of it.
+    pub(super) fn has(&self, name: &Named, oid: &GitOid) -> bool {
+        match name {
+            Named::Log => self.said.contains(&name.with(oid)),
+            Named::Ref(name) => self.refs.get(name) == Some(&GitTarget::Object(*oid)),
+        }
+    }
+
+    /// What the memory of `HEAD` named, and was left out.
+    pub(super) fn logged(&self, hash: GitHash) -> BTreeSet<GitOid> {
+        let oid = |said: &String| {
+            let oid = said.strip_prefix(LOG)?.strip_prefix(' ')?;
+            GitOid::from_hex(hash, oid.as_bytes())
+        };
+        self.said.iter().filter_map(oid).collect()
+    }
+
+    /// The objects that were left out by name.
+    pub(super) fn objects(&self, hash: GitHash) -> BTreeSet<GitOid> {
+        let of_ref = |target: &GitTarget| match target {
+            GitTarget::Object(oid) => Some(*oid),
+            GitTarget::Symbolic(_) => None,
+        };
+        let mut oids = self.logged(hash);
+        oids.extend(self.refs.values().filter_map(of_ref));
+        oids
+    }
+}
+
+/// A name by which an object is known that may stay out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Named {
+    /// The memory of `HEAD`.
+    Log,
+    /// A ref.
+    Ref(GitRefName),
+}
+
+const LOG: &str = "logs/HEAD";
+
+impl Named {
+    /// What is said of an object that was left out by this name of it.
+    pub(super) fn with(&self, oid: &GitOid) -> String {
+        match self {
+            Self::Log => format!("{LOG} {oid}"),
+            Self::Ref(name) => format!("{} {oid}", shown(name.as_bytes())),
+        }
+    }
 }
 
 /// What a cut leaves of what was wanted.
@@ -65,7 +131,8 @@ impl Cut {
         source: &S,
     ) -> Result<Option<Self>, GitError> {
         let later = later(base, source)?;
-        if later.is_empty() || base.hash != parts.repo.hash {
+        // Of a repository that gets its objects from elsewhere nothing is cut.
+        if later.is_empty() || base.hash != parts.repo.hash || parts.repo.is_partial {
             return Ok(None);
         }
         let commits = commits_of(&files_of(base, source)?, base.hash);
@@ -89,26 +156,23 @@ impl Cut {
     }
 }
 
-/// What is said of an object that follows, by one of its names: a ref, or the memory of `HEAD`. Only of this very pair:
-/// what has the name later is another matter.
-pub(super) fn pair(name: &str, oid: &GitOid) -> String {
-    format!("{name} {oid}")
-}
-
-/// Name and object of what was said to follow, if it is a pair.
-pub(super) fn pair_of(said: &str, hash: GitHash) -> Option<(&str, GitOid)> {
-    let (name, oid) = said.rsplit_once(' ')?;
-    Some((name, GitOid::from_hex(hash, oid.as_bytes())?))
-}
-
-/// What a state says to follow.
+/// What of a state is still to follow.
 pub(super) fn later<S: ObjectSource + ?Sized>(
     state: &GitState,
     source: &S,
-) -> Result<BTreeSet<String>, GitError> {
-    let Some(blob) = state.omitted else { return Ok(BTreeSet::new()) };
-    let omitted = GitOmissions::decode(&load_blob(source, blob, MAX_LIST)?)?.0;
-    Ok(omitted.into_iter().filter(is_later).map(|it| it.what).collect())
+) -> Result<Later, GitError> {
+    let omitted = match state.omitted {
+        Some(blob) => GitOmissions::decode(&load_blob(source, blob, MAX_LIST)?)?.0,
+        None => Vec::new(),
+    };
+    let refs = match state.later {
+        Some(blob) => GitRefs::decode(&load_blob(source, blob, MAX_LIST)?)?.refs,
+        None => Vec::new(),
+    };
+    Ok(Later {
+        said: omitted.into_iter().filter(is_later).map(|it| it.what).collect(),
+        refs: refs.into_iter().map(|it| (it.name, it.target)).collect(),
+    })
 }
 
 fn is_later(omission: &GitOmission) -> bool {
@@ -190,7 +254,9 @@ pub(super) struct Wanted<'a> {
     pub(super) hash: GitHash,
     /// Must be there.
     pub(super) must: &'a BTreeSet<GitOid>,
-    /// Local branches.
+    /// Those without which something that must be there points to nothing, or has nothing to be compared with.
+    pub(super) near: &'a BTreeSet<GitOid>,
+    /// Local branches, and those.
     pub(super) branches: &'a BTreeSet<GitOid>,
     /// All that may stay out; the branches, too.
     pub(super) may: &'a BTreeSet<GitOid>,
@@ -215,7 +281,7 @@ impl Wanted<'_> {
         let (sources, mut tips) = (commits(self.must), self.must.clone());
         let depth = self.deepest(view, &history, (&sources, &tips), budget)?;
         let mut levels = history.levels(&sources);
-        for more in [self.may, self.branches] {
+        for more in [self.may, self.branches, self.near] {
             let more_sources: BTreeSet<_> = sources.union(&commits(more)).copied().collect();
             let more_tips: BTreeSet<_> = tips.union(more).copied().collect();
             let more_levels = history.levels(&more_sources);
@@ -233,7 +299,7 @@ impl Wanted<'_> {
         let kept = kept.copied().collect();
         let commits = self.cut(&history, &levels, depth);
         view.cut(&lines(&commits))?;
-        let cut = Cut { commits, later: BTreeSet::new() };
+        let cut = Cut { commits, later: Later::default() };
         Ok(Chosen { cut, kept, depth })
     }
 

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::object::{
     GitFile, GitFiles, GitHash, GitHead, GitMode, GitOid, GitOmitReason, GitPack, GitRefName,
-    GitState, GitTarget,
+    GitSetting, GitState, GitTarget,
 };
 
 use super::Parts;
-use super::cut::{self, Chosen, Cut, Wanted};
+use super::cut::{self, Chosen, Cut, Later, Named, Wanted};
 use crate::git::files::{self, drop_lines, is_log, logged};
 use crate::git::index::{Index, build_trees};
+use crate::git::place::Repository;
 use crate::git::refs::{Refs, is_private};
 use crate::git::view::View;
 use crate::git::{GitError, MAX_LIST, Told, objects, shown};
@@ -34,9 +35,10 @@ pub(super) fn goes_on<S: ObjectSource + ?Sized>(
         Some(blob) => GitFiles::decode(&load_blob(source, blob, MAX_LIST)?)?,
         None => GitFiles::default(),
     };
-    let now = parts.files.iter().find(|file| file.path.as_bytes() == b"shallow");
-    let same_cut = before.find(b"shallow") == now.map(|file| file.bytes.as_slice());
-    Ok(base.hash == parts.repo.hash && same_cut)
+    let hash = parts.repo.hash;
+    // Git writes them in the order in which they came.
+    let same_cut = cut::commits_of(&before.0, hash) == cut::commits_of(&parts.files, hash);
+    Ok(base.hash == hash && same_cut)
 }
 
 /// Packs what the other side lacks, and takes out of the parts what the repository itself lacks. Where the other side
@@ -54,7 +56,7 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     for pack in packs_before {
         had.extend(objects::tips_of(pack, hash, sink)?);
     }
-    let Parts { repo, refs, index, files, told } = parts;
+    let Parts { repo, refs, index, files, told, later } = parts;
     let mut wanted: BTreeMap<GitOid, String> = BTreeMap::new();
     for (name, target) in &refs.refs {
         if let GitTarget::Object(oid) = target {
@@ -97,7 +99,7 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     }
     let before = packs_before;
     if !repo.is_partial && !tips.is_empty() {
-        let sorted = Sorted::new(refs, files, hash, (&tips, &mentioned));
+        let sorted = Sorted::new(repo, refs, files, (&tips, &mentioned));
         let ends = cut::commits_of(files, hash);
         if let Some(cutting) = sorted.cutting(view, (&had, cut, &ends), hash, most)? {
             if let Some(cut) = &cutting.cut {
@@ -106,11 +108,7 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
             if let Some(words) = cutting.words(&ends) {
                 told.note(GitOmitReason::Later, words);
             }
-            for oid in tips.difference(&cutting.stays) {
-                for name in sorted.names.get(oid).into_iter().flatten() {
-                    told.note(GitOmitReason::Later, cut::pair(name, oid));
-                }
-            }
+            *later = sorted.left_out(tips.difference(&cutting.stays), told);
             tips.retain(|oid| cutting.stays.contains(oid));
         }
     }
@@ -118,6 +116,7 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
         GitTarget::Object(oid) => tips.contains(oid),
         GitTarget::Symbolic(_) => true,
     });
+    leave_out_what_points_there(&mut refs.refs, later, told);
     for file in files.iter_mut() {
         drop_lines(file, hash, &tips);
     }
@@ -151,13 +150,43 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     Ok(repacked)
 }
 
+/// Leaves out refs that point to ones which were left out.
+fn leave_out_what_points_there(
+    refs: &mut BTreeMap<GitRefName, GitTarget>,
+    later: &mut BTreeMap<GitRefName, GitTarget>,
+    told: &mut Told,
+) {
+    loop {
+        let points = |target: &GitTarget| match target {
+            GitTarget::Symbolic(target) => later.contains_key(target),
+            GitTarget::Object(_) => false,
+        };
+        let found: Vec<_> = refs
+            .iter()
+            .filter(|(_, target)| points(target))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if found.is_empty() {
+            return;
+        }
+        for name in found {
+            if let Some(target) = refs.remove(&name) {
+                told.note(GitOmitReason::Later, shown(name.as_bytes()));
+                later.insert(name, target);
+            }
+        }
+    }
+}
+
 /// What is wanted, by whether it may stay out.
 struct Sorted {
     must: BTreeSet<GitOid>,
+    /// What symbolic refs point to, and the branch that is compared with that of `HEAD`.
+    near: BTreeSet<GitOid>,
     branches: BTreeSet<GitOid>,
     may: BTreeSet<GitOid>,
-    /// The names of what may: refs, and `logs/HEAD`.
-    names: BTreeMap<GitOid, BTreeSet<String>>,
+    /// The names of what may.
+    names: BTreeMap<GitOid, BTreeSet<Named>>,
 }
 
 /// How history is cut.
@@ -188,14 +217,22 @@ const HISTORY: &str = "history beyond ";
 
 impl Sorted {
     fn new(
+        repo: &Repository,
         refs: &Refs,
         files: &[GitFile],
-        hash: GitHash,
         (tips, mentioned): (&BTreeSet<GitOid>, &BTreeSet<GitOid>),
     ) -> Self {
+        let hash = repo.hash;
         let (mut branches, mut may) = (BTreeSet::new(), BTreeSet::new());
         let mut needed = BTreeSet::new();
-        let mut names: BTreeMap<GitOid, BTreeSet<String>> = BTreeMap::new();
+        let mut names: BTreeMap<GitOid, BTreeSet<Named>> = BTreeMap::new();
+        let pointed_to = refs.refs.values().filter_map(|target| match target {
+            GitTarget::Symbolic(name) => object_of(name, &refs.refs),
+            GitTarget::Object(_) => None,
+        });
+        let upstream = upstream(repo, &refs.head);
+        let upstream = upstream.and_then(|name| object_of(&name, &refs.refs));
+        let mut near: BTreeSet<_> = pointed_to.chain(upstream).collect();
         for (name, target) in &refs.refs {
             let GitTarget::Object(oid) = target else { continue };
             let bytes = name.as_bytes();
@@ -204,7 +241,7 @@ impl Sorted {
                 needed.insert(*oid);
                 continue;
             }
-            names.entry(*oid).or_default().insert(name.to_string());
+            names.entry(*oid).or_default().insert(Named::Ref(name.clone()));
             may.insert(*oid);
             if bytes.starts_with(b"refs/heads/") {
                 branches.insert(*oid);
@@ -215,7 +252,7 @@ impl Sorted {
             of.flat_map(|file| logged(file, hash)).collect::<Vec<_>>()
         };
         for oid in logged_in(b"logs/HEAD") {
-            names.entry(oid).or_default().insert("logs/HEAD".to_owned());
+            names.entry(oid).or_default().insert(Named::Log);
             may.insert(oid);
         }
         needed.extend(logged_in(b"logs/refs/stash"));
@@ -223,9 +260,35 @@ impl Sorted {
             needed.insert(oid);
         }
         may.retain(|oid| tips.contains(oid) && !needed.contains(oid));
+        near.retain(|oid| may.contains(oid));
         branches.retain(|oid| may.contains(oid));
+        branches.extend(&near);
         let must = tips.iter().filter(|oid| !may.contains(oid)).chain(mentioned).copied().collect();
-        Self { must, branches, may, names }
+        Self { must, near, branches, may, names }
+    }
+
+    /// The refs by which objects that stay out are known; and tells of each of their names.
+    fn left_out<'a>(
+        &self,
+        oids: impl Iterator<Item = &'a GitOid>,
+        told: &mut Told,
+    ) -> BTreeMap<GitRefName, GitTarget> {
+        let mut refs = BTreeMap::new();
+        for oid in oids {
+            for name in self.names.get(oid).into_iter().flatten() {
+                match name {
+                    // There are few: of them all are told.
+                    Named::Log => told.note(GitOmitReason::Later, name.with(oid)),
+                    Named::Ref(name) => drop(refs.insert(name.clone(), GitTarget::Object(*oid))),
+                }
+            }
+        }
+        for (name, target) in &refs {
+            if let GitTarget::Object(oid) = target {
+                told.note(GitOmitReason::Later, Named::Ref(name.clone()).with(oid));
+            }
+        }
+        refs
     }
 
     /// Whether and how history is cut. `ends` is where it ends now: by the cut that holds, or by the user's own.
@@ -237,12 +300,12 @@ impl Sorted {
         most: u64,
     ) -> Result<Option<Cutting>, GitError> {
         let all: BTreeSet<_> = self.must.union(&self.may).copied().collect();
-        let said = cut.map(|cut| cut.later.clone()).unwrap_or_default();
+        let said = cut.map(|cut| cut.later.said.clone()).unwrap_or_default();
         if let Some(cut) = cut {
             // What was left out stays out as it was then, until the rest is there; what is new is not left out.
             let was_out = |oid: &GitOid| {
                 let names = self.names.get(oid).filter(|_| !had.contains(oid));
-                names.is_some_and(|it| it.iter().all(|it| cut.later.contains(&cut::pair(it, oid))))
+                names.is_some_and(|names| names.iter().all(|name| cut.later.has(name, oid)))
             };
             let stay = |oid: &&GitOid| self.must.contains(oid) || !was_out(oid);
             let mut stays: BTreeSet<_> = all.iter().filter(stay).copied().collect();
@@ -259,9 +322,9 @@ impl Sorted {
         } else if !had.is_empty() || !cut::is_too_much(view, hash, &all, most)? {
             return Ok(None);
         }
-        let before = Cut { commits: ends.clone(), later: BTreeSet::new() };
-        let (must, branches, may) = (&self.must, &self.branches, &self.may);
-        let wanted = Wanted { hash, must, branches, may, had, before: &before, most };
+        let before = Cut { commits: ends.clone(), later: Later::default() };
+        let Self { must, near, branches, may, .. } = self;
+        let wanted = Wanted { hash, must, near, branches, may, had, before: &before, most };
         let Chosen { cut: chosen, kept, depth } = wanted.choose(view)?;
         if cut.is_none() && chosen.commits.is_subset(ends) && kept == self.may {
             // All of it is reached before the limit.
@@ -271,6 +334,25 @@ impl Sorted {
         let stays = must.union(&kept).copied().collect();
         Ok(Some(Cutting { cut: Some(chosen.commits), stays, depth: Some(depth), said }))
     }
+}
+
+/// The ref with which git compares the branch of `HEAD`, where remotes are kept in the usual way.
+fn upstream(repo: &Repository, head: &GitHead) -> Option<GitRefName> {
+    let GitHead::Symbolic(head) = head else { return None };
+    let branch = head.as_bytes().strip_prefix(b"refs/heads/")?;
+    let of = |key: &str| {
+        let is_it = |it: &&GitSetting| {
+            it.section == "branch" && it.key == key && it.subsection.as_deref() == Some(branch)
+        };
+        repo.config.iter().rev().find(is_it).map(|it| it.value.as_slice())
+    };
+    let (remote, merge) = (of("remote")?, of("merge")?);
+    let name = match (remote, merge.strip_prefix(b"refs/heads/")) {
+        (b".", _) => merge.to_vec(),
+        (_, Some(name)) => [b"refs/remotes/", remote, b"/", name].concat(),
+        (_, None) => return None,
+    };
+    GitRefName::new(&name)
 }
 
 /// What a ref points to, if that is an object.

@@ -18,12 +18,12 @@ use baton_protocol::object::{
     GitRefName, GitRefs, GitSettings, GitState, GitTarget, GitUnit, MAX_GIT_PACKS,
 };
 
-use super::cut::{SHALLOW, commits_of, files_of, later, pair_of, set_commits};
+use super::cut::{Later, SHALLOW, commits_of, files_of, later, set_commits};
 use super::{CaptureOptions, load_state, put_unless_empty};
 use crate::chunk::store_bytes;
 use crate::git::place::{Repository, read_below};
 use crate::git::view::View;
-use crate::git::{GitError, MAX_LIST, as_path, objects};
+use crate::git::{GitError, MAX_LIST, as_path, objects, shown};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::snapshot::load_blob;
 
@@ -39,7 +39,8 @@ const ENDS: &str = "refs/shallow/";
 /// Packs what the cuts of a state, and of those inside it, left out; what an earlier rest of the same cuts has is not
 /// packed again. Nothing where nothing is cut, or where all that is has gone.
 ///
-/// An error where the repository does not have that any more: no rest has a hole.
+/// An error where the repository does not have that any more: no rest has a hole. And where it has more of it than
+/// there is [room](CaptureOptions::room).
 pub fn make_rest<S: ObjectSink + ObjectSource + ?Sized>(
     worktree: &Path,
     state: GitStateId,
@@ -105,6 +106,7 @@ fn rest_of<S: ObjectSink + ObjectSource + ?Sized>(
         packs: own.packs,
         units,
         omitted: put_unless_empty(&omitted, || GitOmissions(omitted.clone()).encode(), sink)?,
+        later: None,
     };
     put_state(&rest, sink).map(Some)
 }
@@ -122,7 +124,7 @@ struct Own {
 impl Own {
     fn read<S: ObjectSink + ObjectSource + ?Sized>(
         worktree: &Path,
-        (state, later, before): (&GitState, &BTreeSet<String>, Option<&GitState>),
+        (state, later, before): (&GitState, &Later, Option<&GitState>),
         sink: &S,
         options: &CaptureOptions,
     ) -> Result<Self, GitError> {
@@ -139,31 +141,30 @@ impl Own {
             let why = "commits at which it was cut have gone; the next snapshot is cut anew";
             return Err(GitError::refused("older history", why));
         }
-        let named: BTreeSet<_> =
-            later.iter().filter_map(|said| pair_of(said, hash)).map(|(_, oid)| oid).collect();
+        let named = later.objects(hash);
         let there = objects::present(&view, hash, &named)?;
         let missing = named.difference(&there).copied().collect();
         let mut tips = objects::parents(&view, hash, &cut)?;
         tips.extend(there);
         let packed = match before {
-            Some(before) if before.hash == hash && fits(before, (&cut, &ends), sink)? => {
+            // Its packs are whole whatever was cut, as long as the repository itself ends where it ended.
+            Some(before) if before.hash == hash && ends_of(before, sink)? == ends => {
                 &before.packs[..]
             }
             _ => &[],
         };
+        let mut had = BTreeSet::new();
+        for pack in packed {
+            had.extend(objects::tips_of(pack, hash, sink)?);
+        }
+        let had = objects::present(&view, hash, &had)?;
+        let bytes = objects::disk_usage(&view, hash, &tips, &had)?;
+        if bytes > options.room {
+            return Err(GitError::NoRoom { bytes, room: options.room });
+        }
         let packs = objects::pack(&view, hash, &tips, packed, false, sink)?;
         Ok(Self { cut, ends, missing, packs })
     }
-}
-
-/// Whether an earlier rest is of the same cut, so that what it has is whole for this one, too.
-fn fits<S: ObjectSource + ?Sized>(
-    before: &GitState,
-    (cut, ends): (&BTreeSet<GitOid>, &BTreeSet<GitOid>),
-    source: &S,
-) -> Result<bool, GitError> {
-    let same_cut = commits_of(&files_of(before, source)?, before.hash) == *cut;
-    Ok(same_cut && ends_of(before, source)? == *ends)
 }
 
 /// A state with its rest, and so those inside it. One of which that is not the rest, because it was cut elsewhere or has
@@ -202,12 +203,7 @@ fn deepen_own<S: ObjectSink + ObjectSource + ?Sized>(
     sink: &S,
 ) -> Result<(), GitError> {
     let hash = state.hash;
-    let omitted = match state.omitted {
-        Some(blob) => GitOmissions::decode(&load_blob(sink, blob, MAX_LIST)?)?.0,
-        None => Vec::new(),
-    };
-    let (later, mut omitted): (Vec<_>, Vec<_>) =
-        omitted.into_iter().partition(|it| it.reason == GitOmitReason::Later);
+    let later = later(state, sink)?;
     let too_many = state.packs.len() + rest.packs.len() > MAX_GIT_PACKS;
     if later.is_empty() || rest.hash != hash || too_many {
         return Ok(());
@@ -231,26 +227,37 @@ fn deepen_own<S: ObjectSink + ObjectSource + ?Sized>(
     };
     let mut refs = GitRefs::decode(&load_blob(sink, state.refs, MAX_LIST)?)?;
     let mut names: BTreeSet<_> = refs.refs.iter().map(|it| it.name.clone()).collect();
-    for said in &later {
-        match pair_of(&said.what, hash) {
-            Some((name, oid)) if name.starts_with("refs/") && has.contains(&oid) => {
-                let Some(name) = GitRefName::new(name.as_bytes()) else { continue };
-                if names.insert(name.clone()) {
-                    refs.refs.push(GitRef { name, target: GitTarget::Object(oid) });
-                }
-            }
-            Some((name, oid)) if name.starts_with("refs/") && gone.contains(&oid) => {
-                let what = format!("an object of {name}");
+    let mut omitted = match state.omitted {
+        Some(blob) => GitOmissions::decode(&load_blob(sink, blob, MAX_LIST)?)?.0,
+        None => Vec::new(),
+    };
+    omitted.retain(|it| it.reason != GitOmitReason::Later);
+    for (name, target) in &later.refs {
+        match target {
+            GitTarget::Object(oid) if gone.contains(oid) => {
+                let what = format!("an object of {}", shown(name.as_bytes()));
                 omitted.push(GitOmission { what, reason: GitOmitReason::Missing });
+                continue;
             }
-            // Left out since, or cut short: the rest of this one has to be made anew.
-            Some((name, _)) if name.starts_with("refs/") => return Ok(()),
-            Some(_) => omitted.push(GitOmission {
-                what: "lines of logs/HEAD".to_owned(),
-                reason: GitOmitReason::NotCarried,
-            }),
-            None => {}
+            // Left out since: the rest of this one has to be made anew.
+            GitTarget::Object(oid) if !has.contains(oid) => return Ok(()),
+            GitTarget::Object(_) | GitTarget::Symbolic(_) => {}
         }
+        if names.insert(name.clone()) {
+            refs.refs.push(GitRef { name: name.clone(), target: target.clone() });
+        }
+    }
+    // What points to one that has gone has nothing to point to.
+    let is_there = |it: &GitRef| match &it.target {
+        GitTarget::Symbolic(target) => !later.refs.contains_key(target) || names.contains(target),
+        GitTarget::Object(_) => true,
+    };
+    refs.refs.retain(is_there);
+    if !later.logged(hash).is_empty() {
+        omitted.push(GitOmission {
+            what: "lines of logs/HEAD".to_owned(),
+            reason: GitOmitReason::NotCarried,
+        });
     }
     refs.refs.sort_by(|a, b| a.name.cmp(&b.name));
     omitted.sort();
@@ -259,6 +266,7 @@ fn deepen_own<S: ObjectSink + ObjectSource + ?Sized>(
     state.refs = store_bytes(&refs.encode(), sink)?;
     state.files = put_unless_empty(&files, || GitFiles(files.clone()).encode(), sink)?;
     state.omitted = put_unless_empty(&omitted, || GitOmissions(omitted.clone()).encode(), sink)?;
+    state.later = None;
     state.packs.splice(0..0, rest.packs.iter().copied());
     Ok(())
 }

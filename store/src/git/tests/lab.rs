@@ -191,6 +191,7 @@ impl Lab {
             nested: Vec::new(),
             now: SystemTime::now(),
             most_history: u64::MAX,
+            room: u64::MAX,
         }
     }
 
