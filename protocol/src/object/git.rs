@@ -34,6 +34,9 @@ pub use settings::{GitSetting, GitSettings};
 
 const VERSION: u64 = 1;
 
+/// Of a state with refs that follow later.
+const VERSION_LATER: u64 = 2;
+
 /// Most packs of a state. They consolidate as they come, so that there are few.
 pub const MAX_GIT_PACKS: usize = 64;
 
@@ -128,7 +131,7 @@ impl GitState {
     /// with long paths can exceed [`MAX_OBJECT`].
     pub fn encode(&self) -> Vec<u8> {
         let mut to = Writer::new();
-        to.varint(VERSION);
+        to.varint(if self.later.is_some() { VERSION_LATER } else { VERSION });
         to.byte(self.hash as u8);
         to.byte(self.storage as u8);
         to.byte(u8::from(self.busy));
@@ -165,7 +168,9 @@ impl GitState {
             to.fixed(unit.state.as_bytes());
         }
         write_optional(&mut to, self.omitted.as_ref());
-        write_optional(&mut to, self.later.as_ref());
+        if let Some(later) = &self.later {
+            later.write(&mut to);
+        }
         to.finish()
     }
 
@@ -177,7 +182,7 @@ impl GitState {
         }
         let mut from = Reader::new(bytes);
         let version = from.varint()?;
-        if version != VERSION {
+        if ![VERSION, VERSION_LATER].contains(&version) {
             return Err(DecodeError::Unknown { what: "git state version", value: version });
         }
         let hash = GitHash::read(&mut from)?;
@@ -207,7 +212,8 @@ impl GitState {
             packs.push(GitPack { blob, tips, commits: from.varint()? });
         }
         let units = read_units(&mut from)?;
-        let (omitted, later) = (read_optional(&mut from)?, read_optional(&mut from)?);
+        let omitted = read_optional(&mut from)?;
+        let later = (version == VERSION_LATER).then(|| Blob::read(&mut from)).transpose()?;
         from.finish()?;
         Ok(Self {
             hash,

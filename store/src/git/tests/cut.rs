@@ -268,6 +268,103 @@ fn a_shallow_clone_of_the_users_own_ends_where_it_ended() {
     }
 }
 
+/// What a cut leaves out has names of all kinds, more of them than are told of, and comes back under each.
+#[test]
+fn what_was_left_out_comes_back_under_its_very_names() {
+    use std::io::Write;
+
+    let lab = long(PLAIN);
+    let old = says(&lab, "work", &["rev-parse", "v-old^{commit}"]);
+    let many = (0..10_050).map(|at| format!("many/{at:05}").into_bytes());
+    let names = many.chain([b"caf\xe9".to_vec(), vec![&b"long"[..]; 120].join(&b'/')]);
+    let mut git = lab.command(&lab.work(), &["update-ref", "--stdin"]);
+    let mut git = git.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut stdin = git.stdin.take().unwrap();
+    for name in names {
+        let line = [b"create refs/tags/", &name[..], b" ", old.as_bytes(), b"\n"].concat();
+        stdin.write_all(&line).unwrap();
+    }
+    drop(stdin);
+    assert!(git.wait().unwrap().success());
+    // Something ahead that no way leads to, with a name that points to it.
+    lab.git(&["checkout", "-q", "-f", "-b", "ahead", "old-branch"]);
+    let mut dice = Dice::new(9);
+    for at in 0..60 {
+        lab.write("ahead", (0..8000).map(|_| dice.roll(256) as u8).collect::<Vec<u8>>());
+        lab.commit(&format!("ahead {at}"));
+    }
+    lab.git(&["update-ref", "refs/remotes/origin/other", "HEAD"]);
+    lab.git(&["symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/other"]);
+    lab.git(&["checkout", "-q", "main"]);
+    lab.git(&["branch", "-q", "-D", "ahead"]);
+
+    let cut = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
+    assert!(is_cut(&lab.objects, cut.id).unwrap());
+    arrives(&lab, &cut, "cut");
+    let refs = |at: &str| lab.git_in(&lab.path(at), &["for-each-ref"]);
+    let near = String::from_utf8_lossy(&refs("cut")).into_owned();
+    assert!(!near.contains("many/") && !near.contains("origin/HEAD"), "{near}");
+    // What comes after a cut goes on from it, and leaves out the same.
+    lab.write("file3", "after the cut\n");
+    lab.git(&["commit", "-q", "-m", "after", "file3"]);
+    let second = from(&lab, &cut);
+    assert!(bytes(&second) - bytes(&cut) < 5000);
+    assert_eq!(second.state.later, cut.state.later);
+    arrives(&lab, &second, "second");
+
+    let rest =
+        make_rest(&lab.work(), second.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
+    let deep = deepen(second.id, rest, &lab.objects).unwrap();
+    assert!(!is_cut(&lab.objects, deep).unwrap());
+    let state = load_state(&lab.objects, deep).unwrap();
+    assert_eq!(state.later, None);
+    arrives(&lab, &Captured { id: deep, state, ..second }, "deep");
+    assert_eq!(String::from_utf8_lossy(&refs("deep")), String::from_utf8_lossy(&refs("work")));
+    assert_eq!(
+        says(&lab, "deep", &["symbolic-ref", "refs/remotes/origin/HEAD"]),
+        "refs/remotes/origin/other"
+    );
+}
+
+/// Git appends to its list; ours is sorted.
+#[test]
+fn a_list_of_ends_in_another_order_is_the_same_list() {
+    let lab = long(PLAIN);
+    let url = format!("file://{}", lab.work().display());
+    lab.git_in(&lab.path(""), &["clone", "-q", "--depth=8", &url, "own"]);
+    let own = lab.path("own");
+    lab.configure(&own);
+    let path = own.join(".git/shallow");
+    let ends = std::fs::read_to_string(&path).unwrap();
+    let mut lines: Vec<_> = ends.lines().collect();
+    assert!(lines.len() > 1);
+    lines.sort_by(|a, b| b.cmp(a));
+    crate::fs::write_atomic(&path, (lines.join("\n") + "\n").as_bytes(), 0o644).unwrap();
+
+    let cutting = CaptureOptions { most_history: 40_000, ..lab.options() };
+    let cut = capture(&own, &lab.objects, &cutting).unwrap();
+    assert!(is_cut(&lab.objects, cut.id).unwrap());
+    let rest = make_rest(&own, cut.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
+    let deep = deepen(cut.id, rest, &lab.objects).unwrap();
+    lab.git_in(&own, &["commit", "-q", "--allow-empty", "-m", "more"]);
+    let options = CaptureOptions { base: Some(deep), ..cutting };
+    let next = capture(&own, &lab.objects, &options).unwrap();
+    assert!(!is_cut(&lab.objects, next.id).unwrap());
+    let packs = load_state(&lab.objects, deep).unwrap().packs;
+    assert!(bytes(&next) - packs.iter().map(|pack| pack.blob.size).sum::<u64>() < 5000);
+}
+
+/// Nothing is packed for which there is no room.
+#[test]
+fn a_rest_that_has_no_room_is_not_packed() {
+    let lab = long(PLAIN);
+    let cut = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
+    let options = CaptureOptions { room: 100_000, ..lab.options() };
+    let refused = make_rest(&lab.work(), cut.id, None, &lab.objects, &options);
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("room for 0 MB"), "{said}");
+}
+
 #[test]
 fn what_was_done_on_a_cut_comes_home_whole() {
     let mut lab = long(PLAIN);
