@@ -389,12 +389,12 @@ fn waiting_git(home: &mut TestHome) -> (PathBuf, PathBuf) {
     let nice = std::process::Command::new("nice").output().unwrap().stdout;
     let script = format!(
         "#!/bin/sh
+PATH={path}
 case \" $* \" in *' pack-objects '*)
     if [ \"$(nice)\" -gt {nice} ]; then
         while [ -e {gate} ]; do touch {waits}; sleep 0.02; done
     fi;;
 esac
-PATH={path}
 exec git \"$@\"
 ",
         gate = arg(&gate),

@@ -409,8 +409,17 @@ fn a_repository_inside_is_cut_and_made_whole_by_itself() {
     lab.git_in(&outer, &["commit", "-q", "-m", "outer"]);
     let cut = capture(&outer, &lab.objects, &cutting(&lab)).unwrap();
     assert!(is_cut(&lab.objects, cut.id).unwrap());
+    // What a receipt is made of says so of the outermost.
+    let mut omitted = cut.omitted.clone();
+    omitted.sort();
+    let mut loaded = load_git_omissions(&lab.objects, cut.id).unwrap();
+    loaded.sort();
+    assert_eq!(loaded, omitted);
+    assert!(loaded.iter().any(|it| it.what.starts_with("inner: history beyond ")), "{loaded:?}");
+    assert!(summarize(&lab.objects, cut.id).unwrap().shallow);
     let rest = make_rest(&outer, cut.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
     let deep = deepen(cut.id, rest, &lab.objects).unwrap();
+    assert!(!summarize(&lab.objects, deep).unwrap().shallow);
     for (id, at, is_same) in [(cut.id, "cut", false), (deep, "deep", true)] {
         let there = lab.path(at);
         copy_files(&outer, &there);
