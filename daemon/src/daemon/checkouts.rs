@@ -187,6 +187,9 @@ impl PlainCheckouts {
             user: GitUser::default(),
             nested: inner.filter_map(Result::ok).collect(),
             now: SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms),
+            // It goes on from what was handed over.
+            most_history: u64::MAX,
+            room: u64::MAX,
         };
         Ok(git::capture(checkout, intake, &options)?.id)
     }
