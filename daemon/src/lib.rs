@@ -22,6 +22,7 @@ pub mod workspace;
 pub mod api;
 pub mod queue;
 pub mod rooms;
+pub mod secrets;
 pub mod runs;
 pub mod node;
 pub mod daemon;
