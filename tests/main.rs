@@ -19,6 +19,7 @@ mod handoff;
 mod harmed;
 mod offline;
 mod roundtrip;
+mod secrets;
 mod service;
 mod tidy;
 
