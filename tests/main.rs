@@ -17,6 +17,7 @@ mod guard;
 mod fidelity;
 mod handoff;
 mod harmed;
+mod notices;
 mod offline;
 mod roundtrip;
 mod secrets;

@@ -91,7 +91,7 @@ fn secrets_are_given_to_their_users_runs_only_also_after_a_restart() {
 
     // In its one file, for its owner only, and nowhere else of either side; the file has it in base64.
     for home in [&cloud.home, &owner, &bob] {
-        assert_eq!(files_with(&home.baton_home(), TOKEN), [PathBuf::new(); 0]);
+        assert_eq!(files_with(&home.baton_home(), TOKEN), Vec::<PathBuf>::new());
     }
     let folder = cloud.home.baton_home().join("secrets");
     let files: Vec<_> =
@@ -199,7 +199,7 @@ fn a_node_that_is_away_is_said_and_nothing_is_kept_here() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("remote-unreachable"), "{}", said(&output));
     assert_eq!(list(&home.json(&["queue"]), "queue").len(), 0);
-    assert_eq!(files_with(&home.baton_home(), "swordfish"), [PathBuf::new(); 0]);
+    assert_eq!(files_with(&home.baton_home(), "swordfish"), Vec::<PathBuf>::new());
 
     // The node in this daemon keeps its own.
     let alone = TestHome::new();

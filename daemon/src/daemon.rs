@@ -70,6 +70,7 @@ use crate::inhibit::Inhibitor;
 use crate::keeper::Watching;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
+use crate::notices::{NoticeOptions, Notices};
 use crate::notify_socket::{NotifySocket, State};
 use crate::queue::{Queue, QueueParts};
 use crate::rooms::{self, RoomSettings};
@@ -279,6 +280,9 @@ impl Daemon {
         let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
         run_options.max_parallel = config.serve.max_runs;
         let secrets = Secrets::new(home.secrets_dir());
+        let variables = options.environment.variables().to_vec();
+        let telling = NoticeOptions::new(variables, home.state_dir.clone());
+        let notices = Notices::start(&config.notify, &telling, &tasks);
         let checkouts = Arc::new(checkouts::PlainCheckouts {
             store: store.clone(),
             clock: clock.clone(),
@@ -295,6 +299,7 @@ impl Daemon {
                 room: chosen.room,
                 checkouts,
                 secrets: secrets.clone(),
+                notices,
             },
         )?;
         runs.recover().await.map_err(|error| Fail::new("runs", chain(&error)))?;

@@ -23,6 +23,7 @@ pub mod api;
 pub mod queue;
 pub mod rooms;
 pub mod secrets;
+pub mod notices;
 pub mod runs;
 pub mod node;
 pub mod daemon;

@@ -45,6 +45,7 @@ use baton_store::fs::{self, Context, FsError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
+use crate::notices::Notices;
 use crate::rooms::Room;
 use crate::secrets::Secrets;
 use crate::task::{TaskFailed, Tasks};
@@ -106,6 +107,8 @@ pub struct RunParts {
     pub checkouts: Arc<dyn Checkouts>,
     /// What they are given, and must not show.
     pub secrets: Secrets,
+    /// Told when they have ended.
+    pub notices: Notices,
 }
 
 /// A request about runs failed.

@@ -198,7 +198,10 @@ impl Secrets {
         run: RunId,
         agent: &str,
     ) -> Result<Arc<Given>, SecretsError> {
-        let all = self.all(vault)?;
+        let all = self.all(vault).inspect_err(|_| {
+            // It does not start, so that nothing of them is in what is at its place.
+            self.given_now().insert(run, Arc::default());
+        })?;
         let mut chosen: HashMap<&str, &Kept> = HashMap::new();
         for kept in &all {
             match kept.entry.agent.as_deref() {
@@ -223,8 +226,9 @@ impl Secrets {
         vault: VaultId,
         run: RunId,
     ) -> Result<Option<Arc<KnownValues>>, SecretsError> {
-        match self.known_to(run) {
-            Some(known) => Ok(Some(known)),
+        let given = self.given_now().get(&run).cloned();
+        match given {
+            Some(given) => Ok(given.known.clone()),
             None => Ok(known_of(&self.all(vault)?)?),
         }
     }

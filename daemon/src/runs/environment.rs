@@ -26,6 +26,11 @@ impl NodeEnvironment {
         Self(all.into_iter().filter(|(name, _)| is_inherited(name)).collect())
     }
 
+    /// What it let through.
+    pub fn variables(&self) -> &[(OsString, OsString)] {
+        &self.0
+    }
+
     /// The folders in which programs are looked for.
     pub fn path(&self) -> &OsStr {
         let path = self.0.iter().find(|(name, _)| name == "PATH");

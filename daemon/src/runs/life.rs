@@ -20,6 +20,7 @@ use super::execute::{ExecuteError, Execution, execute};
 use super::mask::masked;
 use super::process::Processes;
 use super::{Live, Runs, RunsError, Stop};
+use crate::notices::Notice;
 use crate::rooms::{Job, RoomError};
 use crate::secrets::Given;
 use crate::task::{Task, TaskFailed};
@@ -353,6 +354,15 @@ impl Runs {
                 info.ended_at = Some(ended.at);
             });
         }
+        let spec = &live.spec;
+        self.0.parts.notices.tell(&Notice {
+            run: live.run,
+            thread: spec.thread,
+            workspace: spec.workspace,
+            user: live.user.clone(),
+            state,
+            time: ended.at,
+        });
     }
 
     /// Moves a run to a state, durably, and tells who waits.

@@ -15,6 +15,7 @@ use super::environment::NodeEnvironment;
 use super::follow::RunLog;
 use super::{RunOptions, RunParts, Runs};
 use crate::clock::Clock;
+use crate::notices::Notices;
 use crate::rooms::{BareRoom, DEFAULT_PATH, Room, RoomSettings, choose};
 use crate::secrets::Secrets;
 use crate::task::Tasks;
@@ -203,6 +204,7 @@ impl Node {
             room,
             checkouts: Arc::clone(&checkouts) as Arc<dyn Checkouts>,
             secrets: Secrets::new(folder.path().join("secrets")),
+            notices: Notices::default(),
         };
         let runs = Runs::new(options, parts).unwrap();
         Self { folder, runs, catalog, checkouts, vault }

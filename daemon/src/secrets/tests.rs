@@ -84,6 +84,13 @@ fn a_run_at_work_keeps_what_it_was_given() {
     assert!(knows(b"the first value") && knows(b"of another agent"));
     secrets.take_back(RUN);
     assert!(!knows(b"the first value") && knows(b"of another agent"));
+
+    // One that was given nothing, because that could not be read, has nothing of it.
+    let file = home.path().join("secrets").join(format!("{ANN}.json"));
+    set_mode(&file, 0o644);
+    assert!(secrets.known(ANN, RUN).is_err());
+    secrets.give(ANN, RUN, "command").unwrap_err();
+    assert!(secrets.known(ANN, RUN).unwrap().is_none());
 }
 
 #[test]

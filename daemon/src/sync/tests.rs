@@ -42,6 +42,7 @@ use crate::identity::Identity;
 use crate::node::join::{TicketWish, issue_ticket};
 use crate::node::requests::Requests;
 use crate::node::{Handler, Handling, Node, NodeParts, Session};
+use crate::notices::Notices;
 use crate::rooms::{BareRoom, DEFAULT_PATH};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
@@ -292,6 +293,7 @@ impl Cloud {
             room: Arc::new(BareRoom),
             checkouts: Arc::new(checkouts),
             secrets: secrets.clone(),
+            notices: Notices::default(),
         };
         let runs = Runs::new(RunOptions::new(path.join("runs"), variables), parts).unwrap();
         let handler = Requests {
