@@ -179,6 +179,11 @@ fn what_cannot_be_a_secret_is_refused_and_its_value_is_not_said() {
     let folder = cloud.home.baton_home().join("secrets");
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o750)).unwrap();
     refused(&home, &["secret", "list"], 1, "remote-failed");
+    let doctor = cloud.home.json(&["doctor"]);
+    let checks = list(&doctor, "checks").iter();
+    let failed: Vec<_> = checks.filter(|check| check["name"] == "secrets").collect();
+    assert!(failed.len() == 1 && failed[0]["ok"] == false, "{doctor}");
+    assert!(text(failed[0], "fix").contains("chmod"), "{doctor}");
     let (shown, _) = run(&home, &workspace(&home), "echo started > started");
     assert_eq!(text(&shown, "state"), "failed");
     let reason = shown["reason"].to_string();

@@ -190,6 +190,22 @@ impl Secrets {
         Ok(self.all(vault)?.into_iter().map(|kept| kept.entry).collect())
     }
 
+    /// Checks that all that is kept can be used; says of how many vaults there is something.
+    pub fn check(&self) -> Result<usize, SecretsError> {
+        let folder = &self.0.folder;
+        match check_owner_only(folder) {
+            Err(SecretsError::Fs(error)) if error.is_not_found() => return Ok(0),
+            checked => checked?,
+        }
+        let names = fs::list_dir(folder)?;
+        let files = names.iter().filter(|name| name.as_bytes().ends_with(b".json"));
+        let mut count = 0;
+        for name in files {
+            count += usize::from(!read(&folder.join(name))?.is_empty());
+        }
+        Ok(count)
+    }
+
     /// What a run of this agent gets: of a name, the secret of its agent, else the one of all. It is remembered until
     /// [`Secrets::take_back`].
     pub fn give(

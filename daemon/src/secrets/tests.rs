@@ -34,7 +34,7 @@ fn what_is_kept_is_given_to_runs_of_its_vault_and_agent() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("secrets");
     let secrets = Secrets::new(folder.clone());
-    assert_eq!(secrets.list(ANN).unwrap(), []);
+    assert_eq!((secrets.list(ANN).unwrap().len(), secrets.check().unwrap()), (0, 0));
     assert!(!folder.exists(), "a node without secrets has no folder of them");
     let odd = b"\xff two\nlines \n";
     secrets.set(ANN, &secret("TOKEN", None, b"of all agents")).unwrap();
@@ -123,10 +123,11 @@ fn what_others_may_read_or_write_is_refused_and_left_alone() {
         for mode in modes {
             set_mode(path, mode);
             assert!(matches!(secrets.list(ANN), Err(SecretsError::Exposed { .. })));
+            assert!(matches!(secrets.check(), Err(SecretsError::Exposed { .. })));
             refused(&secrets);
         }
         set_mode(path, right);
-        assert_eq!(secrets.list(ANN).unwrap().len(), 1);
+        assert_eq!((secrets.list(ANN).unwrap().len(), secrets.check().unwrap()), (1, 1));
     }
     assert_eq!(fs::read_if_exists(&file, 4096).unwrap(), kept);
 
