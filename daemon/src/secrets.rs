@@ -288,6 +288,12 @@ impl Secrets {
             let folder = &self.0.folder;
             fs::create_dir_all(folder)?;
             fs::sync_dir(folder.parent().unwrap_or(Path::new("/")))?;
+            // What a process that was killed has left would outlive what is forgotten here.
+            for name in fs::list_dir(folder)? {
+                if name.as_bytes().ends_with(b".tmp") {
+                    fs::remove_file(&folder.join(name))?;
+                }
+            }
             write(&self.file(vault), &all)?;
         }
         Ok(all.into_iter().map(|kept| kept.entry).collect())

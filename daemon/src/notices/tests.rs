@@ -210,7 +210,16 @@ async fn a_url_is_told_again_until_it_takes_it_and_no_redirect_is_followed() {
 async fn nobody_at_a_url_and_a_certificate_of_nobody_are_errors_without_the_url() {
     let tasks = Tasks::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for url in [format!("http://{free}/swordfish"), format!("https://{free}/swordfish")] {
+    // One that answers, and has no certificate.
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let answers = plain.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = plain.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 200 Yes\r\ncontent-length: 0\r\n\r\n").unwrap();
+    });
+    for place in [format!("http://{free}"), format!("https://{free}"), format!("https://{answers}")]
+    {
+        let url = format!("{place}/swordfish");
         let post = Arc::new(post::Post::new(&url, Duration::from_secs(5)));
         assert!(!format!("{post:?}").contains("swordfish"));
         let error = Target::Url(post).tell(b"{}".to_vec(), &tasks).await.unwrap_err();

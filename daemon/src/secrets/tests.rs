@@ -139,6 +139,19 @@ fn what_others_may_read_or_write_is_refused_and_left_alone() {
 }
 
 #[test]
+fn what_is_forgotten_is_in_no_file_that_a_crash_has_left() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("secrets");
+    let secrets = Secrets::new(folder.clone());
+    secrets.set(ANN, &secret("A", None, b"swordfish")).unwrap();
+    let name = format!("{ANN}.json");
+    std::fs::copy(folder.join(&name), folder.join(format!("{name}.77.tmp"))).unwrap();
+    assert_eq!(secrets.list(ANN).unwrap().len(), 1);
+    secrets.remove(ANN, &entry("A", None)).unwrap();
+    assert_eq!(fs::list_dir(&folder).unwrap(), [OsString::from(name)]);
+}
+
+#[test]
 fn a_file_that_is_not_understood_is_not_written_over() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("secrets");
