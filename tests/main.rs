@@ -17,8 +17,10 @@ mod guard;
 mod fidelity;
 mod handoff;
 mod harmed;
+mod notices;
 mod offline;
 mod roundtrip;
+mod secrets;
 mod service;
 mod tidy;
 

@@ -24,6 +24,7 @@ pub(crate) mod log;
 pub(crate) mod diff;
 pub(crate) mod restore;
 pub(crate) mod run;
+pub(crate) mod secret;
 pub(crate) mod handoff;
 pub(crate) mod pull;
 pub(crate) mod undo;
@@ -53,6 +54,7 @@ pub(crate) enum Verb {
     Run(run::Args),
     Runs(run::ListArgs),
     Logs(run::LogsArgs),
+    Secret(secret::Args),
     Pull(pull::Args),
     Undo(undo::Args),
     Queue(queue::Args),
@@ -89,6 +91,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Run(args) => run::run(session, args),
         Verb::Runs(args) => run::list(session, args),
         Verb::Logs(args) => run::logs(session, &args),
+        Verb::Secret(args) => secret::run(session, args),
         Verb::Pull(args) => pull::run(session, &args),
         Verb::Undo(args) => undo::run(session, &args),
         Verb::Queue(args) => queue::run(session, args),

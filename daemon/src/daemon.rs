@@ -18,6 +18,7 @@
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
+//! - [`runs_secrets`]: the secrets that they are given
 //! - [`pulls`]: what a run left, in a folder of its own
 //! - [`applies`]: what a run left, into a checkout; and undo
 //! - [`health`]: check and doctor
@@ -42,6 +43,7 @@ mod trees;
 mod handoffs;
 mod pulls;
 mod remote_runs;
+mod runs_secrets;
 mod brought;
 mod applied;
 mod applies;
@@ -70,11 +72,13 @@ use crate::inhibit::Inhibitor;
 use crate::keeper::Watching;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
+use crate::notices::{NoticeOptions, Notices};
 use crate::notify_socket::{NotifySocket, State};
 use crate::queue::{Queue, QueueParts};
 use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
+use crate::secrets::Secrets;
 use crate::sync::Quota;
 use crate::task::Tasks;
 use crate::transport::limits::Limits;
@@ -136,6 +140,7 @@ pub struct Daemon {
     queue: Queue,
     inhibitor: Inhibitor,
     runs: Runs,
+    secrets: Secrets,
     isolation: Result<(), String>,
     /// The node of this home: from the start where it serves, else when `local` is first used.
     node: tokio::sync::OnceCell<Node>,
@@ -277,11 +282,16 @@ impl Daemon {
         let isolation = if isolated { Ok(()) } else { Err(chosen.detail) };
         let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
         run_options.max_parallel = config.serve.max_runs;
+        let secrets = Secrets::new(home.secrets_dir());
+        let variables = options.environment.variables().to_vec();
+        let telling = NoticeOptions::new(variables, home.state_dir.clone());
+        let notices = Notices::start(&config.notify, &telling, &tasks);
         let checkouts = Arc::new(checkouts::PlainCheckouts {
             store: store.clone(),
             clock: clock.clone(),
             git: workspaces.git.clone(),
             scratch: workspaces.scratch.clone(),
+            secrets: secrets.clone(),
         });
         let runs = Runs::new(
             run_options,
@@ -291,6 +301,8 @@ impl Daemon {
                 tasks: tasks.clone(),
                 room: chosen.room,
                 checkouts,
+                secrets: secrets.clone(),
+                notices,
             },
         )?;
         runs.recover().await.map_err(|error| Fail::new("runs", chain(&error)))?;
@@ -312,6 +324,7 @@ impl Daemon {
             queue,
             inhibitor,
             runs,
+            secrets,
             isolation,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),
@@ -355,6 +368,7 @@ impl Daemon {
                 handler: Arc::new(Requests {
                     store: self.store.clone(),
                     runs: self.runs.clone(),
+                    secrets: self.secrets.clone(),
                     quota: Quota { vault: self.config.serve.quota_bytes, ..Quota::default() },
                     tasks: self.tasks.clone(),
                 }),
@@ -458,6 +472,11 @@ impl Daemon {
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
             Command::RunWait { run } => self.run_wait(&run).await,
             Command::RunCancel { run } => self.run_cancel(&run, events).await,
+            Command::SecretSet { secret, remote } => self.secret_set(secret, remote).await,
+            Command::SecretList { remote } => self.secret_list(remote).await,
+            Command::SecretRemove { name, agent, remote } => {
+                self.secret_remove(&name, agent, remote).await
+            }
             Command::Pull(call) => self.pull(call, events).await,
             Command::Apply(call) => self.apply(*call, events).await,
             Command::Undo { id, path } => self.undo(id, path).await,

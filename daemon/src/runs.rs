@@ -2,7 +2,7 @@
 //!
 //! - [`checkout`]: the seam to the store
 //! - [`environment`]: a run's folders and variables
-//! - [`log`], [`lines`], [`follow`]: its output
+//! - [`log`], [`lines`], [`mask`], [`follow`]: its output
 //! - [`process`], [`execute`]: its processes
 //! - [`life`], [`recover`]: what happens when, and after the node died
 //!
@@ -19,6 +19,7 @@ pub mod checkout;
 pub mod environment;
 pub mod log;
 mod lines;
+mod mask;
 pub mod follow;
 mod process;
 mod execute;
@@ -44,7 +45,9 @@ use baton_store::fs::{self, Context, FsError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
+use crate::notices::Notices;
 use crate::rooms::Room;
+use crate::secrets::Secrets;
 use crate::task::{TaskFailed, Tasks};
 use checkout::Checkouts;
 use environment::{Folders, MAX_STRING, NodeEnvironment};
@@ -102,6 +105,10 @@ pub struct RunParts {
     pub room: Arc<dyn Room>,
     /// Makes their checkouts.
     pub checkouts: Arc<dyn Checkouts>,
+    /// What they are given, and must not show.
+    pub secrets: Secrets,
+    /// Told when they have ended.
+    pub notices: Notices,
 }
 
 /// A request about runs failed.
@@ -336,6 +343,7 @@ impl Runs {
 
     fn leave(&self, live: &Live) {
         live.log.end();
+        self.0.parts.secrets.take_back(live.run);
         let mut all = self.live();
         all.remove(&live.run);
         self.0.count.send_replace(all.len());

@@ -19,6 +19,7 @@ use crate::message::{
     AheadReply, AheadRequest, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream,
     Opening, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo,
     RunSpec, RunState, Welcome,
+    secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, Extent, MAX_CHUNK, Manifest, ManifestChild,
@@ -243,6 +244,7 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
             Request::Refs,
             Request::ListRuns,
             Request::Ahead,
+            Request::ListSecrets,
         ]),
         push_hello().prop_map(Request::Push),
         run_spec().prop_map(Request::CreateRun),
@@ -254,8 +256,19 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
         }),
         run_id().prop_map(Request::WaitRun),
         run_id().prop_map(Request::CancelRun),
+        (secret_entry(), vec(any::<u8>(), 0..40)).prop_map(
+            |(SecretEntry { name, agent }, value)| {
+                let value = SecretValue::new(value);
+                Request::SetSecret(Box::new(SetSecret { name, agent, value }))
+            }
+        ),
+        secret_entry().prop_map(Request::RemoveSecret),
     ]
     .prop_map(Opening::new)
+}
+
+fn secret_entry() -> impl Strategy<Value = SecretEntry> {
+    ("\\PC{0,9}", option::of("[a-z]{0,9}")).prop_map(|(name, agent)| SecretEntry { name, agent })
 }
 
 pub(crate) fn push_request() -> impl Strategy<Value = PushRequest> {
@@ -328,6 +341,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         log_reply().prop_map(Reply::Log),
         any::<bool>().prop_map(|wanted| Reply::Ahead(AheadReply::Wanted(wanted))),
         Just(Reply::Ahead(AheadReply::Kept)),
+        vec(secret_entry(), 0..5).prop_map(Reply::Secrets),
     ]
 }
 

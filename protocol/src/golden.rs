@@ -17,6 +17,7 @@ use crate::message::{
     self, AheadReply, AheadRequest, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream,
     Opening, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo,
     RunSpec, RunState, Welcome,
+    secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, Extent, GitEntry, GitFile, GitFiles, GitHash,
@@ -402,6 +403,10 @@ fn run() -> RunInfo {
     }
 }
 
+fn secret() -> SecretEntry {
+    SecretEntry { name: "TOKEN".into(), agent: Some("command".into()) }
+}
+
 #[test]
 fn requests() {
     let hello = PushHello {
@@ -412,6 +417,8 @@ fn requests() {
     };
     let id = RunId::from_bytes([1; 16]);
     let want = ObjectId { kind: ObjectKind::Tree, hash: [6; 32] };
+    let value = SecretValue::new(b"xyz".to_vec());
+    let set = SetSecret { name: "TOKEN".into(), agent: None, value };
     let opening = |request| hex(&message::encode(&Opening::new(request)).unwrap());
     let found = [
         ("join", opening(Request::Join { secret: [9; SECRET], name: "laptop".into() })),
@@ -426,6 +433,9 @@ fn requests() {
         ("wait run", opening(Request::WaitRun(id))),
         ("cancel run", opening(Request::CancelRun(id))),
         ("ahead", opening(Request::Ahead)),
+        ("set secret", opening(Request::SetSecret(Box::new(set)))),
+        ("list secrets", opening(Request::ListSecrets)),
+        ("remove secret", opening(Request::RemoveSecret(secret()))),
         ("commit", hex(&message::encode(&PushRequest::Commit).unwrap())),
         ("want", hex(&message::encode(&FetchRequest::Want(vec![want.into()])).unwrap())),
         ("offer", hex(&message::encode(&AheadRequest::Offer(vec![[7; 8]])).unwrap())),
@@ -434,18 +444,21 @@ fn requests() {
     assert_golden(
         &found,
         r"
-        join: 1e00000001020200[09*20]066c6170746f70
-        hello: 0300000001020201
-        push: 4400000001020202[01*16]00[02*32][03*16]
-        fetch: 0300000001020203
-        refs: 0300000001020204
-        create run: 6600000001020205[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f
-        list runs: 0300000001020206
-        show run: 1300000001020207[01*16]
-        logs: 1600000001020208[01*16]ac0201
-        wait run: 1300000001020209[01*16]
-        cancel run: 130000000102020a[01*16]
-        ahead: 030000000102020b
+        join: 1e00000001020300[09*20]066c6170746f70
+        hello: 0300000001020301
+        push: 4400000001020302[01*16]00[02*32][03*16]
+        fetch: 0300000001020303
+        refs: 0300000001020304
+        create run: 6600000001020305[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f
+        list runs: 0300000001020306
+        show run: 1300000001020307[01*16]
+        logs: 1600000001020308[01*16]ac0201
+        wait run: 1300000001020309[01*16]
+        cancel run: 130000000102030a[01*16]
+        ahead: 030000000102030b
+        set secret: 0e0000000103030c05544f4b454e000378797a
+        list secrets: 030000000103030d
+        remove secret: 120000000103030e05544f4b454e0107636f6d6d616e64
         commit: 010000000100
         want: 2300000001000103[06*32]
         offer: 0a000000010001[07*8]
@@ -488,6 +501,7 @@ fn replies() {
         ("end of log", reply(Reply::Log(LogReply::End))),
         ("wanted", reply(Reply::Ahead(AheadReply::Wanted(true)))),
         ("kept", reply(Reply::Ahead(AheadReply::Kept))),
+        ("secrets", reply(Reply::Secrets(vec![secret()]))),
     ];
     assert_golden(
         &found,
@@ -506,6 +520,7 @@ fn replies() {
         end of log: 02000000010701
         wanted: 0300000001080001
         kept: 02000000010801
+        secrets: 1100000001090105544f4b454e0107636f6d6d616e64
     ",
     );
 }
@@ -531,5 +546,5 @@ fn numbers() {
     assert_eq!(message::encode(&RefusalCode::Version).unwrap()[5..], [0]);
     assert_eq!(message::encode(&RefusalCode::Unavailable).unwrap()[5..], [10]);
     assert_eq!(message::ALPN, b"baton/1");
-    assert_eq!(message::VERSION, 2);
+    assert_eq!((message::OLDEST, message::VERSION), (2, 3));
 }

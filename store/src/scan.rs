@@ -49,6 +49,7 @@ use crate::catalog::held::Allowed;
 use crate::error::StoreError;
 use crate::ignore::{BATON_IGNORE, GitUser, Rules, Scope, Verdict, WORKTREE_INCLUDE};
 use crate::objects::{ObjectSink, ObjectSource};
+use crate::secrets::known::KnownValues;
 use crate::secrets::{Finding, SecretRules};
 use crate::stat_cache::StatCache;
 
@@ -77,20 +78,28 @@ pub struct ScanOptions {
 
 /// What holds files back.
 #[derive(Clone, Debug)]
-pub struct Guard {
-    /// What is looked for.
-    pub rules: Arc<SecretRules>,
-    /// What is let through all the same.
-    pub allowed: Allowed,
+pub enum Guard {
+    /// What looks like a secret.
+    Rules {
+        /// What is looked for.
+        rules: Arc<SecretRules>,
+        /// What is let through all the same.
+        allowed: Allowed,
+    },
+    /// What is known to be one.
+    Known(Arc<KnownValues>),
 }
 
 impl Guard {
     /// Why a file is held back, if it is.
     pub(crate) fn find(&self, path: &[u8], bytes: &[u8]) -> Option<Finding> {
-        if self.allowed.permits_path(path) {
-            return None;
+        match self {
+            Self::Rules { allowed, .. } if allowed.permits_path(path) => None,
+            Self::Rules { rules, allowed } => {
+                rules.scan_unless(path, bytes, |finding| allowed.permits(path, finding))
+            }
+            Self::Known(values) => values.finding(bytes),
         }
-        self.rules.scan_unless(path, bytes, |finding| self.allowed.permits(path, finding))
     }
 }
 

@@ -26,9 +26,6 @@ pub(crate) enum Verb {
     /// Goes on with a finished run (not in this version).
     #[command(hide = true)]
     FollowUp(Rest),
-    /// Secrets of runs (not in this version).
-    #[command(hide = true)]
-    Secret(Rest),
     /// Agents here and there (not in this version).
     #[command(hide = true)]
     Agent(Rest),
@@ -50,9 +47,6 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
         Verb::Say(_) => ("say", "baton run cancel RUN, then baton handoff again"),
         Verb::FollowUp(_) => {
             ("follow-up", "baton pull RUN --into DIR, then baton handoff DIR -- COMMAND")
-        }
-        Verb::Secret(_) => {
-            ("secret", "baton handoff --attach FILE takes a file along; it stays in the vault")
         }
         Verb::Agent(_) => ("agent", "baton handoff -- COMMAND runs any program"),
         Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),

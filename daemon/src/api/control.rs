@@ -8,6 +8,7 @@
 
 #![expect(missing_docs, reason = "the fields are those of the command-line contract")]
 
+use baton_protocol::message::secrets::SetSecret;
 use serde::{Deserialize, Serialize};
 
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
@@ -74,6 +75,12 @@ pub enum Command {
     RunWait { run: String },
     /// `run cancel`.
     RunCancel { run: String },
+    /// `secret set`.
+    SecretSet { secret: Box<SetSecret>, remote: Option<String> },
+    /// `secret list`.
+    SecretList { remote: Option<String> },
+    /// `secret rm`; without an agent, for whichever the secret is.
+    SecretRemove { name: String, agent: Option<String>, remote: Option<String> },
     /// `pull RUN --into DIR`.
     Pull(PullCall),
     /// `pull RUN --apply [PATH]`.
@@ -220,6 +227,7 @@ pub enum Answer {
     /// `run show` and `run wait`.
     Run(Box<RunEntry>),
     Cancel(CancelAnswer),
+    Secrets(SecretsAnswer),
     Queue(QueueAnswer),
     QueueCancelled(QueueCancelAnswer),
     /// `logs` has no object of its own: its lines were the output.
@@ -303,6 +311,21 @@ pub struct DeviceEntry {
     pub role: String,
     pub last_seen: Option<String>,
     pub revoked: bool,
+}
+
+/// `secret …`: those that the node keeps now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretsAnswer {
+    pub remote: String,
+    pub secrets: Vec<SecretAnswer>,
+}
+
+/// One secret; never its value.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretAnswer {
+    pub name: String,
+    /// Whose runs get it; null: those of every agent.
+    pub agent: Option<String>,
 }
 
 /// `allow`.

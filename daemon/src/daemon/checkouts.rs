@@ -17,7 +17,7 @@ use baton_store::git::{self, CaptureOptions, Commands, GitError, GitProgram};
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
 use baton_store::objects::ObjectSink;
-use baton_store::scan::{Progress, ScanOptions, Scanned, scan};
+use baton_store::scan::{Guard, Progress, ScanOptions, Scanned, scan};
 use baton_store::snapshot::{
     SnapshotParts, build_snapshot, load_conversation, load_snapshot, store_snapshot,
 };
@@ -28,6 +28,7 @@ use baton_store::vault::{CommitError, Intake, Vault};
 use super::report;
 use crate::clock::Clock;
 use crate::runs::checkout::{CheckoutError, Checkouts, Prepared};
+use crate::secrets::Secrets;
 use crate::workspace::random;
 use crate::workspace::repository::{inner_worktrees, not_carried};
 
@@ -48,6 +49,8 @@ pub struct PlainCheckouts {
     pub git: Option<GitProgram>,
     /// A folder for what git needs for a moment.
     pub scratch: PathBuf,
+    /// What must not be in a result.
+    pub secrets: Secrets,
 }
 
 impl Checkouts for PlainCheckouts {
@@ -93,12 +96,14 @@ impl Checkouts for PlainCheckouts {
         checkout: &Path,
         parent: SnapshotId,
     ) -> Result<SnapshotId, CheckoutError> {
+        let owner = vault;
         let vault = self.store.vault(vault).doing(SEALING)?;
         let before = load_snapshot(&vault, parent).doing(SEALING)?;
         let head = vault.head(workspace, run.device());
         let intake = vault.intake();
         let options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
+            guard: self.secrets.known(owner, run).doing(SEALING)?.map(Guard::Known),
             ..ScanOptions::default()
         };
         let scanned =

@@ -67,6 +67,7 @@ impl Daemon {
         let path = self.options.environment.path();
         checks.push(machine::sleep(Path::new("/sys/class/power_supply"), path));
         checks.push(self.catalog_check());
+        checks.extend(self.secrets_check());
         if let Err(error) = self.store.check_poison() {
             let detail = super::failure::chain(&error);
             checks.push(verdict("store", false, detail, "baton daemon stop, then try again"));
@@ -84,6 +85,21 @@ impl Daemon {
         let fix = format!("baton daemon stop, then put {} back from a backup", path.display());
         let whole = || "users, remotes, workspaces and runs can be read".to_owned();
         verdict("catalog", problem.is_none(), problem.unwrap_or_else(whole), &fix)
+    }
+
+    /// Whether the secrets of runs can be used, where there are some.
+    fn secrets_check(&self) -> Option<DoctorCheck> {
+        let (ok, detail) = match self.secrets.check() {
+            Ok(0) => return None,
+            Ok(users) => (true, format!("{users} with secrets, for their owner only")),
+            Err(error) => (false, super::failure::chain(&error)),
+        };
+        let folder = self.options.home.secrets_dir();
+        let fix = format!(
+            "make it yours alone (chmod -R go= {}), or put it back from a backup",
+            folder.display()
+        );
+        Some(verdict("secrets", ok, detail, if ok { "" } else { &fix }))
     }
 
     /// Whether a node answers over UDP.

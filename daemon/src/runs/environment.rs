@@ -10,6 +10,7 @@ use baton_protocol::id::RunId;
 use baton_protocol::message::RunSpec;
 
 use crate::rooms::DEFAULT_PATH;
+use crate::secrets::Given;
 
 /// Longest string that Linux takes as one argument or variable, its NUL included (`MAX_ARG_STRLEN`).
 pub(super) const MAX_STRING: usize = 128 * 1024;
@@ -23,6 +24,11 @@ impl NodeEnvironment {
     /// Takes the whole environment and keeps what runs may have.
     pub fn new(all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self(all.into_iter().filter(|(name, _)| is_inherited(name)).collect())
+    }
+
+    /// What it let through.
+    pub fn variables(&self) -> &[(OsString, OsString)] {
+        &self.0
     }
 
     /// The folders in which programs are looked for.
@@ -75,11 +81,13 @@ impl Folders {
     }
 }
 
-/// The whole environment of a run.
+/// The whole environment of a run. What it is given has none of the names that are set here: see
+/// [`check_name`](baton_protocol::message::secrets::check_name).
 pub(super) fn environment(
     node: &NodeEnvironment,
     spec: &RunSpec,
     folders: &Folders,
+    given: &Given,
 ) -> Vec<(OsString, OsString)> {
     let mut all = node.0.clone();
     if !all.iter().any(|(name, _)| name == "PATH") {
@@ -93,6 +101,7 @@ pub(super) fn environment(
     add("BATON_PROMPT", spec.prompt.clone().unwrap_or_default().into());
     add("BATON_ATTACHMENTS", folders.attachments().into());
     add("BATON_RECEIPT", folders.receipt().into());
+    all.extend(given.variables.iter().cloned());
     all
 }
 

@@ -15,7 +15,9 @@ use super::environment::NodeEnvironment;
 use super::follow::RunLog;
 use super::{RunOptions, RunParts, Runs};
 use crate::clock::Clock;
+use crate::notices::Notices;
 use crate::rooms::{BareRoom, DEFAULT_PATH, Room, RoomSettings, choose};
+use crate::secrets::Secrets;
 use crate::task::Tasks;
 
 const SNAPSHOT: SnapshotId = SnapshotId::from_bytes([3; 32]);
@@ -201,6 +203,8 @@ impl Node {
             tasks: Tasks::new(),
             room,
             checkouts: Arc::clone(&checkouts) as Arc<dyn Checkouts>,
+            secrets: Secrets::new(folder.path().join("secrets")),
+            notices: Notices::default(),
         };
         let runs = Runs::new(options, parts).unwrap();
         Self { folder, runs, catalog, checkouts, vault }
@@ -209,6 +213,11 @@ impl Node {
     /// The same home, in the next daemon.
     pub(super) fn next_daemon(&self) -> Self {
         Self::build(Arc::clone(&self.folder), Arc::clone(&self.runs.0.parts.room), |_| {})
+    }
+
+    /// What its users' runs are given.
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.runs.0.parts.secrets
     }
 
     pub(super) fn isolated(&self) -> bool {
