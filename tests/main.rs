@@ -22,6 +22,7 @@ mod offline;
 mod roundtrip;
 mod secrets;
 mod service;
+mod steer;
 mod tidy;
 
 // Of the labs in which the tests of the store make repositories; see `fidelity`.

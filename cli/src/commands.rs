@@ -26,6 +26,7 @@ pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod secret;
 pub(crate) mod handoff;
+pub(crate) mod follow_up;
 pub(crate) mod pull;
 pub(crate) mod undo;
 pub(crate) mod queue;
@@ -51,6 +52,7 @@ pub(crate) enum Verb {
     Diff(diff::Args),
     Restore(restore::Args),
     Handoff(Box<handoff::Args>),
+    FollowUp(follow_up::Args),
     Run(run::Args),
     Runs(run::ListArgs),
     Logs(run::LogsArgs),
@@ -88,6 +90,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Diff(args) => diff::run(session, &args),
         Verb::Restore(args) => restore::run(session, &args),
         Verb::Handoff(args) => handoff::run(session, &args),
+        Verb::FollowUp(args) => follow_up::run(session, &args),
         Verb::Run(args) => run::run(session, args),
         Verb::Runs(args) => run::list(session, args),
         Verb::Logs(args) => run::logs(session, &args),

@@ -43,6 +43,7 @@ mod trees;
 mod handoffs;
 mod pulls;
 mod remote_runs;
+mod follow_ups;
 mod runs_secrets;
 mod brought;
 mod applied;
@@ -472,6 +473,10 @@ impl Daemon {
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
             Command::RunWait { run } => self.run_wait(&run).await,
             Command::RunCancel { run } => self.run_cancel(&run, events).await,
+            Command::RunDiff { run, other, patch } => {
+                self.run_diff(&run, other, patch, events).await
+            }
+            Command::FollowUp(call) => self.follow_up(*call).await,
             Command::SecretSet { secret, remote } => self.secret_set(secret, remote).await,
             Command::SecretList { remote } => self.secret_list(remote).await,
             Command::SecretRemove { name, agent, remote } => {

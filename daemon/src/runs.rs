@@ -123,6 +123,17 @@ pub enum RunsError {
     /// It cannot be run as it is.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// It follows up a run that has not ended.
+    #[error("run {0} has not ended")]
+    NotEnded(RunId),
+    /// Its thread goes on already.
+    #[error("run {parent} has a follow-up already: run {next}")]
+    FollowedUp {
+        /// What it follows up.
+        parent: RunId,
+        /// What follows it up already.
+        next: RunId,
+    },
     /// Too many runs wait.
     #[error("{limit} runs wait already; try again when some have ended")]
     QueueFull {
@@ -172,7 +183,9 @@ impl RunsError {
     pub fn refusal(&self) -> Refusal {
         let code = match self {
             Self::NotFound(_) => RefusalCode::NotFound,
-            Self::Conflict(_) => RefusalCode::Conflict,
+            Self::Conflict(_) | Self::NotEnded(_) | Self::FollowedUp { .. } => {
+                RefusalCode::Conflict
+            }
             Self::Spec(_) => RefusalCode::Malformed,
             Self::QueueFull { .. } => RefusalCode::Limit,
             Self::ShuttingDown => RefusalCode::Unavailable,
@@ -285,6 +298,7 @@ impl Runs {
             let info = live.info.borrow().clone();
             return if same { Ok(info) } else { Err(RunConflict(spec.run).into()) };
         }
+        self.check_parent(user, spec)?;
         let catalog = &self.0.parts.catalog;
         let options = &self.0.options;
         let full = self.live().len() >= options.max_queued.saturating_add(options.max_parallel);
@@ -308,6 +322,21 @@ impl Runs {
             self.start(row);
         }
         Ok(info)
+    }
+
+    /// Whether what a run follows up is there and has ended; in the thread of that it is the only one that does.
+    fn check_parent(&self, user: &str, spec: &RunSpec) -> Result<(), RunsError> {
+        let Some(parent) = spec.parent else { return Ok(()) };
+        let catalog = &self.0.parts.catalog;
+        let known = catalog.run(user, parent)?.ok_or(RunsError::NotFound(parent))?.info;
+        if self.live().contains_key(&parent) || !known.state.is_final() {
+            return Err(RunsError::NotEnded(parent));
+        }
+        let same_thread = known.spec.thread == spec.thread;
+        match catalog.next_of(parent, spec.thread)?.filter(|next| *next != spec.run) {
+            Some(next) if same_thread => Err(RunsError::FollowedUp { parent, next }),
+            _ => Ok(()),
+        }
     }
 
     /// Puts a queued run among the live ones and lets it take its course.

@@ -197,15 +197,11 @@ pub(crate) fn ticket() -> impl Strategy<Value = Ticket> {
 
 fn run_spec() -> impl Strategy<Value = RunSpec> {
     let ids = (run_id(), thread_id(), workspace_id(), snapshot_id());
-    let rest = ("[a-z]{1,9}", vec(vec(any::<u8>(), 0..20), 0..4), option::of("\\PC{0,60}"));
-    (ids, rest).prop_map(|((run, thread, workspace, snapshot), (agent, command, prompt))| RunSpec {
-        run,
-        thread,
-        workspace,
-        snapshot,
-        agent,
-        command,
-        prompt,
+    let command = vec(vec(any::<u8>(), 0..20), 0..4);
+    let rest = ("[a-z]{1,9}", command, option::of("\\PC{0,60}"), option::of(run_id()));
+    (ids, rest).prop_map(|((run, thread, workspace, snapshot), rest)| {
+        let (agent, command, prompt, parent) = rest;
+        RunSpec { run, thread, workspace, snapshot, agent, command, prompt, parent }
     })
 }
 

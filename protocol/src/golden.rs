@@ -390,6 +390,7 @@ fn run() -> RunInfo {
             agent: "command".into(),
             command: vec![b"ls".to_vec(), b"-l".to_vec()],
             prompt: Some("go".into()),
+            parent: Some(RunId::from_bytes([6; 16])),
         },
         state: RunState::Interrupted,
         reason: None,
@@ -546,5 +547,5 @@ fn numbers() {
     assert_eq!(message::encode(&RefusalCode::Version).unwrap()[5..], [0]);
     assert_eq!(message::encode(&RefusalCode::Unavailable).unwrap()[5..], [10]);
     assert_eq!(message::ALPN, b"baton/1");
-    assert_eq!((message::OLDEST, message::VERSION), (2, 3));
+    assert_eq!((message::OLDEST, message::VERSION), (3, 3));
 }

@@ -25,7 +25,7 @@ use secrets::{SecretEntry, SetSecret};
 pub const VERSION: u16 = 3;
 
 /// The oldest one. It is that of every request that was in it, so that programs of both can talk.
-pub const OLDEST: u16 = 2;
+pub const OLDEST: u16 = 3;
 
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
 pub const ALPN: &[u8] = b"baton/1";

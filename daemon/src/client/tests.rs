@@ -261,6 +261,7 @@ async fn a_role_decides_what_may_be_asked() {
         agent: "command".to_owned(),
         command: vec![b"true".to_vec()],
         prompt: None,
+        parent: None,
     };
     let pusher = node.home(Role::Push).await;
     let asked = pusher.request(&remote, Request::CreateRun(spec.clone())).await;

@@ -75,15 +75,14 @@ impl Daemon {
     /// Runs of handoffs that are in the queue, as they will be; one that is not sent any more has ended.
     async fn runs_in_queue(self: &Arc<Self>) -> Result<Vec<(Entry, RunInfo)>, Fail> {
         let queue = self.blocking("queue", |daemon| Ok(daemon.catalog.queue()?)).await?;
-        let run = |entry: Entry| {
-            let spec = entry.wanted.run.clone()?;
+        let run = |entry: &Entry, spec: &RunSpec| {
             let state = match entry.state {
                 EntryState::Failed => RunState::Failed,
                 EntryState::Expired | EntryState::Cancelled => RunState::Cancelled,
                 EntryState::Waiting | EntryState::Done => RunState::Queued,
             };
-            let info = RunInfo {
-                spec,
+            RunInfo {
+                spec: spec.clone(),
                 state,
                 reason: entry.last_error.clone(),
                 result: None,
@@ -93,10 +92,13 @@ impl Daemon {
                 created_at: entry.wanted.created_at,
                 started_at: None,
                 ended_at: entry.ended_at,
-            };
-            Some((entry, info))
+            }
         };
-        Ok(queue.into_iter().filter_map(run).collect())
+        let runs = |entry: Entry| {
+            let of_entry = |spec: &RunSpec| (entry.clone(), run(&entry, spec));
+            entry.wanted.runs.iter().map(of_entry).collect::<Vec<_>>()
+        };
+        Ok(queue.into_iter().flat_map(runs).collect())
     }
 
     /// The run in the queue that these digits mean, where there is one.

@@ -41,6 +41,7 @@ pub(super) fn spec(byte: u8, command: &[&str]) -> RunSpec {
         agent: "command".to_owned(),
         command: command.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
         prompt: None,
+        parent: None,
     }
 }
 
