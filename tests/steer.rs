@@ -135,6 +135,12 @@ fn a_follow_up_goes_on_where_a_run_ended_and_there_is_one() {
     let fourth = text(&fourth, "run").to_owned();
     home.json_exit(&["run", "wait", &fourth], 0);
     assert_eq!(said(&home, &fourth), "first\nsecond\nwhy\n");
+    // What comes home is what all of them did.
+    std::fs::write(tree.join("kept"), "one\ntwo\nthree\nhere\n").unwrap();
+    let applied = home.json(&["pull", &fourth, "--apply"]);
+    assert_eq!(applied["base"], handed["snapshot"], "{applied}");
+    let story = std::fs::read_to_string(tree.join("story")).unwrap();
+    assert_eq!(story, "first\nsecond\nwhy\nbecause\n");
     let into = home.folder("out").join("end");
     home.json(&["pull", &fourth, "--into", arg(&into)]);
     let story = std::fs::read_to_string(into.join("story")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use baton_protocol::id::RunId;
+use baton_protocol::id::{RunId, SnapshotId};
 use baton_protocol::message::{
     LogEntry, LogReply, LogStream, Opening, Reply, Request, RunInfo, RunSpec, RunState,
 };
@@ -149,6 +149,29 @@ impl Daemon {
         let places: Vec<usize> = (0..found.len()).collect();
         let at = only(&places, "run", digits, "baton runs")?;
         Ok(found.swap_remove(at))
+    }
+
+    /// What was handed over with which the thread of a run, or that which it was forked from, has begun: the run itself
+    /// may have started from what another one left.
+    pub(super) async fn begun_with(
+        self: &Arc<Self>,
+        target: &Target,
+        info: &RunInfo,
+    ) -> Result<SnapshotId, Fail> {
+        let mut at = info.clone();
+        if at.spec.parent.is_none() {
+            return Ok(at.spec.snapshot);
+        }
+        let (runs, _) = self.runs_of(target).await?;
+        // Not more often than there are runs: a node may say anything.
+        for _ in 0..=runs.len() {
+            let Some(parent) = at.spec.parent else { return Ok(at.spec.snapshot) };
+            let Some(before) = runs.iter().find(|info| info.spec.run == parent) else { break };
+            at = before.clone();
+        }
+        let message = format!("what run {} goes back to is not known", info.spec.run.short());
+        Err(Fail::new("no-parent", message)
+            .hint(format!("baton pull {} --into DIR", info.spec.run.short())))
     }
 
     pub(super) async fn run_show(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
