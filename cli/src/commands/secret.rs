@@ -21,7 +21,8 @@ use crate::session::{Session, expect_answer};
 /// What your runs on a node are given, in their environment, and nobody is shown.
 ///
 /// Kept on the node, for your own runs only. A value of 8 bytes or more is masked where it stands in the output of a run,
-/// and a file of its result with such a value in it is held back.
+/// and a file of its result that git does not track and that has one of 16 bytes or more in it is held back. What a run
+/// stages, commits, or writes into a tracked file is in its result.
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,

@@ -103,7 +103,7 @@ impl Checkouts for PlainCheckouts {
         let intake = vault.intake();
         let options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
-            guard: self.secrets.known(owner, run).doing(SEALING)?.map(Guard::Known),
+            guard: self.secrets.to_hold(owner, run).map(Guard::Known),
             ..ScanOptions::default()
         };
         let scanned =

@@ -24,18 +24,34 @@ const OWNED: [&str; 7] = ["PATH", "HOME", "PWD", "OLDPWD", "LANG", "TERM", "TZ"]
 /// so also in the one that makes the room.
 const OWNED_BEGINNINGS: [&str; 6] = ["BATON_", "LC_", "LD_", "DYLD_", "MALLOC_", "RESOLV_"];
 
-/// Further ones of the C library: it ignores them itself where a program has more rights than its caller.
-const OBEYED: [&str; 13] = [
+/// Further ones of the C library, which ignores them itself where a program has more rights than its caller; and of what a
+/// program that makes the room may be a script for.
+const OBEYED: [&str; 28] = [
+    "BASHOPTS",
+    "BASH_ENV",
+    "ENV",
     "GCONV_PATH",
     "GETCONF_DIR",
     "GLIBC_TUNABLES",
     "HOSTALIASES",
+    "IFS",
     "LANGUAGE",
     "LOCALDOMAIN",
     "LOCPATH",
+    "MUSL_LOCPATH",
     "NIS_PATH",
     "NLSPATH",
+    "PERL5LIB",
+    "PERL5OPT",
+    "PERLLIB",
+    "PS4",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
     "RES_OPTIONS",
+    "RUBYLIB",
+    "RUBYOPT",
+    "SHELLOPTS",
     "TMPDIR",
     "TZDIR",
     "_",

@@ -14,14 +14,18 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use aho_corasick::Anchored;
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::contiguous::NFA;
+use aho_corasick::{AhoCorasick, Anchored};
 
 use super::{Finding, LOOKED_AT};
 
 /// Bytes of the shortest value, and of the shortest line of one, that is looked for.
 pub const LEAST_VALUE: usize = 8;
+
+/// Bytes of the shortest value for which a file is held back. What is shorter is a name or a number as often as a key, and
+/// a file that is not in a result is harder to miss than a word that is not in a log.
+pub const LEAST_HELD: usize = 16;
 
 /// Longest value that is also looked for in base64: a form of a key or token, not of a file.
 const LONGEST_ENCODED: usize = 8 * 1024;
@@ -42,6 +46,8 @@ pub struct KnownValues {
     start: StateID,
     /// What each state but the first one says.
     states: HashMap<StateID, Place>,
+    /// Whole values, of those that are long enough to hold a file back.
+    whole: AhoCorasick,
 }
 
 /// Where a text that is being looked through is.
@@ -76,7 +82,12 @@ impl KnownValues {
         values: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Option<Self>, TooManyValues> {
         let mut forms = BTreeSet::new();
+        let mut whole = BTreeSet::new();
         for value in values {
+            let plain = value.trim_ascii();
+            if plain.len() >= LEAST_HELD {
+                whole.insert(plain.to_vec());
+            }
             forms_of(value, &mut forms);
         }
         if forms.is_empty() {
@@ -96,7 +107,8 @@ impl KnownValues {
                 });
             }
         }
-        Ok(Some(Self { automaton, start, states }))
+        let whole = AhoCorasick::new(&whole).map_err(|_| TooManyValues)?;
+        Ok(Some(Self { automaton, start, states, whole }))
     }
 
     /// At the beginning of a text.
@@ -113,11 +125,11 @@ impl KnownValues {
         self.states.get(&cursor.0).copied().unwrap_or_default()
     }
 
-    /// The finding in a file with these bytes, or with these first ones. All are one finding: nobody is told which
-    /// value it was.
+    /// The finding in a file with these bytes, or with these first ones: a whole value of [`LEAST_HELD`] bytes or more. A
+    /// line of a longer one stands in many files. All are one finding: nobody is told which value it was.
     pub(crate) fn finding(&self, bytes: &[u8]) -> Option<Finding> {
         let bytes = bytes.get(..LOOKED_AT).unwrap_or(bytes);
-        let at = self.find(bytes)?;
+        let at = self.whole.find(bytes)?.end();
         let lines = bytes.get(..at).unwrap_or_default().split(|&byte| byte == b'\n').count();
         let fingerprint = *blake3::hash(RULE.as_bytes()).as_bytes();
         Some(Finding { rule: RULE, line: lines as u64, fingerprint })
@@ -213,6 +225,18 @@ mod tests {
             }
         }
         assert!(!alphabet(b"hunter3-is-no-password", LAST_DIGITS[0]));
+    }
+
+    #[test]
+    fn a_file_is_held_for_a_whole_value_and_not_for_a_word_or_a_line() {
+        let config = b"apiVersion: v1\nclusters:\n- cluster: {token: dGhlIGtleSBvZiBhbGwga2V5cw}\n";
+        let known = known(&[b"localhost", config, b"a-key-of-its-own-0123"]);
+        for text in [&b"host = localhost\n"[..], b"apiVersion: v1\nkind: Pod\n"] {
+            assert!(known.finding(text).is_none() && known.find(text).is_some());
+        }
+        let found = known.finding(b"one\ntwo a-key-of-its-own-0123\n").unwrap();
+        assert_eq!(found.line, 2);
+        assert!(known.finding(&[&b"x\n"[..], config.trim_ascii(), b" y"].concat()).is_some());
     }
 
     #[test]

@@ -4,12 +4,16 @@
 //!
 //! **Invariant:** the terminal is as it was when this returns, whatever was typed.
 
-use std::io::{Read, Stdin, Write};
+use std::io::{Stdin, Write};
 
 use baton_protocol::message::secrets::MAX_VALUE;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::error::CliError;
+
+/// Within this time the next piece of what is pasted comes.
+const PASTE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 const CTRL_C: u8 = 3;
 const CTRL_D: u8 = 4;
@@ -23,6 +27,8 @@ enum Step {
     Done,
     Cancelled,
     TooLong,
+    /// More came after the end of a line, at once.
+    Lines,
 }
 
 /// Asks for the value of a variable.
@@ -33,14 +39,16 @@ pub(super) fn read(name: &str) -> Result<Vec<u8>, CliError> {
     let mut value = Vec::new();
     let mut key = [0];
     let last = loop {
-        match quiet.stdin.lock().read(&mut key) {
+        match rustix::io::read(&quiet.stdin, &mut key) {
             Ok(0) => break Step::Done,
             Ok(_) => match step(&mut value, key[0]) {
                 Step::More => {}
+                // Nobody types that fast: several lines were pasted.
+                Step::Done if key[0] != CTRL_D && quiet.drain() => break Step::Lines,
                 last => break last,
             },
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed(error)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
         }
     };
     drop(quiet);
@@ -52,6 +60,8 @@ pub(super) fn read(name: &str) -> Result<Vec<u8>, CliError> {
         }
         Step::TooLong => Err(CliError::new("secret", "the value is too long to be kept")
             .hint(format!("at most {MAX_VALUE} bytes; a run can also read a file of its tree"))),
+        Step::Lines => Err(CliError::new("secret", "several lines were pasted; nothing was kept")
+            .hint(format!("baton secret set {name} < FILE"))),
         Step::More | Step::Done => Ok(value),
     }
 }
@@ -92,6 +102,26 @@ impl Quiet {
         // What was typed ahead was shown, and was not meant for this.
         tcsetattr(&stdin, OptionalActions::Flush, &quiet)?;
         Ok(Self { stdin, before })
+    }
+
+    /// Takes what is still coming, so that it is neither shown nor read as a command by whoever reads next; whether that
+    /// was anything.
+    fn drain(&self) -> bool {
+        let mut came = false;
+        let mut bytes = [0; 4096];
+        loop {
+            let mut waits = [PollFd::new(&self.stdin, PollFlags::IN)];
+            match poll(&mut waits, Some(&PASTE)) {
+                Ok(0) => return came,
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(_) => return came,
+            }
+            match rustix::io::read(&self.stdin, &mut bytes) {
+                Ok(0) | Err(_) => return came,
+                Ok(_) => came = true,
+            }
+        }
     }
 }
 
