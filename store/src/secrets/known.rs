@@ -13,10 +13,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::OnceLock;
 
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::nfa::contiguous::NFA;
-use aho_corasick::{AhoCorasick, Anchored};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Anchored};
 
 use super::{Finding, LOOKED_AT};
 
@@ -47,7 +48,9 @@ pub struct KnownValues {
     /// What each state but the first one says.
     states: HashMap<StateID, Place>,
     /// Whole values, of those that are long enough to hold a file back.
-    whole: AhoCorasick,
+    whole: Vec<Vec<u8>>,
+    /// What finds them, once that is asked for; nothing where they are too many.
+    finder: OnceLock<Option<AhoCorasick>>,
 }
 
 /// Where a text that is being looked through is.
@@ -107,8 +110,8 @@ impl KnownValues {
                 });
             }
         }
-        let whole = AhoCorasick::new(&whole).map_err(|_| TooManyValues)?;
-        Ok(Some(Self { automaton, start, states, whole }))
+        let whole = whole.into_iter().collect();
+        Ok(Some(Self { automaton, start, states, whole, finder: OnceLock::new() }))
     }
 
     /// At the beginning of a text.
@@ -129,7 +132,14 @@ impl KnownValues {
     /// line of a longer one stands in many files. All are one finding: nobody is told which value it was.
     pub(crate) fn finding(&self, bytes: &[u8]) -> Option<Finding> {
         let bytes = bytes.get(..LOOKED_AT).unwrap_or(bytes);
-        let at = self.whole.find(bytes)?.end();
+        let finder = self.finder.get_or_init(|| {
+            let kind = Some(AhoCorasickKind::NoncontiguousNFA);
+            AhoCorasick::builder().kind(kind).build(&self.whole).ok()
+        });
+        let at = match finder {
+            Some(finder) => finder.find(bytes)?.end(),
+            None => self.find(bytes)?,
+        };
         let lines = bytes.get(..at).unwrap_or_default().split(|&byte| byte == b'\n').count();
         let fingerprint = *blake3::hash(RULE.as_bytes()).as_bytes();
         Some(Finding { rule: RULE, line: lines as u64, fingerprint })
