@@ -9,6 +9,7 @@ use baton_protocol::message::{Request, RunInfo, RunSpec, RunState};
 use baton_store::catalog::queue::{Cost, Entry, EntryKind, NewEntry};
 use baton_store::diff::diff;
 use baton_store::snapshot::load_snapshot;
+use tokio::task::JoinSet;
 
 use super::failure::{Fail, chain};
 use super::outbox::is_away;
@@ -104,6 +105,29 @@ impl Daemon {
             self.remember(target, &info).await?;
         }
         Ok(Cost { round_trips: 1, ..Cost::default() })
+    }
+
+    /// Makes a node have runs, all of them asked for at once; those that it has already it tells of.
+    pub(super) async fn start_runs(
+        self: &Arc<Self>,
+        target: &Target,
+        specs: impl Iterator<Item = RunSpec>,
+    ) -> Result<Vec<RunInfo>, Fail> {
+        let mut asked = JoinSet::new();
+        for (at, spec) in specs.enumerate() {
+            let (daemon, target) = (Arc::clone(self), target.clone());
+            asked.spawn(async move {
+                (at, daemon.run_request(&target, Request::CreateRun(spec)).await)
+            });
+        }
+        let mut runs = Vec::new();
+        while let Some(answered) = asked.join_next().await {
+            let (at, info) = answered
+                .map_err(|_| Fail::new("internal", "the daemon failed; its log has more"))?;
+            runs.push((at, info?));
+        }
+        runs.sort_by_key(|&(at, _)| at);
+        Ok(runs.into_iter().map(|(_, info)| info).collect())
     }
 
     pub(super) async fn run_diff(

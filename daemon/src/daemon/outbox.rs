@@ -22,7 +22,6 @@ use baton_store::catalog::history::Pin;
 use baton_store::catalog::queue::{Cost, Entry, EntryKind, EntryState, NewEntry};
 use baton_store::snapshot::load_snapshot;
 use tokio::sync::OwnedMutexGuard;
-use tokio::task::JoinSet;
 
 use super::Daemon;
 use super::ahead::SentAhead;
@@ -279,29 +278,6 @@ impl Daemon {
             runs,
             queue: None,
         })
-    }
-
-    /// Makes a node have runs, all of them asked for at once; those that it has already it tells of.
-    pub(super) async fn start_runs(
-        self: &Arc<Self>,
-        target: &Target,
-        specs: impl Iterator<Item = RunSpec>,
-    ) -> Result<Vec<RunInfo>, Fail> {
-        let mut asked = JoinSet::new();
-        for (at, spec) in specs.enumerate() {
-            let (daemon, target) = (Arc::clone(self), target.clone());
-            asked.spawn(async move {
-                (at, daemon.run_request(&target, Request::CreateRun(spec)).await)
-            });
-        }
-        let mut runs = Vec::new();
-        while let Some(answered) = asked.join_next().await {
-            let (at, info) = answered
-                .map_err(|_| Fail::new("internal", "the daemon failed; its log has more"))?;
-            runs.push((at, info?));
-        }
-        runs.sort_by_key(|&(at, _)| at);
-        Ok(runs.into_iter().map(|(_, info)| info).collect())
     }
 
     /// Asks a node something about a run.

@@ -90,6 +90,14 @@ impl KnownValues {
             let plain = value.trim_ascii();
             if plain.len() >= LEAST_HELD {
                 whole.insert(plain.to_vec());
+                let is_key = plain.len() <= LONGEST_ENCODED;
+                for (last, before) in
+                    LAST_DIGITS.iter().flat_map(|last| [(last, 0), (last, 1), (last, 2)])
+                {
+                    if is_key {
+                        whole.insert(encoded(plain, before, *last));
+                    }
+                }
             }
             forms_of(value, &mut forms);
         }
