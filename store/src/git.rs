@@ -50,7 +50,7 @@ pub use program::GitProgram;
 pub use rebuild::{
     Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, is_related, link, rebuild,
 };
-pub use summary::{Summary, commands, summarize, worktrees};
+pub use summary::{Summary, commands, is_alike, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.
 const MAX_LIST: u64 = 512 << 20;

@@ -149,3 +149,57 @@ fn load_files<S: ObjectSource + ?Sized>(
         None => GitFiles::default(),
     })
 }
+
+/// Whether a repository made from one state is the one made from another, but for what git remembers of files: it looks
+/// again at those that it does not find as it remembers them.
+pub fn is_alike<S: ObjectSource + ?Sized>(
+    source: &S,
+    a: GitStateId,
+    b: GitStateId,
+) -> Result<bool, GitError> {
+    is_alike_at(source, a, b, 0)
+}
+
+fn is_alike_at<S: ObjectSource + ?Sized>(
+    source: &S,
+    a: GitStateId,
+    b: GitStateId,
+    depth: usize,
+) -> Result<bool, GitError> {
+    if a == b {
+        return Ok(true);
+    }
+    if depth > MAX_DEPTH {
+        return Ok(false);
+    }
+    let (a, b) = (load_state(source, a)?, load_state(source, b)?);
+    let index = |state: &GitState| -> Result<Option<GitIndex>, GitError> {
+        let Some(blob) = state.index else { return Ok(None) };
+        let mut index = GitIndex::decode(&load_blob(source, blob, MAX_LIST)?)?;
+        index.entries.iter_mut().for_each(|entry| entry.clean = None);
+        Ok(Some(index))
+    };
+    let of_units = |state: &GitState| {
+        let units = state.units.iter();
+        units.map(|unit| (unit.path.clone(), unit.place.clone())).collect::<Vec<_>>()
+    };
+    let bare = |state: &GitState| GitState {
+        busy: false,
+        index: None,
+        units: Vec::new(),
+        omitted: None,
+        ..state.clone()
+    };
+    if bare(&a) != bare(&b) || of_units(&a) != of_units(&b) {
+        return Ok(false);
+    }
+    if a.index != b.index && index(&a)? != index(&b)? {
+        return Ok(false);
+    }
+    for (a, b) in a.units.iter().zip(&b.units) {
+        if !is_alike_at(source, a.state, b.state, depth + 1)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,342 @@
+//! Bases and layers of a workspace: made, found again, and let go of.
+//!
+//! ```text
+//! N/tree     what the layer has; N counts up
+//! N/record   what it shows together with those below it
+//! new-…      one that is being made
+//! gone-…     one that is being taken away
+//! ```
+//!
+//! A layer over fifteen others is made over their base instead, so that no stack is high and what they have in common is
+//! written once.
+//!
+//! **Invariant:** one layer of a workspace is made at a time.
+//!
+//! **Invariant:** a layer gets its name when all of it is there. What has none goes when the folder is opened.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use baton_protocol::object::{GitOmission, Omission, Snapshot};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::LayerError;
+use super::changes::{Changes, changes};
+use super::overlay::{self, Overlay};
+use super::record::{MAX_LEN, Record};
+use crate::checkout::{
+    RepositoryOptions, RestoreError, RestoreOptions, RestoredRepository, restore, restore_snapshot,
+};
+use crate::fs::{self, Context, FsError};
+use crate::git::{self, GitError, RebuildOptions};
+use crate::objects::{ObjectSink, ObjectSource};
+use crate::scan::Progress;
+use crate::trees;
+
+/// Layers of a stack, its base among them. The kernel takes 500, but each is looked through for a name that is in none.
+const MAX_HEIGHT: usize = 16;
+
+/// Entries of a layer that are always few.
+const FEW: u64 = 1000;
+
+const NEW: &str = "new-";
+const GONE: &str = "gone-";
+
+/// The number of a layer, within its workspace.
+pub type LayerId = u64;
+
+/// How layers are made.
+#[derive(Debug)]
+pub struct LayerOptions<'a> {
+    /// How files are written.
+    pub restore: RestoreOptions,
+    /// How repositories are made.
+    pub repository: &'a RepositoryOptions,
+    /// Names this start of the machine.
+    pub boot: &'a str,
+}
+
+/// The layers of a workspace. One at a time may be open for a folder.
+#[derive(Debug)]
+pub struct Layers {
+    folder: PathBuf,
+    making: Mutex<()>,
+}
+
+/// Layers that show a snapshot together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// The topmost first.
+    pub layers: Vec<LayerId>,
+    /// Their trees, in the same order.
+    pub trees: Vec<PathBuf>,
+    /// What the file system could not hold.
+    pub not_carried: Vec<Omission>,
+    /// What of the repository did not come, or is to be looked at; nothing where there is none.
+    pub told: Option<Vec<GitOmission>>,
+}
+
+impl Stack {
+    /// The topmost tree that has a repository: that of the snapshot.
+    pub fn repository(&self) -> Option<&Path> {
+        let found = self.trees.iter().find(|tree| tree.join(".git").symlink_metadata().is_ok())?;
+        found.join(".git").is_dir().then_some(found)
+    }
+}
+
+impl Layers {
+    /// Opens the layers in a folder, which is made where it is missing.
+    pub fn open(folder: &Path) -> Result<Self, FsError> {
+        fs::create_dir_all(folder)?;
+        for name in fs::list_dir(folder)? {
+            let bytes = name.as_bytes();
+            if bytes.starts_with(NEW.as_bytes()) || bytes.starts_with(GONE.as_bytes()) {
+                overlay::unmount(&folder.join(&name).join("merged"))?;
+                remove(&folder.join(&name))?;
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), making: Mutex::default() })
+    }
+
+    /// The layers that show a snapshot, made where they are not there.
+    pub fn stack<S: ObjectSource + ObjectSink>(
+        &self,
+        objects: &S,
+        snapshot: &Snapshot,
+        options: &LayerOptions<'_>,
+        progress: &Progress,
+    ) -> Result<Stack, LayerError> {
+        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known(options.boot)?;
+        let shows = |record: &Record| {
+            (record.root, record.root_mode, record.git)
+                == (snapshot.root, snapshot.root_mode, snapshot.git)
+        };
+        if let Some((&id, _)) = known.iter().rev().find(|(_, record)| shows(record)) {
+            return Ok(self.above(&known, id));
+        }
+        let id = known.last_key_value().map_or(1, |(id, _)| id + 1);
+        let new = self.folder.join(format!("{NEW}{id}"));
+        remove(&new)?;
+        fs::create_dir_all(&new)?;
+        let made = self.make(objects, snapshot, &known, &new, options, progress);
+        let record = made.inspect_err(|_| drop(remove(&new)))?;
+        fs::write_atomic(&new.join("record"), &record.encode(), 0o600)?;
+        fs::rename(&new, &self.folder.join(id.to_string()))?;
+        let known = known.into_iter().chain([(id, record)]).collect();
+        Ok(self.above(&known, id))
+    }
+
+    /// Takes away what nobody uses, but for the newest stack. Returns what went.
+    pub fn collect(&self, used: &BTreeSet<LayerId>, boot: &str) -> Result<Vec<LayerId>, FsError> {
+        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known(boot)?;
+        let mut kept = used.clone();
+        let newest = known.keys().next_back().copied();
+        for id in used.iter().copied().chain(newest) {
+            kept.extend(height(&known, id));
+        }
+        let mut gone = Vec::new();
+        for id in self.numbers()? {
+            if kept.contains(&id) {
+                continue;
+            }
+            let aside = self.folder.join(format!("{GONE}{id}"));
+            fs::rename(&self.folder.join(id.to_string()), &aside)?;
+            remove(&aside)?;
+            gone.push(id);
+        }
+        Ok(gone)
+    }
+
+    fn numbers(&self) -> Result<BTreeSet<LayerId>, FsError> {
+        let names = fs::list_dir(&self.folder)?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// Layers whose record can be read, that this start of the machine has made, and that stand on such.
+    fn known(&self, boot: &str) -> Result<BTreeMap<LayerId, Record>, FsError> {
+        let mut known: BTreeMap<LayerId, Record> = BTreeMap::new();
+        for id in self.numbers()? {
+            let path = self.folder.join(id.to_string()).join("record");
+            let Some(bytes) = fs::read_if_exists(&path, MAX_LEN)? else { continue };
+            let Ok(record) = Record::decode(&bytes) else { continue };
+            let stands = record.below.is_none_or(|below| below < id && known.contains_key(&below));
+            if record.boot == boot && stands {
+                known.insert(id, record);
+            }
+        }
+        Ok(known)
+    }
+
+    fn above(&self, known: &BTreeMap<LayerId, Record>, id: LayerId) -> Stack {
+        let layers = height(known, id);
+        let tree = |id: &LayerId| self.folder.join(id.to_string()).join("tree");
+        let trees = layers.iter().map(tree).collect();
+        let top = known.get(&id);
+        let not_carried = layers.iter().filter_map(|id| known.get(id));
+        let mut not_carried: Vec<_> =
+            not_carried.flat_map(|record| record.not_carried.clone()).collect();
+        not_carried.sort_unstable();
+        not_carried.dedup();
+        let told = top.filter(|record| record.git.is_some()).map(|record| record.told.clone());
+        Stack { layers, trees, not_carried, told }
+    }
+
+    fn make<S: ObjectSource + ObjectSink>(
+        &self,
+        objects: &S,
+        snapshot: &Snapshot,
+        known: &BTreeMap<LayerId, Record>,
+        new: &Path,
+        options: &LayerOptions<'_>,
+        progress: &Progress,
+    ) -> Result<Record, LayerError> {
+        if let Some(record) = self.make_layer(objects, snapshot, known, new, options, progress)? {
+            return Ok(record);
+        }
+        let (tree, repository) = (new.join("tree"), options.repository);
+        let made =
+            restore_snapshot(objects, snapshot, &tree, &options.restore, repository, progress);
+        let (restored, told) = match made? {
+            (restored, RestoredRepository::Absent) => (restored, Vec::new()),
+            (restored, RestoredRepository::Rebuilt(told)) => (restored, told),
+            (_, RestoredRepository::Failed(error)) => return Err(error.into()),
+        };
+        Ok(record_of(snapshot, None, options, restored.not_carried, told))
+    }
+
+    /// Makes a layer over what is there; nothing where that has too little in common with the snapshot.
+    fn make_layer<S: ObjectSource + ObjectSink>(
+        &self,
+        objects: &S,
+        snapshot: &Snapshot,
+        known: &BTreeMap<LayerId, Record>,
+        new: &Path,
+        options: &LayerOptions<'_>,
+        progress: &Progress,
+    ) -> Result<Option<Record>, LayerError> {
+        let Some((&newest, _)) = known.last_key_value() else { return Ok(None) };
+        let stack = height(known, newest);
+        let below = if stack.len() < MAX_HEIGHT { stack.first() } else { stack.last() };
+        let Some((&below, record)) = below.and_then(|below| known.get_key_value(below)) else {
+            return Ok(None);
+        };
+        let files = trees::sums(objects, snapshot.root)?.files;
+        let limit = FEW.max(files / 4);
+        let Some(changes) = changes(objects, record.root, snapshot.root, limit)? else {
+            return Ok(None);
+        };
+        let lower = self.above(known, below);
+        let tree = new.join("tree");
+        let (sparse, mode) = (changes.tree, snapshot.root_mode);
+        let restored = restore(objects, sparse, mode, &tree, &options.restore, progress)?;
+        take_away(&tree, &changes)?;
+        let alike = match (record.git, snapshot.git) {
+            (None, None) => true,
+            (Some(before), Some(now)) => git::is_alike(objects, before, now)?,
+            _ => false,
+        };
+        let told = if alike {
+            record.told.clone()
+        } else {
+            make_repository(objects, snapshot, &lower, new, options)?
+        };
+        Ok(Some(record_of(snapshot, Some(below), options, restored.not_carried, told)))
+    }
+}
+
+fn record_of(
+    snapshot: &Snapshot,
+    below: Option<LayerId>,
+    options: &LayerOptions<'_>,
+    not_carried: Vec<Omission>,
+    told: Vec<GitOmission>,
+) -> Record {
+    Record {
+        root: snapshot.root,
+        root_mode: snapshot.root_mode,
+        git: snapshot.git,
+        below,
+        boot: options.boot.to_owned(),
+        not_carried,
+        told,
+    }
+}
+
+/// A layer and those below it.
+fn height(known: &BTreeMap<LayerId, Record>, top: LayerId) -> Vec<LayerId> {
+    let below = |id: &LayerId| known.get(id).and_then(|record| record.below);
+    std::iter::successors(Some(top).filter(|top| known.contains_key(top)), below).collect()
+}
+
+/// Hides names of the layers below.
+fn take_away(tree: &Path, changes: &Changes) -> Result<(), FsError> {
+    for path in &changes.gone {
+        let path = tree.join(std::ffi::OsStr::from_bytes(path));
+        if let Some(above) = path.parent() {
+            fs::create_dir_all(above)?;
+        }
+        hide(&path)?;
+    }
+    Ok(())
+}
+
+/// What an overlay takes for a name that is gone.
+fn hide(path: &Path) -> Result<(), FsError> {
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path,
+        FileType::CharacterDevice,
+        Mode::empty(),
+        rustix::fs::makedev(0, 0),
+    );
+    made.context("hiding", path)
+}
+
+/// Makes the repository of a snapshot in a layer, in the place of that of the layers below.
+fn make_repository<S: ObjectSource + ObjectSink>(
+    objects: &S,
+    snapshot: &Snapshot,
+    lower: &Stack,
+    new: &Path,
+    options: &LayerOptions<'_>,
+) -> Result<Vec<GitOmission>, LayerError> {
+    let (upper, work, merged) = (new.join("tree"), new.join("work"), new.join("merged"));
+    if lower.repository().is_some() {
+        hide(&upper.join(".git"))?;
+    }
+    let Some(state) = snapshot.git else { return Ok(Vec::new()) };
+    for folder in [&work, &merged] {
+        fs::create_dir_all(folder)?;
+    }
+    let overlay = Overlay { lower: &lower.trees, upper: &upper, work: &work, at: &merged };
+    overlay::mount(&overlay)?;
+    let options = RebuildOptions {
+        git: options.repository.git.clone().ok_or(GitError::NoProgram)?,
+        scratch: options.repository.scratch.clone(),
+        beside: merged.clone(),
+        commands: options.repository.commands.clone(),
+    };
+    let made = git::rebuild(objects, state, &merged, &options);
+    overlay::unmount(&merged)?;
+    remove(&merged)?;
+    remove(&work)?;
+    Ok(made?.omitted)
+}
+
+/// Takes a folder away that nobody else knows, whatever the modes in it.
+fn remove(folder: &Path) -> Result<(), FsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = match rustix::fs::open(folder, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        opened => opened.context("opening", folder)?,
+    };
+    crate::checkout::remove::remove_contents(std::os::fd::AsFd::as_fd(&opened))
+        .context("emptying", folder)?;
+    drop(opened);
+    fs::remove_dir_all(folder)
+}

@@ -1,0 +1,83 @@
+//! What a run changed: what is in its writable layer.
+//!
+//! A character device with the number 0 stands for a name that is gone; a directory that hides the one below it, or
+//! shows another one, says so in an attribute.
+//!
+//! **Invariant:** every name that is seen otherwise than through the lower layers alone is dirty.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::fs::{Context, FsError};
+use crate::scan::directory::{join, list, open_below, open_in};
+use crate::scan::dirty::{Depth, Dirty};
+
+/// Set on a directory that hides the one below it.
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// Set on a directory below which another one is shown than that of its name.
+const REDIRECT: &str = "trusted.overlay.redirect";
+
+/// Finds out what differs from the lower layers. Nobody may write meanwhile, or look again after it.
+pub fn changed(upper: &Path) -> Result<Dirty, FsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(upper, flags, Mode::empty()).context("opening", upper)?;
+    let mut dirty = Dirty::default();
+    let mut left = vec![Vec::new()];
+    while let Some(path) = left.pop() {
+        let directory = open_below(root.as_fd(), &path).context("opening", upper)?;
+        let inner = look_in(&path, &directory, &mut dirty).context("reading", upper)?;
+        if dirty.is_everything() {
+            break;
+        }
+        left.extend(inner.iter().map(|name| join(&path, name)));
+    }
+    Ok(dirty)
+}
+
+/// Marks what is in a directory; returns those in it that show what is below them too.
+fn look_in(path: &[u8], directory: &OwnedFd, dirty: &mut Dirty) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut inner = Vec::new();
+    for (name, kind) in list(directory.as_fd())? {
+        let is_git = name == b".git";
+        if is_git && !path.is_empty() {
+            // A repository inside has rules of its own.
+            dirty.walk(path);
+        }
+        let stat = match kind {
+            FileType::Directory => None,
+            _ => Some(rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?),
+        };
+        let is_directory =
+            stat.is_none_or(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        let shows = is_directory && !hides(&open_in(directory.as_fd(), &name)?)?;
+        match (is_git, shows) {
+            // What changed in it decides about files, which is found out by comparing it.
+            (true, true) => {}
+            (true, false) if path.is_empty() => dirty.set_everything(),
+            (true, false) => {}
+            (false, true) => {
+                dirty.name(path, &name, Depth::Look);
+                inner.push(name);
+            }
+            (false, false) => dirty.name(path, &name, Depth::Walk),
+        }
+    }
+    Ok(inner)
+}
+
+/// Whether a directory does not show what is below its own name.
+fn hides(directory: &OwnedFd) -> Result<bool, Errno> {
+    for name in [OPAQUE, REDIRECT] {
+        match rustix::fs::fgetxattr(directory, name, &mut [0u8; 1]) {
+            // Longer than one byte, too.
+            Ok(_) | Err(Errno::RANGE) => return Ok(true),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
