@@ -46,7 +46,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock::Clock;
 use crate::rooms::Room;
 use crate::task::{TaskFailed, Tasks};
-use checkout::Checkouts;
+use checkout::{Checkouts, Place};
 use environment::{Folders, MAX_STRING, NodeEnvironment};
 use follow::RunLog;
 use log::LogError;
@@ -219,6 +219,17 @@ enum Stop {
 }
 
 impl Live {
+    fn place(&self) -> Place {
+        Place {
+            run: self.run,
+            vault: self.vault,
+            workspace: self.spec.workspace,
+            checkout: self.folders.checkout(),
+            attachments: self.folders.attachments(),
+            layer: self.folders.layer(),
+        }
+    }
+
     fn ask_to_stop(&self, stop: Stop) {
         self.stop.send_if_modified(|asked| {
             let first = asked.is_none();

@@ -197,6 +197,12 @@ pub fn remove_dir_all(path: &Path) -> Result<(), FsError> {
     .context("removing", path)
 }
 
+/// Sets the permissions of a file or folder, whatever the umask.
+pub fn set_mode(path: &Path, mode: u32) -> Result<(), FsError> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .context("setting the mode of", path)
+}
+
 /// The names in a directory, sorted; nothing where it is missing.
 pub fn list_dir(path: &Path) -> Result<Vec<std::ffi::OsString>, FsError> {
     let entries = match std::fs::read_dir(path) {

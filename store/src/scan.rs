@@ -344,7 +344,7 @@ pub fn seal_made<S: ObjectSource + ObjectSink>(
     let before = Scanned {
         root: tree,
         root_mode: entry::permissions(&stat),
-        sums: trees::sums(sink, tree)?,
+        sums: trees::sums_of(sink, tree)?,
         omitted: omitted.collect(),
         held: BTreeMap::new(),
         directories: Vec::new(),

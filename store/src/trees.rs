@@ -176,7 +176,7 @@ fn item_node<S: ObjectSource + ?Sized>(source: &S, item: Item) -> Result<Node, S
 }
 
 /// What stands below a directory.
-pub(crate) fn sums<S: ObjectSource + ?Sized>(
+pub fn sums_of<S: ObjectSource + ?Sized>(
     source: &S,
     directory: TreeId,
 ) -> Result<TreeSums, StoreError> {

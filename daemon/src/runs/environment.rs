@@ -53,6 +53,11 @@ impl Folders {
         self.root.join("checkout")
     }
 
+    /// What the checkout needs beside it.
+    pub(super) fn layer(&self) -> PathBuf {
+        self.root.join("layer")
+    }
+
     pub(super) fn home(&self) -> PathBuf {
         self.root.join("home")
     }

@@ -120,9 +120,7 @@ impl Runs {
             for folder in [folders.home(), folders.attachments()] {
                 own("making the run's folders", fs::create_dir_all(&folder))?;
             }
-            let (checkout, attachments) = (folders.checkout(), folders.attachments());
-            let (vault, snapshot) = (work.vault, work.spec.snapshot);
-            let mut prepared = checkouts.prepare(vault, snapshot, &checkout, &attachments)?;
+            let mut prepared = checkouts.prepare(&work.place(), work.spec.snapshot)?;
             if let Some(receipt) = prepared.receipt.as_object_mut() {
                 receipt.insert("isolated".to_owned(), isolated.into());
             }
@@ -271,10 +269,7 @@ impl Runs {
 
     async fn seal(&self, live: &Arc<Live>) -> Result<SnapshotId, String> {
         let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
-        let seal = move || {
-            let (spec, checkout) = (&work.spec, work.folders.checkout());
-            checkouts.seal(work.vault, spec.workspace, work.run, &checkout, spec.snapshot)
-        };
+        let seal = move || checkouts.seal(&work.place(), work.spec.snapshot);
         let doing = "its result could not be sealed and is in its checkout only";
         match self.blocking("run-seal", seal).await {
             Ok(Ok(result)) => Ok(result),

@@ -16,7 +16,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -28,7 +27,7 @@ use super::changes::{Changes, changes};
 use super::overlay::{self, Overlay};
 use super::record::{MAX_LEN, Record};
 use crate::checkout::{
-    RepositoryOptions, RestoreError, RestoreOptions, RestoredRepository, restore, restore_snapshot,
+    RepositoryOptions, RestoreOptions, RestoredRepository, restore, restore_snapshot,
 };
 use crate::fs::{self, Context, FsError};
 use crate::git::{self, GitError, RebuildOptions};
@@ -41,6 +40,9 @@ const MAX_HEIGHT: usize = 16;
 
 /// Entries of a layer that are always few.
 const FEW: u64 = 1000;
+
+/// Longest note of who uses layers.
+const MAX_NOTE: u64 = 4096;
 
 const NEW: &str = "new-";
 const GONE: &str = "gone-";
@@ -101,15 +103,38 @@ impl Layers {
         Ok(Self { folder: folder.to_owned(), making: Mutex::default() })
     }
 
-    /// The layers that show a snapshot, made where they are not there.
+    /// The layers that show a snapshot, made where they are not there. That they are used is noted in the file `user`:
+    /// as long as it is there, they are.
     pub fn stack<S: ObjectSource + ObjectSink>(
+        &self,
+        objects: &S,
+        snapshot: &Snapshot,
+        user: &Path,
+        options: &LayerOptions<'_>,
+        progress: &Progress,
+    ) -> Result<Stack, LayerError> {
+        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let stack = self.find_or_make(objects, snapshot, options, progress)?;
+        let noted: Vec<_> = stack.layers.iter().map(LayerId::to_string).collect();
+        fs::write_atomic(user, noted.join("\n").as_bytes(), 0o600)?;
+        Ok(stack)
+    }
+
+    /// The layers that were noted in a file by [`Layers::stack`]; nothing where they are not there as they were.
+    pub fn noted(&self, user: &Path, boot: &str) -> Result<Option<Stack>, FsError> {
+        let layers = noted(user)?;
+        let known = self.known(boot)?;
+        let stack = layers.first().map(|&top| self.above(&known, top));
+        Ok(stack.filter(|stack| stack.layers == layers))
+    }
+
+    fn find_or_make<S: ObjectSource + ObjectSink>(
         &self,
         objects: &S,
         snapshot: &Snapshot,
         options: &LayerOptions<'_>,
         progress: &Progress,
     ) -> Result<Stack, LayerError> {
-        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.known(options.boot)?;
         let shows = |record: &Record| {
             (record.root, record.root_mode, record.git)
@@ -130,14 +155,16 @@ impl Layers {
         Ok(self.above(&known, id))
     }
 
-    /// Takes away what nobody uses, but for the newest stack. Returns what went.
-    pub fn collect(&self, used: &BTreeSet<LayerId>, boot: &str) -> Result<Vec<LayerId>, FsError> {
+    /// Takes away what none of these users has noted, but for the newest stack. Returns what went.
+    pub fn collect(&self, users: &[PathBuf], boot: &str) -> Result<Vec<LayerId>, FsError> {
         let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.known(boot)?;
-        let mut kept = used.clone();
-        let newest = known.keys().next_back().copied();
-        for id in used.iter().copied().chain(newest) {
-            kept.extend(height(&known, id));
+        let mut kept = BTreeSet::new();
+        for user in users {
+            kept.extend(noted(user)?);
+        }
+        if let Some((&newest, _)) = known.last_key_value() {
+            kept.extend(height(&known, newest));
         }
         let mut gone = Vec::new();
         for id in self.numbers()? {
@@ -225,7 +252,7 @@ impl Layers {
         let Some((&below, record)) = below.and_then(|below| known.get_key_value(below)) else {
             return Ok(None);
         };
-        let files = trees::sums(objects, snapshot.root)?.files;
+        let files = trees::sums_of(objects, snapshot.root)?.files;
         let limit = FEW.max(files / 4);
         let Some(changes) = changes(objects, record.root, snapshot.root, limit)? else {
             return Ok(None);
@@ -247,6 +274,13 @@ impl Layers {
         };
         Ok(Some(record_of(snapshot, Some(below), options, restored.not_carried, told)))
     }
+}
+
+/// The layers that a file names.
+fn noted(user: &Path) -> Result<Vec<LayerId>, FsError> {
+    let bytes = fs::read_if_exists(user, MAX_NOTE)?.unwrap_or_default();
+    let lines = bytes.split(|&byte| byte == b'\n');
+    Ok(lines.filter_map(|line| std::str::from_utf8(line).ok()?.parse().ok()).collect())
 }
 
 fn record_of(

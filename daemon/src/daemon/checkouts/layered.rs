@@ -1,0 +1,178 @@
+//! Checkouts that share what they have in common, each with a layer of its own for what its run changes.
+//!
+//! ```text
+//! LAYER/stack    the layers below
+//! LAYER/upper    what the run changed
+//! LAYER/work     for the system
+//! LAYER/sealed   what the run left is in a snapshot
+//! ```
+//!
+//! **Invariant:** the layer of a run that is not sealed is never taken away.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use baton_protocol::id::{VaultId, WorkspaceId};
+use baton_protocol::object::Snapshot;
+use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository};
+use baton_store::fs::{self, FsError};
+use baton_store::layers::overlay::{self, Overlay};
+use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed};
+use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
+use baton_store::snapshot::load_omissions;
+use baton_store::trees;
+use baton_store::vault::{Intake, Vault};
+
+use super::Made;
+use crate::runs::checkout::Place;
+
+const STACK: &str = "stack";
+const SEALED: &str = "sealed";
+
+/// Where the system says which start of the machine this is, and how long that is.
+const BOOT: (&str, u64) = ("/proc/sys/kernel/random/boot_id", 64);
+
+/// Layers of all workspaces of a node.
+#[derive(Debug)]
+pub struct SharedLayers {
+    folder: PathBuf,
+    /// Has one folder for each run.
+    runs: PathBuf,
+    boot: String,
+    open: Mutex<HashMap<(VaultId, WorkspaceId), Arc<Layers>>>,
+}
+
+/// A checkout that shares layers could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SharedError {
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error(transparent)]
+    Store(#[from] baton_store::error::StoreError),
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    #[error("the layers below what the run changed are not there any more")]
+    Gone,
+}
+
+impl SharedLayers {
+    /// Layers in a folder, if this machine can mount them there: why not, otherwise.
+    pub fn choose(folder: PathBuf, runs: PathBuf) -> Result<Self, FsError> {
+        fs::create_dir_all(&folder)?;
+        overlay::try_in(&folder)?;
+        let (path, len) = BOOT;
+        let boot = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
+        let boot = String::from_utf8_lossy(&boot).trim().to_owned();
+        Ok(Self { folder, runs, boot, open: Mutex::default() })
+    }
+
+    fn layers(&self, place: &Place) -> Result<Arc<Layers>, FsError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layers) = open.get(&(place.vault, place.workspace)) {
+            return Ok(Arc::clone(layers));
+        }
+        let folder = self.folder.join(place.vault.to_string()).join(place.workspace.to_string());
+        let layers = Arc::new(Layers::open(&folder)?);
+        open.insert((place.vault, place.workspace), Arc::clone(&layers));
+        Ok(layers)
+    }
+
+    /// Makes a checkout of a snapshot.
+    pub(super) fn prepare(
+        &self,
+        place: &Place,
+        vault: &Vault,
+        snapshot: &Snapshot,
+        repository: &RepositoryOptions,
+    ) -> Result<Made, SharedError> {
+        let layers = self.layers(place)?;
+        fs::create_dir_all(&place.layer)?;
+        let options =
+            LayerOptions { restore: RestoreOptions::default(), repository, boot: &self.boot };
+        let user = place.layer.join(STACK);
+        let intake = vault.intake();
+        let stack = layers.stack(&intake, snapshot, &user, &options, &Progress::default())?;
+        let upper = place.layer.join("upper");
+        for folder in [&upper, &place.layer.join("work"), &place.checkout] {
+            fs::create_dir_all(folder)?;
+        }
+        // The writable layer decides about the root of the tree.
+        fs::set_mode(&upper, snapshot.root_mode.into())?;
+        show(place, &stack)?;
+        if let Err(error) = layers.collect(&self.users()?, &self.boot) {
+            tracing::warn!(%error, "layers that nobody uses stay");
+        }
+        let below = trees::sums_of(vault, snapshot.root)?;
+        let repository = stack.told.map_or(RestoredRepository::Absent, RestoredRepository::Rebuilt);
+        let Stack { not_carried, .. } = stack;
+        Ok(Made { files: below.files, bytes: below.bytes, not_carried, repository })
+    }
+
+    /// What a run has left, found in its own layer.
+    pub(super) fn scan(
+        &self,
+        place: &Place,
+        before: &Snapshot,
+        intake: &Intake,
+        options: &ScanOptions,
+    ) -> Result<Scanned, SharedError> {
+        let noted = self.layers(place)?.noted(&place.layer.join(STACK), &self.boot)?;
+        let stack = noted.ok_or(SharedError::Gone)?;
+        if !overlay::is_mounted(&place.checkout)? {
+            show(place, &stack)?;
+        }
+        let made = MadeTree {
+            root: before.root,
+            omitted: load_omissions(intake, before)?,
+            repository: stack.repository(),
+            dirty: changed(&place.layer.join("upper"))?,
+        };
+        Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?)
+    }
+
+    /// The notes of all runs that use layers, of every workspace: numbers of another one keep a few layers longer.
+    fn users(&self) -> Result<Vec<PathBuf>, FsError> {
+        let names = fs::list_dir(&self.runs)?.into_iter();
+        Ok(names.map(|name| self.runs.join(name).join("layer").join(STACK)).collect())
+    }
+}
+
+fn show(place: &Place, stack: &Stack) -> Result<(), FsError> {
+    let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
+    overlay::mount(&Overlay {
+        lower: &stack.trees,
+        upper: &upper,
+        work: &work,
+        at: &place.checkout,
+    })
+}
+
+/// Whether a checkout shares layers.
+pub(super) fn is_shared(layer: &Path) -> bool {
+    layer.join(STACK).exists()
+}
+
+/// Notes that what is in a layer is in a snapshot, too.
+pub(super) fn note_sealed(layer: &Path) -> Result<(), FsError> {
+    if is_shared(layer) { fs::write_atomic(&layer.join(SEALED), b"", 0o600) } else { Ok(()) }
+}
+
+/// Takes a checkout away, whatever kind it is.
+pub(super) fn release(checkout: &Path, layer: &Path) -> Result<(), FsError> {
+    overlay::unmount(checkout)?;
+    fs::remove_dir_all(checkout)?;
+    fs::remove_dir_all(layer)
+}
+
+/// Takes a checkout away that shares layers, and is sealed; of one that is not, nothing is shown any more.
+pub(super) fn let_go(checkout: &Path, layer: &Path) -> Result<(), FsError> {
+    overlay::unmount(checkout)?;
+    if !layer.join(SEALED).exists() {
+        return Ok(());
+    }
+    fs::remove_dir_all(checkout)?;
+    fs::remove_dir_all(layer)
+}
