@@ -273,11 +273,16 @@ impl Daemon {
         let isolation = if isolated { Ok(()) } else { Err(chosen.detail) };
         let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
         run_options.max_parallel = config.serve.max_runs;
-        let checkouts = Arc::new(checkouts::PlainCheckouts {
+        let layers = home.caches_dir().join("checkouts");
+        let shared = checkouts::SharedLayers::choose(layers, home.runs_dir());
+        let checkouts = Arc::new(checkouts::NodeCheckouts {
             store: store.clone(),
             clock: clock.clone(),
             git: workspaces.git.clone(),
             scratch: workspaces.scratch.clone(),
+            shared: shared
+                .inspect_err(|error| tracing::info!(error = chain(error), "checkouts are copies"))
+                .ok(),
         });
         let runs = Runs::new(
             run_options,

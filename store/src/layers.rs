@@ -17,6 +17,8 @@ mod changes;
 mod record;
 mod stack;
 mod writable;
+#[cfg(test)]
+mod tests;
 
 use crate::checkout::RestoreError;
 use crate::error::StoreError;

@@ -139,10 +139,11 @@ impl Runs {
 
     /// Removes a checkout in which nothing has run.
     pub(super) async fn discard_checkout(&self, live: &Live) {
-        let checkout = live.folders.checkout();
-        let removed = self.blocking("run-discard", move || fs::remove_dir_all(&checkout)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(run = %live.run, %error, "a part of a checkout stays behind");
+        let (checkout, layer) = (live.folders.checkout(), live.folders.layer());
+        let checkouts = Arc::clone(&self.0.parts.checkouts);
+        let release = move || checkouts.release(&checkout, &layer);
+        if let Ok(Err(error)) = self.blocking("run-discard", release).await {
+            tracing::warn!(run = %live.run, error = chain(&error), "a part of a checkout stays behind");
         }
     }
 
@@ -354,7 +355,7 @@ fn reason(what: &str, error: &dyn Error) -> String {
 }
 
 /// An error and its sources.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

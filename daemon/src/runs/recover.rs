@@ -28,6 +28,8 @@ impl Runs {
                 self.recover_one(row).await?;
             }
         }
+        // Live ones are among the live by now.
+        self.let_go_of_ended().await?;
         Ok(())
     }
 

@@ -37,7 +37,7 @@ use baton_store::vault::{Intake, Vault};
 use super::{SyncError, Wire, fetch, push};
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
-use crate::daemon::checkouts::PlainCheckouts;
+use crate::daemon::checkouts::NodeCheckouts;
 use crate::identity::Identity;
 use crate::node::join::{TicketWish, issue_ticket};
 use crate::node::requests::Requests;
@@ -276,11 +276,12 @@ impl Cloud {
         let store = Store::open(&path.join("store")).unwrap();
         let (clock, tasks) = (Clock::manual(1_000_000), Tasks::new());
         let variables = NodeEnvironment::new([("PATH".into(), DEFAULT_PATH.into())]);
-        let checkouts = PlainCheckouts {
+        let checkouts = NodeCheckouts {
             store: store.clone(),
             clock: clock.clone(),
             git: None,
             scratch: path.join("scratch"),
+            shared: None,
         };
         let parts = RunParts {
             catalog: catalog.clone(),
