@@ -47,17 +47,17 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     use Step::*;
     prop_oneof![
-        5 => any::<u8>().prop_map(Write),
-        2 => any::<u8>().prop_map(Append),
-        2 => any::<u8>().prop_map(Remove),
-        3 => any::<u8>().prop_map(MakeDirectory),
-        1 => any::<u8>().prop_map(RemoveAll),
-        1 => any::<u8>().prop_map(Recreate),
-        4 => any::<(u8, u8)>().prop_map(|(a, b)| Rename(a, b)),
-        1 => any::<(u8, u8)>().prop_map(|(a, b)| Link(a, b)),
-        1 => any::<u8>().prop_map(Symlink),
-        2 => (any::<u8>(), 0u16..0o1000).prop_map(|(at, mode)| Mode(at, mode | 0o700)),
-        1 => any::<u8>().prop_map(Ignore),
+        20 => any::<u8>().prop_map(Write),
+        8 => any::<u8>().prop_map(Append),
+        8 => any::<u8>().prop_map(Remove),
+        12 => any::<u8>().prop_map(MakeDirectory),
+        4 => any::<u8>().prop_map(RemoveAll),
+        4 => any::<u8>().prop_map(Recreate),
+        16 => any::<(u8, u8)>().prop_map(|(a, b)| Rename(a, b)),
+        4 => any::<(u8, u8)>().prop_map(|(a, b)| Link(a, b)),
+        4 => any::<u8>().prop_map(Symlink),
+        8 => (any::<u8>(), 0u16..0o1000).prop_map(|(at, mode)| Mode(at, mode | 0o700)),
+        4 => any::<u8>().prop_map(Ignore),
         1 => any::<u8>().prop_map(Many),
     ]
 }
@@ -218,7 +218,7 @@ impl Ground {
         });
         let parts = SnapshotParts {
             workspace: WorkspaceId::from_bytes([1; 16]),
-            device: DeviceId::from_bytes([2; 16]),
+            device: DeviceId::from_bytes([2; 32]),
             sequence: 1,
             parents: Vec::new(),
             git,
@@ -304,7 +304,7 @@ fn run_generations(generations: &[Vec<Step>]) {
 
 #[test]
 fn what_a_run_changes_is_found_in_its_own_layer_and_the_next_one_sees_it() {
-    let cases = if is_nightly() { 300 } else { 12 };
+    let cases = if is_nightly() { 300 } else { 8 };
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let steps = prop::collection::vec(step(), 0..12);
     let generations = prop::collection::vec(steps, 1..20);
