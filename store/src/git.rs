@@ -48,7 +48,8 @@ pub use capture::{CaptureOptions, Captured, capture};
 pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{
-    Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, is_related, link, rebuild,
+    Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, Standing, is_related, link, rebuild,
+    rebuild_over,
 };
 pub use summary::{Summary, commands, is_alike, summarize, worktrees};
 

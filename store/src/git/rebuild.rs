@@ -107,6 +107,23 @@ pub struct Rebuilt {
     pub omitted: Vec<GitOmission>,
 }
 
+/// A repository that was rebuilt from a state, and stands aside: what the next one has in common with it is taken from
+/// it.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its folder, which loses its objects.
+    pub git_dir: PathBuf,
+    /// What it was rebuilt from.
+    pub state: GitStateId,
+}
+
+/// The same, read.
+struct Known {
+    git_dir: PathBuf,
+    packs: Vec<GitPack>,
+    index: Option<super::index::Index>,
+}
+
 /// Makes the repository of a worktree whose files are there, and those inside it. Files that are said to be as the index
 /// has them are read, and of those the ones that were written in this very second are dated a second back.
 pub fn rebuild<S: ObjectSource + ?Sized>(
@@ -115,7 +132,18 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     worktree: &Path,
     options: &RebuildOptions,
 ) -> Result<Rebuilt, GitError> {
-    let plan = Plan { source, options };
+    rebuild_over(source, state, worktree, options, None)
+}
+
+/// The same in the place of a repository that stood there. Inner ones are made anew.
+pub fn rebuild_over<S: ObjectSource + ?Sized>(
+    source: &S,
+    state: GitStateId,
+    worktree: &Path,
+    options: &RebuildOptions,
+    standing: Option<Standing>,
+) -> Result<Rebuilt, GitError> {
+    let mut plan = Plan { source, options, standing: None };
     plan.check(state, 0, &mut Budget { repositories: MAX_REPOSITORIES, bytes: MAX_LISTS })?;
     let dot_git = worktree.join(".git");
     if !worktree.is_dir() {
@@ -123,6 +151,9 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     }
     if dot_git.symlink_metadata().is_ok() {
         return Err(GitError::refused(dot_git.display().to_string(), "it is there already"));
+    }
+    if let Some(standing) = standing {
+        plan.standing = plan.take_over(standing, state)?;
     }
     let mut told = Told::default();
     let mut placing = Placing::default();
@@ -160,6 +191,8 @@ struct Loaded {
 struct Plan<'a, S: ?Sized> {
     source: &'a S,
     options: &'a RebuildOptions,
+    /// What the outermost repository takes over.
+    standing: Option<Known>,
 }
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
@@ -173,6 +206,25 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         check_units(&state.units)?;
         drop(self.load(id)?);
         state.units.iter().try_for_each(|unit| self.check(unit.state, depth + 1, budget))
+    }
+
+    /// Reads a repository that stands aside; nothing where the state has nothing in common with it.
+    fn take_over(&self, it: Standing, id: GitStateId) -> Result<Option<Known>, GitError> {
+        let (before, now) = (self.load_state(it.state)?, self.load_state(id)?);
+        let is_partial = |state: &GitState| -> Result<bool, GitError> {
+            let settings = GitSettings::decode(&self.list(state.settings)?)?.0;
+            Ok(settings.iter().any(|it| it.section == "remote" && it.key == "promisor"))
+        };
+        // Each pack builds on those before it.
+        if before.hash != now.hash
+            || !now.packs.starts_with(&before.packs)
+            || is_partial(&before)?
+            || is_partial(&now)?
+        {
+            return Ok(None);
+        }
+        let index = super::index::read(&it.git_dir, now.hash)?;
+        Ok(Some(Known { git_dir: it.git_dir, packs: before.packs, index }))
     }
 
     fn load_state(&self, id: GitStateId) -> Result<GitState, GitError> {
@@ -246,10 +298,17 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         if let Some(shallow) = files.iter().find(|file| file.path.as_bytes() == b"shallow") {
             write_new(&git_dir.join("shallow"), &shallow.bytes)?;
         }
+        let standing = self.standing.as_ref().filter(|_| spot.is_outermost());
+        if let Some(standing) = standing {
+            let objects = git_dir.join("objects");
+            fs::remove_dir_all(&objects)?;
+            fs::rename_unsynced(&standing.git_dir.join("objects"), &objects)?;
+        }
         let worktree = spot.full();
         let kept = settings::select(&settings.0, &worktree, spot.top(), told);
         let is_partial = kept.iter().any(|it| it.section == "remote" && it.key == "promisor");
-        for pack in &state.packs {
+        let there = standing.map_or(0, |standing| standing.packs.len());
+        for pack in state.packs.iter().skip(there) {
             self.unpack(self.options.git.at(git_dir), pack.blob, is_partial)?;
         }
         let repo = repository(&worktree, git_dir, &state);
@@ -264,7 +323,9 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         if let Some(index) = &index {
             let trusts_mode = repo_trusts_mode(&kept);
             let files = self.files_of(spot, &worktree);
-            let bytes = index_bytes(index, files.as_ref(), git_dir, trusts_mode, &view, told)?;
+            let known = standing.and_then(|standing| standing.index.as_ref());
+            let bytes =
+                index_bytes(index, files.as_ref(), known, git_dir, trusts_mode, &view, told)?;
             write_new(&git_dir.join("index"), &bytes)?;
         }
         drop(view);

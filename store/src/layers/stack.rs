@@ -19,7 +19,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use baton_protocol::object::{GitOmission, Omission, Snapshot};
+use baton_protocol::id::GitStateId;
+use baton_protocol::object::{GitOmission, GitOmitReason, Omission, Snapshot};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::LayerError;
@@ -30,7 +31,7 @@ use crate::checkout::{
     RepositoryOptions, RestoreOptions, RestoredRepository, restore, restore_snapshot,
 };
 use crate::fs::{self, Context, FsError};
-use crate::git::{self, GitError, RebuildOptions};
+use crate::git::{self, GitError, RebuildOptions, Standing};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::scan::Progress;
 use crate::trees;
@@ -43,6 +44,9 @@ const FEW: u64 = 1000;
 
 /// Longest note of who uses layers.
 const MAX_NOTE: u64 = 4096;
+
+/// Where the repository of the layers below is while another one is made. No scan takes a name like that.
+const ASIDE: &str = ".baton-before";
 
 const NEW: &str = "new-";
 const GONE: &str = "gone-";
@@ -270,7 +274,8 @@ impl Layers {
         let told = if alike {
             record.told.clone()
         } else {
-            make_repository(objects, snapshot, &lower, new, options)?
+            let before = record.git.filter(|_| lower.repository().is_some());
+            make_repository(objects, snapshot, (&lower, before), new, options)?
         };
         Ok(Some(record_of(snapshot, Some(below), options, restored.not_carried, told)))
     }
@@ -331,35 +336,62 @@ fn hide(path: &Path) -> Result<(), FsError> {
     made.context("hiding", path)
 }
 
-/// Makes the repository of a snapshot in a layer, in the place of that of the layers below.
+/// Makes the repository of a snapshot in a layer, in the place of that of the layers below, which was made from `before`.
 fn make_repository<S: ObjectSource + ObjectSink>(
     objects: &S,
     snapshot: &Snapshot,
-    lower: &Stack,
+    (lower, before): (&Stack, Option<GitStateId>),
     new: &Path,
     options: &LayerOptions<'_>,
 ) -> Result<Vec<GitOmission>, LayerError> {
     let (upper, work, merged) = (new.join("tree"), new.join("work"), new.join("merged"));
-    if lower.repository().is_some() {
-        hide(&upper.join(".git"))?;
-    }
-    let Some(state) = snapshot.git else { return Ok(Vec::new()) };
+    let Some(state) = snapshot.git else {
+        if before.is_some() {
+            hide(&upper.join(".git"))?;
+        }
+        return Ok(Vec::new());
+    };
     for folder in [&work, &merged] {
         fs::create_dir_all(folder)?;
     }
     let overlay = Overlay { lower: &lower.trees, upper: &upper, work: &work, at: &merged };
     overlay::mount(&overlay)?;
-    let options = RebuildOptions {
-        git: options.repository.git.clone().ok_or(GitError::NoProgram)?,
-        scratch: options.repository.scratch.clone(),
-        beside: merged.clone(),
-        commands: options.repository.commands.clone(),
-    };
-    let made = git::rebuild(objects, state, &merged, &options);
+    let made = rebuild_in(objects, (before, state), &merged, lower, options);
     overlay::unmount(&merged)?;
     remove(&merged)?;
     remove(&work)?;
-    Ok(made?.omitted)
+    made
+}
+
+/// Makes a repository where another one stands. That goes aside and gives what both have, of which nothing is written.
+fn rebuild_in<S: ObjectSource + ObjectSink>(
+    objects: &S,
+    (before, state): (Option<GitStateId>, GitStateId),
+    merged: &Path,
+    lower: &Stack,
+    options: &LayerOptions<'_>,
+) -> Result<Vec<GitOmission>, LayerError> {
+    let aside = merged.join(ASIDE);
+    let mut standing = None;
+    if let Some(state) = before {
+        fs::rename_unsynced(&merged.join(".git"), &aside)?;
+        // One that lacks objects would make the next one believe that they are there.
+        let is_whole = |told: &GitOmission| told.reason != GitOmitReason::Missing;
+        if lower.told.iter().flatten().all(is_whole) {
+            standing = Some(Standing { git_dir: aside.clone(), state });
+        }
+    }
+    let rebuilding = RebuildOptions {
+        git: options.repository.git.clone().ok_or(GitError::NoProgram)?,
+        scratch: options.repository.scratch.clone(),
+        beside: merged.to_owned(),
+        commands: options.repository.commands.clone(),
+    };
+    let made = git::rebuild_over(objects, state, merged, &rebuilding, standing)?;
+    if before.is_some() {
+        fs::remove_dir_all(&aside)?;
+    }
+    Ok(made.omitted)
 }
 
 /// Takes a folder away that nobody else knows, whatever the modes in it.

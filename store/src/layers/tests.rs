@@ -366,3 +366,99 @@ fn a_layer_that_was_not_finished_goes_when_the_folder_is_opened() {
     // One without a record is none.
     assert_eq!(layers.collect(&[], "b").unwrap(), [5]);
 }
+
+fn run_git(folder: &Path, args: &[&str]) -> String {
+    let mut git = std::process::Command::new("git");
+    git.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", folder);
+    git.env("GIT_CONFIG_NOSYSTEM", "1").args(["-c", "user.name=a", "-c", "user.email=a@b"]);
+    let output = git.arg("-C").arg(folder).args(args).output().unwrap();
+    assert!(output.status.success(), "git {args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What git says of a repository.
+fn told_by_git(at: &Path) -> Vec<String> {
+    let commands: [&[&str]; 7] = [
+        &["status", "--porcelain=v2", "--branch", "-z"],
+        &["diff"],
+        &["diff", "--cached"],
+        &["ls-files", "--stage", "-v", "-t"],
+        &["for-each-ref"],
+        &["log", "--all", "--format=raw"],
+        &["fsck", "--no-dangling"],
+    ];
+    commands.iter().map(|args| run_git(at, args)).collect()
+}
+
+#[test]
+fn a_repository_is_seen_as_it_is_whatever_changed_in_it() {
+    let Some(mut ground) = Ground::new() else { return };
+    let found = ["/usr/bin/git", "/usr/local/bin/git"].map(PathBuf::from);
+    ground.git = Some(GitProgram::new(found.into_iter().find(|path| path.exists()).unwrap()));
+    system::create_dir_all(ground.folder.path().join("scratch")).unwrap();
+    let plain = ground.folder.path().join("plain");
+    system::create_dir_all(plain.join("folder")).unwrap();
+    run_git(&plain, &["init", "-q", "-b", "main"]);
+    for number in 0..50 {
+        system::write(plain.join(format!("folder/file-{number}")), format!("{number}\n")).unwrap();
+    }
+    run_git(&plain, &["add", "."]);
+    run_git(&plain, &["commit", "-q", "-m", "first"]);
+    run_git(&plain, &["status"]);
+    type Change = Box<dyn Fn(&Path)>;
+    let write = |at: &Path, name: &str, text: &str| system::write(at.join(name), text).unwrap();
+    let changes: Vec<Change> = vec![
+        Box::new(|_| {}),
+        // An edit makes no other repository: nothing of git is in the layer.
+        Box::new(move |at| write(at, "folder/file-1", "edited\n")),
+        Box::new(|at| drop(run_git(at, &["add", "folder/file-1"]))),
+        Box::new(|at| drop(run_git(at, &["commit", "-q", "-m", "second"]))),
+        Box::new(|at| drop(run_git(at, &["switch", "-q", "-c", "side", "HEAD~1"]))),
+        Box::new(move |at| {
+            write(at, "folder/file-2", "other\n");
+            run_git(at, &["commit", "-q", "-a", "-m", "third"]);
+            write(at, "folder/file-3", "more\n");
+            run_git(at, &["stash"]);
+            run_git(at, &["gc", "-q", "--prune=now"]);
+        }),
+        Box::new(|at| drop(run_git(at, &["rm", "-q", "-r", "folder"]))),
+        Box::new(|at| system::remove_dir_all(at.join(".git")).unwrap()),
+    ];
+    let mut snapshot: Option<Snapshot> = None;
+    for (number, change) in changes.iter().enumerate() {
+        change(&plain);
+        if !plain.join(".git").exists() {
+            ground.git = None;
+        }
+        let now = ground.snapshot(&plain);
+        let mounted = ground.mount(&now, &format!("run-{number}"));
+        assert_eq!(ground.scan(&mounted.at).0, now.root, "{number}");
+        assert_eq!(mounted.at.join(".git").exists(), plain.join(".git").exists());
+        if ground.git.is_some() {
+            assert_eq!(told_by_git(&mounted.at), told_by_git(&plain), "{number}");
+            let own = mounted.stack.trees[0].join(".git").exists();
+            assert_eq!(
+                own,
+                number != 1 && !(number > 0 && snapshot.as_ref().unwrap().git == now.git),
+                "{number}"
+            );
+            // What a run does there is found, by the rules of git.
+            write(&mounted.at, "new.log", "x");
+            write(&mounted.at, ".gitignore", "*.log\n");
+            run_git(&mounted.at, &["switch", "-q", "-c", "run"]);
+            run_git(&mounted.at, &["add", "-f", ".gitignore", "new.log"]);
+            run_git(&mounted.at, &["commit", "-q", "-a", "-m", "of the run"]);
+            let (options, progress) = (ScanOptions::default(), Progress::default());
+            let sealed = || {
+                let made = mounted.made(&now);
+                seal_made(&mounted.at, made, &ground.objects, &options, &progress).unwrap().root
+            };
+            assert_eq!(sealed(), ground.scan(&mounted.at).0, "{number}");
+            // Not tracked any more, and ignored.
+            run_git(&mounted.at, &["rm", "-q", "--cached", "new.log"]);
+            assert_eq!(sealed(), ground.scan(&mounted.at).0, "{number}");
+            run_git(&mounted.at, &["fsck", "--no-dangling"]);
+        }
+        snapshot = Some(now);
+    }
+}
