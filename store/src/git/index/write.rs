@@ -44,7 +44,8 @@ pub(crate) fn write(
         }
     }
     let trees = trees.encode(there);
-    if !trees.is_empty() {
+    // Git knows the tree of nothing without having it, and `fsck` misses it where an index names it.
+    if !trees.is_empty() && !index.entries.is_empty() {
         extension(&mut to, *b"TREE", &trees);
     }
     if !index.undo.is_empty() {
