@@ -33,7 +33,7 @@ use crate::runs::checkout::{CheckoutError, Checkouts, Place, Prepared};
 use crate::workspace::random;
 use crate::workspace::repository::{inner_worktrees, not_carried};
 pub use layered::SharedLayers;
-use layered::{is_shared, note_sealed};
+use layered::{SharedError, is_shared, note_sealed};
 
 const RESTORING: &str = "restoring the snapshot";
 const REBUILDING: &str = "making the repository again";
@@ -61,12 +61,7 @@ impl Checkouts for NodeCheckouts {
     fn prepare(&self, place: &Place, snapshot: SnapshotId) -> Result<Prepared, CheckoutError> {
         let vault = self.store.vault(place.vault).doing(RESTORING)?;
         let loaded = load_snapshot(&vault, snapshot).doing(RESTORING)?;
-        let repository = RepositoryOptions {
-            git: self.git.clone(),
-            scratch: self.scratch.clone(),
-            // They come from who asked for the run, and what they reach is what the run may.
-            commands: Commands::All,
-        };
+        let repository = self.repository();
         let made = match &self.shared {
             Some(shared) => shared.prepare(place, &vault, &loaded, &repository).doing(RESTORING)?,
             None => copy(place, &vault, &loaded, &repository)?,
@@ -93,10 +88,14 @@ impl Checkouts for NodeCheckouts {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
             ..ScanOptions::default()
         };
-        let shared = self.shared.as_ref().filter(|_| is_shared(&place.layer));
-        let scanned = match shared {
-            Some(shared) => shared.scan(place, &before, &intake, &options).doing(SEALING)?,
-            None => {
+        let scanned = match (&self.shared, is_shared(&place.layer)) {
+            (Some(shared), true) => {
+                let repository = self.repository();
+                shared.scan(place, &before, &intake, &repository, &options).doing(SEALING)?
+            }
+            // What is at its place is nothing that the run has left.
+            (None, true) => return Err(SharedError::NoOverlays).doing(SEALING),
+            (_, false) => {
                 let (cache, progress) = (StatCache::default(), Progress::default());
                 scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
             }
@@ -174,6 +173,15 @@ fn copy(
 }
 
 impl NodeCheckouts {
+    fn repository(&self) -> RepositoryOptions {
+        RepositoryOptions {
+            git: self.git.clone(),
+            scratch: self.scratch.clone(),
+            // They come from who asked for the run, and what they reach is what the run may.
+            commands: Commands::All,
+        }
+    }
+
     /// The state of the repository that a run has left, and what neither that nor the tree has. A repository that cannot
     /// be captured is left out and named: the files are kept all the same.
     fn capture(

@@ -147,7 +147,8 @@ impl Layers {
         if let Some((&id, _)) = known.iter().rev().find(|(_, record)| shows(record)) {
             return Ok(self.above(&known, id));
         }
-        let id = known.last_key_value().map_or(1, |(id, _)| id + 1);
+        // Those of an earlier start of the machine have numbers, too.
+        let id = self.numbers()?.last().map_or(1, |id| id + 1);
         let new = self.folder.join(format!("{NEW}{id}"));
         remove(&new)?;
         fs::create_dir_all(&new)?;

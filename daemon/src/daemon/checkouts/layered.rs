@@ -54,8 +54,8 @@ pub(super) enum SharedError {
     Store(#[from] baton_store::error::StoreError),
     #[error(transparent)]
     Scan(#[from] ScanError),
-    #[error("the layers below what the run changed are not there any more")]
-    Gone,
+    #[error("what the run changed is in a layer, and this machine cannot mount overlays any more")]
+    NoOverlays,
 }
 
 impl SharedLayers {
@@ -67,6 +67,10 @@ impl SharedLayers {
         let boot = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
         let boot = String::from_utf8_lossy(&boot).trim().to_owned();
         Ok(Self { folder, runs, boot, open: Mutex::default() })
+    }
+
+    fn making<'a>(&'a self, repository: &'a RepositoryOptions) -> LayerOptions<'a> {
+        LayerOptions { restore: RestoreOptions::default(), repository, boot: &self.boot }
     }
 
     fn layers(&self, place: &Place) -> Result<Arc<Layers>, FsError> {
@@ -90,10 +94,8 @@ impl SharedLayers {
     ) -> Result<Made, SharedError> {
         let layers = self.layers(place)?;
         fs::create_dir_all(&place.layer)?;
-        let options =
-            LayerOptions { restore: RestoreOptions::default(), repository, boot: &self.boot };
-        let user = place.layer.join(STACK);
-        let intake = vault.intake();
+        let (user, intake) = (place.layer.join(STACK), vault.intake());
+        let options = self.making(repository);
         let stack = layers.stack(&intake, snapshot, &user, &options, &Progress::default())?;
         let upper = place.layer.join("upper");
         for folder in [&upper, &place.layer.join("work"), &place.checkout] {
@@ -117,10 +119,22 @@ impl SharedLayers {
         place: &Place,
         before: &Snapshot,
         intake: &Intake,
+        repository: &RepositoryOptions,
         options: &ScanOptions,
     ) -> Result<Scanned, SharedError> {
-        let noted = self.layers(place)?.noted(&place.layer.join(STACK), &self.boot)?;
-        let stack = noted.ok_or(SharedError::Gone)?;
+        let layers = self.layers(place)?;
+        let user = place.layer.join(STACK);
+        let stack = match layers.noted(&user, &self.boot)? {
+            Some(stack) => stack,
+            // The machine was started again meanwhile: what was below is made again, and is the same.
+            None => layers.stack(
+                intake,
+                before,
+                &user,
+                &self.making(repository),
+                &Progress::default(),
+            )?,
+        };
         if !overlay::is_mounted(&place.checkout)? {
             show(place, &stack)?;
         }
