@@ -44,3 +44,19 @@ pub enum LayerError {
     #[error("making the repository again")]
     Git(#[from] GitError),
 }
+
+impl LayerError {
+    /// Whether what it was to be made of could not be had: no other way of making it would help.
+    fn is_of_the_store(&self) -> bool {
+        let disk_full = |error: &FsError| error.is_disk_full();
+        match self {
+            Self::Store(_) | Self::Restore(RestoreError::Store(_) | RestoreError::Cancelled) => {
+                true
+            }
+            Self::Fs(error) | Self::Restore(RestoreError::Fs(error)) => disk_full(error),
+            Self::Git(GitError::Fs(error)) => disk_full(error),
+            Self::Git(error) => matches!(error, GitError::Store(_)),
+            Self::Restore(_) => false,
+        }
+    }
+}

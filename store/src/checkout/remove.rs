@@ -6,14 +6,27 @@
 //! **Invariant:** only for directories that Baton made and nobody else has seen. No link is followed.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::fs::{Context, FsError};
 use crate::scan::directory::{list, open_in};
 
 /// Rounds over the top directory; each takes away one level.
 const ROUNDS: usize = 2 * baton_protocol::path::MAX_DEPTH;
+
+/// Takes a folder away, however deep and whatever the modes in it; nothing where there is none.
+pub fn remove_made(folder: &Path) -> Result<(), FsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = match rustix::fs::open(folder, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.context("opening", folder)?,
+    };
+    remove_contents(opened.as_fd()).context("emptying", folder)?;
+    rustix::fs::rmdir(folder).context("removing", folder)
+}
 
 /// Empties a directory.
 pub(crate) fn remove_contents(top: BorrowedFd<'_>) -> Result<(), Errno> {

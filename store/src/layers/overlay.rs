@@ -13,8 +13,9 @@ use rustix::io::Errno;
 
 use crate::fs::{self, Context, FsError};
 
-/// Names a folder for each part of a trial.
-const TRIAL: [&str; 4] = ["lower", "upper", "work", "merged"];
+/// Folders for a trial.
+const TRIAL: &str = "overlay-trial";
+const TRIAL_BELOW: &str = "overlay-trial-below";
 
 /// Lower layers, a writable one, and where they are seen together.
 #[derive(Clone, Debug)]
@@ -116,11 +117,13 @@ pub fn is_mounted(at: &Path) -> Result<bool, FsError> {
     linux::is_mounted(at).context("looking at", at)
 }
 
-/// Finds out by trying whether overlays can be mounted in a folder, and hold what a run may do to them. `folder` is left
-/// as it was.
-pub fn try_in(folder: &Path) -> Result<(), FsError> {
-    let trial = folder.join(format!("overlay-{}", std::process::id()));
-    let [lower, upper, work, merged] = TRIAL.map(|name| trial.join(name));
+/// Finds out by trying whether overlays can be mounted over what is in one folder, with what is written in another one, and
+/// hold what a run may do to them. Both are left as they were.
+pub fn try_in(below: &Path, above: &Path) -> Result<(), FsError> {
+    let (lower, trial) = (below.join(TRIAL_BELOW), above.join(TRIAL));
+    let [upper, work, merged] = ["upper", "work", "merged"].map(|name| trial.join(name));
+    // An earlier daemon may have been killed meanwhile.
+    unmount(&merged)?;
     for path in [&lower.join("below"), &upper, &work, &merged] {
         fs::create_dir_all(path)?;
     }
@@ -128,8 +131,15 @@ pub fn try_in(folder: &Path) -> Result<(), FsError> {
     let overlay = Overlay { lower: &lower, upper: &upper, work: &work, at: &merged };
     let tried = mount(&overlay).and_then(|()| {
         let renamed = fs::rename_unsynced(&merged.join("below"), &merged.join("renamed"));
-        linux::unmount(&merged).and(renamed)
+        // Old kernels do not say what is mounted, and what one does not see one cannot take away.
+        let seen = is_mounted(&merged);
+        linux::unmount(&merged)?;
+        renamed?;
+        if seen? { Ok(()) } else { Err(Errno::NOSYS).context("looking for the mount at", &merged) }
     });
-    fs::remove_dir_all(&trial)?;
+    let [lower] = lower;
+    for folder in [&lower, &trial] {
+        fs::remove_dir_all(folder)?;
+    }
     tried
 }

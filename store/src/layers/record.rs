@@ -4,7 +4,7 @@
 
 use baton_protocol::encode::{DecodeError, Reader, Writer};
 use baton_protocol::id::{GitStateId, TreeId};
-use baton_protocol::object::{GitOmission, GitOmissions, Omission, Omissions};
+use baton_protocol::object::{GitOmission, GitOmissions, Omission, Omissions, Snapshot};
 
 const MAGIC: &[u8; 16] = b"baton layer  v1\n";
 
@@ -31,6 +31,11 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// Whether it is what is seen of a snapshot.
+    pub(super) fn shows(&self, snapshot: &Snapshot) -> bool {
+        (self.root, self.root_mode, self.git) == (snapshot.root, snapshot.root_mode, snapshot.git)
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut to = Writer::new();
         to.fixed(MAGIC);

@@ -21,14 +21,14 @@ use std::sync::{Mutex, PoisonError};
 
 use baton_protocol::id::GitStateId;
 use baton_protocol::object::{GitOmission, GitOmitReason, Omission, Snapshot};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode};
 
 use super::LayerError;
 use super::changes::{Changes, changes};
 use super::overlay::{self, Overlay};
 use super::record::{MAX_LEN, Record};
 use crate::checkout::{
-    RepositoryOptions, RestoreOptions, RestoredRepository, restore, restore_snapshot,
+    RepositoryOptions, RestoreOptions, RestoredRepository, remove_made, restore, restore_snapshot,
 };
 use crate::fs::{self, Context, FsError};
 use crate::git::{self, GitError, RebuildOptions, Standing};
@@ -44,9 +44,6 @@ const FEW: u64 = 1000;
 
 /// Longest note of who uses layers.
 const MAX_NOTE: u64 = 4096;
-
-/// Where the repository of the layers below is while another one is made. No scan takes a name like that.
-const ASIDE: &str = ".baton-before";
 
 const NEW: &str = "new-";
 const GONE: &str = "gone-";
@@ -101,7 +98,7 @@ impl Layers {
             let bytes = name.as_bytes();
             if bytes.starts_with(NEW.as_bytes()) || bytes.starts_with(GONE.as_bytes()) {
                 overlay::unmount(&folder.join(&name).join("merged"))?;
-                remove(&folder.join(&name))?;
+                remove_made(&folder.join(&name))?;
             }
         }
         Ok(Self { folder: folder.to_owned(), making: Mutex::default() })
@@ -124,12 +121,21 @@ impl Layers {
         Ok(stack)
     }
 
-    /// The layers that were noted in a file by [`Layers::stack`]; nothing where they are not there as they were.
-    pub fn noted(&self, user: &Path, boot: &str) -> Result<Option<Stack>, FsError> {
+    /// The layers that were noted in a file by [`Layers::stack`] for a snapshot; nothing where they are not there as they
+    /// were.
+    pub fn noted(
+        &self,
+        user: &Path,
+        snapshot: &Snapshot,
+        boot: &str,
+    ) -> Result<Option<Stack>, FsError> {
         let layers = noted(user)?;
         let known = self.known(boot)?;
-        let stack = layers.first().map(|&top| self.above(&known, top));
-        Ok(stack.filter(|stack| stack.layers == layers))
+        let Some((top, record)) = layers.first().and_then(|top| known.get_key_value(top)) else {
+            return Ok(None);
+        };
+        let stack = self.above(&known, *top);
+        Ok((record.shows(snapshot) && stack.layers == layers).then_some(stack))
     }
 
     fn find_or_make<S: ObjectSource + ObjectSink>(
@@ -140,33 +146,35 @@ impl Layers {
         progress: &Progress,
     ) -> Result<Stack, LayerError> {
         let known = self.known(options.boot)?;
-        let shows = |record: &Record| {
-            (record.root, record.root_mode, record.git)
-                == (snapshot.root, snapshot.root_mode, snapshot.git)
-        };
-        if let Some((&id, _)) = known.iter().rev().find(|(_, record)| shows(record)) {
+        if let Some((&id, _)) = known.iter().rev().find(|(_, record)| record.shows(snapshot)) {
             return Ok(self.above(&known, id));
         }
         // Those of an earlier start of the machine have numbers, too.
         let id = self.numbers()?.last().map_or(1, |id| id + 1);
         let new = self.folder.join(format!("{NEW}{id}"));
-        remove(&new)?;
+        overlay::unmount(&new.join("merged"))?;
+        remove_made(&new)?;
         fs::create_dir_all(&new)?;
         let made = self.make(objects, snapshot, &known, &new, options, progress);
-        let record = made.inspect_err(|_| drop(remove(&new)))?;
+        let record = made.inspect_err(|_| drop(remove_made(&new)))?;
         fs::write_atomic(&new.join("record"), &record.encode(), 0o600)?;
         fs::rename(&new, &self.folder.join(id.to_string()))?;
         let known = known.into_iter().chain([(id, record)]).collect();
         Ok(self.above(&known, id))
     }
 
-    /// Takes away what none of these users has noted, but for the newest stack. Returns what went.
-    pub fn collect(&self, users: &[PathBuf], boot: &str) -> Result<Vec<LayerId>, FsError> {
+    /// Takes away what none of the users has noted, who are asked for when nobody can become one, but for the newest stack. Returns what went.
+    pub fn collect(
+        &self,
+        users: impl FnOnce() -> Result<Vec<PathBuf>, FsError>,
+        boot: &str,
+    ) -> Result<Vec<LayerId>, FsError> {
         let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.known(boot)?;
         let mut kept = BTreeSet::new();
-        for user in users {
-            kept.extend(noted(user)?);
+        // Nobody becomes one meanwhile.
+        for user in users()? {
+            kept.extend(noted(&user)?);
         }
         if let Some((&newest, _)) = known.last_key_value() {
             kept.extend(height(&known, newest));
@@ -178,7 +186,7 @@ impl Layers {
             }
             let aside = self.folder.join(format!("{GONE}{id}"));
             fs::rename(&self.folder.join(id.to_string()), &aside)?;
-            remove(&aside)?;
+            remove_made(&aside)?;
             gone.push(id);
         }
         Ok(gone)
@@ -227,8 +235,17 @@ impl Layers {
         options: &LayerOptions<'_>,
         progress: &Progress,
     ) -> Result<Record, LayerError> {
-        if let Some(record) = self.make_layer(objects, snapshot, known, new, options, progress)? {
-            return Ok(record);
+        match self.make_layer(objects, snapshot, known, new, options, progress) {
+            Ok(Some(record)) => return Ok(record),
+            Ok(None) => {}
+            Err(error) if error.is_of_the_store() => return Err(error),
+            Err(error) => {
+                // What cannot be made over what is there can be made whole.
+                tracing::info!(%error, "a layer is made whole");
+                overlay::unmount(&new.join("merged"))?;
+                remove_made(new)?;
+                fs::create_dir_all(new)?;
+            }
         }
         let (tree, repository) = (new.join("tree"), options.repository);
         let made =
@@ -262,16 +279,21 @@ impl Layers {
         let Some(changes) = changes(objects, record.root, snapshot.root, limit)? else {
             return Ok(None);
         };
-        let lower = self.above(known, below);
-        let tree = new.join("tree");
-        let (sparse, mode) = (changes.tree, snapshot.root_mode);
-        let restored = restore(objects, sparse, mode, &tree, &options.restore, progress)?;
-        take_away(&tree, &changes)?;
         let alike = match (record.git, snapshot.git) {
             (None, None) => true,
             (Some(before), Some(now)) => git::is_alike(objects, before, now)?,
             _ => false,
         };
+        // Repositories inside are not taken over one by one.
+        let has_inner = |state| git::worktrees(objects, state).map(|all| all.len() > 1);
+        if !alike && record.git.map(has_inner).transpose()?.unwrap_or_default() {
+            return Ok(None);
+        }
+        let lower = self.above(known, below);
+        let tree = new.join("tree");
+        let (sparse, mode) = (changes.tree, snapshot.root_mode);
+        let restored = restore(objects, sparse, mode, &tree, &options.restore, progress)?;
+        take_away(&tree, &changes)?;
         let told = if alike {
             record.told.clone()
         } else {
@@ -359,8 +381,8 @@ fn make_repository<S: ObjectSource + ObjectSink>(
     overlay::mount(&overlay)?;
     let made = rebuild_in(objects, (before, state), &merged, lower, options);
     overlay::unmount(&merged)?;
-    remove(&merged)?;
-    remove(&work)?;
+    remove_made(&merged)?;
+    remove_made(&work)?;
     made
 }
 
@@ -372,7 +394,7 @@ fn rebuild_in<S: ObjectSource + ObjectSink>(
     lower: &Stack,
     options: &LayerOptions<'_>,
 ) -> Result<Vec<GitOmission>, LayerError> {
-    let aside = merged.join(ASIDE);
+    let aside = free_name(merged)?;
     let mut standing = None;
     if let Some(state) = before {
         fs::rename_unsynced(&merged.join(".git"), &aside)?;
@@ -395,15 +417,15 @@ fn rebuild_in<S: ObjectSource + ObjectSink>(
     Ok(made.omitted)
 }
 
-/// Takes a folder away that nobody else knows, whatever the modes in it.
-fn remove(folder: &Path) -> Result<(), FsError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = match rustix::fs::open(folder, flags, Mode::empty()) {
-        Err(rustix::io::Errno::NOENT) => return Ok(()),
-        opened => opened.context("opening", folder)?,
-    };
-    crate::checkout::remove::remove_contents(std::os::fd::AsFd::as_fd(&opened))
-        .context("emptying", folder)?;
-    drop(opened);
-    fs::remove_dir_all(folder)
+/// A name in a folder that nothing has.
+fn free_name(folder: &Path) -> Result<PathBuf, FsError> {
+    let mut number = 0u64;
+    loop {
+        let path = folder.join(format!("git-before-{number}"));
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error).context("looking at", &path),
+            Ok(_) => number += 1,
+        }
+    }
 }

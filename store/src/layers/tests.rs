@@ -153,7 +153,7 @@ impl Ground {
     /// Nothing where this machine, or this user, cannot mount overlays.
     fn new() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        if let Err(error) = overlay::try_in(folder.path()) {
+        if let Err(error) = overlay::try_in(folder.path(), folder.path()) {
             eprintln!("not tested: {error}: {:?}", std::error::Error::source(&error));
             return None;
         }
@@ -337,20 +337,33 @@ fn a_stack_that_is_high_is_built_over_its_base_and_what_nobody_uses_goes() {
         let stack = ground.stack(&snapshot, &format!("user-{number}"));
         heights.push(stack.layers.len());
         assert_eq!(stack, ground.stack(&snapshot, "another"));
-        assert_eq!(ground.layers.noted(&ground.user("another"), "b").unwrap(), Some(stack));
+        let noted = ground.layers.noted(&ground.user("another"), &snapshot, "b").unwrap();
+        assert_eq!(noted, Some(stack));
     }
+    let snapshot = ground.snapshot(&plain);
     let expected: Vec<usize> = (1..=16).chain([2, 3, 4, 5]).collect();
     assert_eq!(heights, expected);
     let users = |numbers: &[usize]| -> Vec<PathBuf> {
         numbers.iter().map(|number| ground.user(&format!("user-{number}"))).collect()
     };
+    let collect =
+        |numbers: &[usize], boot| ground.layers.collect(|| Ok(users(numbers)), boot).unwrap();
+    // An old snapshot is not what the note stands for.
+    let other = Snapshot { root_mode: 0o700, ..snapshot.clone() };
+    assert_eq!(ground.layers.noted(&ground.user("user-19"), &other, "b").unwrap(), None);
     // The newest stack is 17 to 20 over the base.
-    let gone = ground.layers.collect(&users(&[3]), "b").unwrap();
-    assert_eq!(gone, (5..=16).collect::<Vec<_>>());
-    assert_eq!(ground.layers.collect(&[], "b").unwrap(), [2, 3, 4]);
+    assert_eq!(collect(&[3], "b"), (5..=16).collect::<Vec<_>>());
+    assert_eq!(collect(&[], "b"), [2, 3, 4]);
     // After another start of the machine none of them can be relied on.
-    assert_eq!(ground.layers.noted(&ground.user("user-19"), "c").unwrap(), None);
-    assert_eq!(ground.layers.collect(&[], "c").unwrap(), [1, 17, 18, 19, 20]);
+    assert_eq!(ground.layers.noted(&ground.user("user-19"), &snapshot, "c").unwrap(), None);
+    let repository = ground.repository();
+    let options =
+        LayerOptions { restore: RestoreOptions::default(), repository: &repository, boot: "c" };
+    let user = ground.user("user-19");
+    let again =
+        ground.layers.stack(&ground.objects, &snapshot, &user, &options, &Progress::default());
+    assert_eq!(again.unwrap().layers, [21]);
+    assert_eq!(collect(&[19], "c"), [1, 17, 18, 19, 20]);
 }
 
 #[test]
@@ -364,7 +377,7 @@ fn a_layer_that_was_not_finished_goes_when_the_folder_is_opened() {
     let layers = Layers::open(&folder).unwrap();
     assert_eq!(crate::fs::list_dir(&folder).unwrap(), ["5"]);
     // One without a record is none.
-    assert_eq!(layers.collect(&[], "b").unwrap(), [5]);
+    assert_eq!(layers.collect(|| Ok(Vec::new()), "b").unwrap(), [5]);
 }
 
 fn run_git(folder: &Path, args: &[&str]) -> String {

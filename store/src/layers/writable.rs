@@ -55,14 +55,23 @@ fn look_in(path: &[u8], directory: &OwnedFd, dirty: &mut Dirty) -> Result<Vec<Ve
             stat.is_none_or(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
         let shows = is_directory && !hides(&open_in(directory.as_fd(), &name)?)?;
         match (is_git, shows) {
-            // What changed in it decides about files, which is found out by comparing it.
-            (true, true) => {}
+            // What changed in it decides about files, which is found out by comparing it; of those inside nobody does.
+            (true, true) => {
+                let git = open_in(directory.as_fd(), &name)?;
+                if path.is_empty()
+                    && rustix::fs::statat(&git, "modules", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+                {
+                    dirty.set_everything();
+                }
+            }
             (true, false) if path.is_empty() => dirty.set_everything(),
             (true, false) => {}
             (false, true) => {
                 dirty.name(path, &name, Depth::Look);
                 inner.push(name);
             }
+            // Many files of one folder are not named one by one: then all in it are looked at.
+            (false, false) if !is_directory => dirty.name(path, &name, Depth::Look),
             (false, false) => dirty.name(path, &name, Depth::Walk),
         }
     }

@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::{VaultId, WorkspaceId};
-use baton_protocol::object::Snapshot;
-use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository};
+use baton_protocol::object::{Omission, OmitReason, Snapshot};
+use baton_protocol::path::RelPath;
+use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository, remove_made};
 use baton_store::fs::{self, FsError};
+use baton_store::git::{self, GitError};
 use baton_store::layers::overlay::{self, Overlay};
 use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed};
 use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
@@ -54,6 +56,8 @@ pub(super) enum SharedError {
     Store(#[from] baton_store::error::StoreError),
     #[error(transparent)]
     Scan(#[from] ScanError),
+    #[error(transparent)]
+    Git(#[from] GitError),
     #[error("what the run changed is in a layer, and this machine cannot mount overlays any more")]
     NoOverlays,
 }
@@ -62,7 +66,7 @@ impl SharedLayers {
     /// Layers in a folder, if this machine can mount them there: why not, otherwise.
     pub fn choose(folder: PathBuf, runs: PathBuf) -> Result<Self, FsError> {
         fs::create_dir_all(&folder)?;
-        overlay::try_in(&folder)?;
+        overlay::try_in(&folder, &runs)?;
         let (path, len) = BOOT;
         let boot = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
         let boot = String::from_utf8_lossy(&boot).trim().to_owned();
@@ -104,7 +108,7 @@ impl SharedLayers {
         // The writable layer decides about the root of the tree.
         fs::set_mode(&upper, snapshot.root_mode.into())?;
         show(place, &stack)?;
-        if let Err(error) = layers.collect(&self.users()?, &self.boot) {
+        if let Err(error) = layers.collect(|| self.users(), &self.boot) {
             tracing::warn!(%error, "layers that nobody uses stay");
         }
         let below = trees::sums_of(vault, snapshot.root)?;
@@ -124,23 +128,22 @@ impl SharedLayers {
     ) -> Result<Scanned, SharedError> {
         let layers = self.layers(place)?;
         let user = place.layer.join(STACK);
-        let stack = match layers.noted(&user, &self.boot)? {
+        let stack = match layers.noted(&user, before, &self.boot)? {
             Some(stack) => stack,
-            // The machine was started again meanwhile: what was below is made again, and is the same.
-            None => layers.stack(
-                intake,
-                before,
-                &user,
-                &self.making(repository),
-                &Progress::default(),
-            )?,
+            // The machine was started again meanwhile, or somebody made room: what was below is made again, and is
+            // the same. What is shown now may lack it.
+            None => {
+                overlay::unmount(&place.checkout)?;
+                let options = self.making(repository);
+                layers.stack(intake, before, &user, &options, &Progress::default())?
+            }
         };
         if !overlay::is_mounted(&place.checkout)? {
             show(place, &stack)?;
         }
         let made = MadeTree {
             root: before.root,
-            omitted: load_omissions(intake, before)?,
+            omitted: left_out(intake, before)?,
             repository: stack.repository(),
             dirty: changed(&place.layer.join("upper"))?,
         };
@@ -152,6 +155,20 @@ impl SharedLayers {
         let names = fs::list_dir(&self.runs)?.into_iter();
         Ok(names.map(|name| self.runs.join(name).join("layer").join(STACK)).collect())
     }
+}
+
+/// What a scan of a snapshot's checkout leaves out: what the snapshot says, and the repositories, which it has otherwise.
+fn left_out(intake: &Intake, snapshot: &Snapshot) -> Result<Vec<Omission>, SharedError> {
+    let mut omitted = load_omissions(intake, snapshot)?;
+    let worktrees = snapshot.git.map(|state| git::worktrees(intake, state)).transpose()?;
+    for mut path in worktrees.unwrap_or_default() {
+        path.extend_from_slice(if path.is_empty() { b".git" } else { b"/.git" });
+        let path = RelPath::new(&path).ok();
+        omitted.extend(path.map(|path| Omission { path, reason: OmitReason::GitMetadata }));
+    }
+    omitted.sort_unstable();
+    omitted.dedup();
+    Ok(omitted)
 }
 
 fn show(place: &Place, stack: &Stack) -> Result<(), FsError> {
@@ -170,23 +187,28 @@ pub(super) fn is_shared(layer: &Path) -> bool {
 }
 
 /// Notes that what is in a layer is in a snapshot, too.
-pub(super) fn note_sealed(layer: &Path) -> Result<(), FsError> {
-    if is_shared(layer) { fs::write_atomic(&layer.join(SEALED), b"", 0o600) } else { Ok(()) }
+pub(super) fn note_sealed(layer: &Path) {
+    if is_shared(layer)
+        && let Err(error) = fs::write_atomic(&layer.join(SEALED), b"", 0o600)
+    {
+        tracing::warn!(%error, "the layer of a run stays");
+    }
 }
 
 /// Takes a checkout away, whatever kind it is.
 pub(super) fn release(checkout: &Path, layer: &Path) -> Result<(), FsError> {
     overlay::unmount(checkout)?;
-    fs::remove_dir_all(checkout)?;
-    fs::remove_dir_all(layer)
+    remove_made(checkout)?;
+    remove_made(layer)
 }
 
-/// Takes a checkout away that shares layers, and is sealed; of one that is not, nothing is shown any more.
+/// Takes a checkout away that shares layers, and is sealed.
 pub(super) fn let_go(checkout: &Path, layer: &Path) -> Result<(), FsError> {
-    overlay::unmount(checkout)?;
+    // What is in no snapshot stays where it can be seen.
     if !layer.join(SEALED).exists() {
         return Ok(());
     }
-    fs::remove_dir_all(checkout)?;
-    fs::remove_dir_all(layer)
+    overlay::unmount(checkout)?;
+    remove_made(checkout)?;
+    remove_made(layer)
 }

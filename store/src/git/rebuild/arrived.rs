@@ -119,9 +119,9 @@ pub(super) fn index_bytes(
     wanted.extend(entries.clone().map(|entry| entry.oid));
     let mut there = HashSet::new();
     if let Some(known) = known {
-        // Its own objects were there, and are still.
-        there.extend(build_trees(&known.meaning.entries, index.hash)?.oids());
-        there.extend(known.meaning.entries.iter().map(|entry| entry.oid));
+        // Its own objects were there, and are still; but not the trees that nobody has written yet.
+        let files = known.meaning.entries.iter().filter(|it| it.mode != GitMode::Submodule);
+        there.extend(files.map(|entry| entry.oid));
         wanted.retain(|oid| !there.contains(oid));
     }
     there.extend(objects::present(view, index.hash, &wanted)?);
