@@ -447,3 +447,134 @@ fn what_may_not_be_written_to_is_opened_for_it_and_closed_again() {
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
+
+fn git(home: &TestHome, tree: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command.args(["-c", "user.name=A", "-c", "user.email=a@b.example"]).args(args);
+    command.current_dir(tree).env("HOME", home.root()).env("XDG_CONFIG_HOME", home.root());
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap().trim_end().to_owned()
+}
+
+/// What a run does in its repository.
+const COMMITS: &str = "git config user.name R; git config user.email r@b.example
+    echo there >> theirs.txt; rm gone.txt; git add -A; git commit -qm there
+    git tag done; echo staged > staged.txt; git add staged.txt
+    sed -i 's/line 9/line 9 there/' both.txt; git add both.txt";
+
+fn committed(home: &TestHome) -> PathBuf {
+    let tree = checkout(home);
+    git(home, &tree, &["init", "-q", "-b", "main"]);
+    git(home, &tree, &["add", "."]);
+    git(home, &tree, &["commit", "-qm", "one"]);
+    tree
+}
+
+#[test]
+fn what_a_run_committed_and_staged_comes_into_a_checkout_that_stood_still() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = committed(&home);
+    let run = run_to_its_end(&home, &tree, COMMITS);
+    let index = || std::fs::read(tree.join(".git/index")).unwrap();
+    let before = (index(), git(&home, &tree, &["for-each-ref"]), walk(&tree));
+    let planned = home.json(&["pull", &run, "--apply", "--dry-run"]);
+    assert_eq!(
+        (index(), git(&home, &tree, &["for-each-ref"])),
+        (before.0.clone(), before.1.clone())
+    );
+    assert_eq!(planned["git"]["refs"][0]["action"], "moved");
+    let applied = home.json(&["pull", &run, "--apply"]);
+    assert_eq!(applied["git"], planned["git"]);
+    assert_eq!(text(&applied, "state"), "applied");
+    let refs: Vec<_> = list(&applied["git"], "refs")
+        .iter()
+        .map(|one| (text(one, "name"), text(one, "action"), text(one, "here")))
+        .collect();
+    let tag = format!("refs/handoff/{}/tags/done", &run[..8]);
+    let wanted =
+        [("refs/heads/main", "moved", "refs/heads/main"), ("refs/tags/done", "made", tag.as_str())];
+    assert_eq!(refs, wanted);
+    assert_eq!(git(&home, &tree, &["log", "--format=%s"]), "there\none");
+    assert_eq!(git(&home, &tree, &["status", "--porcelain"]), "M  both.txt\nA  staged.txt");
+    git(&home, &tree, &["fsck", "--full", "--strict"]);
+    let undone = undo_in(&home, &tree);
+    assert_eq!(undone["index"], "restored");
+    assert_eq!(list(&undone, "refs").len(), 2);
+    assert_eq!((index(), git(&home, &tree, &["for-each-ref"])), (before.0, before.1));
+    // Objects and reflogs stay.
+    let mut found = differences(&before.2, &walk(&tree), &[]);
+    found.retain(|one| !one.starts_with(".git/"));
+    assert_eq!(found, [""; 0]);
+    git(&home, &tree, &["fsck", "--full", "--strict"]);
+}
+
+#[test]
+fn a_checkout_that_moved_on_keeps_its_branch_and_what_it_staged() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = committed(&home);
+    let run = run_to_its_end(&home, &tree, COMMITS);
+    std::fs::write(tree.join("mine.txt"), "committed here\n").unwrap();
+    git(&home, &tree, &["commit", "-qam", "here"]);
+    let text_here = read(&tree, "both.txt").replace("line 1\n", "line 1 here\n");
+    std::fs::write(tree.join("both.txt"), text_here).unwrap();
+    git(&home, &tree, &["add", "both.txt"]);
+    let applied = home.json(&["pull", &run, "--apply"]);
+    let branch = format!("handoff/{}", &run[..8]);
+    let main = &applied["git"]["refs"][0];
+    assert_eq!((text(main, "action"), text(main, "reason")), ("made", "diverged"));
+    assert_eq!(text(main, "here"), format!("refs/heads/{branch}"));
+    assert_eq!(git(&home, &tree, &["log", "--format=%s"]), "here\none");
+    assert_eq!(git(&home, &tree, &["log", "--format=%s", &branch]), "there\none");
+    // What it did is staged, with what was staged here.
+    let staged = git(&home, &tree, &["diff", "--cached", "--name-status"]);
+    assert_eq!(staged, "M\tboth.txt\nD\tgone.txt\nA\tstaged.txt\nM\ttheirs.txt");
+    let both = git(&home, &tree, &["show", ":both.txt"]);
+    assert!(both.starts_with("line 1 here\n") && both.ends_with("line 9 there"), "{both}");
+    assert_eq!(git(&home, &tree, &["diff", "--name-only"]), "");
+    git(&home, &tree, &["fsck", "--full", "--strict"]);
+    // What was committed since must not be staged to go away again.
+    git(&home, &tree, &["commit", "-qm", "both"]);
+    let undone = home.json_exit(&["undo", text(&applied, "undo")], 4);
+    assert_eq!(undone["index"], "kept");
+    assert_eq!(git(&home, &tree, &["log", "--format=%s"]), "both\nhere\none");
+    assert_eq!(read(&tree, "both.txt").lines().last(), Some("line 9"));
+}
+
+#[test]
+fn what_both_staged_otherwise_is_a_conflict_that_leaves_the_branch() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = committed(&home);
+    let there = "echo there > clash.txt; git add clash.txt; git checkout -q HEAD -- clash.txt
+        echo staged there | git hash-object -w --stdin > .git/oid
+        git update-index --cacheinfo 100644,$(cat .git/oid),clash.txt
+        git config user.name R; git config user.email r@b.example
+        echo more >> theirs.txt; git commit -qm there theirs.txt";
+    let run = run_to_its_end(&home, &tree, there);
+    // Staged, and taken back in the file.
+    let was = read(&tree, "clash.txt");
+    std::fs::write(tree.join("clash.txt"), "staged here\n").unwrap();
+    git(&home, &tree, &["add", "clash.txt"]);
+    std::fs::write(tree.join("clash.txt"), was).unwrap();
+    let planned = home.json_exit(&["pull", &run, "--apply", "--dry-run"], 4);
+    let applied = home.json_exit(&["pull", &run, "--apply"], 1);
+    assert_eq!(applied["git"], planned["git"]);
+    let conflict = &list(&applied, "conflicts")[0];
+    assert_eq!((text(conflict, "path"), text(conflict, "reason")), ("clash.txt", "staged"));
+    assert_eq!(git(&home, &tree, &["show", ":clash.txt"]), "staged here");
+    assert_eq!(git(&home, &tree, &["log", "--format=%s"]), "one");
+    let main = &applied["git"]["refs"][0];
+    assert_eq!((text(main, "action"), text(main, "reason")), ("made", "left"));
+    assert_eq!(git(&home, &tree, &["diff", "--cached", "--name-only"]), "clash.txt\ntheirs.txt");
+    home.json(&["undo", text(&applied, "undo")]);
+    // As git has conflicts, where that is asked for.
+    let marked = home.json_exit(&["pull", &run, "--apply", "--conflicts", "markers"], 1);
+    assert_eq!(git(&home, &tree, &["ls-files", "-u"]).lines().count(), 3);
+    home.json(&["undo", text(&marked, "undo")]);
+    assert_eq!(git(&home, &tree, &["show", ":clash.txt"]), "staged here");
+    git(&home, &tree, &["fsck", "--full", "--strict"]);
+}

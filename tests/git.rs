@@ -7,14 +7,20 @@
 )]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::cloud::{Cloud, arg, list, omitted, text};
+use crate::support::git::{git, try_git};
 use crate::support::home::{TestHome, eventually};
 use crate::support::walker::{differences, walk};
+
+// Of the labs in which the tests of the store make repositories; see `fidelity`.
+pub(crate) use baton_store::git::{
+    CaptureOptions, Captured, Commands, GitError, GitProgram, RebuildOptions, Rebuilt, capture,
+    rebuild,
+};
 
 /// What git says of a repository, and what must be the same on both ends.
 const QUESTIONS: [&[&str]; 9] = [
@@ -31,28 +37,6 @@ const QUESTIONS: [&[&str]; 9] = [
 
 /// After this a change of a repository shows in its times, on any file system.
 const SETTLED: Duration = Duration::from_millis(2600);
-
-fn try_git(folder: &Path, args: &[&str]) -> Output {
-    Command::new("git")
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("HOME", folder.parent().unwrap())
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_EDITOR", "true")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .arg("-C")
-        .arg(folder)
-        .args(args)
-        .output()
-        .unwrap()
-}
-
-fn git(folder: &Path, args: &[&str]) -> String {
-    let output = try_git(folder, args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// A repository with two branches, in the middle of a merge that did not go through.
 fn repository(home: &TestHome) -> PathBuf {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
+mod ahead;
 mod always_on;
 mod apply;
 mod cli;
@@ -13,8 +14,13 @@ mod enrolment;
 mod full_disk;
 mod git;
 mod guard;
+mod fidelity;
 mod handoff;
+mod harmed;
 mod offline;
 mod roundtrip;
 mod service;
 mod tidy;
+
+// Of the labs in which the tests of the store make repositories; see `fidelity`.
+use baton_store::{fs, ignore};

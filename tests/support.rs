@@ -18,3 +18,5 @@ pub(crate) mod udp_proxy;
 pub(crate) mod home;
 pub(crate) mod cloud;
 pub(crate) mod nobody;
+pub(crate) mod git;
+pub(crate) mod interloper;

@@ -40,6 +40,7 @@ mod trees;
 mod handoffs;
 mod pulls;
 mod remote_runs;
+mod brought;
 mod applied;
 mod applies;
 mod health;

@@ -11,8 +11,10 @@
 //! everything.
 
 mod known;
+mod signs;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,9 +26,10 @@ use baton_store::stat_cache::StatCache;
 
 use crate::clock::Clock;
 use crate::task::Tasks;
-use crate::watch::{Coverage, Watch, WatchError, WatchOptions, Woken};
+use crate::watch::{Coverage, Waiter, Watch, WatchError, WatchOptions, Woken};
 
 pub use known::Known;
+use signs::Signs;
 
 /// How long what becomes dirty is gathered before it is read again, so that many small changes do not
 /// wake the daemon each. Far below what fills the queue of the system: 5,461 new files.
@@ -72,12 +75,19 @@ pub struct Keeper {
 
 /// What the thread that waits for changes shares with who looks.
 #[derive(Debug, Default)]
-pub struct Watched(Mutex<State>);
+pub struct Watched {
+    state: Mutex<State>,
+    /// Watches beside that of the tree, as of the last look.
+    beside: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct State {
     watch: Option<Box<dyn Watch>>,
     dirty: Dirty,
+    signs: Signs,
+    /// Who is told of what happens.
+    told: Option<(tokio::sync::broadcast::Sender<WorkspaceId>, WorkspaceId)>,
     /// Why there is no watch.
     error: Option<String>,
 }
@@ -89,6 +99,8 @@ pub struct Seen {
     pub coverage: Option<Coverage>,
     /// Names and directories to be looked at; nothing where everything is.
     pub pending: Option<u64>,
+    /// Whether git did something.
+    pub git: bool,
     /// Why nothing is watched that should be.
     pub error: Option<String>,
 }
@@ -145,7 +157,15 @@ impl Keeper {
 
     /// The worktrees inside the tree are these.
     pub fn set_inner(&mut self, inner: Vec<PathBuf>) {
+        if self.inner.as_ref() != Some(&inner) {
+            self.watched.lock().signs.set_stale();
+        }
         self.inner = Some(inner);
+    }
+
+    /// Whether git was at work when its repository was last looked at: what ends that is then told.
+    pub fn set_busy(&self, busy: bool) {
+        self.watched.lock().signs.is_busy = busy;
     }
 
     /// This is known of the repository, once what was found last is [kept](Keeper::keep).
@@ -189,13 +209,25 @@ impl Keeper {
         let directories = std::mem::take(&mut scanned.directories);
         self.sealed = Some(scanned);
         let mut state = self.watched.lock();
-        let State { watch: Some(watch), dirty, .. } = &mut *state else { return };
-        match watch.add(&mut directories.iter().map(Vec::as_slice)) {
+        let State { watch: Some(watch), dirty, signs, .. } = &mut *state else { return };
+        let inner = self.inner.as_deref().unwrap_or_default();
+        let added = watch.add(&mut directories.iter().map(Vec::as_slice)).and_then(|new| {
             // What was made in them before they were watched, nobody has told of.
-            Ok(new) => new.iter().for_each(|directory| dirty.list(directory)),
-            Err(error) => state.fail(&error),
+            for directory in new {
+                dirty.list(&directory);
+            }
+            let Some(watching) = &self.watching else { return Ok(()) };
+            let waiters = signs.follow(&self.root, inner, watch.as_mut(), watching)?;
+            self.watched.beside.store(signs.count_elsewhere(), Ordering::Relaxed);
+            for waiter in waiters {
+                self.wait(waiter, watching);
+            }
+            Ok(())
+        });
+        if let Err(error) = added {
+            state.fail(&error);
         }
-        if !state.dirty.is_empty() {
+        if state.is_dirty() {
             drop(state);
             self.tell();
         }
@@ -248,11 +280,12 @@ impl Keeper {
             }
             return Dirty::everything();
         }
-        state.drain();
+        state.take_in();
         if state.watch.is_none() {
             self.sealed = None;
             return Dirty::everything();
         }
+        state.signs.begin_look();
         std::mem::take(&mut state.dirty)
     }
 
@@ -266,18 +299,18 @@ impl Keeper {
         });
         match opened {
             Ok(watch) => {
-                self.wait(watch.as_ref(), watching);
-                *state = State { watch: Some(watch), ..State::default() };
+                self.wait(watch.waiter(), watching);
+                let told = Some((watching.changed.clone(), self.workspace));
+                *state =
+                    State { watch: Some(watch), signs: Signs::new(), told, ..State::default() };
             }
             Err(error) => state.fail(&error),
         }
     }
 
     /// Gathers what becomes dirty, so that the system's queue stays short, and tells of it.
-    fn wait(&self, watch: &dyn Watch, watching: &Watching) {
-        let (mut waiter, workspace) = (watch.waiter(), self.workspace);
+    fn wait(&self, mut waiter: Box<dyn Waiter>, watching: &Watching) {
         let shared = Arc::downgrade(&self.watched);
-        let Watching { changed, tasks, .. } = watching.clone();
         let gather = move || {
             let mut patience = None;
             while waiter.wait(patience) != Woken::Closed {
@@ -286,15 +319,9 @@ impl Keeper {
                 // A write to a file that stays open tells of nothing where very much happens.
                 let hot = state.watch.as_ref().map_or(0, |watch| watch.coverage().hot);
                 patience = (hot > 0).then_some(HOT);
-                let was_empty = state.dirty.is_empty();
                 state.drain();
-                let tell = was_empty && !state.dirty.is_empty();
                 let is_over = state.watch.is_none();
                 drop(state);
-                if tell || is_over {
-                    // Nobody may be listening.
-                    drop(changed.send(workspace));
-                }
                 if is_over {
                     return;
                 }
@@ -302,7 +329,7 @@ impl Keeper {
                 std::thread::sleep(GATHER);
             }
         };
-        if let Err(error) = tasks.spawn_thread("watch", gather) {
+        if let Err(error) = watching.tasks.spawn_thread("watch", gather) {
             tracing::warn!(%error, "changes are noticed only when something is asked for");
         }
     }
@@ -332,7 +359,8 @@ impl Watched {
         Seen {
             coverage: state.watch.as_ref().map(|watch| watch.coverage()),
             pending: (!state.dirty.is_everything()).then(|| names(&state.dirty)),
-            error: state.error.clone(),
+            git: state.signs.is_changed(),
+            error: state.error.clone().or_else(|| state.signs.note.clone()),
         }
     }
 
@@ -340,26 +368,65 @@ impl Watched {
     pub fn is_dirty(&self) -> bool {
         let mut state = self.lock();
         state.drain();
-        state.watch.is_none() || !state.dirty.is_empty()
+        state.is_dirty()
     }
 
-    /// Ends the watch, and with it the thread that waits.
+    /// How many watches there are for it, at most.
+    pub fn watches(&self) -> usize {
+        1 + self.beside.load(Ordering::Relaxed)
+    }
+
+    /// Ends the watch, and with it the threads that wait.
     pub fn close(&self) {
-        self.lock().watch = None;
+        self.lock().end();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    /// Takes in what happened, and tells of it: whoever comes first, for there is nothing left to wait for then.
     fn drain(&mut self) {
-        let Some(watch) = &mut self.watch else { return };
-        match watch.drain() {
-            Ok(more) => self.dirty.merge(more),
-            Err(error) => self.fail(&error),
+        let was_empty = self.dirty.is_empty();
+        // Of git each is told, so that what it does at a stretch is looked at once.
+        let by_git = self.take_in();
+        if by_git || (was_empty && !self.dirty.is_empty()) {
+            self.tell();
         }
+    }
+
+    fn tell(&self) {
+        if let Some((changed, workspace)) = &self.told {
+            // Nobody may be listening.
+            drop(changed.send(*workspace));
+        }
+    }
+
+    /// Takes in what happened. Whether git did something.
+    fn take_in(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else { return false };
+        match watch.drain() {
+            Ok(mut more) => {
+                let inside = self.signs.take(&mut more);
+                self.dirty.merge(more);
+                self.signs.drain() || inside
+            }
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.watch.is_none() || !self.dirty.is_empty() || self.signs.is_dirty()
+    }
+
+    fn end(&mut self) {
+        self.watch = None;
+        self.signs = Signs::new();
     }
 
     fn fail(&mut self, error: &WatchError) {
@@ -370,7 +437,7 @@ impl State {
         let source = std::error::Error::source(error);
         let why = source.map(|source| format!("{error}: {source}"));
         self.error = Some(why.unwrap_or_else(|| error.to_string()));
-        self.watch = None;
+        self.end();
         self.dirty.set_everything();
     }
 }

@@ -44,7 +44,8 @@ use crate::keeper::{Keeper, Watched, Watching};
 /// any were believed.
 const MAX_AHEAD: u64 = 1 << 32;
 
-/// Trees that are known at once at most: each has a descriptor of inotify, of which a user has 128.
+/// Watches from which on no further tree is known beside the others: each has a descriptor of inotify, of which a user
+/// has 128. A tree has one, and a linked worktree one more for the repository that it is of.
 const MAX_KEPT: usize = 64;
 
 /// A snapshot could not be taken.
@@ -382,7 +383,10 @@ impl Workspaces {
 
     fn keeper(&self, workspace: WorkspaceId, root: &Path) -> Arc<Mutex<Keeper>> {
         let mut keepers = self.keepers();
-        if !keepers.contains_key(&workspace) && keepers.len() >= MAX_KEPT {
+        let count = |keepers: &HashMap<_, Kept>| -> usize {
+            keepers.values().map(|kept| kept.watched.watches()).sum()
+        };
+        while !keepers.contains_key(&workspace) && count(&keepers) >= MAX_KEPT {
             // A workspace that is in use is taken up again with its next snapshot.
             let oldest = keepers.iter().min_by_key(|(_, kept)| kept.used).map(|(id, _)| *id);
             oldest.map(|id| keepers.remove(&id));
@@ -489,10 +493,19 @@ pub fn split_torn(omitted: &[Omission]) -> (Vec<&Omission>, Vec<&Omission>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(super) fn workspaces(folder: &Path) -> Workspaces {
+    /// The git of this machine.
+    #[expect(clippy::disallowed_methods, reason = "a test asks where git is")]
+    pub(crate) fn git_program() -> Option<GitProgram> {
+        let path = std::env::var_os("PATH").unwrap();
+        let program = std::env::split_paths(&path).map(|it| it.join("git")).find(|it| it.is_file());
+        program.map(GitProgram::new)
+    }
+
+    /// Those of a home of their own, with a clock that stands still.
+    pub(crate) fn workspaces(folder: &Path) -> Workspaces {
         let store = baton_store::store::Store::open(&folder.join("store")).unwrap();
         Workspaces {
             catalog: Catalog::open(&folder.join("catalog.db")).unwrap(),

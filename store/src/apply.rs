@@ -1,26 +1,28 @@
 //! Bringing what was done elsewhere into a checkout that has moved on, without losing anything.
 //!
-//! Not here: git's index and refs, which checkout is meant, and where trees come from.
+//! Not here: which checkout is meant, where trees come from, and what becomes of entries of git's index and of refs.
 //!
 //! - [`crash`]: where tests cut it off
 //! - [`form`], [`outcome`]: what stands at a path, and what becomes of it
 //! - [`text`]: merging text in three ways
 //! - [`ground`]: the checkout; [`ignored`]: what its rules leave out
 //! - [`differences`], [`resolve`], [`renames`], [`plan`](mod@plan): what will be done, found from trees
-//! - [`journal`]: what is known of each apply, on the disk
+//! - [`record`], [`journal`]: what is known of each apply, on the disk
 //! - [`git`]: git beside it, and its lock
 //! - [`look`]: what stands in the checkout
 //! - [`moves`], [`shelf`]: what goes in and what comes out
 //! - [`preflight`]: what is looked at before the first write
-//! - [`writing`]: the writes
+//! - [`writing`]: the writes; [`repository`]: those to git's index and refs
 //! - [`applies`]: all of it together, and going on with it
+//! - [`sweep`]: objects that nobody waits for
 //! - [`undo`]: putting it back
 //!
 //! **Invariant:** every byte that was in the checkout is in it still, on the shelf of the apply for a week, or
 //! in the snapshot that was taken before. An error before the first write leaves everything as it was; after
 //! it, the apply is gone on with by [`Applies::resume`].
 //!
-//! **Invariant:** in git's own folder nothing is touched but its lock of the index, which is held meanwhile.
+//! **Invariant:** in git's own folder nothing is written before the first write but what goes again: its lock of the index,
+//! which is held meanwhile, and objects that no ref names. Refs are changed by git itself.
 
 mod crash;
 mod form;
@@ -32,6 +34,7 @@ mod differences;
 mod resolve;
 mod renames;
 mod plan;
+mod record;
 mod journal;
 mod git;
 mod look;
@@ -39,10 +42,12 @@ mod moves;
 mod shelf;
 mod preflight;
 mod writing;
+mod repository;
 mod applies;
+mod sweep;
 mod undo;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::path::PathBuf;
 
@@ -52,6 +57,7 @@ use baton_protocol::path::{PathError, RelPath};
 use crate::checkout::RestoreError;
 use crate::error::StoreError;
 use crate::fs::FsError;
+use crate::git::GitError;
 
 pub use applies::{Applied, Applies, ApplyLock, Known, Request};
 pub use form::Form;
@@ -59,6 +65,8 @@ pub use ignored::CheckoutRules;
 pub use journal::{Done, Record, Stage};
 pub use outcome::{Clash, Kept, Outcome};
 pub use plan::{Action, Plan, PlanOptions, Root, Step, Trees, plan};
+pub use repository::{RepositoryDone, touches};
+pub use text::{MAX_TEXT, merge_entry};
 pub use undo::Undone;
 
 /// How long what came out of a checkout is kept, in milliseconds from the end of what took it out.
@@ -85,6 +93,15 @@ pub enum ApplyError {
     /// A path is none.
     #[error("a path of the plan")]
     Path(#[source] PathError),
+    /// The repository of the checkout cannot be brought together with that of what is applied.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// Git changed something between the plan and the first write.
+    #[error("git changed {what} of this checkout meanwhile")]
+    GitMoved {
+        /// A ref, or `the index`.
+        what: String,
+    },
     /// Git is at work in the checkout.
     #[error("{what} in this checkout ({})", path.display())]
     GitBusy {
@@ -141,8 +158,13 @@ impl ApplyError {
     /// Whether a disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Store(error) | Self::Stage(RestoreError::Store(error)) => error.is_disk_full(),
-            Self::Fs(error) | Self::Stage(RestoreError::Fs(error)) => error.is_disk_full(),
+            Self::Store(error)
+            | Self::Stage(RestoreError::Store(error))
+            | Self::Git(GitError::Store(error)) => error.is_disk_full(),
+            Self::Fs(error)
+            | Self::Stage(RestoreError::Fs(error))
+            | Self::Git(GitError::Fs(error)) => error.is_disk_full(),
+            Self::Git(GitError::Git { said, .. }) => said.contains("No space left on device"),
             Self::Interrupted { source, .. } => source.is_disk_full(),
             _ => false,
         }

@@ -5,21 +5,25 @@
 //!
 //! - [`program`]: git itself, for what no library does, where nothing of a repository can reach it
 //! - [`place`]: where a repository is, and its configuration as it stands there
+//! - [`quarantine`]: objects that came and are not yet among its own
 //! - [`view`]: what git sees of it
 //! - [`settings`], [`files`], [`refs`], [`index`]: what is read and written of each
 //! - [`stamp`]: whether all of it held still meanwhile
 //! - [`glance`]: whether it is as it was when it was captured
+//! - [`signs`]: where git shows that it is not
 //! - [`objects`]: packs of what the other side lacks
-//! - [`capture`] and [`rebuild`]: all of that together
-//! - [`summary`]: what a state says, for people
+//! - [`capture`]: all of that together; [`summary`]: what it says, for people
+//! - [`rebuild`]: the same again elsewhere, or brought into what is there
 //!
 //! **Invariant:** nothing of a repository is run, neither where it is captured nor where it is rebuilt: no hook,
-//! filter, helper or alias, and no configuration of it is read by git.
+//! filter, helper or alias. No configuration of it is read by git, but where git itself changes refs, adds a worktree or
+//! lists them: there it reads that of the repository, whose hooks stay off.
 //!
 //! **Invariant:** what does not travel is named.
 
 mod program;
 mod place;
+mod quarantine;
 mod view;
 mod settings;
 mod files;
@@ -27,10 +31,11 @@ mod refs;
 mod index;
 mod stamp;
 mod glance;
+mod signs;
 mod objects;
 mod capture;
-mod rebuild;
 mod summary;
+mod rebuild;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -48,9 +53,14 @@ pub use capture::{CaptureOptions, Captured, capture};
 pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{
-    Commands, LinkPlace, Linked, RebuildOptions, Rebuilt, Standing, is_related, link, rebuild,
-    rebuild_over,
+    Arrival, ArrivalOptions, BringOptions, Brought, Commands, EntryAction, EntryClash,
+    EntryOutcome, FilesBrought, Former, LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction,
+    RefOutcome, TextMerge, arrive, is_related, link, rebuild, rebuild_over,
 };
+pub(crate) use rebuild::{
+    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects, three_way,
+};
+pub use signs::{has_signs, is_sign, sign_folders, sign_places};
 pub use summary::{Summary, commands, is_alike, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.
@@ -97,6 +107,18 @@ pub enum GitError {
         doing: &'static str,
         /// What it said, cut short.
         said: String,
+    },
+    /// Git is in the middle of something in the state: its index and files are half done without that.
+    #[error("a {operation} is under way there")]
+    UnderWay {
+        /// What.
+        operation: &'static str,
+    },
+    /// Git is in the middle of something in the checkout.
+    #[error("{what} in this checkout")]
+    AtWork {
+        /// What, in words for people.
+        what: &'static str,
     },
     /// There is no repository that can be read.
     #[error("{} is no repository that can be captured: {why}", path.display())]
@@ -182,4 +204,4 @@ fn shown(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@
 //! Inside a worktree an entry belongs to the tree if it is tracked, or untracked and not ignored:
 //!
 //! 1. `.batonignore` in the root removes, also what is tracked.
-//! 2. What the index names stays, also inside ignored directories.
+//! 2. What the index names stays, also inside ignored directories; where case is folded, in whatever letters.
 //! 3. The `.gitignore` of the nearest directory with a matching pattern decides, then
 //!    `info/exclude`, then `core.excludesFile`; within a file the last matching line.
 //! 4. Nothing else inside an ignored directory belongs to the tree, whatever re-includes it.
@@ -13,10 +13,12 @@
 //!    stands inside an ignored directory; there only lines that spell out the way to it count.
 //!
 //! A repository inside the tree (a submodule, a clone) has rules of its own from there on, as for
-//! git. A repository that cannot be read has none: everything is kept, and a note says so.
+//! git. Where the one around it tracks something in there, for which it is no repository but a folder, its rules go on
+//! as well: what one of the two would keep is kept. A repository that cannot be read has none: everything is kept, and a note says so.
 //!
 //! **Invariant:** a rule that cannot be read never removes anything.
 
+mod glob;
 mod patterns;
 mod worktree;
 
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::ApplyId;
+use glob::Case;
 use patterns::Patterns;
 use worktree::{Stamp, Worktree};
 
@@ -73,13 +76,13 @@ pub struct GitUser {
     pub excludes_file: Option<PathBuf>,
 }
 
-/// What is to be done with an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is to be done with an entry; of two the first one holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
-    /// It belongs to the tree.
-    Keep,
     /// It was brought back: it belongs to the tree with everything below it.
     Whole,
+    /// It belongs to the tree.
+    Keep,
     /// An ignored directory: only what is tracked, or brought back, below it belongs to the tree.
     NamedOnly,
     /// It does not belong to the tree, nor does anything below it.
@@ -131,6 +134,8 @@ pub(crate) struct Scope {
     worktree: Option<Arc<Worktree>>,
     level: Option<Arc<Level>>,
     named_only: bool,
+    /// Those of the repository around this one, where it tracks something in here.
+    outer: Option<Arc<Scope>>,
 }
 
 /// The `.gitignore` of one directory, and those above it.
@@ -251,12 +256,21 @@ impl Rules {
                 Found::Rules(worktree) => Some(Some(worktree)),
             };
             if let Some(worktree) = worktree {
-                return Scope { worktree, level: None, named_only: false };
+                let outer = above
+                    .tracks_below(path)
+                    .then(|| Arc::new(self.enter(above, path, verdict, false)));
+                return Scope { worktree, level: None, named_only: false, outer };
             }
         }
-        match verdict {
-            Verdict::Whole => Scope::default(),
-            _ => Scope { named_only: verdict == Verdict::NamedOnly, ..above.clone() },
+        match (verdict, &above.outer) {
+            (Verdict::Whole, _) => Scope::default(),
+            (_, None) => Scope { named_only: verdict != Verdict::Keep, ..above.clone() },
+            (_, Some(outer)) => {
+                let named_only = self.verdict_in(above, path, true) != Verdict::Keep;
+                let of_outer = self.verdict_with_outer(outer, path, true);
+                let outer = Some(Arc::new(self.enter(outer, path, of_outer, false)));
+                Scope { named_only, outer, ..above.clone() }
+            }
         }
     }
 
@@ -271,6 +285,11 @@ impl Rules {
 
     /// Adds the `.gitignore` of the directory at `path` to its scope.
     pub(crate) fn add_git_ignore(scope: &mut Scope, path: &[u8], bytes: &[u8]) {
+        if let Some(outer) = scope.outer.take() {
+            let mut outer = Scope::clone(&outer);
+            Self::add_git_ignore(&mut outer, path, bytes);
+            scope.outer = Some(Arc::new(outer));
+        }
         // Inside an ignored directory git reads no further rules: nothing there asks for them.
         let Some(worktree) = scope.worktree.as_ref().filter(|_| !scope.named_only) else {
             return;
@@ -283,20 +302,36 @@ impl Rules {
     }
 
     /// Whether a `.gitignore` would change anything here.
-    pub(crate) const fn wants_git_ignore(scope: &Scope) -> bool {
-        scope.worktree.is_some() && !scope.named_only
+    pub(crate) fn wants_git_ignore(scope: &Scope) -> bool {
+        (scope.worktree.is_some() && !scope.named_only)
+            || scope.outer.as_deref().is_some_and(Self::wants_git_ignore)
     }
 
     /// What is to be done with the entry at `path`, which stands in the directory of `scope`.
     pub(crate) fn verdict(&self, scope: &Scope, path: &[u8], is_directory: bool) -> Verdict {
-        let case = gix::glob::pattern::Case::Sensitive;
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
         if is_own_name(name) {
             return Verdict::Skip;
         }
-        if self.removed.decide(path, is_directory, case) == Some(true) {
+        if self.removed.decide(path, is_directory, Case::Sensitive) == Some(true) {
             return Verdict::Skip;
         }
+        self.verdict_with_outer(scope, path, is_directory)
+    }
+
+    /// What the repositories say whose rules hold here.
+    fn verdict_with_outer(&self, scope: &Scope, path: &[u8], is_directory: bool) -> Verdict {
+        let verdict = self.verdict_in(scope, path, is_directory);
+        match &scope.outer {
+            Some(outer) if verdict > Verdict::Keep => {
+                verdict.min(self.verdict_with_outer(outer, path, is_directory))
+            }
+            _ => verdict,
+        }
+    }
+
+    /// What the innermost of them says.
+    fn verdict_in(&self, scope: &Scope, path: &[u8], is_directory: bool) -> Verdict {
         let Some(worktree) = &scope.worktree else { return Verdict::Keep };
         let inside = worktree.relative(path);
         // The index first: it is searched faster than the patterns, and has most files.
@@ -306,11 +341,16 @@ impl Rules {
         if !scope.named_only && !scope.ignores(worktree, inside, is_directory) {
             return Verdict::Keep;
         }
-        if self.included.decide(path, is_directory, case) == Some(true) {
+        if self.included.decide(path, is_directory, Case::Sensitive) == Some(true) {
             return Verdict::Whole;
         }
-        let leads = || worktree.tracks_below(inside) || self.included.may_match_below(path);
-        if is_directory && leads() { Verdict::NamedOnly } else { Verdict::Skip }
+        let tracked =
+            || worktree.tracks_below(inside) || worktree.tracks_in_other_case(inside, is_directory);
+        match is_directory {
+            true if tracked() || self.included.may_match_below(path) => Verdict::NamedOnly,
+            false if worktree.tracks_in_other_case(inside, false) => Verdict::Keep,
+            _ => Verdict::Skip,
+        }
     }
 }
 
@@ -318,6 +358,17 @@ impl Scope {
     /// Whether git tracks this file.
     pub(crate) fn tracks(&self, path: &[u8]) -> bool {
         self.worktree.as_ref().is_some_and(|worktree| worktree.tracks(worktree.relative(path)))
+            || self.outer.as_ref().is_some_and(|outer| outer.tracks(path))
+    }
+
+    /// Whether a repository whose rules hold here tracks something below this directory.
+    fn tracks_below(&self, path: &[u8]) -> bool {
+        let tracks = |worktree: &Arc<Worktree>| {
+            let inside = worktree.relative(path);
+            worktree.tracks_below(inside) || worktree.tracks_in_other_case(inside, true)
+        };
+        self.worktree.as_ref().is_some_and(tracks)
+            || self.outer.as_ref().is_some_and(|outer| outer.tracks_below(path))
     }
 
     fn ignores(&self, worktree: &Worktree, path: &[u8], is_directory: bool) -> bool {

@@ -418,6 +418,8 @@ impl Scanned {
 #[cfg(test)]
 mod git_tests;
 #[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
 mod seal_tests;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use baton_daemon::api::apply::{ActionEntry, ApplyAnswer, ApplyCall, OnlyPath, Shortfall};
+use baton_daemon::api::apply::{
+    ActionEntry, ApplyAnswer, ApplyCall, OnlyPath, RepositoryAnswer, Shortfall,
+};
 use baton_daemon::api::control::{Command, PullCall};
 
 use super::{later, restore};
@@ -160,6 +162,9 @@ fn tell(report: &Report, text: &mut String, applied: &ApplyAnswer) {
                 writeln!(text, "  {kind:<9} and {} more, see --json", figures::count(more as u64));
         }
     }
+    if let Some(git) = &applied.git {
+        repository(report, text, git);
+    }
     if !applied.conflicts.is_empty() {
         let _ = writeln!(text, "see the versions with: {}", applied.show_command.join(" "));
     }
@@ -179,6 +184,37 @@ fn tell(report: &Report, text: &mut String, applied: &ApplyAnswer) {
         let _ = writeln!(text, "put it back with: baton undo {}", figures::short(undo));
     }
     restore::receipt(report, text, &applied.receipt);
+}
+
+/// What becomes of the repository.
+fn repository(report: &Report, text: &mut String, git: &RepositoryAnswer) {
+    let count = |action: &str| git.index.iter().filter(|one| one.action == action).count() as u64;
+    if !git.index.is_empty() {
+        let taken = count("taken") + count("removed") + count("restored");
+        let _ = writeln!(
+            text,
+            "git's index: {} taken, {} merged, {}, {} left",
+            figures::count(taken),
+            figures::count(count("merged")),
+            figures::plural(count("conflict"), "conflict"),
+            figures::count(count("kept")),
+        );
+    }
+    for one in git.refs.iter().take(SHOWN) {
+        let style = if one.action == "kept" { Style::Warn } else { Style::Dim };
+        let word = report.paint(style, &format!("{:<9}", one.action));
+        let mut more = String::new();
+        if let Some(here) = one.here.as_ref().filter(|here| **here != one.name) {
+            let _ = write!(more, " as {}", figures::one_line(here));
+        }
+        if let Some(reason) = &one.reason {
+            let _ = write!(more, " ({reason})");
+        }
+        let _ = writeln!(text, "  {word} {}{more}", figures::one_line(&one.name));
+    }
+    if let Some(more) = git.refs.len().checked_sub(SHOWN).filter(|&more| more > 0) {
+        let _ = writeln!(text, "  and {}, see --json", figures::plural(more as u64, "more ref"));
+    }
 }
 
 fn line(report: &Report, text: &mut String, action: &ActionEntry) {

@@ -34,6 +34,16 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             figures::one_line(&undone.root)
         );
         omitted::kept(text, &undone.kept);
+        let is_kept = undone.index.as_deref() == Some("kept");
+        if is_kept {
+            let _ = writeln!(text, "  kept      git's index (changed)");
+        }
+        for one in &undone.refs_kept {
+            let _ = writeln!(text, "  kept      {} ({})", figures::one_line(&one.name), one.reason);
+        }
     })?;
-    Ok(if undone.kept.is_empty() { 0 } else { CONFLICT })
+    let is_left = !undone.kept.is_empty()
+        || !undone.refs_kept.is_empty()
+        || undone.index.as_deref() == Some("kept");
+    Ok(if is_left { CONFLICT } else { 0 })
 }

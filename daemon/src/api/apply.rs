@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::receipt::{Bytes, OmittedEntry, Receipt, ReportPath};
+use super::receipt::{Bytes, GitOmittedEntry, OmittedEntry, Receipt, ReportPath};
 
 /// `pull RUN --apply [PATH]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct ApplyAnswer {
     pub undo: Option<String>,
     /// Where what came out of the checkout is, for a week.
     pub displaced: Option<String>,
+    /// The repository; null where that was not to change.
+    #[serde(default)]
+    pub git: Option<RepositoryAnswer>,
     pub receipt: Receipt,
     /// Whether something was not done that should have been: it is a conflict, or the system was in its way.
     pub is_left: bool,
@@ -80,7 +83,8 @@ pub struct ConflictEntry {
     #[serde(flatten)]
     pub path: ReportPath,
     /// `content`, `marked`, `binary`, `both-added`, `kind`, `mode`, `not-sealed`; `changed`, `written` where
-    /// somebody was at work there meanwhile.
+    /// somebody was at work there meanwhile; `staged` where it is what git's index has that both changed, and not
+    /// the file: then `content` is the name of git's object.
     pub reason: String,
     pub base: Option<VersionEntry>,
     pub ours: Option<VersionEntry>,
@@ -112,6 +116,43 @@ pub struct ActionEntry {
     pub moved_from: Option<ReportPath>,
 }
 
+/// What became of the repository of a checkout.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryAnswer {
+    /// Paths of which git's index changes, or should have.
+    pub index: Vec<IndexEntry>,
+    pub refs: Vec<RefEntry>,
+    /// What of the run's repository does not come, and why.
+    pub omitted: Vec<GitOmittedEntry>,
+}
+
+/// What is done with the entries of a path in git's index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexEntry {
+    #[serde(flatten)]
+    pub path: ReportPath,
+    /// `taken`, `removed`, `restored`, `merged`, `kept` or `conflict`.
+    pub action: String,
+    pub reason: Option<String>,
+}
+
+/// What is done with a ref of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefEntry {
+    /// Its name there; `HEAD` where that is on no branch.
+    pub name: String,
+    /// `moved` where the branch here moves, `made` where it gets a name of its own here, `kept`.
+    pub action: String,
+    /// Why it is not what it is called there, or stays.
+    pub reason: Option<String>,
+    /// The ref here that was moved or made.
+    pub here: Option<String>,
+    /// What that was before; null where it is new.
+    pub from: Option<String>,
+    /// What the ref is there; null where it is gone.
+    pub to: Option<String>,
+}
+
 /// `undo`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UndoAnswer {
@@ -122,4 +163,20 @@ pub struct UndoAnswer {
     pub kept: Vec<OmittedEntry>,
     /// Where what came out of the checkout is, for a week.
     pub displaced: Option<String>,
+    /// `restored` or `kept`; null where git's index had not been changed.
+    #[serde(default)]
+    pub index: Option<String>,
+    /// Refs of git that are as they were before, also by going away.
+    #[serde(default)]
+    pub refs: Vec<String>,
+    /// Refs that moved since, or that a worktree has by now.
+    #[serde(default)]
+    pub refs_kept: Vec<KeptRef>,
+}
+
+/// A ref that an undo leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRef {
+    pub name: String,
+    pub reason: String,
 }

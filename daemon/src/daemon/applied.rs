@@ -2,16 +2,21 @@
 //!
 //! **Invariant:** what says that nothing was changed is said only where that is so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use baton_protocol::id::{ApplyId, SnapshotId};
 use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
-use baton_store::apply::{Action, Applied, ApplyError, Done, Form, Outcome, Plan};
+use baton_store::apply::{
+    Action, Applied, ApplyError, Done, Form, Outcome, Plan, RepositoryDone, touches,
+};
 use baton_store::error::StoreError;
+use baton_store::git::GitError;
 
+use super::brought::PlannedRepository;
 use super::failure::{Fail, chain};
+use super::report;
 use crate::api::apply::{ActionEntry, ApplyAnswer, ConflictEntry, Shortfall, VersionEntry};
 use crate::api::control::{Failure, OmittedEntry, Receipt, ReportPath};
 
@@ -43,6 +48,7 @@ pub(super) fn answer_of(
         resume_command: Vec::new(),
         undo: None,
         displaced: None,
+        git: None,
         receipt,
         is_left: false,
         shortfall: None,
@@ -50,7 +56,11 @@ pub(super) fn answer_of(
 }
 
 /// Tells what was planned, and where something else became of it.
-pub(super) fn tell(answer: &mut ApplyAnswer, plan: &Plan, applied: &Applied) {
+pub(super) fn tell(
+    answer: &mut ApplyAnswer,
+    (plan, repository): (&Plan, &PlannedRepository),
+    applied: &Applied,
+) {
     let failed: HashMap<&RelPath, Done> = plan
         .steps
         .iter()
@@ -82,16 +92,32 @@ pub(super) fn tell(answer: &mut ApplyAnswer, plan: &Plan, applied: &Applied) {
         let moved_from = action.moved_from.as_ref().map(|path| ReportPath::new(path.as_bytes()));
         answer.actions.push(ActionEntry { path, action: word.to_owned(), reason, moved_from });
     }
+    let is_dry = applied.id.is_none() && applied.done.is_empty() && applied.repository.is_none();
+    let nothing = RepositoryDone::default();
+    let done = (!is_dry).then_some(applied.repository.as_ref().unwrap_or(&nothing));
+    let left: Vec<&RelPath> = failed.keys().copied().collect();
+    let told = repository.tell(done, |path| touches(path, &left));
+    let mut failed = failed.len();
+    if let Some(told) = told {
+        failed += told.failed;
+        let known: HashSet<_> =
+            answer.conflicts.iter().map(|conflict| conflict.path.path.clone()).collect();
+        let new = told.conflicts.into_iter().filter(|it| !known.contains(&it.path.path));
+        answer.conflicts.extend(new);
+        answer.git = Some(told.answer);
+    }
+    report::add_omitted(&mut answer.receipt, &repository.omitted);
     answer.undo = applied.id.map(|id| id.to_string());
     answer.displaced = applied.shelf.as_ref().map(|path| path.to_string_lossy().into_owned());
-    answer.is_left = !answer.conflicts.is_empty() || !failed.is_empty();
+    answer.is_left = !answer.conflicts.is_empty() || failed > 0;
     // Where nothing came about, nothing was changed.
-    let is_changed = applied.done.contains(&Done::Made);
+    let of_repository = applied.repository.as_ref().is_some_and(RepositoryDone::is_changed);
+    let is_changed = applied.done.contains(&Done::Made) || of_repository;
     if is_changed {
         "applied".clone_into(&mut answer.state);
     }
     if let Some(id) = applied.id.filter(|_| is_changed) {
-        answer.shortfall = shortfall(answer, failed.len(), id);
+        answer.shortfall = shortfall(answer, failed, id);
     }
 }
 
@@ -174,6 +200,10 @@ pub(super) fn fail_of(error: ApplyError, run: &str) -> Fail {
         ApplyError::GitName { .. } | ApplyError::Path(_) => {
             Some(format!("nothing was changed; baton logs {run} says what the run did"))
         }
+        ApplyError::Git(GitError::AtWork { .. }) => None,
+        ApplyError::Git(_) => Some(format!(
+            "nothing was changed; baton pull {run} makes a worktree of it, or baton pull {run} --into DIR a folder"
+        )),
         _ => None,
     };
     let fail = Fail::from(error);
@@ -198,8 +228,14 @@ impl From<ApplyError> for Fail {
             ApplyError::Stage(error) => error.into(),
             ApplyError::Fs(_) => Self::new("apply", message)
                 .hint("nothing was changed; see whether the checkout may be written to"),
-            ApplyError::GitBusy { .. } => Self::new("git-busy", message)
-                .hint("finish it, or abort it, and try again; nothing was changed"),
+            ApplyError::GitBusy { .. } | ApplyError::Git(GitError::AtWork { .. }) => {
+                Self::new("git-busy", message)
+                    .hint("finish it, or abort it, and try again; nothing was changed")
+            }
+            ApplyError::GitMoved { .. } => {
+                Self::new("git-busy", message).hint("try again; nothing was changed")
+            }
+            ApplyError::Git(error) => Self::from(error),
             ApplyError::Locked => {
                 Self::new("apply-under-way", message).hint("wait for it and try again").exit(4)
             }

@@ -13,24 +13,26 @@ use baton_protocol::id::{ApplyId, MIN_PREFIX, SnapshotId, WorkspaceId};
 use baton_protocol::message::RunInfo;
 use baton_protocol::path::RelPath;
 use baton_store::apply::{
-    Applied, Applies, ApplyError, CheckoutRules, Done, Known, PlanOptions, Record, Request, Root,
-    Stage, Trees, plan,
+    Applied, Applies, ApplyError, CheckoutRules, Done, Known, MAX_TEXT, PlanOptions, Record,
+    RepositoryDone, Request, Root, Stage, Trees, merge_entry, plan,
 };
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::RestoreOptions;
+use baton_store::git::{self, Arrival, ArrivalOptions, GitError};
 use baton_store::scan::Progress;
 use baton_store::snapshot::{load_omissions, load_snapshot};
 
 use super::applied::{answer_of, fail_of, interrupted, reason_of, tell};
+use super::brought::{self, PlannedRepository};
 use super::failure::{Fail, chain};
 use super::remotes::only;
 use super::report::to_path;
 use super::transfer::with_progress;
 use super::{Daemon, report};
-use crate::api::apply::{ApplyAnswer, ApplyCall, OnlyPath, UndoAnswer};
+use crate::api::apply::{ApplyAnswer, ApplyCall, KeptRef, OnlyPath, UndoAnswer};
 use crate::api::control::{Answer, Bytes, OmittedEntry, ReportPath};
 use crate::api::socket::EventSender;
-use crate::workspace::{TakeOptions, random};
+use crate::workspace::{TakeOptions, Workspaces, random};
 
 /// What is merged into which checkout.
 struct Job {
@@ -44,7 +46,8 @@ struct Job {
 
 impl Daemon {
     fn applies(&self) -> Applies {
-        Applies::new(&self.options.home.applies_dir())
+        let Workspaces { git, scratch, .. } = &self.workspaces;
+        Applies::new(&self.options.home.applies_dir()).with_git(git.clone(), scratch)
     }
 
     /// Goes on with what was cut off, and forgets what is over.
@@ -202,7 +205,11 @@ impl Daemon {
         } else {
             self.forget_applies();
             self.finish_applies(workspace, root)?;
-            Some(applies.lock(workspace)?)
+            let lock = applies.lock(workspace)?;
+            if let Err(error) = applies.sweep_repository(root, self.clock.now_ms()) {
+                tracing::warn!(%error, "objects of an apply that was cut off may be left");
+            }
+            Some(lock)
         };
         let base = load_snapshot(vault, info.spec.snapshot)?;
         let result = load_snapshot(vault, *there)?;
@@ -229,9 +236,28 @@ impl Daemon {
             tree: snapshot.root,
             mode: snapshot.root_mode,
         };
+        let id = ApplyId::from_bytes(random()?);
+        let (aside, run) = (id.to_string(), info.spec.run.short());
+        let (arrival, not_come) = match &self.workspaces.git {
+            Some(git) => git::arrive(
+                vault,
+                ArrivalOptions {
+                    git,
+                    scratch: &self.workspaces.scratch,
+                    base: base.git,
+                    there: result.git,
+                    checkout: root,
+                    run: &run,
+                    // Of a dry run nothing comes into the repository.
+                    aside: (!job.dry_run).then_some(aside.as_str()),
+                },
+            )
+            .map_err(|error| fail_of(error.into(), &run))?,
+            None if base.git != result.git => (None, PlannedRepository::without_git()),
+            None => (None, Vec::new()),
+        };
         let trees =
             Trees { base: root_of(&base), here: root_of(&taken.snapshot), there: root_of(&result) };
-        let run = info.spec.run.short();
         let options = PlanOptions {
             only: only.clone(),
             markers: job.markers.then(|| ("here".to_owned(), format!("run {run}"))),
@@ -242,17 +268,27 @@ impl Daemon {
                 git_user: self.workspaces.git_user.clone(),
                 exclude: self.workspaces.exclude.clone(),
             }),
+            tracked: arrival.as_ref().map(Arrival::tracked).unwrap_or_default(),
         };
         let intake = vault.intake();
         let plan =
             plan(&intake, &trees, &options, progress).map_err(|error| fail_of(error, &run))?;
+        let brought = arrival.map(|arrival| {
+            let options = plan.bring_options(only, job.markers);
+            let brought = arrival.plan(&options, MAX_TEXT, merge_entry)?;
+            Ok::<_, GitError>((arrival, brought))
+        });
+        let brought = brought.transpose().map_err(|error| fail_of(error.into(), &run))?;
+        let of_git = brought.as_ref().map(|(_, brought)| brought);
+        let planned = (&plan, &PlannedRepository::new(of_git, not_come));
         let mut notes = taken.notes.clone();
         for path in &plan.unmatched {
             notes.push(format!("run {run} changed nothing at {}", path.display()));
         }
         if job.dry_run {
-            let applied = Applied { id: None, done: Vec::new(), late: Vec::new(), shelf: None };
-            tell(&mut answer, &plan, &applied);
+            let (done, late) = (Vec::new(), Vec::new());
+            let applied = Applied { id: None, done, late, shelf: None, repository: None };
+            tell(&mut answer, planned, &applied);
             "dry-run".clone_into(&mut answer.state);
             return Ok((answer, notes));
         }
@@ -260,19 +296,21 @@ impl Daemon {
             intake.keep(&plan.made)?;
         }
         let request = Request {
-            id: ApplyId::from_bytes(random()?),
+            id,
             workspace,
             root: root.clone(),
             safety: taken.id,
             there: *there,
             now_ms: self.clock.now_ms(),
         };
-        match applies.apply(vault, &request, &plan, RestoreOptions::default(), progress) {
-            Ok(applied) => tell(&mut answer, &plan, &applied),
+        match applies.apply(vault, &request, &plan, brought, RestoreOptions::default(), progress) {
+            Ok(applied) => tell(&mut answer, planned, &applied),
             // What is known is told, and above all how it is put back.
             Err(error @ ApplyError::Interrupted { id, .. }) => {
                 let (done, late) = (vec![Done::Waiting; plan.steps.len()], Vec::new());
-                tell(&mut answer, &plan, &Applied { id: Some(id), done, late, shelf: None });
+                let (id, repository) = (Some(id), Some(RepositoryDone::interrupted()));
+                let applied = Applied { id, done, late, shelf: None, repository };
+                tell(&mut answer, planned, &applied);
                 interrupted(&mut answer, error);
             }
             Err(error) => return Err(fail_of(error, &run)),
@@ -305,6 +343,7 @@ impl Daemon {
             let _lock = applies.lock(workspace)?;
             let undone = applies.undo(&daemon.workspaces.vault, id, &root)?;
             tracing::info!(apply = %id, restored = undone.restored.len(), kept = undone.kept.len(), "undone");
+            let named = |(name, _): &(Vec<u8>, Done)| String::from_utf8_lossy(name).into_owned();
             let kept = undone.kept.iter().map(|(path, done)| OmittedEntry {
                 path: ReportPath::new(path.as_bytes()),
                 reason: reason_of(*done).to_owned(),
@@ -315,6 +354,19 @@ impl Daemon {
                 restored: undone.restored.iter().map(|path| ReportPath::new(path.as_bytes())).collect(),
                 kept: kept.collect(),
                 displaced: Some(undone.shelf.to_string_lossy().into_owned()),
+                index: undone.index.map(|done| {
+                    if done.is_so() { "restored" } else { "kept" }.to_owned()
+                }),
+                refs: undone.refs.iter().filter(|(_, done)| done.is_so()).map(named).collect(),
+                refs_kept: undone
+                    .refs
+                    .iter()
+                    .filter(|(_, done)| !done.is_so())
+                    .map(|one| KeptRef {
+                        name: named(one),
+                        reason: brought::reason_of(one.1).to_owned(),
+                    })
+                    .collect(),
             })
         });
         Ok(Answer::Undone(Box::new(answer.await?)))

@@ -75,7 +75,8 @@ pub fn linked(receipt: &mut Receipt, linked: &Linked) {
     add_omitted(receipt, linked.omitted());
 }
 
-fn add_omitted(receipt: &mut Receipt, omitted: &[GitOmission]) {
+/// Adds what was not taken here to what a receipt says of a repository.
+pub(super) fn add_omitted(receipt: &mut Receipt, omitted: &[GitOmission]) {
     let Some(git) = &mut receipt.git else { return };
     for entry in omitted.iter().cloned().map(git_entry) {
         if !git.omitted.contains(&entry) {
@@ -84,7 +85,8 @@ fn add_omitted(receipt: &mut Receipt, omitted: &[GitOmission]) {
     }
 }
 
-fn git_entry(omission: GitOmission) -> GitOmittedEntry {
+/// The same of one thing.
+pub(super) fn git_entry(omission: GitOmission) -> GitOmittedEntry {
     GitOmittedEntry { what: omission.what, reason: omission.reason.name().to_owned() }
 }
 

@@ -272,7 +272,8 @@ impl Daemon {
             let step = self.background.step(workspace.id).map(|step| step.report());
             let seen = self.workspaces.watched(workspace.id).map(|watched| watched.seen());
             let pending = seen.as_ref().and_then(|seen| seen.pending);
-            let is_still = pending == Some(0) || (step.is_none() && pending.is_none());
+            let by_git = seen.as_ref().is_some_and(|seen| seen.git);
+            let is_still = (pending == Some(0) && !by_git) || (step.is_none() && pending.is_none());
             let (doing, error, away) = step.unwrap_or_default();
             let last_error = error.or(waiting.last_error);
             let away = away || waiting.away;

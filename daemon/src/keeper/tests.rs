@@ -8,15 +8,12 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use baton_protocol::id::{DeviceId, VaultId};
-use baton_store::catalog::Catalog;
 use baton_store::checkout::{RestoreOptions, restore};
-use baton_store::ignore::GitUser;
-use baton_store::store::Store;
 
 use super::*;
 use crate::watch::choose;
 use crate::watch::notify::NotifyWatch;
+use crate::workspace::tests::workspaces;
 use crate::workspace::{TakeOptions, Workspaces};
 
 struct Place {
@@ -33,7 +30,6 @@ impl Place {
     fn new(open: OpenWatch, cut_queue: Option<usize>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("tree")).unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
         let (to, changed) = tokio::sync::broadcast::channel(64);
         let watching = Watching {
             tasks: Tasks::new(),
@@ -42,18 +38,9 @@ impl Place {
             open,
         };
         let workspaces = Workspaces {
-            catalog: Catalog::open(&folder.path().join("catalog.db")).unwrap(),
-            vault: store.vault(VaultId::from_bytes([1; 16])).unwrap(),
-            device: DeviceId::from_bytes([2; 32]),
-            caches: folder.path().to_owned(),
-            git_user: GitUser::default(),
-            git: None,
-            scratch: folder.path().to_owned(),
             clock: Clock::system(),
-            exclude: Vec::new(),
-            secrets: None,
             watching: Some(watching),
-            kept: Mutex::default(),
+            ..workspaces(folder.path())
         };
         Self { folder, workspaces, changed }
     }
@@ -199,6 +186,24 @@ fn a_change_is_told_of_and_a_look_at_it_is_the_end_of_that() {
     assert!(watched.is_dirty());
     place.take();
     assert!(!watched.is_dirty());
+}
+
+#[test]
+fn what_somebody_else_took_in_is_told_too() {
+    let mut place = Place::new(choose::open, None);
+    let tree = place.tree();
+    std::fs::write(tree.join("file"), "x").unwrap();
+    let id = place.take().workspace;
+    place.take();
+    let watched = place.workspaces.watched(id).unwrap();
+    for round in 0..50 {
+        while place.changed.try_recv().is_ok() {}
+        std::fs::write(tree.join("file"), format!("{round}")).unwrap();
+        // Who asks how it is leaves nothing in the queue of the system to wake who waits.
+        assert_eq!(watched.seen().pending, Some(1));
+        assert_eq!(place.changed.blocking_recv().unwrap(), id);
+        place.take();
+    }
 }
 
 #[test]

@@ -28,6 +28,9 @@ const ROUNDS: u32 = 200;
 /// What a killed process needs to be gone.
 const ROUND: std::time::Duration = std::time::Duration::from_millis(10);
 
+/// How long a process without an environment may be in the middle of an `exec`, on a busy machine.
+const EXEC: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// The leader of a run's processes, as written beside its log while it lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessRecord {
@@ -88,11 +91,20 @@ impl Seen {
         pids.filter_map(Self::read).collect()
     }
 
-    fn carries(&self, marker: &[u8]) -> bool {
+    /// Whether it has this variable in its environment; nothing where it has none at all, which is also
+    /// what a process shows in the middle of an `exec`.
+    fn carries(&self, marker: &[u8]) -> Option<bool> {
         let path = format!("/proc/{}/environ", self.pid);
         let environment = fs::read_if_exists(Path::new(&path), MAX_ENVIRONMENT);
-        let environment = environment.ok().flatten().unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|variable| variable == marker)
+        let environment = environment.ok().flatten()?;
+        let mut variables = environment.split(|&byte| byte == 0);
+        (!environment.is_empty()).then(|| variables.any(|variable| variable == marker))
+    }
+
+    /// Threads of the kernel have no environment and never will.
+    fn of_kernel(&self) -> bool {
+        const KTHREADD: i32 = 2;
+        self.pid == KTHREADD || self.parent == KTHREADD
     }
 
     /// Signals this very process, and none that has its number now.
@@ -121,10 +133,20 @@ fn members(leader: Option<i32>, marker: &[u8]) -> Vec<Seen> {
         let led = |seen: &&Seen| [seen.pid, seen.group, seen.session].contains(&leader);
         pids.extend(all.iter().filter(led).map(|seen| seen.pid));
     }
-    let others = all.iter().filter(|seen| !pids.contains(&seen.pid));
-    let carriers: Vec<_> =
-        others.filter(|seen| seen.carries(marker)).map(|seen| seen.pid).collect();
-    pids.extend(carriers);
+    let mut unsaid: Vec<&Seen> = Vec::new();
+    for seen in all.iter().filter(|seen| !seen.gone && !seen.of_kernel()) {
+        match seen.carries(marker) {
+            Some(true) => drop(pids.insert(seen.pid)),
+            Some(false) => {}
+            None if pids.contains(&seen.pid) => {}
+            None => unsaid.push(seen),
+        }
+    }
+    if !unsaid.is_empty() {
+        std::thread::sleep(EXEC);
+        let late = unsaid.iter().filter(|seen| seen.carries(marker) == Some(true));
+        pids.extend(late.map(|seen| seen.pid));
+    }
     loop {
         let children = all.iter().filter(|seen| pids.contains(&seen.parent)).map(|seen| seen.pid);
         let children: Vec<_> = children.filter(|pid| !pids.contains(pid)).collect();

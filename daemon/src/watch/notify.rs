@@ -4,7 +4,8 @@
 //!
 //! The barrier is a cookie: a file is made, and when the system tells of it, it has told of all before.
 //! That is sure where there is one queue (Linux), and as sure as the system makes it elsewhere; if the
-//! cookie does not come back, everything is dirty.
+//! cookie does not come back, everything is dirty. Several watches may make theirs in one folder, as those of a tree and
+//! of the repository in it do: each knows its own by a number.
 //!
 //! On Linux each directory is watched by itself, when it is added: the crate's own way down tells of a
 //! new directory before it is watched, and would go into what does not belong to the tree. Elsewhere
@@ -20,6 +21,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +36,9 @@ use super::{Coverage, Waiter, Watch, WatchError, WatchOptions};
 
 /// How long a cookie may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Watches that this process has opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 
 /// Whether a watch on a directory is one on all below it.
 const RECURSIVE: bool = !cfg!(target_os = "linux");
@@ -56,6 +61,8 @@ pub struct NotifyWatch {
 struct Shared {
     /// As the system names it, which may be another path than ours.
     root: PathBuf,
+    /// What the names of our cookies begin with.
+    cookie: String,
     state: Mutex<State>,
     returned: Condvar,
     bell: Bell,
@@ -86,6 +93,7 @@ impl NotifyWatch {
         let bell = Bell::default();
         let shared = Arc::new(Shared {
             root: full.clone(),
+            cookie: cookie(OPENED.fetch_add(1, Ordering::Relaxed)),
             state: Mutex::default(),
             returned: Condvar::new(),
             bell: bell.clone(),
@@ -130,8 +138,7 @@ impl NotifyWatch {
     /// Makes a cookie and waits until the system tells of it; whether it did.
     fn wait_for_cookie(&mut self) -> bool {
         self.made += 1;
-        let name = format!("{COOKIE}{}-{}", std::process::id(), self.made);
-        let path = self.cookies.join(name);
+        let path = self.cookies.join(format!("{}{}", self.shared.cookie, self.made));
         if baton_store::fs::create_new(&path).is_err() {
             return false;
         }
@@ -287,7 +294,9 @@ impl Shared {
         for path in &event.paths {
             let Some(relative) = self.relative(path) else { continue };
             let (directory, name) = split(&relative);
-            if let Some(cookie) = cookie_of(name) {
+            if name.starts_with(COOKIE.as_bytes()) {
+                // One of another watch is no news, and not what is waited for.
+                let Some(cookie) = self.number_of(name) else { continue };
                 state.cookie = state.cookie.max(cookie);
                 self.returned.notify_all();
             } else if let Some(news) = news_of(event.kind) {
@@ -300,6 +309,11 @@ impl Shared {
                 self.bell.ring();
             }
         }
+    }
+
+    /// The number of a cookie of ours.
+    fn number_of(&self, name: &[u8]) -> Option<u64> {
+        str::from_utf8(name.strip_prefix(self.cookie.as_bytes())?).ok()?.parse().ok()
     }
 
     fn relative(&self, path: &Path) -> Option<Vec<u8>> {
@@ -354,16 +368,40 @@ fn mark(state: &mut State, path: &[u8], directory: &[u8], name: &[u8], news: New
     true
 }
 
-fn cookie_of(name: &[u8]) -> Option<u64> {
-    let rest = name.strip_prefix(COOKIE.as_bytes())?;
-    let (process, number) = str::from_utf8(rest).ok()?.split_once('-')?;
-    // Of another process: no news, and not what is waited for.
-    if process == std::process::id().to_string() { number.parse().ok() } else { Some(0) }
+/// What the names of the cookies of a watch begin with.
+fn cookie(watch: u64) -> String {
+    format!("{COOKIE}{}-{watch}-", std::process::id())
 }
 
 fn system(error: notify::Error) -> std::io::Error {
     match error.kind {
         notify::ErrorKind::Io(source) => source,
         _ => std::io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_of_another_watch_in_the_same_folder_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let git = folder.path().join(".git");
+        baton_store::fs::create_dir_all(&git).unwrap();
+        let options = WatchOptions::default();
+        let mut tree = NotifyWatch::open(folder.path(), &options).unwrap();
+        let mut repository = NotifyWatch::open(&git, &options).unwrap();
+        assert_eq!(tree.cookies, repository.cookies);
+        for _ in 0..20 {
+            assert!(!repository.drain().unwrap().is_everything());
+        }
+        // The system tells both of both.
+        assert!(!tree.drain().unwrap().is_everything());
+        assert_eq!((tree.shared.lock().cookie, tree.made), (1, 1));
+        assert_eq!((repository.shared.lock().cookie, repository.made), (20, 20));
+        assert!(
+            tree.shared.number_of(format!("{}7", repository.shared.cookie).as_bytes()).is_none()
+        );
     }
 }

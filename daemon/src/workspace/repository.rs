@@ -93,6 +93,7 @@ impl Workspaces {
                 let after = self.glance(&root, &found).ok().flatten();
                 let held_still = after == Some(before) && found == inner;
                 if held_still || busy || is_last {
+                    keeper.set_busy(busy || !held_still);
                     let is_sure = held_still && !busy && is_whole && before.is_settled(self.now());
                     let known = is_sure.then_some(Known { digest: *before.digest(), id, tree });
                     let looked = Looked::without(scanned, barriers);

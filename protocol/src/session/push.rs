@@ -75,7 +75,7 @@ pub enum PushError {
     #[error(transparent)]
     Refused(Refusal),
     /// The node asked for something that the snapshot does not contain, or that went whole before.
-    #[error("the node asked for {0}, which is no open part of this push")]
+    #[error("the node asked for {0}, which is not of this push, or did not arrive as it was sent")]
     NotOffered(ObjectId),
     /// The node answered something else.
     #[error("the node answered out of turn")]

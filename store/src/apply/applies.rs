@@ -15,11 +15,14 @@ use super::ground::Ground;
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::{Plan, Step};
 use super::preflight::{Preflight, preflight};
+use super::record::RepositoryChange;
+use super::repository::{Repository, RepositoryDone, Tools};
 use super::shelf::{Pass, Shelf, choose_area, remove_area};
 use super::writing::{Writing, needs_staging};
 use super::{ApplyError, KEPT_MS, crash};
 use crate::checkout::RestoreOptions;
 use crate::fs;
+use crate::git::{Arrival, Brought, GitProgram};
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 
@@ -54,6 +57,8 @@ pub struct Applied {
     pub late: Vec<RelPath>,
     /// Where what came out is.
     pub shelf: Option<PathBuf>,
+    /// What became of the repository; nothing where that was not to change.
+    pub repository: Option<RepositoryDone>,
 }
 
 /// An apply that is known.
@@ -68,7 +73,9 @@ pub struct Known {
 /// The applies of a home.
 #[derive(Clone, Debug)]
 pub struct Applies {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
+    /// Without it no repository is changed.
+    pub(super) tools: Option<Tools>,
 }
 
 /// No other apply to the workspace until this is dropped.
@@ -85,7 +92,14 @@ impl Drop for ApplyLock {
 impl Applies {
     /// Those that are kept in a folder, which need not be there yet.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), tools: None }
+    }
+
+    /// The same, which change repositories, too; `scratch` is a folder for what git needs for a moment.
+    #[must_use]
+    pub fn with_git(mut self, git: Option<GitProgram>, scratch: &Path) -> Self {
+        self.tools = git.map(|git| Tools { git, scratch: scratch.to_owned() });
+        self
     }
 
     /// Takes a workspace for one apply.
@@ -139,14 +153,17 @@ impl Applies {
         Ok(self.list()?.iter().find(|known| unfinished(known)).map(|known| known.record.id))
     }
 
-    /// Carries a plan out. Everything that it needs is read and verified first.
+    /// Carries a plan out, and with it what becomes of the repository. Everything that they need is read and verified
+    /// first.
     ///
-    /// The caller has the [lock](Self::lock), and merged texts of the plan are durable.
+    /// The caller has the [lock](Self::lock), and merged texts of the plan are durable. The objects that came wait under
+    /// the id of the request.
     pub fn apply<S: ObjectSource + ?Sized>(
         &self,
         source: &S,
         request: &Request,
         plan: &Plan,
+        repository: Option<(Arrival<'_>, Brought)>,
         options: RestoreOptions,
         progress: &Progress,
     ) -> Result<Applied, ApplyError> {
@@ -166,9 +183,13 @@ impl Applies {
                 *place = done;
             }
         }
-        if steps.is_empty() {
-            return Ok(Applied { id: None, done: all, late: Vec::new(), shelf: None });
+        let repository = repository.filter(|(_, brought)| !brought.is_empty());
+        if steps.is_empty() && repository.is_none() {
+            let (id, late, shelf, repository) = (None, Vec::new(), None, None);
+            return Ok(Applied { id, done: all, late, shelf, repository });
         }
+        let held: Vec<&RelPath> =
+            held.keys().filter_map(|&at| plan.steps.get(at)).map(|step| &step.path).collect();
         let folder = self.folder(request.id);
         fs::create_dir_all(&self.folder)?;
         let own = folder.0.join("area");
@@ -186,7 +207,14 @@ impl Applies {
             steps,
         };
         let begun = begin(source, &mut ground, (&folder, &record), options, progress);
-        let (shelf, lock) = match begun {
+        let begun = begun.and_then(|(shelf, lock)| {
+            let repository = repository
+                .map(|work| Repository::begin(work, &folder, request.id, &held))
+                .transpose()?;
+            folder.note(Stage::Begun, &[])?;
+            Ok((shelf, lock, repository))
+        });
+        let (shelf, lock, repository) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 // Nothing was written yet. The failure that is told is the first one.
@@ -198,14 +226,24 @@ impl Applies {
         };
         let interrupted = |error: ApplyError| error.on_its_way(request.id);
         let writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
-        let (done, late) = lock.during(|| writing.run()).map_err(interrupted)?;
-        finish(&folder, &shelf, Stage::Applied, &record.steps, &done).map_err(interrupted)?;
+        let ended = lock.during(|| {
+            repository.as_ref().map_or(Ok(()), Repository::let_in)?;
+            let (done, late) = writing.run()?;
+            let mut left = left(&record.steps, &done);
+            left.extend(&held);
+            let repository = repository.as_ref().map(|it| it.write(&left)).transpose()?;
+            Ok((done, late, repository))
+        });
+        let (done, late, repository) = ended.map_err(interrupted)?;
+        finish(&folder, &shelf, Stage::Applied, &record.steps, (&done, repository.as_ref()))
+            .map_err(interrupted)?;
         for (number, done) in numbers.into_iter().zip(done) {
             if let Some(place) = all.get_mut(number) {
                 *place = done;
             }
         }
-        Ok(Applied { id: Some(request.id), done: all, late, shelf: Some(shelf.out_path()) })
+        let (id, shelf) = (Some(request.id), Some(shelf.out_path()));
+        Ok(Applied { id, done: all, late, shelf, repository })
     }
 
     /// Goes on with one that was cut off, in the checkout that is at `root` now; nothing where there is nothing
@@ -224,10 +262,24 @@ impl Applies {
                 return Ok(None);
             }
             Stage::Begun => {
-                go_on(source, &folder, &record.moved(root), (Pass::Apply, Stage::Applied))?;
+                let record = record.moved(root);
+                let repository = self.repository(&folder, &record)?;
+                go_on(
+                    source,
+                    (&folder, &record),
+                    repository.as_ref(),
+                    (Pass::Apply, Stage::Applied),
+                )?;
             }
             Stage::Undoing => {
-                go_on(source, &folder, &folder.undo()?.moved(root), (Pass::Undo, Stage::Undone))?;
+                let record = folder.undo()?.moved(root);
+                let repository = self.repository(&folder, &record)?;
+                go_on(
+                    source,
+                    (&folder, &record),
+                    repository.as_ref(),
+                    (Pass::Undo, Stage::Undone),
+                )?;
             }
             Stage::Applied | Stage::Undone => {
                 // An undo was cut off before it was begun.
@@ -262,13 +314,34 @@ impl Applies {
         Ok(purged)
     }
 
+    /// The repository that an apply changes, which was begun; nothing where it changes none.
+    pub(super) fn repository(
+        &self,
+        folder: &Folder,
+        record: &Record,
+    ) -> Result<Option<Repository>, ApplyError> {
+        // Another folder may be in its place.
+        drop(ground_of(record).map_err(|error| error.on_its_way(record.id))?);
+        let opened = Repository::open(self.tools.as_ref(), folder, &record.root, record.id);
+        opened.map_err(|error| error.on_its_way(record.id))
+    }
+
     /// Takes away all that is known of an apply: first what its record leads to. The record loses its name as
     /// one step, since a part of it would tell of another stage.
     pub(super) fn drop_record(&self, record: &Record) -> Result<(), ApplyError> {
-        let_go_of_noted(&self.folder(record.id), record.id)?;
+        let folder = self.folder(record.id);
+        // What waits in the repository of one that was not begun goes; where that cannot be, git takes it away in time.
+        if folder.stage()? == Stage::Planned
+            && let (Some(tools), Ok(_)) = (&self.tools, ground_of(record))
+            && record.root.join(".git").symlink_metadata().is_ok()
+            && let Err(error) = Repository::forget(tools, &record.root, record.id)
+        {
+            tracing::warn!(%error, "an apply that was not begun left files in a repository");
+        }
+        let_go_of_noted(&folder, record.id)?;
         remove_area(&record.area)?;
         crash::point();
-        let folder = self.folder(record.id).0;
+        let folder = folder.0;
         let gone = folder.with_extension(GONE);
         match fs::rename(&folder, &gone) {
             Err(error) if error.is_not_found() => return Ok(()),
@@ -294,7 +367,7 @@ impl Applies {
     }
 }
 
-/// Everything up to the first write.
+/// Everything up to the last look.
 fn begin<S: ObjectSource + ?Sized>(
     source: &S,
     ground: &mut Ground,
@@ -310,7 +383,6 @@ fn begin<S: ObjectSource + ?Sized>(
         record.steps.iter().enumerate().filter(|(_, step)| needs_staging(step)).collect();
     shelf.stage(source, &staged, (options, progress))?;
     let lock = GitLock::hold(&record.root, folder, record.id)?;
-    folder.note(Stage::Begun, &[])?;
     Ok((shelf, lock))
 }
 
@@ -320,12 +392,19 @@ pub(super) fn finish(
     shelf: &Shelf,
     stage: Stage,
     steps: &[Step],
-    done: &[Done],
+    (done, repository): (&[Done], Option<&RepositoryDone>),
 ) -> Result<(), ApplyError> {
     shelf.list(steps)?;
-    folder.note(stage, done)?;
+    let of_repository = repository.map(RepositoryDone::list).unwrap_or_default();
+    folder.note(stage, &[done, &of_repository].concat())?;
     crash::point();
     shelf.clear(steps)
+}
+
+/// Paths at which something else is than there should be.
+pub(super) fn left<'s>(steps: &'s [Step], done: &[Done]) -> Vec<&'s RelPath> {
+    let left = steps.iter().zip(done).filter(|(_, done)| !done.is_so());
+    left.map(|(step, _)| &step.path).collect()
 }
 
 /// The checkout that a record is of; where another folder is in its place, nothing is done there.
@@ -342,17 +421,50 @@ pub(super) fn ground_of(record: &Record) -> Result<Ground, ApplyError> {
 /// Does what is left of a plan, unless git is at work.
 fn go_on<S: ObjectSource + ?Sized>(
     source: &S,
-    folder: &Folder,
-    record: &Record,
+    (folder, record): (&Folder, &Record),
+    repository: Option<&Repository>,
     (pass, stage): (Pass, Stage),
 ) -> Result<(), ApplyError> {
     let on_its_way = |error: ApplyError| error.on_its_way(record.id);
     let ground = ground_of(record).map_err(on_its_way)?;
     let shelf = Shelf::open(&ground, &record.area, pass).map_err(on_its_way)?;
     let lock = GitLock::hold(&record.root, folder, record.id).map_err(on_its_way)?;
-    let done = lock.during(|| do_the_rest(source, record, ground, &shelf));
-    let done = done.and_then(|done| finish(folder, &shelf, stage, &record.steps, &done));
-    done.map_err(on_its_way)
+    let done = lock.during(|| {
+        if pass == Pass::Apply {
+            repository.map_or(Ok(()), Repository::let_in)?;
+        }
+        let done = do_the_rest(source, record, ground, &shelf)?;
+        let of_repository = match pass {
+            Pass::Apply => {
+                repository.map(|it| it.write(&left(&record.steps, &done))).transpose()?
+            }
+            Pass::Undo => match repository {
+                Some(it) => Some(it.put_back(&made(folder, it)?)?),
+                None => None,
+            },
+        };
+        Ok((done, of_repository))
+    });
+    let finished = done.and_then(|(done, of_repository)| {
+        finish(folder, &shelf, stage, &record.steps, (&done, of_repository.as_ref()))
+    });
+    finished.map_err(on_its_way)
+}
+
+/// What an apply made of a repository.
+pub(super) fn made(folder: &Folder, repository: &Repository) -> Result<RepositoryDone, ApplyError> {
+    let steps = folder.record()?.map_or(0, |record| record.steps.len());
+    made_of(folder, steps, &repository.change)
+}
+
+/// The same, of one of so many other steps.
+pub(super) fn made_of(
+    folder: &Folder,
+    steps: usize,
+    change: &RepositoryChange,
+) -> Result<RepositoryDone, ApplyError> {
+    let done = folder.done(Stage::Applied, steps + change.len())?;
+    Ok(change.done_of(done.get(steps..).unwrap_or_default()))
 }
 
 fn do_the_rest<S: ObjectSource + ?Sized>(

@@ -5,7 +5,7 @@
 //! so that one that a crash has left is known again; and it gets that name with all that it says in it.
 //!
 //! **Invariant:** a lock that does not say that it is of this apply is never taken away. Nothing else in git's
-//! folder is written.
+//! folder is written here.
 
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;

@@ -3,6 +3,9 @@
 //! ```text
 //! ID/plan      what will be done, and what is expected where
 //! ID/lock      where git's lock of the index is that is held meanwhile
+//! ID/git       how the repository is changed; nothing where it is not
+//! ID/index     the index as it was before
+//! ID/made      what the new index says, in short
 //! ID/begun     the first write may have happened
 //! ID/applied   it is done: what became of each step
 //! ID/undoing   it is being put back: the steps that do so
@@ -11,7 +14,7 @@
 //! ID.gone/     one that is being forgotten
 //! ```
 //!
-//! **Invariant:** each file but the lock's is written once, as one step that survives a crash, and before what it announces.
+//! **Invariant:** each file but `lock` and `made` is written once, as one step that survives a crash, and before what it announces.
 //! One that is damaged is refused and not taken for anything.
 
 use std::ffi::OsString;
@@ -26,13 +29,16 @@ use super::ApplyError;
 use super::form::Form;
 use super::ground::Place;
 use super::plan::Step;
+use super::record::RepositoryChange;
 use crate::error::StoreError;
 use crate::fs;
+use crate::git::GitError;
 
 const MAGIC: &[u8; 16] = b"baton apply  v1\n";
 
-/// Longest file that is read: a million steps with the longest list of paths.
-const MAX_LEN: u64 = 512 << 20;
+/// Longest file that is read: a million steps with the longest list of paths, or the entries of the largest index before
+/// and after.
+const MAX_LEN: u64 = 1 << 30;
 
 /// Most steps, and directories that get other permissions meanwhile.
 const MAX_STEPS: usize = 1 << 21;
@@ -290,6 +296,51 @@ impl Folder {
         let bytes = self.read(name_of(stage))?.unwrap_or_default();
         let done: Option<Vec<_>> = bytes.iter().map(|&number| Done::from_number(number)).collect();
         done.filter(|done| done.len() == steps).ok_or_else(|| self.damaged(name_of(stage)))
+    }
+
+    /// Notes how the repository is changed, and its index as it is.
+    pub(super) fn note_repository(
+        &self,
+        change: &RepositoryChange,
+        index: Option<&[u8]>,
+    ) -> Result<(), ApplyError> {
+        if change.index.is_some() {
+            self.write("index", index.unwrap_or_default().to_vec())?;
+            super::crash::point();
+        }
+        let bytes = change.encode();
+        // What could not be read could neither be gone on with nor be put back.
+        if bytes.len() as u64 > MAX_LEN - blake3::OUT_LEN as u64
+            || RepositoryChange::decode(&bytes).as_ref() != Ok(change)
+        {
+            let what = "the change of the repository".to_owned();
+            return Err(
+                GitError::Refused { what, why: "it is larger than any project needs" }.into()
+            );
+        }
+        self.write("git", bytes)
+    }
+
+    /// How the repository is changed; nothing where it is not.
+    pub(super) fn repository(&self) -> Result<Option<RepositoryChange>, ApplyError> {
+        let Some(bytes) = self.read("git")? else { return Ok(None) };
+        RepositoryChange::decode(&bytes).map(Some).map_err(|_| self.damaged("git"))
+    }
+
+    /// The index as it was before.
+    pub(super) fn old_index(&self) -> Result<Vec<u8>, ApplyError> {
+        self.read("index")?.ok_or_else(|| self.damaged("index"))
+    }
+
+    /// Notes what the new index says, in short.
+    pub(super) fn note_made(&self, sum: &[u8; 32]) -> Result<(), ApplyError> {
+        self.write("made", sum.to_vec())
+    }
+
+    /// What the new index says, in short; nothing where none was made.
+    pub(super) fn made(&self) -> Result<Option<[u8; 32]>, ApplyError> {
+        let Some(bytes) = self.read("made")? else { return Ok(None) };
+        Ok(Some(bytes.try_into().map_err(|_| self.damaged("made"))?))
     }
 
     /// When a stage was noted, in milliseconds since 1970; nothing where it was not.

@@ -18,6 +18,7 @@ use super::renames::follow_renames;
 use super::resolve::{Edits, Key, Paths, Three, is_below, key_of, path_of, resolve};
 use super::text::{MAX_TEXT, Merged, merge_text};
 use crate::chunk::store_bytes;
+use crate::git::BringOptions;
 use crate::ignore::MAX_RULES;
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::scan::Progress;
@@ -56,6 +57,8 @@ pub struct PlanOptions {
     pub not_carried: Vec<Omission>,
     /// The rules by which what is new there is left out.
     pub rules: Option<CheckoutRules>,
+    /// What is new in git's index there: no rule leaves that out.
+    pub tracked: Vec<RelPath>,
 }
 
 /// What will be done.
@@ -69,6 +72,33 @@ pub struct Plan {
     pub made: Vec<ObjectId>,
     /// Paths that were asked for and at which nothing differs.
     pub unmatched: Vec<RelPath>,
+}
+
+impl Plan {
+    /// How the repository is brought together, given what becomes of the files: where one stays as it is because of a
+    /// conflict, so does what git's index has of it.
+    pub fn bring_options(&self, only: &[RelPath], markers: bool) -> BringOptions {
+        let mut options = BringOptions { only: only.to_vec(), markers, ..BringOptions::default() };
+        for action in &self.actions {
+            let Outcome::Conflict(clash) = action.outcome else { continue };
+            options.conflicts = true;
+            // The root stands for its permissions alone.
+            if clash != Clash::Marked && !action.path.is_root() {
+                options.left.push(action.path.clone());
+            }
+        }
+        let is_written = |step: &&Step| {
+            let content = |form: Option<Form>| form.and_then(|form| form.content());
+            step.to.is_some_and(|to| !to.is_directory()) && content(step.from) != content(step.to)
+        };
+        options.files.taken =
+            self.steps.iter().filter(is_written).map(|step| step.path.clone()).collect();
+        for action in self.actions.iter().filter(|action| action.outcome == Outcome::Merged) {
+            options.files.taken.remove(&action.path);
+            options.files.merged.insert(action.path.clone());
+        }
+        options
+    }
 }
 
 /// What becomes of a path.
@@ -145,7 +175,8 @@ pub fn plan<S: ObjectSource + ObjectSink>(
     plan.actions.extend(not_asked.into_values());
     plan.actions.extend(keep_what_was_left_out(&mut paths, &options.not_carried)?);
     if let Some(rules) = &options.rules {
-        plan.actions.extend(leave_out(objects, &mut paths, rules, &only)?);
+        let wanted = Wanted { only: &only, tracked: &options.tracked };
+        plan.actions.extend(leave_out(objects, &mut paths, rules, &wanted)?);
     }
     hide(&mut paths, &options.not_sealed);
     let mut following = follow_renames(&mut paths);
@@ -194,12 +225,18 @@ pub fn plan<S: ObjectSource + ObjectSink>(
     Ok(plan)
 }
 
+/// What comes though a rule leaves it out.
+struct Wanted<'a> {
+    only: &'a Only,
+    tracked: &'a [RelPath],
+}
+
 /// Takes away what is new there and is left out here; of a directory only it is told.
 fn leave_out<S: ObjectSource>(
     objects: &S,
     paths: &mut Paths,
     rules: &CheckoutRules,
-    only: &Only,
+    wanted: &Wanted<'_>,
 ) -> Result<Vec<Action>, ApplyError> {
     let mut ignored = Ignored::open(rules)?;
     let changed = |folder: &[u8]| {
@@ -215,7 +252,8 @@ fn leave_out<S: ObjectSource>(
         ignored.leaves_out(&path_of(key), theirs.is_directory(), &changed)
     };
     // Who names such a path wants it.
-    let named: Vec<&Key> = only
+    let named: Vec<&Key> = wanted
+        .only
         .0
         .iter()
         .map(|(_, key)| key)
@@ -224,6 +262,12 @@ fn leave_out<S: ObjectSource>(
             theirs.is_some_and(|theirs| is_ignored(key, theirs))
         })
         .collect();
+    let tracked: BTreeSet<Key> =
+        wanted.tracked.iter().map(|path| key_of(path.as_bytes())).collect();
+    let is_tracked = |key: &Key| {
+        let next = tracked.range(key.clone()..).next();
+        next.is_some_and(|next| is_at_or_below(next, key))
+    };
     let mut left_out: Vec<Key> = Vec::new();
     let mut told = Vec::new();
     for (key, three) in &*paths {
@@ -235,7 +279,7 @@ fn leave_out<S: ObjectSource>(
         let is_named = named.iter().any(|named| {
             is_at_or_below(key, named) || (theirs.is_directory() && is_below(named, key))
         });
-        if !is_named && is_ignored(key, theirs) {
+        if !is_named && !is_tracked(key) && is_ignored(key, theirs) {
             left_out.push(key.clone());
             told.push(Action {
                 path: path_at(key)?,

@@ -14,6 +14,7 @@ use baton_protocol::object::Blob;
 
 use super::form::Form;
 use super::outcome::{Clash, Kept, Outcome};
+use crate::git::three_way;
 
 /// A path with a NUL in place of each slash: a directory stands right before all that is in it.
 pub(super) type Key = Vec<u8>;
@@ -196,17 +197,6 @@ fn decide<E>(
         (Some(Form::Link { .. }), Some(Form::Link { .. })) => clash(Clash::Content, false),
         (Some(_), Some(_)) => clash(Clash::Kind, was_directory || is_directory),
     })
-}
-
-/// The value that changed on one side, or on both alike.
-fn three_way<T: Copy + PartialEq>(base: Option<T>, ours: T, theirs: T) -> Option<T> {
-    if ours == theirs || base == Some(theirs) {
-        Some(ours)
-    } else if base == Some(ours) {
-        Some(theirs)
-    } else {
-        None
-    }
 }
 
 /// Whether a path is below another one.

@@ -6,6 +6,10 @@ mod planned;
 mod written;
 mod disturbed;
 mod git_beside;
+mod repository;
+mod head;
+mod stuck;
+mod indexes;
 
 use std::path::Path;
 

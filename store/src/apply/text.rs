@@ -9,9 +9,11 @@ use gix_imara_diff::InternedInput;
 use gix_merge::blob::Resolution;
 use gix_merge::blob::builtin_driver::text::{Conflict, Labels, Options};
 
+use crate::git::TextMerge;
+
 /// Longest text that is merged: more is no text that people wrote, and lines take some ten times as much
 /// memory while they are compared.
-pub(super) const MAX_TEXT: u64 = 8 << 20;
+pub const MAX_TEXT: u64 = 8 << 20;
 
 /// Lines that one text may have: each is a token of the comparison.
 const MAX_LINES: usize = 1 << 20;
@@ -52,6 +54,15 @@ pub(super) fn merge_text(
             Merged::Conflict(merged)
         }
     })
+}
+
+/// The same of two changed entries of an index.
+pub fn merge_entry(base: &[u8], ours: &[u8], theirs: &[u8]) -> TextMerge {
+    match merge_text(base, (ours, theirs), ("ours", "theirs")) {
+        Some(Merged::Clean(text)) => TextMerge::Clean(text),
+        Some(Merged::Conflict(_)) => TextMerge::Conflict,
+        None => TextMerge::Binary,
+    }
 }
 
 /// Whether bytes are text, more narrowly than git says it: no NUL anywhere.

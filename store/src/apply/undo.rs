@@ -11,14 +11,17 @@ use baton_protocol::id::ApplyId;
 use baton_protocol::path::RelPath;
 
 use super::ApplyError;
-use super::applies::{Applies, finish, ground_of};
+use super::applies::{Applies, finish, ground_of, made, made_of};
 use super::git::{GitLock, check_git};
 use super::journal::{Done, Folder, Record, Stage};
 use super::plan::Step;
 use super::preflight::{Preflight, preflight};
+use super::record::RepositoryChange;
+use super::repository::{Repository, RepositoryDone};
 use super::shelf::{Pass, Shelf, discard_staged, out_path};
 use super::writing::{Writing, needs_staging};
 use crate::checkout::RestoreOptions;
+use crate::git::GitError;
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 
@@ -33,6 +36,10 @@ pub struct Undone {
     pub kept: Vec<(RelPath, Done)>,
     /// Where what came out is.
     pub shelf: PathBuf,
+    /// What became of the index; nothing where the apply did not change it.
+    pub index: Option<Done>,
+    /// What became of the refs that the apply changed.
+    pub refs: Vec<(Vec<u8>, Done)>,
 }
 
 impl Applies {
@@ -54,17 +61,28 @@ impl Applies {
                 self.drop_record(&record)?;
                 return Err(ApplyError::Unknown(id));
             }
-            Stage::Begun => stop(&folder, &record)?,
+            Stage::Begun => stop(&folder, &record, self.repository(&folder, &record)?.as_ref())?,
             Stage::Applied => {}
             Stage::Undoing => {
                 self.resume(source, id, root)?;
                 let undo = folder.undo()?.moved(root);
-                let done = folder.done(Stage::Undone, undo.steps.len())?;
-                return Ok(undone(undo, done, &[]));
+                let repository = self.repository(&folder, &record)?;
+                let (steps, more) =
+                    (undo.steps.len(), repository.as_ref().map_or(0, Repository::len));
+                let mut done = folder.done(Stage::Undone, steps + more)?;
+                let of_repository = done.split_off(steps);
+                let of_repository = repository.map(|it| {
+                    let (made, back) = (made(&folder, &it)?, it.done_of(&of_repository));
+                    Ok::<_, ApplyError>((it, made, back))
+                });
+                return Ok(undone(undo, done, &[], of_repository.transpose()?));
             }
             Stage::Undone => return Err(ApplyError::Undone(id)),
         }
-        let done = folder.done(Stage::Applied, record.steps.len())?;
+        let (repository, stays) = self.repository_to_put_back(&folder, &record)?;
+        let more = repository.as_ref().map_or(0, Repository::len);
+        let more = more + stays.as_ref().map_or(0, RepositoryChange::len);
+        let done = folder.done(Stage::Applied, record.steps.len() + more)?;
         let steps = reversed(&record.steps, &done);
         let mut ground = ground_of(&record)?;
         check_git(&record.root, id)?;
@@ -103,27 +121,83 @@ impl Applies {
         };
         let interrupted = |error: ApplyError| error.on_its_way(id);
         let writing = Writing::new((&mut ground, &shelf), &undo.steps, &undo.tight);
-        let (done, late) = lock.during(|| writing.run()).map_err(interrupted)?;
-        finish(&folder, &shelf, Stage::Undone, &undo.steps, &done).map_err(interrupted)?;
-        Ok(undone(undo, done, &late))
+        let ended = lock.during(|| {
+            let (done, late) = writing.run()?;
+            let of_repository = match repository {
+                Some(it) => {
+                    let made = made(&folder, &it)?;
+                    let back = it.put_back(&made)?;
+                    Some((it, made, back))
+                }
+                None => None,
+            };
+            Ok((done, late, of_repository))
+        });
+        let (done, late, of_repository) = ended.map_err(interrupted)?;
+        let back = of_repository.as_ref().map(|(_, _, back)| back);
+        finish(&folder, &shelf, Stage::Undone, &undo.steps, (&done, back)).map_err(interrupted)?;
+        let mut undone = undone(undo, done, &late, of_repository);
+        if let Some(change) = stays {
+            let made = made_of(&folder, record.steps.len(), &change)?;
+            undone.index = made.index.filter(|made| *made == Done::Made).map(|_| Done::Blocked);
+            let steps = change.refs.into_iter().zip(made.refs);
+            let steps = steps.filter(|(_, made)| *made == Done::Made);
+            undone.refs = steps.map(|(step, _)| (step.name, Done::Blocked)).collect();
+        }
+        Ok(undone)
+    }
+
+    /// The repository that an apply has changed; or, where git or the repository is gone, how it did: files go back
+    /// without.
+    fn repository_to_put_back(
+        &self,
+        folder: &Folder,
+        record: &Record,
+    ) -> Result<(Option<Repository>, Option<RepositoryChange>), ApplyError> {
+        drop(ground_of(record)?);
+        match Repository::open(self.tools.as_ref(), folder, &record.root, record.id) {
+            Ok(repository) => Ok((repository, None)),
+            Err(ApplyError::Git(
+                error
+                @ (GitError::NoProgram | GitError::NoRepository { .. } | GitError::Run { .. }),
+            )) => {
+                tracing::warn!(%error, "a repository stays as an apply has made it");
+                Ok((None, folder.repository()?))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
 /// Lets one that was cut off end where it is: what of it is done is looked for, and noted.
-fn stop(folder: &Folder, record: &Record) -> Result<(), ApplyError> {
+fn stop(
+    folder: &Folder,
+    record: &Record,
+    repository: Option<&Repository>,
+) -> Result<(), ApplyError> {
     let on_its_way = |error: ApplyError| error.on_its_way(record.id);
     let mut ground = ground_of(record).map_err(on_its_way)?;
     let shelf = Shelf::open(&ground, &record.area, Pass::Apply).map_err(on_its_way)?;
     let lock = GitLock::hold(&record.root, folder, record.id).map_err(on_its_way)?;
     let writing = Writing::new((&mut ground, &shelf), &record.steps, &record.tight);
-    let stopped = lock.during(|| writing.stop());
+    let stopped = lock.during(|| {
+        let done = writing.stop()?;
+        Ok((done, repository.map(Repository::stop).transpose()?))
+    });
     stopped
-        .and_then(|done| finish(folder, &shelf, Stage::Applied, &record.steps, &done))
+        .and_then(|(done, of_repository)| {
+            finish(folder, &shelf, Stage::Applied, &record.steps, (&done, of_repository.as_ref()))
+        })
         .map_err(on_its_way)
 }
 
 /// What was put back, by what became of each step that does so.
-fn undone(undo: Record, done: Vec<Done>, late: &[RelPath]) -> Undone {
+fn undone(
+    undo: Record,
+    done: Vec<Done>,
+    late: &[RelPath],
+    repository: Option<(Repository, RepositoryDone, RepositoryDone)>,
+) -> Undone {
     let mut kept = undo.held.clone();
     let mut restored = Vec::new();
     for (step, done) in undo.steps.iter().zip(done) {
@@ -136,7 +210,13 @@ fn undone(undo: Record, done: Vec<Done>, late: &[RelPath]) -> Undone {
     restored.sort_unstable();
     kept.sort_by(|a, b| a.0.cmp(&b.0));
     let shelf = out_path(&undo.area, Pass::Undo);
-    Undone { record: undo, restored, kept, shelf }
+    let (mut index, mut refs) = (None, Vec::new());
+    if let Some((it, made, back)) = repository {
+        index = back.index.filter(|_| made.index == Some(Done::Made));
+        let all = it.named(&back.refs).into_iter().zip(made.refs);
+        refs.extend(all.filter(|(_, made)| *made == Done::Made).map(|(back, _)| back));
+    }
+    Undone { record: undo, restored, kept, shelf, index, refs }
 }
 
 /// The steps that put back what was made.

@@ -20,8 +20,8 @@ use baton_protocol::object::GitHash;
 
 use super::GitError;
 
-pub(super) use look::mark_clean;
-pub(super) use parse::{Index, read};
+pub(super) use look::{Files, has_file, mark_clean};
+pub(super) use parse::{Index, Stat, read, read_with_bytes};
 pub(super) use proof::{Remembered, prove};
 pub(super) use trees::build_trees;
 pub(super) use write::write;

@@ -8,10 +8,11 @@
 //! **Invariant:** what the repository itself lacks is told, and nothing is fetched for it.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use baton_protocol::object::{Blob, GitHash, GitOid, GitOids, GitPack, MAX_GIT_PACKS};
 
+use super::program::DURABLE;
 use super::view::View;
 use super::{GitError, MAX_LIST};
 use crate::chunk::{ChunkError, Chunker, store_bytes};
@@ -56,6 +57,53 @@ pub(super) fn present(
 ) -> Result<BTreeSet<GitOid>, GitError> {
     let names: Vec<_> = oids.iter().map(|oid| oid.to_string().into_bytes()).collect();
     Ok(find(view, hash, &names)?.into_iter().flatten().collect())
+}
+
+/// Which of these objects are commits, and there.
+pub(super) fn commits(
+    view: &View<'_>,
+    oids: &BTreeSet<GitOid>,
+) -> Result<BTreeSet<GitOid>, GitError> {
+    const DOING: &str = "look for commits";
+    let input = oids.iter().map(|oid| format!("{oid}\n")).collect::<Vec<_>>().concat();
+    let answer = view
+        .git()
+        .args(["cat-file", "--batch-check=%(objecttype)", "--buffer"])
+        .bytes(DOING, input.as_bytes(), MAX_ANSWER)?
+        .checked(DOING)?;
+    let lines = answer.split(|&byte| byte == b'\n');
+    let is_commit = |&(_, line): &(&GitOid, &[u8])| line == b"commit";
+    Ok(oids.iter().zip(lines).filter(is_commit).map(|(oid, _)| *oid).collect())
+}
+
+/// Reads a blob; nothing where there is none, or a longer one.
+pub(super) fn read_blob(
+    view: &View<'_>,
+    oid: GitOid,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, GitError> {
+    let oid = oid.to_string();
+    let read = view.git().args(["cat-file", "blob", &oid]).run(
+        "read an object",
+        |_| Ok(()),
+        |stdout| {
+            let mut bytes = Vec::new();
+            let read = stdout.take(limit + 1).read_to_end(&mut bytes);
+            read.map_err(|_| GitError::refused("an object", "git stopped writing it"))?;
+            Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= limit))
+        },
+    )?;
+    // Git that is not listened to any more ends without success.
+    Ok(if read.success { read.value } else { None })
+}
+
+/// Writes a blob.
+pub(super) fn write_blob(view: &View<'_>, hash: GitHash, bytes: &[u8]) -> Result<GitOid, GitError> {
+    const DOING: &str = "write an object";
+    let args = ["hash-object", "-w", "--stdin", "--no-filters"];
+    let said = view.git().args(DURABLE).args(args).bytes(DOING, bytes, 1024)?.checked(DOING)?;
+    let unread = || GitError::Git { doing: DOING, said: "it gave it no name".into() };
+    GitOid::from_hex(hash, said.trim_ascii_end()).ok_or_else(unread)
 }
 
 /// Whether all that is reachable from `tips` is there, given that it is from `whole`.

@@ -27,6 +27,9 @@ const SETTINGS: [&str; 10] = [
     "safe.bareRepository=all",
 ];
 
+/// What makes a run durable: without it git syncs packs alone.
+pub(super) const DURABLE: [&str; 2] = ["-c", "core.fsync=all"];
+
 /// Environment that holds for every run.
 const ENVIRONMENT: [(&str, &str); 13] = [
     ("LC_ALL", "C"),
@@ -86,6 +89,8 @@ pub(super) struct Ended<T> {
     pub(super) said: Vec<u8>,
     /// Whether it did what it was to do.
     pub(super) success: bool,
+    /// With which number it ended; nothing where it was stopped.
+    pub(super) code: Option<i32>,
 }
 
 impl<T> Ended<T> {
@@ -159,7 +164,7 @@ impl Run<'_> {
             (value, reading.join().unwrap_or_default())
         });
         let status = child.wait().map_err(failed)?;
-        Ok(Ended { value: value?, said, success: status.success() })
+        Ok(Ended { value: value?, said, success: status.success(), code: status.code() })
     }
 
     /// Runs it with this input, and gives its output of at most `limit` bytes.
@@ -221,7 +226,8 @@ mod tests {
     #[test]
     fn what_git_says_cannot_act_on_a_terminal() {
         let said = b"fatal: \x1b]0;evil\x07\nrest".to_vec();
-        let error = Ended { value: (), said, success: false }.checked("x").unwrap_err();
+        let error =
+            Ended { value: (), said, success: false, code: Some(1) }.checked("x").unwrap_err();
         assert!(
             !error.to_string().contains(['\u{1b}', '\u{7}']) && error.to_string().contains("rest")
         );

@@ -9,7 +9,10 @@
 mod home;
 mod placing;
 mod arrived;
+mod taking;
+mod updating;
 mod linked;
+mod brought;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -33,6 +36,13 @@ use crate::fs;
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
 use arrived::{Worktree, check_logs, check_resolutions, check_targets, index_bytes};
+pub use brought::{
+    Arrival, ArrivalOptions, BringOptions, Brought, EntryAction, EntryClash, EntryOutcome,
+    FilesBrought, RefAction, RefOutcome, TextMerge, arrive,
+};
+pub(crate) use brought::{
+    CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects, three_way,
+};
 use home::{Home, Link, check_units};
 pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};
@@ -110,7 +120,7 @@ pub struct Rebuilt {
 /// A repository that was rebuilt from a state, and stands aside: what the next one has in common with it is taken from
 /// it.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct Former {
     /// Its folder, which loses its objects.
     pub git_dir: PathBuf,
     /// What it was rebuilt from.
@@ -141,9 +151,9 @@ pub fn rebuild_over<S: ObjectSource + ?Sized>(
     state: GitStateId,
     worktree: &Path,
     options: &RebuildOptions,
-    standing: Option<Standing>,
+    former: Option<Former>,
 ) -> Result<Rebuilt, GitError> {
-    let mut plan = Plan { source, options, standing: None };
+    let mut plan = Plan { source, options, former: None };
     plan.check(state, 0, &mut Budget { repositories: MAX_REPOSITORIES, bytes: MAX_LISTS })?;
     let dot_git = worktree.join(".git");
     if !worktree.is_dir() {
@@ -152,8 +162,8 @@ pub fn rebuild_over<S: ObjectSource + ?Sized>(
     if dot_git.symlink_metadata().is_ok() {
         return Err(GitError::refused(dot_git.display().to_string(), "it is there already"));
     }
-    if let Some(standing) = standing {
-        plan.standing = plan.take_over(standing, state)?;
+    if let Some(former) = former {
+        plan.former = plan.take_over(former, state)?;
     }
     let mut told = Told::default();
     let mut placing = Placing::default();
@@ -192,7 +202,7 @@ struct Plan<'a, S: ?Sized> {
     source: &'a S,
     options: &'a RebuildOptions,
     /// What the outermost repository takes over.
-    standing: Option<Known>,
+    former: Option<Known>,
 }
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
@@ -209,7 +219,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     }
 
     /// Reads a repository that stands aside; nothing where the state has nothing in common with it.
-    fn take_over(&self, it: Standing, id: GitStateId) -> Result<Option<Known>, GitError> {
+    fn take_over(&self, it: Former, id: GitStateId) -> Result<Option<Known>, GitError> {
         let (before, now) = (self.load_state(it.state)?, self.load_state(id)?);
         let is_partial = |state: &GitState| -> Result<bool, GitError> {
             let settings = GitSettings::decode(&self.list(state.settings)?)?.0;
@@ -298,16 +308,16 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         if let Some(shallow) = files.iter().find(|file| file.path.as_bytes() == b"shallow") {
             write_new(&git_dir.join("shallow"), &shallow.bytes)?;
         }
-        let standing = self.standing.as_ref().filter(|_| spot.is_outermost());
-        if let Some(standing) = standing {
+        let former = self.former.as_ref().filter(|_| spot.is_outermost());
+        if let Some(former) = former {
             let objects = git_dir.join("objects");
             fs::remove_dir_all(&objects)?;
-            fs::rename_unsynced(&standing.git_dir.join("objects"), &objects)?;
+            fs::rename_unsynced(&former.git_dir.join("objects"), &objects)?;
         }
         let worktree = spot.full();
         let kept = settings::select(&settings.0, &worktree, spot.top(), told);
         let is_partial = kept.iter().any(|it| it.section == "remote" && it.key == "promisor");
-        let there = standing.map_or(0, |standing| standing.packs.len());
+        let there = former.map_or(0, |former| former.packs.len());
         for pack in state.packs.iter().skip(there) {
             self.unpack(self.options.git.at(git_dir), pack.blob, is_partial)?;
         }
@@ -323,7 +333,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         if let Some(index) = &index {
             let trusts_mode = repo_trusts_mode(&kept);
             let files = self.files_of(spot, &worktree);
-            let known = standing.and_then(|standing| standing.index.as_ref());
+            let known = former.and_then(|former| former.index.as_ref());
             let bytes =
                 index_bytes(index, files.as_ref(), known, git_dir, trusts_mode, &view, told)?;
             write_new(&git_dir.join("index"), &bytes)?;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::object::{GitOmitReason, GitSetting};
 
+use super::place::is_yes;
 use super::{Told, as_path, shown};
 
 /// Whole sections without subsection, every key of which only says what git shows and remembers.
@@ -152,6 +153,8 @@ pub(super) enum Verdict {
 struct Around<'a> {
     /// Remotes that have a URL which travels.
     remotes: BTreeSet<&'a [u8]>,
+    /// Whether the index is split where the settings say how it is kept.
+    splits: bool,
     /// The worktree.
     worktree: &'a Path,
     /// It and those around it, as they are called and as they are.
@@ -169,7 +172,9 @@ pub(super) fn select(
     let named = [worktree, outermost];
     let real = named.iter().filter_map(|path| path.canonicalize().ok());
     let roots = named.iter().map(|path| (*path).to_owned()).chain(real).collect();
-    let mut around = Around { remotes: BTreeSet::new(), worktree, roots };
+    let split = all.iter().rfind(|it| it.section == "core" && it.key == "splitindex");
+    let splits = split.is_some_and(|it| is_yes(&it.value));
+    let mut around = Around { remotes: BTreeSet::new(), splits, worktree, roots };
     let of_remote = |it: &&GitSetting| it.section == "remote" && it.key == "url";
     around.remotes = all
         .iter()
@@ -228,6 +233,10 @@ fn judge(setting: &GitSetting, around: &Around<'_>) -> Verdict {
     let is_at = |name: &Vec<u8>| name.contains(&b'@') && name.windows(3).any(|it| it == b"://");
     if subsection.as_ref().is_some_and(is_at) {
         return Verdict::Stays(GitOmitReason::Credential);
+    }
+    // With both git writes a shared index whose name is no hash, and then an index that has lost what is in it.
+    if section == "index" && key == "skiphash" && around.splits {
+        return Verdict::Stays(GitOmitReason::NotCarried);
     }
     if key == "tagopt" && matches!(value.as_slice(), b"--tags" | b"--no-tags") {
         return Verdict::Travels;
@@ -438,6 +447,20 @@ mod tests {
         let text = String::from_utf8(write(&selected)).unwrap();
         let told = told.into_list().into_iter().map(|it| (it.what, it.reason.name())).collect();
         (text, told)
+    }
+
+    #[test]
+    fn what_loses_an_index_together_travels_apart() {
+        let skips = "[index]\nskipHash = true\n";
+        assert_eq!(travels(skips).1, []);
+        let no = travels(&format!("{skips}[core]\nsplitIndex\nsplitIndex = no\n"));
+        assert_eq!(no.1, []);
+        let (text, told) = travels(&format!("{skips}[core]\nsplitIndex\n"));
+        assert!(
+            text.to_ascii_lowercase().contains("splitindex") && !text.contains("kip"),
+            "{text}"
+        );
+        assert_eq!(told, [("index.skiphash".into(), "not-carried")]);
     }
 
     /// Everything in a configuration that is known to make git run something, or to hold a secret.

@@ -26,7 +26,7 @@ const OLD_LOCK: Duration = Duration::from_mins(5);
 const MAX_FILES: usize = 1_000_000;
 
 /// Folders of a worktree's own, and of the shared part, in which everything is looked at.
-const FOLDERS: [&str; 6] =
+pub(super) const FOLDERS: [&str; 6] =
     ["refs", "reftable", "rebase-merge", "rebase-apply", "sequencer", "info"];
 
 /// What the files of a repository looked like.

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use baton_protocol::id::GitStateId;
-use baton_protocol::object::{GitFiles, GitHead, GitIndex, GitRefs, GitState, GitTarget};
+use baton_protocol::object::{
+    GitFile, GitFiles, GitHead, GitIndex, GitRef, GitRefs, GitState, GitTarget,
+};
 
 use super::capture::load_state;
 use super::{GitError, MAX_LIST, files};
@@ -49,6 +51,18 @@ pub struct Summary {
     pub shallow: bool,
 }
 
+/// What git is in the middle of, by the files and refs of a state.
+pub(super) fn operation(files: &[GitFile], refs: &[GitRef]) -> Option<&'static str> {
+    let is_there = |(name, _): &&(&str, &str)| {
+        let is_file = files.iter().any(|file| {
+            let path = file.path.as_bytes();
+            path == name.as_bytes() || (name.ends_with('/') && path.starts_with(name.as_bytes()))
+        });
+        is_file || refs.iter().any(|it| it.name.as_bytes() == name.as_bytes())
+    };
+    OPERATIONS.iter().find(is_there).map(|it| it.1)
+}
+
 /// Sums up a state.
 pub fn summarize<S: ObjectSource + ?Sized>(
     source: &S,
@@ -77,14 +91,7 @@ pub fn summarize<S: ObjectSource + ?Sized>(
     let stash_log = files.find(b"logs/refs/stash").unwrap_or_default();
     let lines = stash_log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
     let has_stash = target(b"refs/stash").is_some();
-    let is_there = |(name, _): &&(&str, &str)| {
-        files.0.iter().any(|file| {
-            let path = file.path.as_bytes();
-            path == name.as_bytes() || (name.ends_with('/') && path.starts_with(name.as_bytes()))
-        })
-    };
-    let of_ref = |name: &str| target(name.as_bytes()).is_some();
-    let operation = OPERATIONS.iter().find(|it| is_there(it) || of_ref(it.0)).map(|it| it.1);
+    let operation = operation(&files.0, &refs);
     Ok(Summary {
         head,
         branch,

@@ -1,8 +1,11 @@
 //! Captured and rebuilt repositories beside what real git says of both.
 
-mod lab;
+pub(crate) mod lab;
 mod states;
 mod fidelity;
 mod hostile;
 mod linked;
 mod moving;
+
+// Where captured repositories go, in the labs here.
+use crate::objects::memory::MemoryObjects;

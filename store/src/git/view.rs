@@ -9,6 +9,7 @@ use baton_protocol::object::{GitHash, RefStorage};
 use super::GitError;
 use super::place::Repository;
 use super::program::{GitProgram, Run};
+use super::quarantine::Quarantine;
 use crate::error::StoreError;
 use crate::fs::{self, Context};
 
@@ -19,6 +20,7 @@ pub(super) struct View<'a> {
     folder: PathBuf,
     objects: PathBuf,
     shallow: PathBuf,
+    quarantine: Option<Quarantine>,
 }
 
 impl<'a> View<'a> {
@@ -34,6 +36,7 @@ impl<'a> View<'a> {
             folder,
             objects: repo.common_dir.join("objects"),
             shallow: repo.common_dir.join("shallow"),
+            quarantine: None,
         };
         write_skeleton(&this.git_dir(), repo.hash, repo.storage)?;
         if repo.storage == RefStorage::Reftable {
@@ -53,9 +56,40 @@ impl<'a> View<'a> {
         self.folder.join("git")
     }
 
+    /// Keeps objects that come apart from those of the repository, in a folder.
+    pub(super) fn keep_apart(&mut self, folder: PathBuf) -> Result<(), GitError> {
+        self.quarantine = Some(Quarantine::make(folder, &self.objects)?);
+        Ok(())
+    }
+
+    /// Lets the objects that were kept apart into the repository.
+    pub(super) fn let_in(&mut self) -> Result<(), GitError> {
+        self.quarantine.take().map_or(Ok(()), Quarantine::let_in)
+    }
+
+    /// Leaves the objects that were kept apart to whoever knows where they are.
+    pub(super) fn leave_apart(&mut self) {
+        if let Some(quarantine) = self.quarantine.take() {
+            quarantine.leave();
+        }
+    }
+
+    /// A run in a folder of git, which sees the objects that are kept apart, too.
+    pub(super) fn git_at(&self, git_dir: &Path) -> Run<'a> {
+        let run = self.program.at(git_dir);
+        match &self.quarantine {
+            Some(quarantine) => quarantine.shown_to(run),
+            None => run,
+        }
+    }
+
     /// A run of git on the objects of the repository.
     pub(super) fn git(&self) -> Run<'a> {
-        let run = self.program.at(&self.git_dir()).env("GIT_OBJECT_DIRECTORY", &self.objects);
+        let run = self.program.at(&self.git_dir());
+        let run = match &self.quarantine {
+            Some(quarantine) => quarantine.shown_to(run),
+            None => run.env("GIT_OBJECT_DIRECTORY", &self.objects),
+        };
         if self.shallow.is_file() { run.env("GIT_SHALLOW_FILE", &self.shallow) } else { run }
     }
 }

@@ -6,14 +6,15 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use baton_protocol::path::RelPath;
 use gix::bstr::{BStr, ByteSlice};
-use gix::glob::pattern::Case;
 use gix::index::State;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::GitUser;
+use super::glob::Case;
 use super::patterns::{MAX_RULES, Patterns};
 use crate::stat_cache::FileStat;
 
@@ -24,6 +25,9 @@ pub(super) struct Worktree {
     /// Those bytes.
     prefix: Vec<u8>,
     index: State,
+    /// Hashes of what the index names, and of the folders on the way to it with a slash behind them, ascending; all in
+    /// small letters. Made where it is asked for.
+    folded: OnceLock<Vec<u64>>,
     case: Case,
     /// Ascending by precedence.
     patterns: [Patterns; 2],
@@ -114,7 +118,19 @@ impl Worktree {
         let patterns_sum = sum.finalize();
         let mut prefix = path.to_vec();
         prefix.extend(path.last().map(|_| b'/'));
-        Ok((Some(Self { base, prefix, index, case, patterns, patterns_sum, excludes }), notes))
+        Ok((
+            Some(Self {
+                base,
+                prefix,
+                index,
+                folded: OnceLock::new(),
+                case,
+                patterns,
+                patterns_sum,
+                excludes,
+            }),
+            notes,
+        ))
     }
 
     /// Whether the file of patterns that the repository names is as it was.
@@ -183,6 +199,31 @@ impl Worktree {
         entries.get(at).is_some_and(|entry| entry.path(&self.index).starts_with(&prefix))
     }
 
+    /// Whether the index names this file, submodule or, with a slash behind it, folder in other letters. So it does where
+    /// the file system makes no difference between them. May say so of something else: that is kept for nothing.
+    pub(super) fn tracks_in_other_case(&self, path: &[u8], is_directory: bool) -> bool {
+        if self.case == Case::Sensitive {
+            return false;
+        }
+        let folded = self.folded.get_or_init(|| {
+            let mut hashes = Vec::new();
+            let mut last: &[u8] = b"";
+            for entry in self.index.entries() {
+                let path: &[u8] = entry.path(&self.index);
+                hashes.push(hash_of(path));
+                let same = path.iter().zip(last).take_while(|(a, b)| a == b).count();
+                let ways = path.iter().enumerate().skip(same).filter(|&(_, &byte)| byte == b'/');
+                hashes.extend(ways.filter_map(|(at, _)| path.get(..=at)).map(hash_of));
+                last = path;
+            }
+            hashes.sort_unstable();
+            hashes.dedup();
+            hashes
+        });
+        let has = |path: &[u8]| folded.binary_search(&hash_of(path)).is_ok();
+        has(path) || (is_directory && has(&[path, b"/"].concat()))
+    }
+
     /// A sparse index names a directory outside the checkout instead of everything in it.
     fn in_sparse_directory(&self, path: &[u8]) -> bool {
         let mut ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
@@ -226,6 +267,11 @@ impl Stamp {
     pub(super) fn holds(&self) -> bool {
         self.0.iter().all(|(file, state)| state_of(file) == *state)
     }
+}
+
+fn hash_of(path: &[u8]) -> u64 {
+    let hash = blake3::hash(&path.to_ascii_lowercase());
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// A folder has no state here: its times change with every file in it.

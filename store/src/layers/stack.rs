@@ -31,7 +31,7 @@ use crate::checkout::{
     RepositoryOptions, RestoreOptions, RestoredRepository, remove_made, restore, restore_snapshot,
 };
 use crate::fs::{self, Context, FsError};
-use crate::git::{self, GitError, RebuildOptions, Standing};
+use crate::git::{self, Former, GitError, RebuildOptions};
 use crate::objects::{ObjectSink, ObjectSource};
 use crate::scan::Progress;
 use crate::trees;
@@ -395,13 +395,13 @@ fn rebuild_in<S: ObjectSource + ObjectSink>(
     options: &LayerOptions<'_>,
 ) -> Result<Vec<GitOmission>, LayerError> {
     let aside = free_name(merged)?;
-    let mut standing = None;
+    let mut former = None;
     if let Some(state) = before {
         fs::rename_unsynced(&merged.join(".git"), &aside)?;
         // One that lacks objects would make the next one believe that they are there.
         let is_whole = |told: &GitOmission| told.reason != GitOmitReason::Missing;
         if lower.told.iter().flatten().all(is_whole) {
-            standing = Some(Standing { git_dir: aside.clone(), state });
+            former = Some(Former { git_dir: aside.clone(), state });
         }
     }
     let rebuilding = RebuildOptions {
@@ -410,7 +410,7 @@ fn rebuild_in<S: ObjectSource + ObjectSink>(
         beside: merged.to_owned(),
         commands: options.repository.commands.clone(),
     };
-    let made = git::rebuild_over(objects, state, merged, &rebuilding, standing)?;
+    let made = git::rebuild_over(objects, state, merged, &rebuilding, former)?;
     if before.is_some() {
         fs::remove_dir_all(&aside)?;
     }

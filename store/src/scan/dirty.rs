@@ -40,6 +40,11 @@ pub struct DirtyDirectory {
 }
 
 impl DirtyDirectory {
+    /// Whether there may be names that were not written down, for there were too many.
+    pub fn is_full(&self) -> bool {
+        self.list && self.names.len() >= MAX_NAMES
+    }
+
     /// Adds other marks.
     pub(crate) fn add(&mut self, other: &Self) {
         self.list |= other.list;
@@ -196,6 +201,14 @@ impl Dirty {
         for (directory, marks) in later.directories {
             self.add_marks(&directory, marks);
         }
+    }
+
+    /// Takes the marks of some directories out. Where everything is dirty there are none.
+    #[must_use]
+    pub fn split_off(&mut self, which: impl Fn(&[u8]) -> bool) -> Self {
+        let directories = self.directories.extract_if(.., |path, _| which(path)).collect();
+        self.moves.retain(|(from, to)| !which(from) && !which(to));
+        Self { directories, ..Self::default() }
     }
 
     /// What is dirty, by directory.

@@ -22,7 +22,7 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::directory::{self, join};
-use super::dirty::{Depth, Dirty, DirtyDirectory};
+use super::dirty::{Depth, Dirty, DirtyDirectory, split};
 use super::entry::{Known, Taker, dropped_bits, exhausted, look, permissions, reason};
 use super::ground::{Found, Ground, Start, read_git_ignore};
 use super::links::Links;
@@ -201,7 +201,12 @@ impl<S: ObjectSource + ObjectSink> Seal<'_, '_, S> {
                 Err(error) => return self.unreadable(&here.path, error),
             };
             let listed = listed.into_iter().map(|(name, _)| name);
-            for name in listed.chain(opened.names(sink)?) {
+            // What was left out may be gone, too.
+            let told = self.omitted.iter().map(|it| split(it.path.as_bytes()));
+            let told = told.filter(|(directory, _)| *directory == here.path.as_slice());
+            let told: Vec<_> =
+                told.filter(|(_, name)| !name.is_empty()).map(|(_, name)| name.to_vec()).collect();
+            for name in listed.chain(opened.names(sink)?).chain(told) {
                 names.entry(name).or_insert(Depth::Look);
             }
             cached = Some(self.ground.cache.directory(&here.path));

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use baton_protocol::object::GitOmitReason;
-use baton_store::git::{GitProgram, load_git_omissions, summarize};
+use baton_store::git::{load_git_omissions, summarize};
 use baton_store::scan::Progress;
 use baton_store::trees::find_entry;
 
-use super::super::tests::workspaces;
+use super::super::tests::{git_program, workspaces};
 use super::super::{TakeOptions, Taken, Workspaces};
 use crate::clock::Clock;
 
@@ -32,9 +32,7 @@ fn git(folder: &Path, args: &[&str]) {
 }
 
 fn with_git(folder: &Path) -> Workspaces {
-    let path = std::env::var_os("PATH").unwrap();
-    let program = std::env::split_paths(&path).map(|it| it.join("git")).find(|it| it.is_file());
-    Workspaces { git: program.map(GitProgram::new), clock: Clock::system(), ..workspaces(folder) }
+    Workspaces { git: git_program(), clock: Clock::system(), ..workspaces(folder) }
 }
 
 fn take(workspaces: &Workspaces, tree: &Path) -> Taken {

@@ -130,8 +130,9 @@ fn what_an_editor_writes_meanwhile_is_not_lost() {
                 std::thread::yield_now();
             }
             let request = request(&root, 9);
-            let applied =
-                applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap();
+            let applied = applies
+                .apply(&objects, &request, &plan, None, options(), &Progress::default())
+                .unwrap();
             stop.store(true, Ordering::Relaxed);
             (applied, editor.join().unwrap())
         });
@@ -182,7 +183,8 @@ fn a_link_that_takes_a_folders_place_leads_nowhere() {
             });
             let applies = Applies::new(&top.path().join("applies"));
             let request = request(&root, 9);
-            let applied = applies.apply(&objects, &request, &plan, options(), &Progress::default());
+            let applied =
+                applies.apply(&objects, &request, &plan, None, options(), &Progress::default());
             stop.store(true, Ordering::Relaxed);
             drop(applied);
         });
@@ -239,7 +241,7 @@ fn nothing_is_written_into_a_folder_that_was_moved_away() {
             };
             let is_moved = crate::apply::crash::meanwhile(after, move_away, || {
                 let applied =
-                    applies.apply(&objects, &request, &plan, options(), &Progress::default());
+                    applies.apply(&objects, &request, &plan, None, options(), &Progress::default());
                 drop(applied.unwrap());
             });
             if !is_moved {
@@ -275,7 +277,7 @@ fn apply_with(case: &Case, more: &[(&str, &str)]) -> (tempfile::TempDir, Plan, A
     let applies = Applies::new(&top.path().join("applies"));
     let request = request(&root, 9);
     let applied =
-        applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap();
+        applies.apply(&objects, &request, &plan, None, options(), &Progress::default()).unwrap();
     (top, plan, applied)
 }
 
@@ -448,8 +450,9 @@ fn a_store_that_lacks_something_changes_nothing() {
     case.here.write(&root);
     let applies = Applies::new(&top.path().join("applies"));
     let request = request(&root, 9);
-    let failed =
-        applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap_err();
+    let failed = applies
+        .apply(&objects, &request, &plan, None, options(), &Progress::default())
+        .unwrap_err();
     assert!(!matches!(failed, ApplyError::Interrupted { .. }), "{failed}");
     assert_eq!(Model::read(&root), case.here);
     assert!(applies.list().unwrap().is_empty());
@@ -487,7 +490,7 @@ fn what_gets_another_name_for_the_same_file_is_not_taken_away() {
     let applies = Applies::new(&top.path().join("applies"));
     let request = request(&root, 9);
     let applied =
-        applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap();
+        applies.apply(&objects, &request, &plan, None, options(), &Progress::default()).unwrap();
     let done: Vec<_> = plan
         .steps
         .iter()
@@ -548,7 +551,7 @@ fn a_full_disk_stops_it_before_the_first_write() {
     let applies = Applies::new(&top.path().join("applies"));
     let apply = |plan: &Plan, number| {
         let request = request(&root, number);
-        applies.apply(&objects, &request, plan, options(), &Progress::default())
+        applies.apply(&objects, &request, plan, None, options(), &Progress::default())
     };
     let failed = apply(&plan, 9).unwrap_err();
     assert!(failed.is_disk_full(), "{failed:?}");
@@ -578,7 +581,7 @@ fn where_the_checkout_is_a_mount_point_the_shelf_is_in_it_and_git_ignores_it() {
     let applies = Applies::new(&top.path().join("applies"));
     let request = request(&disk.0, 9);
     let applied =
-        applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap();
+        applies.apply(&objects, &request, &plan, None, options(), &Progress::default()).unwrap();
     let shelf = applied.shelf.unwrap();
     let area = shelf.parent().unwrap();
     assert_eq!(area.parent().unwrap(), disk.0);
@@ -608,7 +611,7 @@ fn one_apply_to_a_workspace_at_a_time_and_a_damaged_record_is_refused() {
     let root = top.path().join("tree");
     case.here.write(&root);
     let request = request(&root, 9);
-    let apply = || applies.apply(&objects, &request, &plan, options(), &Progress::default());
+    let apply = || applies.apply(&objects, &request, &plan, None, options(), &Progress::default());
     let id = apply().unwrap().id.unwrap();
     let path = top.path().join("applies").join(id.to_string()).join("plan");
     let whole = std::fs::read(&path).unwrap();
@@ -653,7 +656,7 @@ fn git_at_work_stops_it_before_the_first_write() {
             let applies = Applies::new(&top.path().join("applies"));
             let request = request(&root, 9);
             let refused = applies
-                .apply(&objects, &request, &plan, options(), &Progress::default())
+                .apply(&objects, &request, &plan, None, options(), &Progress::default())
                 .unwrap_err();
             assert!(matches!(refused, ApplyError::GitBusy { .. }), "{refused}");
             std::fs::remove_dir(folder.join(name)).unwrap();
@@ -794,7 +797,7 @@ fn what_was_put_into_a_folder_that_goes_back_is_kept() {
             let request = request(&root, 9);
             let is_cut = cut_off(after, || {
                 let applied =
-                    applies.apply(&objects, &request, &plan, options(), &Progress::default());
+                    applies.apply(&objects, &request, &plan, None, options(), &Progress::default());
                 drop(applied.unwrap());
             });
             if !is_cut {
@@ -839,7 +842,9 @@ fn what_others_made_after_a_crash_is_theirs_and_what_is_held_back_stays_told() {
         let request = request(&root, 9);
         let is_cut = cut_off(after, || {
             drop(
-                applies.apply(&objects, &request, &plan, options(), &Progress::default()).unwrap(),
+                applies
+                    .apply(&objects, &request, &plan, None, options(), &Progress::default())
+                    .unwrap(),
             );
         });
         (applies, root, request.id, is_cut)

@@ -57,7 +57,11 @@ fn git_waits_until_a_checkout_is_changed_and_a_lock_of_its_own_is_left_alone() {
                 let request = request(&root, 9);
                 let apply = || {
                     let progress = Progress::default();
-                    drop(applies.apply(&objects, &request, &plan, options(), &progress).unwrap());
+                    drop(
+                        applies
+                            .apply(&objects, &request, &plan, None, options(), &progress)
+                            .unwrap(),
+                    );
                 };
                 let undo = || applies.undo(&objects, request.id, &root);
                 let is_cut = if is_undo {

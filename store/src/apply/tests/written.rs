@@ -32,7 +32,7 @@ impl Ground {
 
     fn apply(&self, objects: &MemoryObjects, plan: &Plan) -> Result<Applied, ApplyError> {
         let request = request(&self.root(), 3);
-        self.applies.apply(objects, &request, plan, options(), &Progress::default())
+        self.applies.apply(objects, &request, plan, None, options(), &Progress::default())
     }
 
     /// Goes on with whatever was cut off, and says whether anything was.

@@ -52,15 +52,22 @@ struct Parsed {
 
 /// Reads the index of a worktree; nothing where there is none.
 pub(crate) fn read(git_dir: &Path, hash: GitHash) -> Result<Option<Index>, GitError> {
+    Ok(read_with_bytes(&git_dir.join("index"), hash)?.map(|(index, _)| index))
+}
+
+/// Reads the file of an index, and gives its bytes, too; nothing where there is none.
+pub(crate) fn read_with_bytes(
+    path: &Path,
+    hash: GitHash,
+) -> Result<Option<(Index, Vec<u8>)>, GitError> {
     use std::os::unix::fs::MetadataExt;
-    let path = git_dir.join("index");
     let written = path.symlink_metadata().ok().map(|it| (it.mtime(), it.mtime_nsec()));
-    let Some(bytes) = read_below(&path, MAX_INDEX)? else { return Ok(None) };
-    let mut parsed = parse(&path, &bytes, hash)?;
+    let Some(bytes) = read_below(path, MAX_INDEX)? else { return Ok(None) };
+    let mut parsed = parse(path, &bytes, hash)?;
     if let Some(link) = parsed.link.take() {
-        dissolve(&path, &mut parsed, &link, hash)?;
+        dissolve(path, &mut parsed, &link, hash)?;
     }
-    let damaged = |why| GitError::Damaged { path: path.clone(), why };
+    let damaged = |why| GitError::Damaged { path: path.to_owned(), why };
     let mut entries = Vec::with_capacity(parsed.entries.len());
     let mut stats = Vec::with_capacity(parsed.entries.len());
     for Raw { entry, stat } in std::mem::take(&mut parsed.entries) {
@@ -72,8 +79,9 @@ pub(crate) fn read(git_dir: &Path, hash: GitHash) -> Result<Option<Index>, GitEr
     }
     let Parsed { version, sparse, undo, .. } = parsed;
     let meaning = GitIndex { hash, version, sparse, entries, undo };
-    check(&path, &meaning)?;
-    Ok(Some(Index { meaning, stats, written: written.unwrap_or_default() }))
+    check(path, &meaning)?;
+    let index = Index { meaning, stats, written: written.unwrap_or_default() };
+    Ok(Some((index, bytes)))
 }
 
 /// The decoder knows what an index may be.

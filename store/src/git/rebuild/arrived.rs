@@ -175,10 +175,15 @@ fn filtered<'a>(
     Ok(found.collect())
 }
 
+/// The name of a file that is there for a moment. Two never look at the time of one folder at once.
+pub(super) const TICK: &str = "baton-tick";
+
 /// What the file system says of the time.
 pub(super) fn tick(git_dir: &Path) -> Result<(i64, i64), GitError> {
     use std::os::unix::fs::MetadataExt;
-    let path = git_dir.join("tick");
+    let path = git_dir.join(TICK);
+    // Whoever was cut off has left it.
+    fs::remove_file(&path)?;
     let file = fs::create_new(&path)?;
     let metadata = file.metadata().context("looking at", &path)?;
     fs::remove_file(&path)?;

@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::id::GitStateId;
 use baton_protocol::object::{
-    GitFile, GitHash, GitHead, GitOid, GitOmission, GitOmitReason, GitPack, GitRef, GitRefName,
-    GitState, GitTarget, RefStorage,
+    GitFile, GitHash, GitOid, GitOmission, GitOmitReason, GitRef, GitRefName, GitTarget, RefStorage,
 };
 
 use super::arrived::{Worktree, check_logs, check_targets, index_bytes};
 use super::placing::{Placing, Spot};
+use super::taking::{take_in, targets};
+use super::updating::{Lines, update_refs};
 use super::{
     Budget, Commands, Loaded, MAX_LISTS, MAX_REPOSITORIES, Plan, RebuildOptions, repo_trusts_mode,
 };
@@ -28,15 +29,18 @@ use crate::git::place::{Repository, read_file};
 use crate::git::program::GitProgram;
 use crate::git::refs::{self, is_private};
 use crate::git::view::{View, random_name, write_new};
-use crate::git::{GitError, Told, as_path, files as git_files, objects, shown};
+use crate::git::{GitError, Told, as_path, files as git_files, objects, quarantine, shown};
 use crate::objects::ObjectSource;
-use stands::{Stands, free_name, stands_on, targets};
+use stands::{Stands, free_name, stands_on};
 
 /// Most refs that come, beside the branch: a run can make any number.
 const MAX_REFS: usize = 1000;
 
 /// Longest file that names a folder.
 const MAX_LINK: u64 = 8 * 1024;
+
+/// What reflogs say of refs that come.
+const PULLED: &str = "baton pull";
 
 /// Longest answer of a git that changes something.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -52,7 +56,7 @@ pub struct LinkPlace<'a> {
     pub name: &'a str,
 }
 
-/// A linked worktree. It goes again, but for its objects, unless it is [kept](Linked::keep).
+/// A linked worktree. It goes again, but for objects that were let in, unless it is [kept](Linked::keep).
 #[derive(Debug)]
 pub struct Linked {
     git: GitProgram,
@@ -112,14 +116,14 @@ impl Drop for Linked {
         for (name, oid) in self.refs.iter().chain(&branch) {
             lines.add("delete", name, *oid);
         }
-        if update_refs(&self.git, &self.common_dir, &lines).is_ok() {
+        if update_refs(&self.git, &self.common_dir, PULLED, &lines).is_ok() {
             return;
         }
         // One that was moved meanwhile stays, and keeps no other one.
         let each = self.refs.iter().chain(&branch).map(|(name, oid)| {
             let mut line = Lines::default();
             line.add("delete", name, *oid);
-            update_refs(&self.git, &self.common_dir, &line)
+            update_refs(&self.git, &self.common_dir, PULLED, &line)
         });
         for error in each.filter_map(Result::err) {
             tracing::warn!(%error, "refs of a worktree that was not finished are left behind");
@@ -135,7 +139,7 @@ pub fn link<S: ObjectSource + ?Sized>(
     at: LinkPlace<'_>,
     options: &RebuildOptions,
 ) -> Result<Linked, GitError> {
-    let plan = Plan { source, options, standing: None };
+    let plan = Plan { source, options, former: None };
     plan.check(state, 0, &mut Budget { repositories: MAX_REPOSITORIES, bytes: MAX_LISTS })?;
     let Loaded { state, refs, index, mut files, .. } = plan.load(state)?;
     let repo = Repository::open(at.checkout, None)?;
@@ -144,7 +148,8 @@ pub fn link<S: ObjectSource + ?Sized>(
         return Err(GitError::refused(what, "its repository names objects in another way"));
     }
     let mut told = Told::default();
-    let view = View::new(&options.git, &options.scratch, &repo)?;
+    let mut view = View::new(&options.git, &options.scratch, &repo)?;
+    view.keep_apart(quarantine::folder_in(&repo.common_dir.join("objects"), &random_name()?))?;
     let here = refs::read(
         &repo,
         (repo.storage == RefStorage::Reftable).then_some(&view),
@@ -167,6 +172,8 @@ pub fn link<S: ObjectSource + ?Sized>(
         omitted: Vec::new(),
         is_kept: false,
     };
+    // From here on refs name them.
+    view.let_in()?;
     linked.make_refs(&here.refs, &refs, &files, (&stands, state.hash), &mut told)?;
     let git_dir = linked.add_worktree(&stands, (files_at, at.place), options)?;
     linked.write_own(&git_dir, &refs, &files, &mut told)?;
@@ -223,7 +230,7 @@ pub fn is_related<S: ObjectSource + ?Sized>(
         commands: Commands::All,
     };
     let Loaded { state, refs, files, .. } =
-        Plan { source, options: &options, standing: None }.load(state)?;
+        Plan { source, options: &options, former: None }.load(state)?;
     let repo = Repository::open(checkout, None)?;
     if repo.hash != state.hash {
         return Ok(Some(false));
@@ -235,76 +242,6 @@ pub fn is_related<S: ObjectSource + ?Sized>(
     }
     let view = View::new(git, scratch, &repo)?;
     Ok(Some(!objects::present(&view, state.hash, &known)?.is_empty()))
-}
-
-/// Gives the repository what it lacks of the objects of a state.
-fn take_in<S: ObjectSource + ?Sized>(
-    plan: &Plan<'_, S>,
-    (state, refs): (&GitState, &[GitRef]),
-    here: &BTreeMap<GitRefName, GitTarget>,
-    view: &View<'_>,
-    is_partial: bool,
-) -> Result<(), GitError> {
-    let is_whole = || -> Result<bool, GitError> {
-        let mut tips = targets(refs.iter().map(|it| &it.target));
-        if let GitHead::Detached(oid) = &state.head {
-            tips.insert(*oid);
-        }
-        if objects::present(view, state.hash, &tips)? != tips {
-            return Ok(false);
-        }
-        // In a partial clone much is missing by intention.
-        if is_partial {
-            return Ok(true);
-        }
-        objects::is_connected(view, &tips, &targets(here.values()))
-    };
-    // What went there from here mostly still is here. Each pack builds on those before it.
-    let mut left: Vec<&GitPack> = Vec::new();
-    for pack in &state.packs {
-        let tips = plan.tips(pack)?;
-        if objects::present(view, state.hash, &tips)? == tips {
-            left.push(pack);
-        } else {
-            plan.unpack(view.git(), pack.blob, is_partial)?;
-        }
-    }
-    if is_whole()? {
-        return Ok(());
-    }
-    for pack in left {
-        plan.unpack(view.git(), pack.blob, is_partial)?;
-    }
-    if is_whole()? {
-        Ok(())
-    } else {
-        Err(GitError::refused("the state", "objects are missing in it"))
-    }
-}
-
-/// What `git update-ref` is told.
-#[derive(Default)]
-struct Lines(Vec<u8>);
-
-impl Lines {
-    fn add(&mut self, what: &str, name: &[u8], oid: GitOid) {
-        let oid = oid.to_string();
-        self.0.extend([what.as_bytes(), b" ", name, b" ", oid.as_bytes(), b"\n"].concat());
-    }
-}
-
-fn update_refs(git: &GitProgram, git_dir: &Path, Lines(lines): &Lines) -> Result<(), GitError> {
-    const DOING: &str = "make refs";
-    if lines.is_empty() {
-        return Ok(());
-    }
-    git.at(git_dir)
-        .env("GIT_COMMITTER_NAME", "baton")
-        .env("GIT_COMMITTER_EMAIL", "baton@localhost")
-        .args(["update-ref", "--no-deref", "--stdin"])
-        .bytes(DOING, lines, MAX_ANSWER)?
-        .checked(DOING)
-        .map(drop)
 }
 
 impl Linked {
@@ -357,7 +294,7 @@ impl Linked {
         if let Some(tip) = stands.tip {
             lines.add("create", &self.full_name(), tip);
         }
-        update_refs(&self.git, &self.common_dir, &lines)?;
+        update_refs(&self.git, &self.common_dir, PULLED, &lines)?;
         (self.refs, self.tip) = (made, stands.tip);
         Ok(())
     }
@@ -442,7 +379,7 @@ impl Linked {
                 lines.add("update", name.as_bytes(), *oid);
             }
         }
-        update_refs(&self.git, git_dir, &lines)?;
+        update_refs(&self.git, git_dir, PULLED, &lines)?;
         for file in files {
             let path = file.path.as_bytes();
             let bytes: &[u8] = match path {

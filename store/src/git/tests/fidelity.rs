@@ -5,28 +5,7 @@
 use std::path::Path;
 
 use super::lab::{Dice, Kept, Lab, all_kept};
-use super::states::{STATES, State};
-
-/// What both sides are asked; the first ones again after each step.
-const QUESTIONS: [&[&str]; 17] = [
-    &["status", "--porcelain=v2", "--branch", "-z", "--ignored=no"],
-    &["status", "--short", "--ignored=no", "--show-stash"],
-    &["diff"],
-    &["ls-files", "--stage", "-v", "-t", "-z"],
-    &["for-each-ref", "--format=%(refname) %(objectname) %(symref) %(upstream:track)"],
-    &["log", "--all", "--format=raw"],
-    &["stash", "list", "-p"],
-    &["diff", "--cached"],
-    &["stash", "list", "--format=%H %gd %gs %gn %ge"],
-    &["ls-files", "--sparse", "--stage", "-v", "-t", "-z"],
-    &["ls-files", "--resolve-undo", "-z"],
-    &["ls-files", "--others", "--exclude-standard", "-z"],
-    &["symbolic-ref", "-q", "HEAD"],
-    &["rev-parse", "-q", "--verify", "HEAD"],
-    &["log", "--all", "--format=%H %N", "--notes"],
-    &["submodule", "status", "--recursive"],
-    &["config", "--get-regexp", "^(branch|user)\\."],
-];
+use super::states::{QUESTIONS, STATES, State};
 
 /// Questions after a step, where the night is not there for all of them.
 const AFTER_A_STEP: usize = 7;

@@ -5,29 +5,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::SystemTime;
 
+use super::MemoryObjects;
 use crate::git::{
     CaptureOptions, Captured, Commands, GitError, GitProgram, RebuildOptions, Rebuilt, capture,
     rebuild,
 };
 use crate::ignore::GitUser;
-use crate::objects::memory::MemoryObjects;
 
 /// How a repository is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub(super) hash: &'static str,
-    pub(super) refs: &'static str,
-    pub(super) index: &'static str,
+pub(crate) struct Kept {
+    pub(crate) hash: &'static str,
+    pub(crate) refs: &'static str,
+    pub(crate) index: &'static str,
 }
 
-pub(super) const HASHES: [&str; 2] = ["sha1", "sha256"];
-pub(super) const STORAGES: [&str; 2] = ["files", "reftable"];
-pub(super) const INDEXES: [&str; 4] = ["v2", "v4", "split", "sparse"];
+pub(crate) const HASHES: [&str; 2] = ["sha1", "sha256"];
+pub(crate) const STORAGES: [&str; 2] = ["files", "reftable"];
+pub(crate) const INDEXES: [&str; 4] = ["v2", "v4", "split", "sparse"];
 
-pub(super) const PLAIN: Kept = Kept { hash: "sha1", refs: "files", index: "v2" };
+pub(crate) const PLAIN: Kept = Kept { hash: "sha1", refs: "files", index: "v2" };
 
 /// Every way.
-pub(super) fn all_kept() -> Vec<Kept> {
+pub(crate) fn all_kept() -> Vec<Kept> {
     let mut all = Vec::new();
     for hash in HASHES {
         for refs in STORAGES {
@@ -38,14 +38,14 @@ pub(super) fn all_kept() -> Vec<Kept> {
 }
 
 /// Random numbers that are the same in every run.
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub(super) fn roll(&mut self, sides: usize) -> usize {
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -53,23 +53,23 @@ impl Dice {
     }
 
     /// Lines of text.
-    pub(super) fn text(&mut self, lines: usize) -> String {
+    pub(crate) fn text(&mut self, lines: usize) -> String {
         let lines: Vec<_> = (0..lines).map(|at| format!("{at} {}", self.roll(1_000_000))).collect();
         lines.join("\n") + "\n"
     }
 }
 
 /// A folder for one test, with the repository that it is about in `work`.
-pub(super) struct Lab {
+pub(crate) struct Lab {
     dir: tempfile::TempDir,
-    pub(super) kept: Kept,
+    pub(crate) kept: Kept,
     /// The worktree that is captured, below the folder.
-    pub(super) at: String,
-    pub(super) objects: MemoryObjects,
+    pub(crate) at: String,
+    pub(crate) objects: MemoryObjects,
 }
 
 impl Lab {
-    pub(super) fn new(kept: Kept) -> Self {
+    pub(crate) fn new(kept: Kept) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["home", "scratch", "work"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
@@ -79,7 +79,7 @@ impl Lab {
         lab
     }
 
-    pub(super) fn init(&self, at: &str) {
+    pub(crate) fn init(&self, at: &str) {
         let path = self.path(at);
         crate::fs::create_dir_all(&path).unwrap();
         let Kept { hash, refs, .. } = self.kept;
@@ -88,7 +88,7 @@ impl Lab {
         self.configure(&path);
     }
 
-    pub(super) fn configure(&self, path: &Path) {
+    pub(crate) fn configure(&self, path: &Path) {
         for (key, value) in [("user.name", "A B"), ("user.email", "a@b.example")] {
             self.git_in(path, &["config", key, value]);
         }
@@ -103,16 +103,16 @@ impl Lab {
         }
     }
 
-    pub(super) fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
     }
 
     /// The worktree that is captured.
-    pub(super) fn work(&self) -> PathBuf {
+    pub(crate) fn work(&self) -> PathBuf {
         self.path(&self.at)
     }
 
-    pub(super) fn command(&self, folder: &Path, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, folder: &Path, args: &[&str]) -> Command {
         let mut command = Command::new("git");
         command
             .args(["-c", "protocol.file.allow=always", "-c", "advice.detachedHead=false"])
@@ -132,56 +132,56 @@ impl Lab {
         command
     }
 
-    pub(super) fn try_git_in(&self, folder: &Path, args: &[&str]) -> Output {
+    pub(crate) fn try_git_in(&self, folder: &Path, args: &[&str]) -> Output {
         self.command(folder, args).output().unwrap()
     }
 
-    pub(super) fn git_in(&self, folder: &Path, args: &[&str]) -> Vec<u8> {
+    pub(crate) fn git_in(&self, folder: &Path, args: &[&str]) -> Vec<u8> {
         let output = self.try_git_in(folder, args);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "git {args:?} in {}: {said}", folder.display());
         output.stdout
     }
 
-    pub(super) fn git(&self, args: &[&str]) -> Vec<u8> {
+    pub(crate) fn git(&self, args: &[&str]) -> Vec<u8> {
         self.git_in(&self.work(), args)
     }
 
     /// A run that has to stop half way.
-    pub(super) fn stops(&self, args: &[&str]) {
+    pub(crate) fn stops(&self, args: &[&str]) {
         let output = self.try_git_in(&self.work(), args);
         assert!(!output.status.success(), "git {args:?} should have stopped");
     }
 
     /// The output as text, without its last line break.
-    pub(super) fn says(&self, args: &[&str]) -> String {
+    pub(crate) fn says(&self, args: &[&str]) -> String {
         String::from_utf8(self.git(args)).unwrap().trim_end().to_owned()
     }
 
-    pub(super) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, path: &str, text: impl AsRef<[u8]>) {
         let path = self.work().join(path);
         crate::fs::create_dir_all(path.parent().unwrap()).unwrap();
         crate::fs::remove_file(&path).unwrap();
         crate::fs::write_atomic(&path, text.as_ref(), 0o644).unwrap();
     }
 
-    pub(super) fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         crate::fs::remove_file(&self.work().join(path)).unwrap();
     }
 
-    pub(super) fn commit(&self, message: &str) {
+    pub(crate) fn commit(&self, message: &str) {
         self.git(&["add", "-A"]);
         self.git(&["commit", "-q", "-m", message]);
     }
 
-    pub(super) fn program() -> GitProgram {
+    pub(crate) fn program() -> GitProgram {
         let folders = ["/usr/local/bin", "/usr/bin", "/bin"];
         let found = folders.map(|folder| Path::new(folder).join("git"));
         GitProgram::new(found.into_iter().find(|path| path.exists()).expect("git is not here"))
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test, which asks for the age of locks")]
-    pub(super) fn options(&self) -> CaptureOptions {
+    pub(crate) fn options(&self) -> CaptureOptions {
         CaptureOptions {
             git: Self::program(),
             scratch: self.path("scratch"),
@@ -193,15 +193,15 @@ impl Lab {
         }
     }
 
-    pub(super) fn capture(&self) -> Captured {
+    pub(crate) fn capture(&self) -> Captured {
         self.try_capture().unwrap()
     }
 
-    pub(super) fn try_capture(&self) -> Result<Captured, GitError> {
+    pub(crate) fn try_capture(&self) -> Result<Captured, GitError> {
         capture(&self.work(), &self.objects, &self.options())
     }
 
-    pub(super) fn rebuild_options(&self) -> RebuildOptions {
+    pub(crate) fn rebuild_options(&self) -> RebuildOptions {
         RebuildOptions {
             git: Self::program(),
             scratch: self.path("scratch"),
@@ -211,7 +211,7 @@ impl Lab {
     }
 
     /// The files of the worktree copied to another folder, and the repository rebuilt there.
-    pub(super) fn rebuild(&self, captured: &Captured, at: &str) -> Rebuilt {
+    pub(crate) fn rebuild(&self, captured: &Captured, at: &str) -> Rebuilt {
         let to = self.path(at);
         copy_files(&self.work(), &to);
         rebuild(&self.objects, captured.id, &to, &self.rebuild_options()).unwrap()
@@ -219,7 +219,7 @@ impl Lab {
 }
 
 /// Copies files, links and folders with their modes, but no `.git`.
-pub(super) fn copy_files(from: &Path, to: &Path) {
+pub(crate) fn copy_files(from: &Path, to: &Path) {
     crate::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

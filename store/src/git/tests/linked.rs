@@ -2,8 +2,14 @@
 
 use std::path::Path;
 
+use baton_protocol::id::{GitStateId, ObjectKind};
+use baton_protocol::object::{GitOid, GitRefs, GitTarget};
+
 use super::lab::{Kept, Lab, copy_files};
+use crate::chunk::store_bytes;
 use crate::git::{CaptureOptions, LinkPlace, Linked, capture, link};
+use crate::objects::ObjectSink;
+use crate::snapshot::load_blob;
 
 /// A repository with history, a stash and another branch; `away` is where a run has it.
 fn lab(kept: Kept) -> Lab {
@@ -199,4 +205,30 @@ fn packs_that_build_on_each_other_come_in_their_order() {
     link(&lab.objects, second.id, &files, at, &other.rebuild_options()).unwrap().keep();
     assert_eq!(says(&other, "files", &["log", "--format=%s"]), "two\none");
     other.git_in(&other.path("files"), &["fsck", "--full", "--strict"]);
+}
+
+#[test]
+fn one_that_is_refused_leaves_no_objects() {
+    let lab = lab(kinds()[0]);
+    lab.write("file", "two\n");
+    lab.commit("two");
+    let objects = lab.path("work").join(".git/objects");
+    let names = |folder: &Path| crate::fs::list_dir(folder).unwrap();
+    let before = (names(&objects), names(&objects.join("pack")));
+    let captured = lab.capture();
+    // All but what its refs name is there.
+    let mut state = captured.state;
+    let refs = GitRefs::decode(&load_blob(&lab.objects, state.refs, 1 << 20).unwrap());
+    let mut refs = refs.unwrap();
+    let missing = GitOid::from_hex(refs.hash, "7".repeat(40).as_bytes()).unwrap();
+    refs.refs[0].target = GitTarget::Object(missing);
+    state.refs = store_bytes(&refs.encode(), &lab.objects).unwrap();
+    let id = lab.objects.put(ObjectKind::GitState, &state.encode()).unwrap();
+    copy_files(&lab.path("away"), &lab.path("home-again"));
+    let (checkout, files) = (lab.path("work"), lab.path("home-again"));
+    let at = LinkPlace { checkout: &checkout, place: &files, name: "1a2b" };
+    let id = GitStateId::from_bytes(id.hash);
+    let error = link(&lab.objects, id, &files, at, &lab.rebuild_options()).unwrap_err();
+    assert!(error.to_string().contains("objects are missing"), "{error}");
+    assert_eq!((names(&objects), names(&objects.join("pack"))), before);
 }

@@ -605,3 +605,39 @@ fn nothing_is_left_behind() {
     assert_eq!(names("scratch"), [""; 0]);
     assert_eq!(names("there"), [".git", "d0", "d1", "d2"]);
 }
+
+/// Every commit is captured by itself, as in the background.
+#[test]
+fn packs_stay_few_and_what_is_sent_stays_small_however_many_commits_come_one_by_one() {
+    let lab = small(PLAIN);
+    let mut dice = Dice::new(3);
+    let mut bytes = |count: usize| (0..count).map(|_| dice.roll(256) as u8).collect::<Vec<u8>>();
+    lab.write("large", bytes(400_000));
+    lab.commit("large");
+    let mut last = lab.capture();
+    let first = last.state.packs[0];
+    let (mut written, mut most) = (0, 0);
+    for at in 0..COMMITS {
+        lab.write("d0/0", bytes(1000));
+        lab.commit(&format!("number {at}"));
+        let next = after(&lab, &last);
+        let new = next.state.packs.iter().filter(|pack| !last.state.packs.contains(pack));
+        let new: Vec<_> = new.map(|pack| pack.blob.size).collect();
+        assert_eq!(new.len(), 1);
+        written += new[0];
+        most = most.max(next.state.packs.len());
+        last = next;
+    }
+    // What was there before is not sent again.
+    assert_eq!(last.state.packs[0], first);
+    assert!(most <= 9, "{most} packs");
+    // Each commit about once for each time that their number doubled.
+    let all: u64 = last.state.packs[1..].iter().map(|pack| pack.blob.size).sum();
+    let doublings = u64::from(COMMITS.ilog2()) + 1;
+    assert!(written <= all * doublings, "{written} of {all}");
+    lab.rebuild(&last, "there");
+    lab.git_in(&lab.path("there"), &["fsck", "--strict"]);
+    println!("{COMMITS} commits: at most {most} packs, {written} bytes written for {all}");
+}
+
+const COMMITS: u32 = 100;

@@ -1,4 +1,4 @@
-//! States that a repository can be in, each made by git itself.
+//! States that a repository can be in, each made by git itself, and what git is asked about them.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -44,6 +44,27 @@ const CONTINUE: &[&str] = &["-c", "core.editor=true", "rebase", "--continue"];
 const COMMIT: &[&str] = &["commit", "-q", "-m", "goes on"];
 const ADD: &[&str] = &["add", "-A"];
 const POP: &[&str] = &["stash", "pop"];
+
+/// What both sides are asked; the first ones again after each step.
+pub(super) const QUESTIONS: [&[&str]; 17] = [
+    &["status", "--porcelain=v2", "--branch", "-z", "--ignored=no"],
+    &["status", "--short", "--ignored=no", "--show-stash"],
+    &["diff"],
+    &["ls-files", "--stage", "-v", "-t", "-z"],
+    &["for-each-ref", "--format=%(refname) %(objectname) %(symref) %(upstream:track)"],
+    &["log", "--all", "--format=raw"],
+    &["stash", "list", "-p"],
+    &["diff", "--cached"],
+    &["stash", "list", "--format=%H %gd %gs %gn %ge"],
+    &["ls-files", "--sparse", "--stage", "-v", "-t", "-z"],
+    &["ls-files", "--resolve-undo", "-z"],
+    &["ls-files", "--others", "--exclude-standard", "-z"],
+    &["symbolic-ref", "-q", "HEAD"],
+    &["rev-parse", "-q", "--verify", "HEAD"],
+    &["log", "--all", "--format=%H %N", "--notes"],
+    &["submodule", "status", "--recursive"],
+    &["config", "--get-regexp", "^(branch|user)\\."],
+];
 
 pub(super) const STATES: &[State] = &[
     State::new("unborn", |_, _| {}, &[ADD]).never_sparse(),

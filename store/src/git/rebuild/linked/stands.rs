@@ -11,15 +11,6 @@ use crate::git::GitError;
 /// Names that are tried for a branch.
 const MAX_NAMES: usize = 1000;
 
-/// The objects that refs name.
-pub(super) fn targets<'a>(of: impl Iterator<Item = &'a GitTarget>) -> BTreeSet<GitOid> {
-    of.filter_map(|target| match target {
-        GitTarget::Object(oid) => Some(*oid),
-        GitTarget::Symbolic(_) => None,
-    })
-    .collect()
-}
-
 /// What a worktree stands on.
 pub(super) struct Stands {
     /// The branch that it is on, or goes back to.
