@@ -284,6 +284,7 @@ impl Daemon {
             shared: shared
                 .inspect_err(|error| tracing::info!(error = chain(error), "checkouts are copies"))
                 .ok(),
+            aside: home.runs_dir().join("aside"),
         });
         let runs = Runs::new(
             run_options,

@@ -4,7 +4,7 @@
 //! - [`environment`]: a run's folders and variables
 //! - [`log`], [`lines`], [`follow`]: its output
 //! - [`process`], [`execute`]: its processes
-//! - [`life`], [`recover`]: what happens when, and after the node died
+//! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //!
 //! Not here: who may ask (the connection knows its user), and how the program is kept apart
 //! ([`rooms`](crate::rooms)).
@@ -23,13 +23,14 @@ pub mod follow;
 mod process;
 mod execute;
 mod life;
+mod ended;
 mod recover;
 #[cfg(test)]
 mod testing;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,9 +52,6 @@ use environment::{Folders, MAX_STRING, NodeEnvironment};
 use follow::RunLog;
 use log::LogError;
 use log::writer::Log;
-
-/// Checkouts of ended runs that can still be looked at. What is in them is in snapshots, too.
-const MAX_ENDED: usize = 32;
 
 /// The one agent that needs no adapter: the command itself.
 const PLAIN_AGENT: &str = "command";
@@ -196,9 +194,12 @@ struct Inner {
     /// Held while a run is looked for and created.
     creating: Mutex<()>,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
-    /// Runs that ended while this daemon was there, and of which the checkout can be looked at; the oldest first.
+    /// Runs that ended, or were sealed, while this daemon was there, and of which the checkout can be looked at; the
+    /// oldest first.
     ended: Mutex<VecDeque<Folders>>,
     count: watch::Sender<usize>,
+    /// How often somebody has asked for a sweep since the last one that found nothing more to do.
+    sweeps: AtomicU64,
     stopping: AtomicBool,
 }
 
@@ -225,14 +226,7 @@ enum Stop {
 
 impl Live {
     fn place(&self) -> Place {
-        Place {
-            run: self.run,
-            vault: self.vault,
-            workspace: self.spec.workspace,
-            checkout: self.folders.checkout(),
-            attachments: self.folders.attachments(),
-            layer: self.folders.layer(),
-        }
+        self.folders.place(&self.spec, self.vault)
     }
 
     fn ask_to_stop(&self, stop: Stop) {
@@ -270,6 +264,7 @@ impl Runs {
             live: Mutex::default(),
             ended: Mutex::default(),
             count: watch::Sender::new(0),
+            sweeps: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         })))
     }
@@ -357,37 +352,7 @@ impl Runs {
         all.remove(&live.run);
         self.0.count.send_replace(all.len());
         drop(all);
-        let mut ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.push_back(live.folders.clone());
-        let oldest = if ended.len() > MAX_ENDED { ended.pop_front() } else { None };
-        drop(ended);
-        if let Some(folders) = oldest {
-            let runs = self.clone();
-            self.0.parts.tasks.spawn_blocking("run-let-go", move || runs.let_go(&folders)).detach();
-        }
-    }
-
-    /// Lets go of the checkout of a run that has ended.
-    fn let_go(&self, folders: &Folders) {
-        let let_go = self.0.parts.checkouts.let_go(&folders.checkout(), &folders.layer());
-        if let Err(error) = let_go {
-            tracing::warn!(error = life::chain(&error), "a checkout that nobody needs stays");
-        }
-    }
-
-    /// Lets go of the checkouts of all runs but those that are live.
-    async fn let_go_of_ended(&self) -> Result<(), TaskFailed> {
-        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let runs = self.clone();
-        let work = move || {
-            let live: HashSet<RunId> = runs.live().keys().copied().collect();
-            let names = fs::list_dir(&runs.0.options.folder).unwrap_or_default();
-            let runs_there = names.iter().filter_map(|name| name.to_str()?.parse().ok());
-            for run in runs_there.filter(|run| !live.contains(run)) {
-                runs.let_go(&Folders::of(&runs.0.options.folder, run));
-            }
-        };
-        self.blocking("run-let-go", work).await
+        self.keep_for_looking(live.folders.clone());
     }
 
     /// Every run of a user, newest first.
@@ -460,9 +425,7 @@ impl Runs {
         let mut count = self.0.count.subscribe();
         let all = count.wait_for(|count| *count == 0);
         let ended = tokio::time::timeout(self.0.options.shutdown_limit, all).await.is_ok();
-        if let Err(error) = self.let_go_of_ended().await {
-            tracing::warn!(%error, "checkouts of ended runs stay");
-        }
+        self.let_go_of_looked_at().await;
         if ended { 0 } else { self.live_count() }
     }
 

@@ -7,7 +7,9 @@
 //! - [`overlay`]: the file system that shows them together
 //! - [`changes`]: what differs between two trees, as a layer holds it
 //! - [`record`]: what is known of a layer
-//! - [`stack`]: making layers, finding them again, and letting go of them
+//! - [`known`]: the layers that are there
+//! - [`making`]: one more
+//! - [`stack`]: finding them again, and letting go of them
 //! - [`writable`]: what a writable layer changed
 //!
 //! **Invariant:** a base or a layer never changes once it is there, and is there whole or not at all.
@@ -15,6 +17,8 @@
 pub mod overlay;
 mod changes;
 mod record;
+mod known;
+mod making;
 mod stack;
 mod writable;
 #[cfg(test)]
@@ -25,8 +29,10 @@ use crate::error::StoreError;
 use crate::fs::FsError;
 use crate::git::GitError;
 
-pub use stack::{LayerId, LayerOptions, Layers, Stack};
-pub use writable::changed;
+pub use known::{LayerId, Stack};
+pub use making::LayerOptions;
+pub use stack::Layers;
+pub use writable::{changed, left_out};
 
 /// A layer could not be made.
 #[derive(Debug, thiserror::Error)]

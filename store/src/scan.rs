@@ -54,7 +54,7 @@ use crate::secrets::{Finding, SecretRules};
 use crate::stat_cache::{Inode, StatCache};
 use crate::trees;
 
-use dirty::Dirty;
+use dirty::{Depth, Dirty};
 use ground::{Ground, Start, read_rules};
 use links::Links;
 use seal::Unruled;
@@ -323,15 +323,18 @@ pub fn seal_made<S: ObjectSource + ObjectSink>(
     if dirty.is_everything() {
         return scan(root, &cache, sink, options, progress);
     }
-    dirty.for_each_way(|path| cache.met_directory(path, inode_of(&fd, path)));
-    for (path, _) in dirty.directories().iter().filter(|(_, marks)| marks.list) {
-        let listed =
-            directory::open_below(fd.as_fd(), path).and_then(|it| directory::list(it.as_fd()));
-        for (name, kind) in listed.unwrap_or_default() {
-            let path = directory::join(path, &name);
-            if kind == FileType::Directory {
-                cache.met_directory(&path, inode_of(&fd, &path));
-            }
+    let meet = |path: &[u8]| cache.met_directory(path, inode_of(&fd, path));
+    dirty.for_each_way(meet);
+    for (path, marks) in dirty.directories() {
+        // One that is only named is the one that it was, too.
+        let named = marks.names.iter().filter(|(_, depth)| **depth == Depth::Look);
+        named.for_each(|(name, _)| meet(&directory::join(path, name)));
+        if marks.list {
+            let listed =
+                directory::open_below(fd.as_fd(), path).and_then(|it| directory::list(it.as_fd()));
+            let inner = listed.unwrap_or_default().into_iter();
+            let inner = inner.filter(|(_, kind)| *kind == FileType::Directory);
+            inner.for_each(|(name, _)| meet(&directory::join(path, &name)));
         }
     }
     let stat = rustix::fs::fstat(&fd).map_err(|error| root_failed(root, error))?;

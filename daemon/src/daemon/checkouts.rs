@@ -3,10 +3,13 @@
 //! - [`layered`]: those that share what they have in common
 
 mod layered;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use baton_protocol::id::{GitStateId, IdempotencyKey, ObjectKind, SnapshotId, TreeId};
@@ -14,6 +17,7 @@ use baton_protocol::object::{Entry, EntryKind, Omission, Snapshot, build_tree};
 use baton_protocol::path::RelPath;
 use baton_store::checkout::{
     RepositoryOptions, RestoreOptions, Restored, RestoredRepository, restore, restore_snapshot,
+    sweep,
 };
 use baton_store::git::{self, CaptureOptions, Commands, GitError, GitProgram};
 use baton_store::ignore::GitUser;
@@ -33,7 +37,7 @@ use crate::runs::checkout::{CheckoutError, Checkouts, Place, Prepared};
 use crate::workspace::random;
 use crate::workspace::repository::{inner_worktrees, not_carried};
 pub use layered::SharedLayers;
-use layered::{SharedError, is_shared, note_sealed};
+use layered::{SharedError, is_gone, is_sealed, is_shared, note_sealed};
 
 const RESTORING: &str = "restoring the snapshot";
 const REBUILDING: &str = "making the repository again";
@@ -55,6 +59,8 @@ pub struct NodeCheckouts {
     pub scratch: PathBuf,
     /// Layers that checkouts share; each is a copy of its own without.
     pub shared: Option<SharedLayers>,
+    /// A folder of the same file system as the checkouts for what is to be taken away.
+    pub aside: PathBuf,
 }
 
 impl Checkouts for NodeCheckouts {
@@ -83,6 +89,12 @@ impl Checkouts for NodeCheckouts {
         let vault = self.store.vault(place.vault).doing(SEALING)?;
         let before = load_snapshot(&vault, parent).doing(SEALING)?;
         let head = vault.head(*workspace, run.device());
+        // What is in a snapshot may have been taken away since.
+        if let Some(head) = head
+            && (is_sealed(&place.layer) || !self.is_there(checkout, &place.layer))
+        {
+            return Ok(head.snapshot);
+        }
         let intake = vault.intake();
         let options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
@@ -94,7 +106,9 @@ impl Checkouts for NodeCheckouts {
                 shared.scan(place, &before, &intake, &repository, &options).doing(SEALING)?
             }
             // What is at its place is nothing that the run has left.
-            (None, true) => return Err(SharedError::NoOverlays).doing(SEALING),
+            (None, true) => {
+                return Err(SharedError::NoOverlays(place.layer.join("upper"))).doing(SEALING);
+            }
             (_, false) => {
                 let (cache, progress) = (StatCache::default(), Progress::default());
                 scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
@@ -138,12 +152,21 @@ impl Checkouts for NodeCheckouts {
         Ok(new)
     }
 
+    fn is_there(&self, checkout: &Path, layer: &Path) -> bool {
+        !is_gone(checkout) || !is_gone(layer)
+    }
+
     fn release(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError> {
-        layered::release(checkout, layer).doing(RELEASING)
+        layered::release(checkout, layer, &self.aside).doing(RELEASING)
     }
 
     fn let_go(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError> {
-        layered::let_go(checkout, layer).doing(RELEASING)
+        layered::let_go(checkout, layer, &self.aside).doing(RELEASING)
+    }
+
+    fn sweep(&self, stop: &AtomicBool) -> Result<(), CheckoutError> {
+        let shared = self.shared.as_ref().map_or(Ok(()), |shared| shared.sweep(stop));
+        shared.and(sweep(&self.aside, "", stop)).doing(RELEASING)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Not here: doing either. This is the seam to the store.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use baton_protocol::id::{RunId, SnapshotId, VaultId, WorkspaceId};
 
@@ -37,12 +38,19 @@ pub trait Checkouts: Send + Sync {
     /// Must be safe to repeat: a crash after it returned makes the node ask again.
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError>;
 
-    /// Takes away a checkout in which nothing has run.
+    /// Whether anything of a checkout is left.
+    fn is_there(&self, checkout: &Path, layer: &Path) -> bool;
+
+    /// Puts a checkout aside in which nothing has run.
     fn release(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError>;
 
-    /// Lets go of the checkout of a run that has ended: what it holds of the machine, and what is kept elsewhere. What
-    /// could not be sealed stays on the disk.
+    /// Lets go of the checkout of a run that has ended: of what it holds of the machine, and what is kept elsewhere. What
+    /// could not be sealed stays where it can be seen.
     fn let_go(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError>;
+
+    /// Takes away what was put aside, and what no checkout needs any more, until it is told to `stop`. Nobody waits for
+    /// it; one at a time.
+    fn sweep(&self, stop: &AtomicBool) -> Result<(), CheckoutError>;
 }
 
 /// What [`Checkouts::prepare`] has made.

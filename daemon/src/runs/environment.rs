@@ -6,9 +6,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use baton_protocol::id::RunId;
+use baton_protocol::id::{RunId, VaultId};
 use baton_protocol::message::RunSpec;
 
+use super::checkout::Place;
 use crate::rooms::DEFAULT_PATH;
 
 /// Longest string that Linux takes as one argument or variable, its NUL included (`MAX_ARG_STRLEN`).
@@ -39,22 +40,34 @@ fn is_inherited(name: &OsStr) -> bool {
 
 /// The folders and files of one run.
 #[derive(Clone, Debug)]
-pub(super) struct Folders {
+pub(crate) struct Folders {
     root: PathBuf,
 }
 
 impl Folders {
-    pub(super) fn of(runs: &Path, run: RunId) -> Self {
+    pub(crate) fn of(runs: &Path, run: RunId) -> Self {
         Self { root: runs.join(run.to_string()) }
     }
 
-    /// What the run works on; stays when it has ended.
+    /// Where its checkout is made.
+    pub(super) fn place(&self, spec: &RunSpec, vault: VaultId) -> Place {
+        Place {
+            run: spec.run,
+            vault,
+            workspace: spec.workspace,
+            checkout: self.checkout(),
+            attachments: self.attachments(),
+            layer: self.layer(),
+        }
+    }
+
+    /// What the run works on.
     pub(super) fn checkout(&self) -> PathBuf {
         self.root.join("checkout")
     }
 
     /// What the checkout needs beside it.
-    pub(super) fn layer(&self) -> PathBuf {
+    pub(crate) fn layer(&self) -> PathBuf {
         self.root.join("layer")
     }
 

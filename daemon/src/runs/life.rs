@@ -271,11 +271,14 @@ impl Runs {
     async fn seal(&self, live: &Arc<Live>) -> Result<SnapshotId, String> {
         let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
         let seal = move || checkouts.seal(&work.place(), work.spec.snapshot);
-        let doing = "its result could not be sealed and is in its checkout only";
+        let doing = format!(
+            "its result could not be sealed and is in {} only, where it is sealed when the daemon starts the next time",
+            live.folders.checkout().display()
+        );
         match self.blocking("run-seal", seal).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => Err(self::reason(doing, &error)),
-            Err(error) => Err(self::reason(doing, &error)),
+            Ok(Err(error)) => Err(self::reason(&doing, &error)),
+            Err(error) => Err(self::reason(&doing, &error)),
         }
     }
 

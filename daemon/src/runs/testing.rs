@@ -1,7 +1,7 @@
 //! A node with runs, for tests: real catalog, rooms and processes; checkouts are copies of folders.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -72,6 +72,14 @@ impl Checkouts for CopyCheckouts {
         write(&attachments.join("a.txt"), b"the attachment\n").map_err(failed("attaching"))?;
         let receipt = serde_json::json!({ "snapshot": snapshot.to_string(), "isolated": null });
         Ok(Prepared { files: 1, bytes: 6, receipt })
+    }
+
+    fn is_there(&self, checkout: &Path, _layer: &Path) -> bool {
+        checkout.exists()
+    }
+
+    fn sweep(&self, _stop: &AtomicBool) -> Result<(), CheckoutError> {
+        Ok(())
     }
 
     fn release(&self, checkout: &Path, _layer: &Path) -> Result<(), CheckoutError> {

@@ -282,6 +282,7 @@ impl Cloud {
             git: None,
             scratch: path.join("scratch"),
             shared: None,
+            aside: path.join("aside"),
         };
         let parts = RunParts {
             catalog: catalog.clone(),

@@ -10,6 +10,7 @@ mod home;
 mod placing;
 mod arrived;
 mod taking;
+mod former;
 mod updating;
 mod linked;
 mod brought;
@@ -43,6 +44,8 @@ pub use brought::{
 pub(crate) use brought::{
     CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects, three_way,
 };
+pub use former::Former;
+use former::Known;
 use home::{Home, Link, check_units};
 pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};
@@ -115,23 +118,6 @@ pub struct Rebuilt {
     pub git_dir: PathBuf,
     /// What was not taken, and what to look at, of the repositories inside it with their paths before it.
     pub omitted: Vec<GitOmission>,
-}
-
-/// A repository that was rebuilt from a state, and stands aside: what the next one has in common with it is taken from
-/// it.
-#[derive(Clone, Debug)]
-pub struct Former {
-    /// Its folder, which loses its objects.
-    pub git_dir: PathBuf,
-    /// What it was rebuilt from.
-    pub state: GitStateId,
-}
-
-/// The same, read.
-struct Known {
-    git_dir: PathBuf,
-    packs: Vec<GitPack>,
-    index: Option<super::index::Index>,
 }
 
 /// Makes the repository of a worktree whose files are there, and those inside it. Files that are said to be as the index
@@ -216,25 +202,6 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         check_units(&state.units)?;
         drop(self.load(id)?);
         state.units.iter().try_for_each(|unit| self.check(unit.state, depth + 1, budget))
-    }
-
-    /// Reads a repository that stands aside; nothing where the state has nothing in common with it.
-    fn take_over(&self, it: Former, id: GitStateId) -> Result<Option<Known>, GitError> {
-        let (before, now) = (self.load_state(it.state)?, self.load_state(id)?);
-        let is_partial = |state: &GitState| -> Result<bool, GitError> {
-            let settings = GitSettings::decode(&self.list(state.settings)?)?.0;
-            Ok(settings.iter().any(|it| it.section == "remote" && it.key == "promisor"))
-        };
-        // Each pack builds on those before it.
-        if before.hash != now.hash
-            || !now.packs.starts_with(&before.packs)
-            || is_partial(&before)?
-            || is_partial(&now)?
-        {
-            return Ok(None);
-        }
-        let index = super::index::read(&it.git_dir, now.hash)?;
-        Ok(Some(Known { git_dir: it.git_dir, packs: before.packs, index }))
     }
 
     fn load_state(&self, id: GitStateId) -> Result<GitState, GitError> {

@@ -107,9 +107,12 @@ pub fn mount(overlay: &Overlay<'_>) -> Result<(), FsError> {
     linux::mount(overlay)
 }
 
-/// Takes away what is shown at a place, if anything is. Who has it open keeps it as long.
+/// Takes away all that is shown at a place. Who has it open keeps it as long.
 pub fn unmount(at: &Path) -> Result<(), FsError> {
-    if is_mounted(at)? { linux::unmount(at) } else { Ok(()) }
+    while is_mounted(at)? {
+        linux::unmount(at)?;
+    }
+    Ok(())
 }
 
 /// Whether something is shown at a place.

@@ -8,12 +8,18 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use baton_protocol::object::{Omission, OmitReason, Snapshot};
+use baton_protocol::path::RelPath;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::LayerError;
 use crate::fs::{Context, FsError};
+use crate::git;
+use crate::objects::ObjectSource;
 use crate::scan::directory::{join, list, open_below, open_in};
 use crate::scan::dirty::{Depth, Dirty};
+use crate::snapshot::load_omissions;
 
 /// Set on a directory that hides the one below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
@@ -36,6 +42,23 @@ pub fn changed(upper: &Path) -> Result<Dirty, FsError> {
         left.extend(inner.iter().map(|name| join(&path, name)));
     }
     Ok(dirty)
+}
+
+/// What a scan of a snapshot's checkout leaves out: what the snapshot says, and the repositories, which it has otherwise.
+pub fn left_out<S: ObjectSource + ?Sized>(
+    objects: &S,
+    snapshot: &Snapshot,
+) -> Result<Vec<Omission>, LayerError> {
+    let mut omitted = load_omissions(objects, snapshot)?;
+    let worktrees = snapshot.git.map(|state| git::worktrees(objects, state)).transpose()?;
+    for mut path in worktrees.unwrap_or_default() {
+        path.extend_from_slice(if path.is_empty() { b".git" } else { b"/.git" });
+        let path = RelPath::new(&path).ok();
+        omitted.extend(path.map(|path| Omission { path, reason: OmitReason::GitMetadata }));
+    }
+    omitted.sort_unstable();
+    omitted.dedup();
+    Ok(omitted)
 }
 
 /// Marks what is in a directory; returns those in it that show what is below them too.

@@ -1,35 +1,32 @@
 //! Checkouts that share what they have in common, each with a layer of its own for what its run changes.
 //!
 //! ```text
-//! LAYER/stack    the layers below
 //! LAYER/upper    what the run changed
 //! LAYER/work     for the system
 //! LAYER/sealed   what the run left is in a snapshot
 //! ```
 //!
-//! **Invariant:** the layer of a run that is not sealed is never taken away.
+//! **Invariant:** the layer of a run that is not sealed is never taken away, and stays where it can be seen.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use baton_protocol::id::{VaultId, WorkspaceId};
-use baton_protocol::object::{Omission, OmitReason, Snapshot};
-use baton_protocol::path::RelPath;
-use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository, remove_made};
+use baton_protocol::id::{RunId, VaultId, WorkspaceId};
+use baton_protocol::object::Snapshot;
+use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository, put_aside};
 use baton_store::fs::{self, FsError};
-use baton_store::git::{self, GitError};
 use baton_store::layers::overlay::{self, Overlay};
-use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed};
+use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, left_out};
 use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
-use baton_store::snapshot::load_omissions;
 use baton_store::trees;
 use baton_store::vault::{Intake, Vault};
 
 use super::Made;
 use crate::runs::checkout::Place;
+use crate::runs::environment::Folders;
 
-const STACK: &str = "stack";
 const SEALED: &str = "sealed";
 
 /// Where the system says which start of the machine this is, and how long that is.
@@ -43,6 +40,8 @@ pub struct SharedLayers {
     runs: PathBuf,
     boot: String,
     open: Mutex<HashMap<(VaultId, WorkspaceId), Arc<Layers>>>,
+    /// Whether those of every workspace have been opened.
+    has_opened_all: AtomicBool,
 }
 
 /// A checkout that shares layers could not be made or read.
@@ -56,10 +55,10 @@ pub(super) enum SharedError {
     Store(#[from] baton_store::error::StoreError),
     #[error(transparent)]
     Scan(#[from] ScanError),
-    #[error(transparent)]
-    Git(#[from] GitError),
-    #[error("what the run changed is in a layer, and this machine cannot mount overlays any more")]
-    NoOverlays,
+    #[error(
+        "what the run changed is in {0}, and this machine cannot mount overlays any more: baton doctor says why"
+    )]
+    NoOverlays(PathBuf),
 }
 
 impl SharedLayers {
@@ -70,21 +69,27 @@ impl SharedLayers {
         let (path, len) = BOOT;
         let boot = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
         let boot = String::from_utf8_lossy(&boot).trim().to_owned();
-        Ok(Self { folder, runs, boot, open: Mutex::default() })
+        Ok(Self {
+            folder,
+            runs,
+            boot,
+            open: Mutex::default(),
+            has_opened_all: AtomicBool::new(false),
+        })
     }
 
     fn making<'a>(&'a self, repository: &'a RepositoryOptions) -> LayerOptions<'a> {
         LayerOptions { restore: RestoreOptions::default(), repository, boot: &self.boot }
     }
 
-    fn layers(&self, place: &Place) -> Result<Arc<Layers>, FsError> {
+    fn layers(&self, vault: VaultId, workspace: WorkspaceId) -> Result<Arc<Layers>, FsError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(layers) = open.get(&(place.vault, place.workspace)) {
+        if let Some(layers) = open.get(&(vault, workspace)) {
             return Ok(Arc::clone(layers));
         }
-        let folder = self.folder.join(place.vault.to_string()).join(place.workspace.to_string());
+        let folder = self.folder.join(vault.to_string()).join(workspace.to_string());
         let layers = Arc::new(Layers::open(&folder)?);
-        open.insert((place.vault, place.workspace), Arc::clone(&layers));
+        open.insert((vault, workspace), Arc::clone(&layers));
         Ok(layers)
     }
 
@@ -96,9 +101,10 @@ impl SharedLayers {
         snapshot: &Snapshot,
         repository: &RepositoryOptions,
     ) -> Result<Made, SharedError> {
-        let layers = self.layers(place)?;
+        let layers = self.layers(place.vault, place.workspace)?;
+        // Who has layers is there from before it asks for them.
         fs::create_dir_all(&place.layer)?;
-        let (user, intake) = (place.layer.join(STACK), vault.intake());
+        let (user, intake) = (place.run.to_string(), vault.intake());
         let options = self.making(repository);
         let stack = layers.stack(&intake, snapshot, &user, &options, &Progress::default())?;
         let upper = place.layer.join("upper");
@@ -108,9 +114,6 @@ impl SharedLayers {
         // The writable layer decides about the root of the tree.
         fs::set_mode(&upper, snapshot.root_mode.into())?;
         show(place, &stack)?;
-        if let Err(error) = layers.collect(|| self.users(), &self.boot) {
-            tracing::warn!(%error, "layers that nobody uses stay");
-        }
         let below = trees::sums_of(vault, snapshot.root)?;
         let repository = stack.told.map_or(RestoredRepository::Absent, RestoredRepository::Rebuilt);
         let Stack { not_carried, .. } = stack;
@@ -126,8 +129,8 @@ impl SharedLayers {
         repository: &RepositoryOptions,
         options: &ScanOptions,
     ) -> Result<Scanned, SharedError> {
-        let layers = self.layers(place)?;
-        let user = place.layer.join(STACK);
+        let layers = self.layers(place.vault, place.workspace)?;
+        let user = place.run.to_string();
         let stack = match layers.noted(&user, before, &self.boot)? {
             Some(stack) => stack,
             // The machine was started again meanwhile, or somebody made room: what was below is made again, and is
@@ -139,6 +142,7 @@ impl SharedLayers {
             }
         };
         if !overlay::is_mounted(&place.checkout)? {
+            fs::create_dir_all(&place.checkout)?;
             show(place, &stack)?;
         }
         let made = MadeTree {
@@ -150,25 +154,42 @@ impl SharedLayers {
         Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?)
     }
 
-    /// The notes of all runs that use layers, of every workspace: numbers of another one keep a few layers longer.
-    fn users(&self) -> Result<Vec<PathBuf>, FsError> {
-        let names = fs::list_dir(&self.runs)?.into_iter();
-        Ok(names.map(|name| self.runs.join(name).join("layer").join(STACK)).collect())
+    /// Opens the layers of every workspace that has some.
+    fn open_all(&self) -> Result<(), FsError> {
+        for vault in fs::list_dir(&self.folder)? {
+            let inner = fs::list_dir(&self.folder.join(&vault)).unwrap_or_default();
+            let Some(vault) = vault.to_str().and_then(|name| name.parse().ok()) else { continue };
+            for workspace in inner.iter().filter_map(|name| name.to_str()?.parse().ok()) {
+                self.layers(vault, workspace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what nobody uses, until it is told to `stop`.
+    pub(super) fn sweep(&self, stop: &AtomicBool) -> Result<(), FsError> {
+        if !self.has_opened_all.swap(true, Ordering::SeqCst) {
+            self.open_all()?;
+        }
+        let open: Vec<_> = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.values().cloned().collect()
+        };
+        let is_there = |user: &str| {
+            user.parse::<RunId>().is_ok_and(|run| !is_gone(&Folders::of(&self.runs, run).layer()))
+        };
+        let mut swept = Ok(());
+        for layers in open.iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
+            let collected = layers.collect(is_there, &self.boot).map(drop);
+            swept = swept.and(collected.and_then(|()| layers.sweep(stop)));
+        }
+        swept
     }
 }
 
-/// What a scan of a snapshot's checkout leaves out: what the snapshot says, and the repositories, which it has otherwise.
-fn left_out(intake: &Intake, snapshot: &Snapshot) -> Result<Vec<Omission>, SharedError> {
-    let mut omitted = load_omissions(intake, snapshot)?;
-    let worktrees = snapshot.git.map(|state| git::worktrees(intake, state)).transpose()?;
-    for mut path in worktrees.unwrap_or_default() {
-        path.extend_from_slice(if path.is_empty() { b".git" } else { b"/.git" });
-        let path = RelPath::new(&path).ok();
-        omitted.extend(path.map(|path| Omission { path, reason: OmitReason::GitMetadata }));
-    }
-    omitted.sort_unstable();
-    omitted.dedup();
-    Ok(omitted)
+/// Whether a path is known to be free. What cannot be looked at is not.
+pub(super) fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn show(place: &Place, stack: &Stack) -> Result<(), FsError> {
@@ -183,7 +204,12 @@ fn show(place: &Place, stack: &Stack) -> Result<(), FsError> {
 
 /// Whether a checkout shares layers.
 pub(super) fn is_shared(layer: &Path) -> bool {
-    layer.join(STACK).exists()
+    !is_gone(layer)
+}
+
+/// Whether what was in a layer is in a snapshot.
+pub(super) fn is_sealed(layer: &Path) -> bool {
+    layer.join(SEALED).exists()
 }
 
 /// Notes that what is in a layer is in a snapshot, too.
@@ -195,20 +221,16 @@ pub(super) fn note_sealed(layer: &Path) {
     }
 }
 
-/// Takes a checkout away, whatever kind it is.
-pub(super) fn release(checkout: &Path, layer: &Path) -> Result<(), FsError> {
+/// Puts a checkout aside, whatever kind it is.
+pub(super) fn release(checkout: &Path, layer: &Path, aside: &Path) -> Result<(), FsError> {
     overlay::unmount(checkout)?;
-    remove_made(checkout)?;
-    remove_made(layer)
+    fs::create_dir_all(aside)?;
+    // First the checkout: one that is empty and has no layer beside it would be taken for what a run left.
+    put_aside(checkout, aside, "")?;
+    put_aside(layer, aside, "")
 }
 
-/// Takes a checkout away that shares layers, and is sealed.
-pub(super) fn let_go(checkout: &Path, layer: &Path) -> Result<(), FsError> {
-    // What is in no snapshot stays where it can be seen.
-    if !layer.join(SEALED).exists() {
-        return Ok(());
-    }
-    overlay::unmount(checkout)?;
-    remove_made(checkout)?;
-    remove_made(layer)
+/// Puts a checkout aside that shares layers, and is sealed.
+pub(super) fn let_go(checkout: &Path, layer: &Path, aside: &Path) -> Result<(), FsError> {
+    if is_sealed(layer) { release(checkout, layer, aside) } else { Ok(()) }
 }

@@ -1,0 +1,1 @@
+//! The checkouts of a node, with layers and without.
