@@ -150,3 +150,69 @@ pub(super) async fn look_after_ended(runs: Runs) {
         runs.seal_once_more(row).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use baton_protocol::message::{RunInfo, RunState};
+
+    use super::super::testing::{Node, spec, within};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_result_that_could_not_be_sealed_is_sealed_at_a_later_start() {
+        let node = Node::new();
+        let info = node.run(spec(1, &["sh", "-c", "echo x > made; echo y > unsealable"])).await;
+        let run = info.spec.run;
+        assert_eq!((info.state, info.exit_code, info.result), (RunState::Failed, Some(0), None));
+        // One that has a result is not asked for again.
+        node.run(spec(2, &["true"])).await;
+        let seals = || node.checkouts.seals.lock().unwrap().len();
+        assert_eq!(seals(), 1);
+
+        // What was in the way still is.
+        let next = node.next_daemon();
+        look_after_ended(next.runs.clone()).await;
+        assert_eq!(next.runs.show("ann", run).await.unwrap(), info);
+
+        let checkout = PathBuf::from(info.checkout.clone().unwrap());
+        fs::remove_file(&checkout.join("unsealable")).unwrap();
+        let next = node.next_daemon();
+        next.runs.recover().await.unwrap();
+        let sealed = within(async {
+            loop {
+                let info = next.runs.show("ann", run).await.unwrap();
+                if info.result.is_some() {
+                    break info;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        assert_eq!(next.sealed(&sealed, "made"), b"x\n");
+        let before = info.reason.clone().unwrap();
+        assert_eq!(
+            sealed.reason.as_ref().unwrap().strip_prefix(&before).unwrap(),
+            "; sealed at a later start of the node"
+        );
+        // How it ended stays as it was.
+        assert_eq!(
+            sealed,
+            RunInfo { result: sealed.result, reason: sealed.reason.clone(), ..info }
+        );
+        assert_eq!(next.checkouts.seals.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_any_more_is_not_sealed() {
+        let node = Node::new();
+        let info = node.run(spec(1, &["sh", "-c", "echo y > unsealable"])).await;
+        fs::remove_dir_all(&PathBuf::from(info.checkout.clone().unwrap())).unwrap();
+        let next = node.next_daemon();
+        look_after_ended(next.runs.clone()).await;
+        assert_eq!(next.runs.show("ann", info.spec.run).await.unwrap(), info);
+        assert!(next.checkouts.seals.lock().unwrap().is_empty());
+    }
+}

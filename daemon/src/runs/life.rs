@@ -450,8 +450,9 @@ mod tests {
         let node = Node::new();
         let info = node.run(spec(1, &["sh", "-c", "echo x > unsealable"])).await;
         assert_eq!((info.state, info.exit_code), (RunState::Failed, Some(0)));
-        assert!(info.reason.unwrap().contains("is in its checkout only"));
-        assert!(Path::new(&info.checkout.unwrap()).join("unsealable").exists());
+        let (reason, checkout) = (info.reason.unwrap(), info.checkout.unwrap());
+        assert!(reason.contains(&format!("is in {checkout} only")), "{reason}");
+        assert!(Path::new(&checkout).join("unsealable").exists());
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use baton_protocol::object::{Omission, OmitReason, Snapshot};
-use baton_protocol::path::RelPath;
+use baton_protocol::path::{MAX_PATH, RelPath};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -18,7 +18,7 @@ use crate::fs::{Context, FsError};
 use crate::git;
 use crate::objects::ObjectSource;
 use crate::scan::directory::{join, list, open_below, open_in};
-use crate::scan::dirty::{Depth, Dirty};
+use crate::scan::dirty::{Depth, Dirty, MAX_DIRECTORIES};
 use crate::snapshot::load_omissions;
 
 /// Set on a directory that hides the one below it.
@@ -39,7 +39,13 @@ pub fn changed(upper: &Path) -> Result<Dirty, FsError> {
         if dirty.is_everything() {
             break;
         }
-        left.extend(inner.iter().map(|name| join(&path, name)));
+        // What is deeper than a tree may be is carried by none: its names need not be known.
+        let inner = inner.iter().map(|name| join(&path, name));
+        left.extend(inner.filter(|path| path.len() <= MAX_PATH));
+        if left.len() > MAX_DIRECTORIES {
+            dirty.set_everything();
+            break;
+        }
     }
     Ok(dirty)
 }

@@ -136,13 +136,14 @@ impl Dirty {
     pub(crate) fn for_each_way(&self, mut visit: impl FnMut(&[u8])) {
         let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
         for path in self.directories.keys() {
-            let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-            let above = ends.filter_map(|(at, _)| path.get(..at));
-            for way in above.chain(std::iter::once(path.as_slice()).filter(|it| !it.is_empty())) {
-                if seen.insert(way) {
-                    visit(way);
-                }
+            let mut ways = Vec::new();
+            let mut way = path.as_slice();
+            // Those above one that was seen were, too.
+            while !way.is_empty() && seen.insert(way) {
+                ways.push(way);
+                way = split(way).0;
             }
+            ways.into_iter().rev().for_each(&mut visit);
         }
     }
 

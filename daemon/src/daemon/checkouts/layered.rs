@@ -78,6 +78,12 @@ impl SharedLayers {
         })
     }
 
+    /// The same, after another start of the machine.
+    #[cfg(test)]
+    pub(super) fn started_at(self, boot: &str) -> Self {
+        Self { boot: boot.to_owned(), ..self }
+    }
+
     fn making<'a>(&'a self, repository: &'a RepositoryOptions) -> LayerOptions<'a> {
         LayerOptions { restore: RestoreOptions::default(), repository, boot: &self.boot }
     }
