@@ -134,6 +134,8 @@ pub struct Daemon {
     inhibitor: Inhibitor,
     runs: Runs,
     isolation: Result<(), String>,
+    /// Why checkouts of runs share no layers, where they do not.
+    sharing: Result<(), String>,
     /// The node of this home: from the start where it serves, else when `local` is first used.
     node: tokio::sync::OnceCell<Node>,
     activity: OnceLock<Activity>,
@@ -276,14 +278,13 @@ impl Daemon {
         run_options.max_parallel = config.serve.max_runs;
         let layers = home.caches_dir().join("checkouts");
         let shared = checkouts::SharedLayers::choose(layers, home.runs_dir());
+        let sharing = shared.as_ref().map(|_| ()).map_err(|error| chain(error));
         let checkouts = Arc::new(checkouts::NodeCheckouts {
             store: store.clone(),
             clock: clock.clone(),
             git: workspaces.git.clone(),
             scratch: workspaces.scratch.clone(),
-            shared: shared
-                .inspect_err(|error| tracing::info!(error = chain(error), "checkouts are copies"))
-                .ok(),
+            shared: shared.ok(),
             aside: home.runs_dir().join("aside"),
         });
         let runs = Runs::new(
@@ -315,6 +316,7 @@ impl Daemon {
             inhibitor,
             runs,
             isolation,
+            sharing,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),
             stop,

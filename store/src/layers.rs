@@ -59,8 +59,9 @@ impl LayerError {
             Self::Store(_) | Self::Restore(RestoreError::Store(_) | RestoreError::Cancelled) => {
                 true
             }
-            Self::Fs(error) | Self::Restore(RestoreError::Fs(error)) => disk_full(error),
-            Self::Git(GitError::Fs(error)) => disk_full(error),
+            Self::Fs(error)
+            | Self::Restore(RestoreError::Fs(error))
+            | Self::Git(GitError::Fs(error)) => disk_full(error),
             Self::Git(error) => matches!(error, GitError::Store(_)),
             Self::Restore(_) => false,
         }

@@ -28,7 +28,9 @@ impl Runs {
         drop(ended);
         let runs = self.clone();
         let let_go = move || {
-            oldest.iter().for_each(|folders| runs.let_go(folders));
+            if let Some(folders) = oldest {
+                runs.let_go(&folders);
+            }
             runs.sweep_soon();
         };
         self.0.parts.tasks.spawn_blocking("run-let-go", let_go).detach();

@@ -11,12 +11,14 @@
 mod collected;
 mod repositories;
 
+use std::cell::Cell;
 use std::fs::{self as system, Permissions};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use baton_protocol::id::{DeviceId, TreeId, WorkspaceId};
+use baton_protocol::id::{DeviceId, GitStateId, TreeId, WorkspaceId};
 use baton_protocol::object::{Omission, OmitReason, Snapshot};
 use baton_protocol::path::RelPath;
 use proptest::prelude::*;
@@ -156,6 +158,8 @@ struct Ground {
     objects: MemoryObjects,
     layers: Layers,
     git: Option<GitProgram>,
+    /// The state that was captured last: the next one builds on its packs.
+    last: Cell<Option<GitStateId>>,
 }
 
 impl Ground {
@@ -163,12 +167,18 @@ impl Ground {
     fn new() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         if let Err(error) = overlay::try_in(folder.path(), folder.path()) {
-            eprintln!("overlays are not tested: {error}: {:?}", std::error::Error::source(&error));
+            writeln!(
+                std::io::stderr(),
+                "overlays are not tested: {error}: {:?}",
+                std::error::Error::source(&error)
+            )
+            .unwrap();
             assert!(std::env::var_os("BATON_REQUIRE_OVERLAYS").is_none(), "they have to be");
             return None;
         }
         let layers = Layers::open(&folder.path().join("layers")).unwrap();
-        Some(Self { folder, objects: MemoryObjects::default(), layers, git: None })
+        let objects = MemoryObjects::default();
+        Some(Self { folder, objects, layers, git: None, last: Cell::new(None) })
     }
 
     fn repository(&self) -> RepositoryOptions {
@@ -177,10 +187,7 @@ impl Ground {
     }
 
     fn try_stack(&self, snapshot: &Snapshot, user: &str, boot: &str) -> Result<Stack, LayerError> {
-        let repository = self.repository();
-        let options =
-            LayerOptions { restore: RestoreOptions::default(), repository: &repository, boot };
-        self.layers.stack(&self.objects, snapshot, user, &options, &Progress::default())
+        try_stack(&self.layers, &self.objects, &self.repository(), snapshot, user, boot)
     }
 
     fn stack(&self, snapshot: &Snapshot, user: &str) -> Stack {
@@ -221,13 +228,14 @@ impl Ground {
                 git: git.clone(),
                 scratch: self.folder.path().join("scratch"),
                 within: None,
-                base: None,
+                base: self.last.get(),
                 user: GitUser::default(),
                 nested: nested.map(|path| RelPath::new(path).unwrap()).collect(),
                 now: std::time::UNIX_EPOCH,
             };
             capture(root, &self.objects, &options).unwrap().id
         });
+        self.last.set(git);
         // What the state has is not left out.
         let carried = git.map(|id| crate::git::worktrees(&self.objects, id).unwrap());
         let carried = carried.unwrap_or_default();
@@ -250,6 +258,18 @@ impl Ground {
         };
         build_snapshot(&scanned, &omitted, parts, &self.objects).unwrap()
     }
+}
+
+fn try_stack(
+    layers: &Layers,
+    objects: &MemoryObjects,
+    repository: &RepositoryOptions,
+    snapshot: &Snapshot,
+    user: &str,
+    boot: &str,
+) -> Result<Stack, LayerError> {
+    let options = LayerOptions { restore: RestoreOptions::default(), repository, boot };
+    layers.stack(objects, snapshot, user, &options, &Progress::default())
 }
 
 /// A checkout over layers, taken away at the end.

@@ -137,15 +137,14 @@ impl SharedLayers {
     ) -> Result<Scanned, SharedError> {
         let layers = self.layers(place.vault, place.workspace)?;
         let user = place.run.to_string();
-        let stack = match layers.noted(&user, before, &self.boot)? {
-            Some(stack) => stack,
+        let stack = if let Some(stack) = layers.noted(&user, before, &self.boot)? {
+            stack
+        } else {
             // The machine was started again meanwhile, or somebody made room: what was below is made again, and is
             // the same. What is shown now may lack it.
-            None => {
-                overlay::unmount(&place.checkout)?;
-                let options = self.making(repository);
-                layers.stack(intake, before, &user, &options, &Progress::default())?
-            }
+            overlay::unmount(&place.checkout)?;
+            let options = self.making(repository);
+            layers.stack(intake, before, &user, &options, &Progress::default())?
         };
         if !overlay::is_mounted(&place.checkout)? {
             fs::create_dir_all(&place.checkout)?;

@@ -6,6 +6,7 @@
 )]
 
 use std::fs as system;
+use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
 use baton_protocol::id::{DeviceId, RunId, VaultId, WorkspaceId};
@@ -40,7 +41,7 @@ impl Lab {
         match lab.layers() {
             Ok(_) => Some(lab),
             Err(error) => {
-                eprintln!("overlays are not tested: {error}");
+                writeln!(std::io::stderr(), "overlays are not tested: {error}").unwrap();
                 assert!(std::env::var_os("BATON_REQUIRE_OVERLAYS").is_none(), "they have to be");
                 None
             }
@@ -64,7 +65,9 @@ impl Lab {
 
     /// The next one, after another start of the machine, which ends what was mounted.
     fn restarted(&self, places: &[&Place]) -> NodeCheckouts {
-        places.iter().for_each(|place| overlay::unmount(&place.checkout).unwrap());
+        for place in places {
+            overlay::unmount(&place.checkout).unwrap();
+        }
         let mut node = self.without_overlays();
         node.shared = Some(self.layers().unwrap().started_at("another start"));
         node
@@ -397,7 +400,9 @@ fn nothing_is_taken_away_while_others_are_prepared() {
         let ended: Vec<_> = at_work.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         stop.store(true, std::sync::atomic::Ordering::SeqCst);
         sweeper.join().unwrap();
-        ended.into_iter().for_each(|ended| ended.unwrap());
+        for ended in ended {
+            ended.unwrap();
+        }
     });
 }
 

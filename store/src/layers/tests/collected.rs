@@ -97,10 +97,11 @@ fn who_comes_while_others_are_looked_for_keeps_its_layers() {
     });
     let (begun, is_begun) = std::sync::mpsc::channel();
     let stack = std::thread::scope(|scope| {
-        let (ground, snapshots) = (&ground, &snapshots);
+        let (layers, objects, repository) = (&ground.layers, &ground.objects, ground.repository());
+        let snapshot = &snapshots[0];
         let late = scope.spawn(move || {
             is_begun.recv().unwrap();
-            ground.stack(&snapshots[0], "late")
+            try_stack(layers, objects, &repository, snapshot, "late", "b").unwrap()
         });
         let begun = std::cell::Cell::new(Some(begun));
         let is_there = |_: &str| {

@@ -32,6 +32,8 @@ fn told_by_git(at: &Path) -> Vec<String> {
     commands.iter().map(|args| run_git(at, args)).collect()
 }
 
+type Change = Box<dyn Fn(&Path)>;
+
 fn write(at: &Path, name: &str, text: &str) {
     system::write(at.join(name), text).unwrap();
 }
@@ -70,7 +72,6 @@ fn a_repository_is_seen_as_it_is_whatever_changed_in_it() {
     run_git(&plain, &["add", "."]);
     run_git(&plain, &["commit", "-q", "-m", "first"]);
     run_git(&plain, &["status"]);
-    type Change = Box<dyn Fn(&Path)>;
     let changes: Vec<Change> = vec![
         Box::new(|_| {}),
         // An edit makes no other repository: nothing of git is in the layer.
@@ -143,7 +144,6 @@ fn ground_with_inner() -> Option<(Ground, PathBuf)> {
 #[test]
 fn repositories_inside_are_seen_as_they_are_in_each_state() {
     let Some((ground, plain)) = ground_with_inner() else { return };
-    type Change = Box<dyn Fn(&Path)>;
     let changes: Vec<Change> = vec![
         Box::new(|_| {}),
         Box::new(|at| write(at, "file", "edited\n")),
