@@ -412,7 +412,7 @@ fn what_goes_is_hidden_however_deep_it_is() {
     let Some(ground) = Ground::new() else { return };
     let plain = ground.folder.path().join("plain");
     // As deep as a tree may be: below the folder of a layer no path names it.
-    let name = "n".repeat(200);
+    let name = "n".repeat(203);
     system::create_dir_all(&plain).unwrap();
     let mut folder: std::os::fd::OwnedFd = crate::fs::open(&plain).unwrap().into();
     for _ in 0..20 {
@@ -429,4 +429,30 @@ fn what_goes_is_hidden_however_deep_it_is() {
     let mounted = ground.mount(&snapshot, "run");
     assert_eq!(mounted.stack.layers.len(), 2);
     assert_eq!(ground.scan(&mounted.at).0, snapshot.root);
+}
+
+#[test]
+fn a_folder_that_cannot_be_renamed_is_moved_all_the_same() {
+    let Some(ground) = Ground::new() else { return };
+    let plain = ground.folder.path().join("plain");
+    // The kernel notes where a folder came from in 256 bytes.
+    let deep = PathBuf::from("n".repeat(150)).join("m".repeat(150));
+    system::create_dir_all(plain.join(&deep).join("folder")).unwrap();
+    for name in ["one", "two"] {
+        system::write(plain.join(&deep).join("folder").join(name), name).unwrap();
+    }
+    let snapshot = ground.snapshot(&plain);
+    let mounted = ground.mount(&snapshot, "run");
+    let (from, to) = (mounted.at.join(&deep).join("folder"), mounted.at.join("moved"));
+    let refused = system::rename(&from, &to).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::CrossesDevices);
+    let mut mv = std::process::Command::new("mv");
+    assert!(mv.arg(&from).arg(&to).status().unwrap().success());
+    let sealed = mounted.seal(&snapshot, &ground.objects);
+    assert_eq!(sealed.root, ground.scan(&mounted.at).0);
+    assert_eq!(system::read(to.join("two")).unwrap(), b"two");
+    // Where it is not as deep it is.
+    system::rename(mounted.at.join("n".repeat(150)), mounted.at.join("renamed")).unwrap();
+    let sealed = mounted.seal(&snapshot, &ground.objects);
+    assert_eq!(sealed.root, ground.scan(&mounted.at).0);
 }

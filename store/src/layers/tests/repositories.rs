@@ -170,6 +170,8 @@ fn repositories_inside_are_seen_as_they_are_in_each_state() {
         let now = ground.snapshot(&plain);
         let mounted = ground.mount(&now, &format!("run-{number}"));
         assert_eq!(ground.scan(&mounted.at), ground.scan(&plain), "{number}");
+        // Before git has looked at them, and written what it saw.
+        same_as_a_scan(&ground, &mounted, &now);
         for name in ["", "inner", "sub"] {
             let (there, here) = (plain.join(name), mounted.at.join(name));
             assert_eq!(here.join(".git").exists(), there.join(".git").exists(), "{number} {name}");
