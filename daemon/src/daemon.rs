@@ -12,6 +12,7 @@
 //! - [`guard`]: what the secret scan holds back, and `allow`
 //! - [`waiting`]: the queue as people see it
 //! - [`outbox`]: sends at once, or puts into the queue
+//! - [`histories`]: histories that follow later
 //! - [`background`]: always-on sync of what is watched
 //! - [`swift`]: a small push over a standing connection
 //! - [`trees`]: snapshot, push, log, diff, restore, status
@@ -34,6 +35,7 @@ mod guard;
 mod waiting;
 mod ahead;
 mod outbox;
+mod histories;
 mod background;
 mod swift;
 mod trees;
@@ -127,6 +129,7 @@ pub struct Daemon {
     store: Store,
     workspaces: Workspaces,
     background: background::Background,
+    histories: histories::Histories,
     /// Told of each workspace that changes.
     changed: tokio::sync::broadcast::Sender<WorkspaceId>,
     pool: Pool,
@@ -310,6 +313,7 @@ impl Daemon {
             store,
             workspaces,
             background: background::Background::new(),
+            histories: histories::Histories::default(),
             changed,
             pool,
             queue,
@@ -324,6 +328,7 @@ impl Daemon {
         daemon.resume_applies().await?;
         daemon.queue.start(&daemon)?;
         daemon.start_background()?;
+        daemon.start_histories().await?;
         Ok((daemon, stopping))
     }
 

@@ -4,6 +4,7 @@
 //! at a time.
 
 mod attach;
+mod history;
 mod place;
 pub(crate) mod repository;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use baton_protocol::id::{DeviceId, IdempotencyKey, SnapshotId, WorkspaceId};
 use baton_protocol::message::Head;
-use baton_protocol::object::{Omission, OmitReason, Snapshot, Tree, TreeSums};
+use baton_protocol::object::{Omission, OmitReason, Snapshot, TreeSums};
 use baton_store::catalog::Catalog;
 use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
@@ -24,7 +25,6 @@ use baton_store::error::StoreError;
 use baton_store::git::GitProgram;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
-use baton_store::objects::ObjectSource;
 use baton_store::scan::{Guard, Progress, ScanError, ScanOptions, Scanned};
 use baton_store::secrets::SecretRules;
 use baton_store::snapshot::{
@@ -33,6 +33,7 @@ use baton_store::snapshot::{
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use attach::attach;
+pub use history::Rest;
 pub use place::PlaceError;
 use place::place_of;
 use repository::Looked;
@@ -79,6 +80,9 @@ pub enum TakeError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// History that was cut could not be made whole.
+    #[error("making the history of the repository whole")]
+    History(#[source] baton_store::git::GitError),
     /// Two files to attach have one name.
     #[error("two files to attach are called {}", name.display())]
     SameName {
@@ -117,6 +121,8 @@ pub struct Taken {
     pub notes: Vec<String>,
     /// Whether it was made now; otherwise nothing had changed.
     pub is_new: bool,
+    /// Whether history of its repository was cut; what follows is to be seen to.
+    pub is_cut: bool,
     /// How long the barrier took.
     pub barrier: Duration,
     /// How long the scan took.
@@ -157,6 +163,8 @@ pub struct Workspaces {
     pub git: Option<GitProgram>,
     /// A folder for what git needs for a moment.
     pub scratch: PathBuf,
+    /// Bytes of objects of a repository above which the first snapshot has its history cut.
+    pub most_history: u64,
     /// The time.
     pub clock: Clock,
     /// What every tree leaves out, in the syntax of `.gitignore`.
@@ -290,10 +298,9 @@ impl Workspaces {
             None => None,
         };
         let base = before.as_ref().and_then(|before| before.git);
-        let Looked { scanned, barrier, git, omitted, known, notes: of_git } =
+        let Looked { scanned, barrier, git, omitted, known, notes: of_git, is_cut } =
             self.look(keeper, base, &intake, &scan_options, progress)?;
         let scan = self.clock.since(started).saturating_sub(barrier);
-
         let storing = self.clock.instant();
         let conversations = attach(&intake, options)?;
         let parts = SnapshotParts {
@@ -336,17 +343,11 @@ impl Workspaces {
             omitted,
             notes,
             is_new,
+            is_cut,
             barrier,
             scan,
             store,
         })
-    }
-
-    /// How many files the latest snapshot of a workspace has, where that can be read.
-    fn files_before(&self, workspace: WorkspaceId) -> Option<u64> {
-        let head = self.head(workspace)?.snapshot;
-        let root = load_snapshot(&self.vault, head).ok()?.root;
-        Some(Tree::decode(&self.vault.require(&root.into()).ok()?).ok()?.sums().files)
     }
 
     /// What is watched of a workspace, where anything was asked of it since the daemon started.
@@ -515,6 +516,7 @@ pub(crate) mod tests {
             git_user: GitUser::default(),
             git: None,
             scratch: folder.to_owned(),
+            most_history: u64::MAX,
             clock: Clock::manual(1_000_000),
             exclude: Vec::new(),
             secrets: None,

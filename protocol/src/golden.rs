@@ -154,6 +154,7 @@ fn git_state() -> GitState {
             state: GitStateId::from_bytes([6; 32]),
         }],
         omitted: Some(small(7)),
+        later: None,
     }
 }
 

@@ -42,14 +42,14 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::encode::DecodeError;
 use baton_protocol::id::GitStateId;
-use baton_protocol::object::{GitOmission, GitOmissions, GitOmitReason};
+use baton_protocol::object::{GitOmission, GitOmissions, GitOmitReason, MAX_GIT_UNITS};
 
 use crate::error::StoreError;
 use crate::fs::FsError;
 use crate::objects::ObjectSource;
 use crate::snapshot::{BlobError, load_blob};
 
-pub use capture::{CaptureOptions, Captured, capture};
+pub use capture::{CaptureOptions, Captured, capture, deepen, is_cut, make_rest};
 pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{
@@ -90,6 +90,14 @@ pub enum GitError {
     /// There is no git.
     #[error("git was not found")]
     NoProgram,
+    /// There is no room for what is to be packed.
+    #[error("{} MB of history are to be packed, and there is room for {} MB", bytes / 1_000_000, room / 1_000_000)]
+    NoRoom {
+        /// Of objects.
+        bytes: u64,
+        /// Free.
+        room: u64,
+    },
     /// Git could not be run.
     #[error("running {} to {doing}", program.display())]
     Run {
@@ -182,14 +190,31 @@ impl Told {
     }
 }
 
-/// Reads what of a repository did not travel.
+/// Reads what of a repository did not travel, and of those inside it with their paths before it.
 pub fn load_git_omissions<S: ObjectSource + ?Sized>(
     source: &S,
     id: GitStateId,
 ) -> Result<Vec<GitOmission>, GitError> {
-    let state = capture::load_state(source, id)?;
-    let Some(blob) = state.omitted else { return Ok(Vec::new()) };
-    Ok(GitOmissions::decode(&load_blob(source, blob, MAX_LIST)?)?.0)
+    let mut all = Vec::new();
+    let mut left = vec![(String::new(), id)];
+    let mut seen = 0;
+    while let Some((path, id)) = left.pop() {
+        seen += 1;
+        if seen > MAX_GIT_UNITS {
+            return Err(GitError::refused("the state", "its repositories are too many"));
+        }
+        let state = capture::load_state(source, id)?;
+        if let Some(blob) = state.omitted {
+            let omitted = GitOmissions::decode(&load_blob(source, blob, MAX_LIST)?)?.0;
+            let of_it = omitted
+                .into_iter()
+                .map(|it| GitOmission { what: format!("{path}{}", it.what), reason: it.reason });
+            all.extend(of_it.take(MAX_OMISSIONS.saturating_sub(all.len())));
+        }
+        let inner = state.units.iter().rev();
+        left.extend(inner.map(|it| (format!("{path}{}: ", shown(it.path.as_bytes())), it.state)));
+    }
+    Ok(all)
 }
 
 /// Bytes as a path.

@@ -29,7 +29,7 @@ use crate::snapshot::{load_conversation, load_snapshot};
 /// Says what to send of `new` to a node that has `base`, and against what.
 ///
 /// Without a base, or where the base is not here any more, it is the snapshot and its root: the node
-/// asks its way down.
+/// asks its way down. It asks for large new packs in any case, for most of them may have been sent ahead.
 pub fn plan_push<S: ObjectSource + ?Sized>(
     source: &S,
     base: Option<SnapshotId>,

@@ -111,6 +111,14 @@ impl View<'_> {
         } else if entry.state == "offline" {
             self.fix(to, "nothing is lost, what waits goes out by itself; baton doctor says why");
         }
+        if entry.history.is_some() {
+            to.push_str("  the older part of its git history follows in the background\n");
+            if let Some(why) = &entry.history_waits {
+                to.push_str("    it waits: ");
+                to.push_str(why);
+                to.push('\n');
+            }
+        }
         for held in entry.held.iter().take(self.named) {
             let HeldEntry { path, rule, line, finding } = held;
             let word = self.report.paint(Style::Warn, "held back:");

@@ -374,6 +374,12 @@ pub struct WorkspaceEntry {
     /// How far a transfer is; null where nothing is on its way.
     #[serde(default)]
     pub progress: Option<SyncProgress>,
+    /// `following` where the older part of a repository's history is not in the snapshot yet; null otherwise.
+    #[serde(default)]
+    pub history: Option<String>,
+    /// Why that does not go on now; null where it does.
+    #[serde(default)]
+    pub history_waits: Option<String>,
 }
 
 /// A file that is held back, and why. Never what was found.

@@ -15,6 +15,7 @@ const SYNC: &[&str] = &[
     "secret_prefixes",
     "secret_allow",
     "max_watches",
+    "most_history",
 ];
 const SERVE: &[&str] = &[
     "listen",

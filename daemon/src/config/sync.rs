@@ -13,6 +13,10 @@ use super::duration;
 /// Shortest settle time: below it a program that saves in two steps is caught between them.
 const LEAST_SETTLE: Duration = Duration::from_millis(20);
 
+/// Bytes of git objects that nobody minds to wait for at a first push; with less, what is shallow over there would be
+/// the usual case.
+const MOST_HISTORY: u64 = 1 << 30;
+
 /// `[sync]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,6 +51,8 @@ pub struct SyncConfig {
     /// Most directories that are watched, of all trees. Nothing: half of what the system leaves free.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_watches: Option<u64>,
+    /// Bytes of objects of a repository above which its history follows later than its first snapshot. 1 GiB.
+    pub most_history: u64,
 }
 
 impl Default for SyncConfig {
@@ -63,6 +69,7 @@ impl Default for SyncConfig {
             secret_prefixes: Vec::new(),
             secret_allow: Vec::new(),
             max_watches: None,
+            most_history: MOST_HISTORY,
         }
     }
 }

@@ -153,6 +153,7 @@ impl Daemon {
     /// Something is to be sent for a person: pushes of the background for other workspaces stop.
     pub(super) fn urgent(self: &Arc<Self>, workspace: WorkspaceId) -> Urgent {
         self.background.urgent.send_modify(|count| *count += 1);
+        self.histories.give_way();
         for (id, step) in self.background.tasks().iter() {
             if *id != workspace {
                 step.give_way.store(true, Ordering::Relaxed);
@@ -268,7 +269,7 @@ impl Daemon {
         }
     }
 
-    async fn wait_until_nothing_is_urgent(&self) {
+    pub(super) async fn wait_until_nothing_is_urgent(&self) {
         let mut urgent = self.background.urgent.subscribe();
         tokio::select! {
             // The sender lives as long as the daemon.
@@ -335,6 +336,7 @@ impl Daemon {
         };
         let sealed = self.tasks.run_low("seal", work).await;
         let (taken, ahead) = sealed.map_err(|error| Fail::new("internal", chain(&error)))??;
+        self.see_to_history(&taken).await;
         if taken.is_new {
             tracing::info!(snapshot = %taken.id, workspace = %id, changed = taken.files_changed, "sealed");
         }

@@ -250,6 +250,9 @@ impl NodeCheckouts {
             user: GitUser::default(),
             nested: inner.filter_map(Result::ok).collect(),
             now: SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms),
+            // It goes on from what was handed over.
+            most_history: u64::MAX,
+            room: u64::MAX,
         };
         Ok(git::capture(checkout, intake, &options)?.id)
     }

@@ -134,6 +134,7 @@ impl From<TakeError> for Fail {
                 Self::of("scan", &error).hint("name a folder that exists and may be read")
             }
             TakeError::Scan(error) => Self::of("scan", &error),
+            TakeError::History(error) => error.into(),
             TakeError::Attach { .. } | TakeError::SameName { .. } => {
                 Self::of("attachment", &error).hint("attach readable files of different names")
             }

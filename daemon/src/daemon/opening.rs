@@ -77,6 +77,8 @@ pub(super) fn workspaces(
         git_user: options.git_user.clone(),
         git: options.git.clone().map(GitProgram::new),
         scratch,
+        // Where nothing is sent by itself, nothing can follow.
+        most_history: if config.sync.background { config.sync.most_history } else { u64::MAX },
         clock,
         exclude: config.sync.exclude.join("\n").into_bytes(),
         secrets,

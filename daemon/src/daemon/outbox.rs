@@ -149,7 +149,7 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Sent, Fail> {
         self.tell_untold(events).await;
-        let _urgent = self.urgent(parcel.wanted.workspace);
+        let urgent = self.urgent(parcel.wanted.workspace);
         let (id, node) = (parcel.wanted.id, parcel.wanted.node);
         events.send(Event::Accepted { queue: id.to_string() }).await;
         let was_busy = self.queue.is_busy(node);
@@ -168,7 +168,8 @@ impl Daemon {
         queued.await?.map_err(|full| {
             Fail::new("queue-full", chain(&full)).hint("baton queue, and baton queue cancel ID")
         })?;
-        drop(order);
+        // What waits for a node keeps nobody from others.
+        drop((order, urgent));
         tracing::info!(entry = %id.short(), snapshot = %parcel.wanted.snapshot, "queued");
         let failures = self.queue.failures(node);
         let away = self.queue.is_away(node);

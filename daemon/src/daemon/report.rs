@@ -71,6 +71,7 @@ pub fn linked(receipt: &mut Receipt, linked: &Linked) {
     if let Some(git) = &mut receipt.git {
         git.branch = Some(linked.branch().to_owned());
         git.stashes = 0;
+        git.shallow = linked.is_shallow();
     }
     add_omitted(receipt, linked.omitted());
 }

@@ -89,10 +89,12 @@ impl Daemon {
         }
         if let Some(pushed) = &begun.pushed {
             self.acks.note(begun.taken.workspace, begun.target.remote.node, pushed.id);
+            self.histories.wake(begun.taken.workspace);
             self.acks.pin(begun.taken.workspace, pushed.id, Pin::Push);
             tracing::info!(snapshot = %pushed.id, bytes = pushed.stats.bytes_sent,
                 trips = pushed.stats.round_trips, "pushed");
         }
+        self.see_to_history(&begun.taken).await;
         Ok(begun)
     }
 

@@ -75,6 +75,7 @@ impl Daemon {
             match outcome {
                 PushOutcome::Acked { snapshot: acked, .. } => {
                     self.acks.note(workspace, node, acked);
+                    self.histories.wake(workspace);
                     let send_ms = decimal_ms(self.clock.since(started));
                     tracing::info!(snapshot = %id, remote = %target.remote.name,
                         bytes = stats.bytes_sent, trips = stats.round_trips, "pushed");
@@ -144,7 +145,7 @@ impl Daemon {
     }
 
     /// Whether a head of the node is in the history of a snapshot of ours.
-    async fn continues(
+    pub(super) async fn continues(
         self: &Arc<Self>,
         snapshot: &Snapshot,
         head: SnapshotId,
@@ -170,7 +171,7 @@ impl Daemon {
         .await
     }
 
-    async fn adopt(
+    pub(super) async fn adopt(
         self: &Arc<Self>,
         (own, snapshot): (SnapshotId, Snapshot),
         head: (SnapshotId, u64),
@@ -182,7 +183,7 @@ impl Daemon {
     }
 
     /// One push, on a new connection where the kept one turns out to be dead: a replay is harmless.
-    async fn push_once(
+    pub(super) async fn push_once(
         self: &Arc<Self>,
         target: &Target,
         base: Option<SnapshotId>,

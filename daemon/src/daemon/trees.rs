@@ -86,6 +86,7 @@ impl Daemon {
         for note in &taken.notes {
             events.note(note.clone()).await;
         }
+        self.see_to_history(&taken).await;
         tracing::info!(
             snapshot = %taken.id, workspace = %taken.workspace, files = taken.sums.files,
             changed = taken.files_changed, "snapshot"
@@ -291,6 +292,7 @@ impl Daemon {
                 Some(id) => load_snapshot(&self.workspaces.vault, id).ok(),
                 None => None,
             };
+            let (follows, waits) = self.history(workspace.id);
             workspaces.push(WorkspaceEntry {
                 workspace: workspace.id.to_string(),
                 root: String::from_utf8_lossy(&workspace.root).into_owned(),
@@ -305,6 +307,8 @@ impl Daemon {
                 held: self.held_entries(workspace.id)?,
                 watch: seen.and_then(watch_entry),
                 progress: self.sync_progress(&doing),
+                history: follows.then(|| "following".to_owned()),
+                history_waits: waits,
             });
         }
         let as_of = rfc3339(self.clock.now_ms());

@@ -80,4 +80,16 @@ impl Workspaces {
             _ => Ok(self.catalog.set_place(id, root.as_os_str().as_bytes(), now)?),
         }
     }
+
+    /// Where a workspace is, if its own folder is there, and no other one in its place.
+    pub fn own_place(&self, id: WorkspaceId) -> Result<PathBuf, PlaceError> {
+        let all = self.catalog.workspaces()?;
+        let root = all.into_iter().find(|it| it.id == id).map(|it| it.root).unwrap_or_default();
+        let root = PathBuf::from(std::ffi::OsStr::from_bytes(&root));
+        let now = place_of(&root);
+        if now.is_none() || self.catalog.place(id)?.is_some_and(|before| Some(before) != now) {
+            return Err(PlaceError::Gone { root });
+        }
+        Ok(root)
+    }
 }

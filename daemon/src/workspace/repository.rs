@@ -38,6 +38,8 @@ pub(super) struct Looked {
     pub(super) known: Option<Known>,
     /// What people should know.
     pub(super) notes: Vec<String>,
+    /// Whether history was cut, as far as the repository was captured now.
+    pub(super) is_cut: bool,
 }
 
 /// The state of a repository.
@@ -49,6 +51,8 @@ struct State {
     is_whole: bool,
     /// The tree that it holds for alone, if so.
     tree: Option<TreeId>,
+    /// What people should know of history that follows.
+    note: Option<String>,
 }
 
 impl Workspaces {
@@ -83,7 +87,7 @@ impl Workspaces {
             keeper.set_inner(found.clone());
             if found == inner || is_last {
                 let state = self.state(keeper, (scanned.root, before), base, &found, intake);
-                let State { id, busy, is_whole, tree } = match state {
+                let State { id, busy, is_whole, tree, note } = match state {
                     Ok(state) => state,
                     Err(GitError::Store(error)) => return Err(error.into()),
                     Err(error) => {
@@ -97,7 +101,7 @@ impl Workspaces {
                     let is_sure = held_still && !busy && is_whole && before.is_settled(self.now());
                     let known = is_sure.then_some(Known { digest: *before.digest(), id, tree });
                     let looked = Looked::without(scanned, barriers);
-                    return Ok(looked.with(intake, id, known, busy || !held_still));
+                    return Ok(looked.with(intake, id, known, busy || !held_still).and(note));
                 }
             }
             inner = found;
@@ -111,17 +115,19 @@ impl Workspaces {
         &self,
         keeper: &Keeper,
         (tree, glance): (TreeId, Glance),
-        base: Option<GitStateId>,
+        before: Option<GitStateId>,
         inner: &[PathBuf],
         intake: &Intake,
     ) -> Result<State, GitError> {
-        let base = base.or(keeper.repository().map(|known| known.id));
+        let base = before.or(keeper.repository().map(|known| known.id));
         let same_tree = |known: &Known| known.tree.is_none_or(|of| of == tree);
-        let known = keeper.repository().filter(|it| it.digest == *glance.digest() && same_tree(it));
+        let is_base = |known: &Known| before.is_none_or(|before| before == known.id);
+        let known = keeper.repository().filter(|it| it.digest == *glance.digest());
+        let known = known.filter(|it| same_tree(it) && is_base(it));
         if let Some(&Known { id, tree, .. }) = known
             && intake.contains(&ObjectId::from(id))?
         {
-            return Ok(State { id, busy: false, is_whole: true, tree });
+            return Ok(State { id, busy: false, is_whole: true, tree, note: None });
         }
         let nested = inner.iter().filter_map(|path| RelPath::new(path.as_os_str().as_bytes()).ok());
         let mut options = CaptureOptions {
@@ -132,6 +138,8 @@ impl Workspaces {
             user: self.git_user.clone(),
             nested: nested.collect(),
             now: self.now(),
+            most_history: self.most_history,
+            room: u64::MAX,
         };
         let captured = match git::capture(keeper.root(), intake, &options) {
             // What was kept before is damaged: new work must not fail for that.
@@ -145,7 +153,9 @@ impl Workspaces {
         let Captured { id, state, omitted, filters } = captured?;
         // What was missing may come without a sign.
         let is_whole = omitted.iter().all(|it| it.reason != GitOmitReason::Missing);
-        Ok(State { id, busy: state.busy, is_whole, tree: filters.then_some(tree) })
+        let later = omitted.iter().find(|it| it.reason == GitOmitReason::Later);
+        let note = later.map(|it| format!("{} follows in the background", it.what));
+        Ok(State { id, busy: state.busy, is_whole, tree: filters.then_some(tree), note })
     }
 
     /// A glance at the repository of a tree and those inside it; nothing where there is none.
@@ -156,7 +166,7 @@ impl Workspaces {
         Glance::take(root, inner, &self.git_user).map(Some)
     }
 
-    fn now(&self) -> SystemTime {
+    pub(super) fn now(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.now_ms())
     }
 }
@@ -164,7 +174,8 @@ impl Workspaces {
 impl Looked {
     fn without(scanned: Scanned, barrier: Duration) -> Self {
         let omitted = scanned.omitted.clone();
-        Self { scanned, barrier, git: None, omitted, known: None, notes: Vec::new() }
+        let notes = Vec::new();
+        Self { scanned, barrier, git: None, omitted, known: None, notes, is_cut: false }
     }
 
     /// The repository could not be captured now. What was known of it serves the next time.
@@ -173,6 +184,13 @@ impl Looked {
         let cause = std::error::Error::source(error).map(|it| format!(": {it}"));
         let (root, cause) = (keeper.root().display(), cause.unwrap_or_default());
         self.notes.push(format!("the repository in {root} does not travel: {error}{cause}"));
+        self
+    }
+
+    /// What is said of history that follows.
+    fn and(mut self, note: Option<String>) -> Self {
+        self.is_cut = note.is_some();
+        self.notes.extend(note);
         self
     }
 

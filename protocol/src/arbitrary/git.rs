@@ -145,9 +145,10 @@ fn units() -> impl Strategy<Value = Vec<GitUnit>> {
 pub(crate) fn state() -> impl Strategy<Value = GitState> {
     let storage = select(vec![RefStorage::Files, RefStorage::Reftable]);
     let packs = vec((blob(), blob(), any::<u64>()), 0..4);
-    let lists = (blob(), option::of(blob()), blob(), option::of(blob()), option::of(blob()));
+    let some = || option::of(blob());
+    let lists = (blob(), some(), blob(), some(), some(), some());
     (hash(), storage, any::<bool>(), lists, packs, units()).prop_flat_map(
-        |(hash, storage, busy, (refs, index, settings, files, omitted), packs, units)| {
+        |(hash, storage, busy, (refs, index, settings, files, omitted, later), packs, units)| {
             let pack = |(blob, tips, commits)| GitPack { blob, tips, commits };
             let packs: Vec<_> = packs.into_iter().map(pack).collect();
             let head = prop_oneof![
@@ -166,6 +167,7 @@ pub(crate) fn state() -> impl Strategy<Value = GitState> {
                 packs: packs.clone(),
                 units: units.clone(),
                 omitted,
+                later,
             })
         },
     )

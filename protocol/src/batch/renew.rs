@@ -157,7 +157,8 @@ impl Renewals {
 
     fn git_state(&self, mut state: GitState) -> GitState {
         let lists = [&mut state.refs, &mut state.settings].into_iter();
-        let lists = lists.chain(&mut state.index).chain(&mut state.files).chain(&mut state.omitted);
+        let lists = lists.chain(&mut state.index).chain(&mut state.files);
+        let lists = lists.chain(&mut state.omitted).chain(&mut state.later);
         let packs = state.packs.iter_mut().flat_map(|pack| [&mut pack.blob, &mut pack.tips]);
         lists.chain(packs).for_each(|blob| self.blob(blob));
         for unit in &mut state.units {

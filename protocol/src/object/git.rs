@@ -34,6 +34,9 @@ pub use settings::{GitSetting, GitSettings};
 
 const VERSION: u64 = 1;
 
+/// Of a state with refs that follow later.
+const VERSION_LATER: u64 = 2;
+
 /// Most packs of a state. They consolidate as they come, so that there are few.
 pub const MAX_GIT_PACKS: usize = 64;
 
@@ -118,6 +121,9 @@ pub struct GitState {
     pub units: Vec<GitUnit>,
     /// What did not travel, and what to look at, as encoded [`GitOmissions`]; nothing where there is nothing.
     pub omitted: Option<Blob>,
+    /// Refs that were left out with the history that a cut left out, and follow with it, as encoded [`GitRefs`];
+    /// nothing where there are none.
+    pub later: Option<Blob>,
 }
 
 impl GitState {
@@ -125,7 +131,7 @@ impl GitState {
     /// with long paths can exceed [`MAX_OBJECT`].
     pub fn encode(&self) -> Vec<u8> {
         let mut to = Writer::new();
-        to.varint(VERSION);
+        to.varint(if self.later.is_some() { VERSION_LATER } else { VERSION });
         to.byte(self.hash as u8);
         to.byte(self.storage as u8);
         to.byte(u8::from(self.busy));
@@ -162,6 +168,9 @@ impl GitState {
             to.fixed(unit.state.as_bytes());
         }
         write_optional(&mut to, self.omitted.as_ref());
+        if let Some(later) = &self.later {
+            later.write(&mut to);
+        }
         to.finish()
     }
 
@@ -173,7 +182,7 @@ impl GitState {
         }
         let mut from = Reader::new(bytes);
         let version = from.varint()?;
-        if version != VERSION {
+        if ![VERSION, VERSION_LATER].contains(&version) {
             return Err(DecodeError::Unknown { what: "git state version", value: version });
         }
         let hash = GitHash::read(&mut from)?;
@@ -204,15 +213,29 @@ impl GitState {
         }
         let units = read_units(&mut from)?;
         let omitted = read_optional(&mut from)?;
+        let later = (version == VERSION_LATER).then(|| Blob::read(&mut from)).transpose()?;
         from.finish()?;
-        Ok(Self { hash, storage, busy, head, refs, index, settings, files, packs, units, omitted })
+        Ok(Self {
+            hash,
+            storage,
+            busy,
+            head,
+            refs,
+            index,
+            settings,
+            files,
+            packs,
+            units,
+            omitted,
+            later,
+        })
     }
 
     /// The blobs it names, in the order in which it names them.
     pub fn blobs(&self) -> impl Iterator<Item = Blob> {
         let lists = [Some(self.refs), self.index, Some(self.settings), self.files];
         let packs = self.packs.iter().flat_map(|pack| [pack.blob, pack.tips]);
-        lists.into_iter().flatten().chain(packs).chain(self.omitted)
+        lists.into_iter().flatten().chain(packs).chain(self.omitted).chain(self.later)
     }
 
     /// The objects it needs to be whole.

@@ -4,17 +4,19 @@
 //!
 //! **Invariant:** capturing changes nothing: no file of the repository is written, and git takes no lock of it.
 
+mod cut;
 mod needed;
 mod units;
+mod rest;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use baton_protocol::id::{GitStateId, ObjectId, ObjectKind};
 use baton_protocol::object::{
-    Blob, GitFile, GitFiles, GitHead, GitOmission, GitOmissions, GitOmitReason, GitRef, GitRefs,
-    GitSetting, GitSettings, GitState, RefStorage,
+    Blob, GitFile, GitFiles, GitHead, GitOmission, GitOmissions, GitOmitReason, GitRef, GitRefName,
+    GitRefs, GitSetting, GitSettings, GitState, GitTarget, RefStorage,
 };
 use baton_protocol::path::RelPath;
 
@@ -29,8 +31,12 @@ use crate::chunk::store_bytes;
 use crate::error::StoreError;
 use crate::ignore::GitUser;
 use crate::objects::{ObjectSink, ObjectSource};
+use cut::Cut;
 use needed::{MAX_HEAD_LOG, goes_on, pack};
 use units::InnerUnits;
+
+pub use cut::is_cut;
+pub use rest::{deepen, make_rest};
 
 /// How a repository is captured.
 #[derive(Clone, Debug)]
@@ -52,6 +58,11 @@ pub struct CaptureOptions {
     pub nested: Vec<RelPath>,
     /// What the clock says, to tell an abandoned lock.
     pub now: SystemTime,
+    /// Bytes of objects, as they are on the disk, above which the history of a repository is cut of which the other
+    /// side has nothing: what is left out follows as a [rest](make_rest). With `u64::MAX` nothing is ever left out.
+    pub most_history: u64,
+    /// Most bytes that a rest may have.
+    pub room: u64,
 }
 
 /// A captured repository.
@@ -85,6 +96,8 @@ struct Parts {
     index: Option<Index>,
     files: Vec<GitFile>,
     told: Told,
+    /// Refs that were left out, and follow.
+    later: BTreeMap<GitRefName, GitTarget>,
 }
 
 impl Parts {
@@ -108,8 +121,15 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
         Err(GitError::Store(StoreError::Absent(_))) => None,
         base => base?,
     };
-    let repo = &parts.repo;
-    let view = View::new(&options.git, &options.scratch, repo)?;
+    let mut view = View::new(&options.git, &options.scratch, &parts.repo)?;
+    let cut = match &base {
+        // Where all travels, history ends where the repository itself says so.
+        Some(base) if options.most_history < u64::MAX => Cut::of(base, &parts, &view, sink)?,
+        _ => None,
+    };
+    if let Some(cut) = &cut {
+        cut.hold(&mut view, &mut parts)?;
+    }
     if let Some(index) = &mut parts.index {
         mark_clean(index, worktree)?;
     }
@@ -117,11 +137,11 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
         Some(base) if goes_on(base, &parts, sink)? => Some(base),
         _ => None,
     };
-    let packs = pack(&view, &mut parts, before, sink)?;
+    let packs = pack(&mut view, &mut parts, (before, cut.as_ref()), options.most_history, sink)?;
     let inner = InnerUnits { nested, base: base.as_ref(), depth };
     let (units, inner_omitted) = inner.capture(&mut parts, sink, options)?;
 
-    let Parts { repo, refs, index, files, mut told } = parts;
+    let Parts { repo, refs, index, files, mut told, later } = parts;
     let selected = settings::select(
         &with_user(&repo, &refs.head, &options.user),
         worktree,
@@ -137,7 +157,11 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
     let of_user = user_settings(&repo, &refs.head, &options.user);
     let filters = repo.config.iter().cloned().chain(of_user).any(|it| is_filter(&it))
         || has_odd_attributes(&repo, index.as_ref());
-    let list = refs.refs.into_iter().map(|(name, target)| GitRef { name, target }).collect();
+    let hash = repo.hash;
+    let list = |refs: BTreeMap<GitRefName, GitTarget>| -> Vec<GitRef> {
+        refs.into_iter().map(|(name, target)| GitRef { name, target }).collect()
+    };
+    let later = list(later);
     let omitted = told.into_list();
     let put = |bytes: Vec<u8>| store_bytes(&bytes, sink);
     let state = GitState {
@@ -145,13 +169,14 @@ fn capture_unit<S: ObjectSink + ObjectSource + ?Sized>(
         storage: repo.storage,
         busy,
         head: refs.head,
-        refs: put(GitRefs { hash: repo.hash, refs: list }.encode())?,
+        refs: put(GitRefs { hash, refs: list(refs.refs) }.encode())?,
         index: index.map(|index| put(index.meaning.encode())).transpose()?,
         settings: put(GitSettings(selected).encode())?,
         files: put_unless_empty(&files, || GitFiles(files.clone()).encode(), sink)?,
         packs,
         units,
         omitted: put_unless_empty(&omitted, || GitOmissions(omitted.clone()).encode(), sink)?,
+        later: put_unless_empty(&later, || GitRefs { hash, refs: later.clone() }.encode(), sink)?,
     };
     let bytes = state.encode();
     // The encoder writes what it is given; the decoder knows the limits.
@@ -262,7 +287,7 @@ fn read_parts(worktree: &Path, options: &CaptureOptions) -> Result<Parts, GitErr
     for line in files::commands(&files) {
         told.note(GitOmitReason::Runs, line);
     }
-    Ok(Parts { repo, refs, index, files, told })
+    Ok(Parts { repo, refs, index, files, told, later: BTreeMap::new() })
 }
 
 /// The user's own configuration.

@@ -16,7 +16,7 @@ mod proof;
 mod trees;
 mod write;
 
-use baton_protocol::object::GitHash;
+use baton_protocol::object::{GitHash, GitOid};
 
 use super::GitError;
 
@@ -31,6 +31,14 @@ fn hash_of(hash: GitHash, bytes: &[u8]) -> Result<gix::ObjectId, GitError> {
     let mut hasher = gix::hash::hasher(kind(hash));
     hasher.update(bytes);
     hasher.try_finalize().map_err(|_| GitError::refused("the bytes of an object", "they collide"))
+}
+
+/// The name of a blob.
+pub(super) fn name_of_blob(hash: GitHash, content: &[u8]) -> Result<GitOid, GitError> {
+    let header = format!("blob {}\0", content.len()).into_bytes();
+    let sum = hash_of(hash, &[&header, content].concat())?;
+    GitOid::new(hash, sum.as_slice())
+        .ok_or_else(|| GitError::refused("the name of a blob", "it has another length"))
 }
 
 const fn kind(hash: GitHash) -> gix::hash::Kind {

@@ -8,11 +8,10 @@
 //! **Invariant:** what the repository itself lacks is told, and nothing is fetched for it.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 
 use baton_protocol::object::{Blob, GitHash, GitOid, GitOids, GitPack, MAX_GIT_PACKS};
 
-use super::program::DURABLE;
 use super::view::View;
 use super::{GitError, MAX_LIST};
 use crate::chunk::{ChunkError, Chunker, store_bytes};
@@ -21,6 +20,12 @@ use crate::snapshot::load_blob;
 
 /// Longest answer on which objects there are, in bytes.
 const MAX_ANSWER: u64 = 1 << 30;
+
+/// Bytes of a pack from which on it stays as it is.
+const LARGE: u64 = 256 << 20;
+
+/// Longest line of a list of commits: one with some thousand parents.
+const MAX_LINE: u64 = 1 << 20;
 
 /// An object by a name that may be cut short.
 pub(super) fn find(
@@ -76,36 +81,6 @@ pub(super) fn commits(
     Ok(oids.iter().zip(lines).filter(is_commit).map(|(oid, _)| *oid).collect())
 }
 
-/// Reads a blob; nothing where there is none, or a longer one.
-pub(super) fn read_blob(
-    view: &View<'_>,
-    oid: GitOid,
-    limit: u64,
-) -> Result<Option<Vec<u8>>, GitError> {
-    let oid = oid.to_string();
-    let read = view.git().args(["cat-file", "blob", &oid]).run(
-        "read an object",
-        |_| Ok(()),
-        |stdout| {
-            let mut bytes = Vec::new();
-            let read = stdout.take(limit + 1).read_to_end(&mut bytes);
-            read.map_err(|_| GitError::refused("an object", "git stopped writing it"))?;
-            Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= limit))
-        },
-    )?;
-    // Git that is not listened to any more ends without success.
-    Ok(if read.success { read.value } else { None })
-}
-
-/// Writes a blob.
-pub(super) fn write_blob(view: &View<'_>, hash: GitHash, bytes: &[u8]) -> Result<GitOid, GitError> {
-    const DOING: &str = "write an object";
-    let args = ["hash-object", "-w", "--stdin", "--no-filters"];
-    let said = view.git().args(DURABLE).args(args).bytes(DOING, bytes, 1024)?.checked(DOING)?;
-    let unread = || GitError::Git { doing: DOING, said: "it gave it no name".into() };
-    GitOid::from_hex(hash, said.trim_ascii_end()).ok_or_else(unread)
-}
-
 /// Whether all that is reachable from `tips` is there, given that it is from `whole`.
 pub(super) fn is_connected(
     view: &View<'_>,
@@ -152,12 +127,9 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     let mut kept = Vec::new();
     let mut had = BTreeSet::new();
     for pack in before {
-        let known = GitOids::decode(&load_blob(sink, pack.tips, MAX_LIST)?)?;
-        if known.hash != hash {
-            return Err(GitError::refused("the state before", "it is of another repository"));
-        }
-        had.extend(known.oids.iter().copied());
-        kept.push((*pack, known.oids));
+        let oids = tips_of(pack, hash, sink)?;
+        had.extend(oids.iter().copied());
+        kept.push((*pack, oids));
     }
     if tips.iter().all(|tip| had.contains(tip)) {
         return Ok(before.to_vec());
@@ -183,8 +155,22 @@ pub(super) fn pack<S: ObjectSink + ObjectSource + ?Sized>(
     Ok(packs)
 }
 
+/// What a pack was made for.
+pub(super) fn tips_of<S: ObjectSource + ?Sized>(
+    pack: &GitPack,
+    hash: GitHash,
+    source: &S,
+) -> Result<Vec<GitOid>, GitError> {
+    let known = GitOids::decode(&load_blob(source, pack.tips, MAX_LIST)?)?;
+    if known.hash != hash {
+        return Err(GitError::refused("the state before", "it is of another repository"));
+    }
+    Ok(known.oids)
+}
+
 /// How many packs stay as they are when another one is added. The others, from the first that is not twice as
-/// large as all after it, go into one with the new one.
+/// large as all after it, go into one with the new one. One that is large stays, with all before it: what it holds is
+/// not packed, kept and sent once more for a little that is new.
 fn kept_packs(sizes: &[u64]) -> usize {
     let mut after = 0u64;
     let mut keep = sizes.len();
@@ -194,7 +180,8 @@ fn kept_packs(sizes: &[u64]) -> usize {
         }
         after = after.saturating_add(size);
     }
-    keep.min(MAX_GIT_PACKS - 1)
+    let large = sizes.iter().rposition(|&size| size > LARGE).map_or(0, |at| at + 1);
+    keep.max(large).min(MAX_GIT_PACKS - 1)
 }
 
 /// One pack, from git into the sink without a file between.
@@ -226,6 +213,109 @@ fn make<S: ObjectSink + ?Sized>(
         .checked(DOING)
 }
 
+/// Bytes on the disk of all that is reachable from `tips`, but not from `had`.
+pub(super) fn disk_usage(
+    view: &View<'_>,
+    hash: GitHash,
+    tips: &BTreeSet<GitOid>,
+    had: &BTreeSet<GitOid>,
+) -> Result<u64, GitError> {
+    const DOING: &str = "measure objects";
+    let input = revisions(view, hash, tips, had)?;
+    let args = ["rev-list", "--objects", "--disk-usage", "--stdin"];
+    let measured = view.git().args(args).bytes(DOING, &input, 64)?.checked(DOING)?;
+    number(&measured, DOING)
+}
+
+/// Bytes that a repository stores, garbage too; nothing where it borrows objects of another one.
+pub(super) fn stored(view: &View<'_>) -> Result<Option<u64>, GitError> {
+    const DOING: &str = "count objects";
+    let said = view.git().args(["count-objects", "-v"]).bytes(DOING, b"", MAX_LINE)?;
+    let said = said.checked(DOING)?;
+    let mut stored = 0u64;
+    for line in said.split(|&byte| byte == b'\n') {
+        if line.starts_with(b"alternate: ") {
+            return Ok(None);
+        }
+        // In units of 1,024 bytes.
+        let rest = line.strip_prefix(b"size: ").or_else(|| line.strip_prefix(b"size-pack: "));
+        if let Some(rest) = rest {
+            stored = stored.saturating_add(number(rest, DOING)?.saturating_mul(1024));
+        }
+    }
+    Ok(Some(stored))
+}
+
+/// The parents of these commits, all of which must be there.
+pub(super) fn parents(
+    view: &View<'_>,
+    hash: GitHash,
+    commits: &BTreeSet<GitOid>,
+) -> Result<BTreeSet<GitOid>, GitError> {
+    let mut found = BTreeSet::new();
+    if commits.is_empty() {
+        return Ok(found);
+    }
+    let input: Vec<u8> = commits.iter().flat_map(|oid| format!("{oid}\n").into_bytes()).collect();
+    let walk = ["rev-list", "--parents", "--no-walk=unsorted", "--stdin"];
+    each_line(view, hash, &walk, &input, |line| {
+        found.extend(line.get(1..).unwrap_or_default());
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The commits that are reachable from `tips` and not from `had`: a line each, its name and those of its parents.
+pub(super) fn for_each_commit(
+    view: &View<'_>,
+    hash: GitHash,
+    (tips, had): (&BTreeSet<GitOid>, &BTreeSet<GitOid>),
+    take: impl FnMut(&[GitOid]) -> Result<(), GitError>,
+) -> Result<(), GitError> {
+    if tips.is_empty() {
+        return Ok(());
+    }
+    let input = revisions(view, hash, tips, had)?;
+    each_line(view, hash, &["rev-list", "--parents", "--stdin"], &input, take)
+}
+
+fn each_line(
+    view: &View<'_>,
+    hash: GitHash,
+    args: &[&str],
+    input: &[u8],
+    mut take: impl FnMut(&[GitOid]) -> Result<(), GitError>,
+) -> Result<(), GitError> {
+    const DOING: &str = "list commits";
+    view.git()
+        .args(args)
+        .run(
+            DOING,
+            |mut stdin| stdin.write_all(input),
+            |stdout| {
+                // A commit has a few parents; a line that is longer is cut, and then no name.
+                let mut from = std::io::BufReader::new(stdout);
+                let mut line = Vec::new();
+                loop {
+                    line.clear();
+                    let read = from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+                    if read.map_err(|_| GitError::refused("a list", "git stopped writing it"))? == 0
+                    {
+                        return Ok(());
+                    }
+                    let names = line.trim_ascii_end().split(|&byte| byte == b' ');
+                    let oids: Option<Vec<_>> =
+                        names.map(|name| GitOid::from_hex(hash, name)).collect();
+                    let Some(oids) = oids else {
+                        return Err(GitError::refused("a list", "it has what is no commit"));
+                    };
+                    take(&oids)?;
+                }
+            },
+        )?
+        .checked(DOING)
+}
+
 /// How many commits such a pack has.
 fn count_commits(
     view: &View<'_>,
@@ -241,9 +331,12 @@ fn count_commits(
         .args(["rev-list", "--count", missing(is_partial), "--stdin"])
         .bytes(DOING, &input, 64)?
         .checked(DOING)?;
-    let text = std::str::from_utf8(counted.trim_ascii()).unwrap_or_default();
-    let unread = || GitError::Git { doing: DOING, said: format!("{text:?} is no number") };
-    text.parse().map_err(|_| unread())
+    number(&counted, DOING)
+}
+
+fn number(said: &[u8], doing: &'static str) -> Result<u64, GitError> {
+    let text = std::str::from_utf8(said.trim_ascii()).unwrap_or_default();
+    text.parse().map_err(|_| GitError::Git { doing, said: format!("{text:?} is no number") })
 }
 
 /// What git is told: all that is reachable from `tips`, but not from `had`.
@@ -279,6 +372,7 @@ mod tests {
         assert_eq!(kept_packs(&[100, 10, 5]), 3);
         assert_eq!(kept_packs(&[100, 10, 9, 1]), 1);
         assert_eq!(kept_packs(&[100, 10, 90]), 0);
+        assert_eq!(kept_packs(&[LARGE + 1, 2 * LARGE, 10, 90]), 2);
         let mut sizes: Vec<u64> = vec![1_000_000];
         let mut written = 0;
         for _ in 0..10_000 {

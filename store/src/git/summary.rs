@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use baton_protocol::id::GitStateId;
 use baton_protocol::object::{
-    GitFile, GitFiles, GitHead, GitIndex, GitRef, GitRefs, GitState, GitTarget,
+    GitFile, GitFiles, GitHead, GitIndex, GitRef, GitRefs, GitState, GitTarget, MAX_GIT_UNITS,
 };
 
 use super::capture::load_state;
@@ -99,8 +99,29 @@ pub fn summarize<S: ObjectSource + ?Sized>(
         stashes: if has_stash { (lines as u64).max(1) } else { 0 },
         commits_carried: state.packs.iter().map(|pack| pack.commits).sum(),
         operation,
-        shallow: files.find(b"shallow").is_some(),
+        shallow: is_shallow(source, id)?,
     })
+}
+
+/// Whether history of a repository, or of one inside it, ends before its beginning.
+pub(super) fn is_shallow<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+) -> Result<bool, GitError> {
+    let mut left = vec![id];
+    let mut seen = 0;
+    while let Some(id) = left.pop() {
+        let state = load_state(source, id)?;
+        if load_files(source, &state)?.find(b"shallow").is_some() {
+            return Ok(true);
+        }
+        seen += 1;
+        if seen > MAX_GIT_UNITS {
+            return Err(GitError::refused("the state", "its repositories are too many"));
+        }
+        left.extend(state.units.iter().map(|unit| unit.state));
+    }
+    Ok(false)
 }
 
 /// The worktrees of a state and of those inside it, relative to the outermost, which is the empty path.

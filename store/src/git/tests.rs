@@ -1,5 +1,6 @@
 //! Captured and rebuilt repositories beside what real git says of both.
 
+mod cut;
 pub(crate) mod lab;
 mod states;
 mod fidelity;

@@ -19,6 +19,7 @@ pub(super) struct View<'a> {
     program: &'a GitProgram,
     folder: PathBuf,
     objects: PathBuf,
+    /// Commits that are seen as if they had no parents, if it is there.
     shallow: PathBuf,
     quarantine: Option<Quarantine>,
 }
@@ -50,6 +51,20 @@ impl<'a> View<'a> {
             write(&this.git_dir().join("commondir"), b"../common\n")?;
         }
         Ok(this)
+    }
+
+    /// From here on these commits are seen as if they had no parents, and no others.
+    pub(super) fn cut(&mut self, shallow: &[u8]) -> Result<(), GitError> {
+        self.shallow = self.folder.join("cut");
+        if shallow.is_empty() {
+            return Ok(fs::remove_file(&self.shallow)?);
+        }
+        Ok(fs::write_atomic(&self.shallow, shallow, 0o600)?)
+    }
+
+    /// The folder itself, for files that git is to read; its own is one in it.
+    pub(super) fn beside(&self) -> &Path {
+        &self.folder
     }
 
     fn git_dir(&self) -> PathBuf {

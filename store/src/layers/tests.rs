@@ -232,6 +232,8 @@ impl Ground {
                 user: GitUser::default(),
                 nested: nested.map(|path| RelPath::new(path).unwrap()).collect(),
                 now: std::time::UNIX_EPOCH,
+                most_history: u64::MAX,
+                room: u64::MAX,
             };
             capture(root, &self.objects, &options).unwrap().id
         });

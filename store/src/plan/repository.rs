@@ -11,6 +11,10 @@ use crate::snapshot::load_git_state;
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
 
+/// Bytes of a pack from which on the node is left to ask for it: it may have it by another way, as a rest that came
+/// before. A trip or two more cost less than to send it again.
+const LARGE_PACK: u64 = 8 << 20;
+
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
     /// Plans a state, and those inside it. Packs do not change: each is there whole or not at all.
     pub(super) fn repository(
@@ -36,12 +40,14 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
             self.has.extend([pack.blob, pack.tips].map(|blob| blob.content.id()));
         }
         for pack in &after.packs {
-            self.blob(None, pack.blob)?;
+            if pack.blob.size < LARGE_PACK {
+                self.blob(None, pack.blob)?;
+            }
             self.blob(None, pack.tips)?;
         }
         self.blob(before.map(|before| before.refs), after.refs)?;
         self.blob(before.map(|before| before.settings), after.settings)?;
-        let lists = |state: &GitState| [state.index, state.files, state.omitted];
+        let lists = |state: &GitState| [state.index, state.files, state.omitted, state.later];
         let old = before.map(lists).unwrap_or_default();
         for (old, new) in old.into_iter().zip(lists(&after)) {
             if let Some(new) = new {

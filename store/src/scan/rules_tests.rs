@@ -451,8 +451,8 @@ impl Batch {
         found
     }
 
-    /// The paths that git ignores, of those outside of repositories inside.
-    fn ignored_by_git(&self) -> BTreeSet<Bytes> {
+    /// The paths that patterns ignore, of those outside of repositories inside, whatever is tracked.
+    fn ignored_by_patterns(&self) -> BTreeSet<Bytes> {
         // For git these are patterns of paths; only without the index it takes each for itself.
         let input: Bytes =
             self.paths.iter().flat_map(|path| [b"./", &path[..], b"\0"].concat()).collect();
@@ -462,9 +462,7 @@ impl Batch {
         let answers = fields.chunks_exact(4);
         assert_eq!(answers.len(), self.paths.len());
         let is_ignored = |of: &&[&[u8]]| !of[0].is_empty() && !of[2].starts_with(b"!");
-        let ignored =
-            answers.filter(is_ignored).map(|of| of[3].strip_prefix(b"./").unwrap().to_vec());
-        ignored.filter(|path| !self.is_tracked(path) && !self.leads_to_tracked(path)).collect()
+        answers.filter(is_ignored).map(|of| of[3].strip_prefix(b"./").unwrap().to_vec()).collect()
     }
 
     /// Whether the index has this name, in whatever letters where they are the same.
@@ -509,19 +507,23 @@ impl Batch {
     /// What git and the scan say differently.
     fn differences(&self) -> Vec<String> {
         let (files, folders) = self.by_scan();
-        let (mut listed, ignored) = (self.by_git(b""), self.ignored_by_git());
+        let (mut listed, mut ignored) = (self.by_git(b""), self.ignored_by_patterns());
         // Where letters are the same, git takes one file for another that is beside it, and lists it not at all.
         let beside = self.paths.iter().filter(|path| {
             let is_file = self.at(path).symlink_metadata().is_ok_and(|data| !data.is_dir());
             self.fold && is_file && self.is_tracked(path)
         });
         listed.extend(beside.cloned());
-        // What git takes for a folder, because something in it is tracked around it, is a repository, too.
+        // The same inside of repositories inside, where something is tracked around them.
+        listed.extend(files.iter().filter(|path| self.fold && self.is_tracked(path)).cloned());
+        // What git takes for a folder, because something in it is tracked around it, is a repository, too; unless it is
+        // ignored around it: then what is tracked is taken, and nothing else.
         let inner = self.inner.iter().filter(|at| !ignored.contains(&at[..at.len() - 1]));
         let there = inner.filter(|at| folders.contains(&at[..at.len() - 1]));
         for at in there {
             listed.extend(self.by_git(at));
         }
+        ignored.retain(|path| !self.is_tracked(path) && !self.leads_to_tracked(path));
         let mut found = Vec::new();
         let mut differs = |path: &Bytes, what: &str| {
             found.push(format!(

@@ -29,11 +29,13 @@ pub enum GitOmitReason {
     Moving = 9,
     /// A lock was there that nobody seemed to use.
     Locked = 10,
+    /// It follows by itself: history before a cut, and refs that only such history has.
+    Later = 11,
 }
 
 impl GitOmitReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Command,
         Self::Credential,
         Self::Outside,
@@ -44,6 +46,7 @@ impl GitOmitReason {
         Self::Runs,
         Self::Moving,
         Self::Locked,
+        Self::Later,
     ];
 
     /// The word used in reports.
@@ -59,6 +62,7 @@ impl GitOmitReason {
             Self::Runs => "runs",
             Self::Moving => "moving",
             Self::Locked => "locked",
+            Self::Later => "later",
         }
     }
 }

@@ -16,7 +16,7 @@ use baton_protocol::object::{GitEntry, GitHash, GitMode, GitOid};
 
 use super::look::{Files, MAX_THREADS, Seen, has_file};
 use super::parse::{Index, Stat};
-use super::{hash_of, kind};
+use super::{kind, name_of_blob};
 use crate::fs::Context;
 use crate::git::GitError;
 
@@ -226,8 +226,7 @@ fn pointer(sum: &[u8], len: u64) -> Vec<u8> {
 }
 
 fn is_blob(hash: GitHash, content: &[u8], oid: GitOid) -> bool {
-    let header = format!("blob {}\0", content.len()).into_bytes();
-    hash_of(hash, &[&header, content].concat()).is_ok_and(|sum| sum.as_slice() == oid.as_bytes())
+    name_of_blob(hash, content).is_ok_and(|name| name == oid)
 }
 
 /// The name of a blob, as it grows.

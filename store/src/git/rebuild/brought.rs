@@ -1,6 +1,6 @@
 //! What a run left in its repository, brought into that of a checkout that has moved on.
 //!
-//! - [`entries`]: three indexes brought together; [`sparse`]: those of which folders are folded
+//! - [`entries`]: three indexes brought together; [`blobs`]: texts of both; [`sparse`]: folders that are folded
 //! - [`elsewhere`], [`moves`]: what becomes of refs
 //! - [`checkout`]: the repository of a checkout while it is changed
 //! - [`stashes`]: those that the run made
@@ -13,6 +13,7 @@
 //! **Invariant:** what the result names is there, or the plan fails.
 
 mod entries;
+mod blobs;
 mod sparse;
 mod elsewhere;
 mod moves;
@@ -40,7 +41,8 @@ use crate::git::view::{View, random_name};
 use crate::git::{GitError, Told, objects, quarantine, shown, summary};
 use crate::objects::ObjectSource;
 use ahead::{Lists, takes_back};
-use entries::{Edits, Wishes, bring_together};
+use blobs::Merging;
+use entries::{Wishes, bring_together};
 use moves::{History, Sides};
 use stashes::{new_stashes, whole_stashes};
 
@@ -301,7 +303,7 @@ impl Arrival<'_> {
         &self,
         options: &BringOptions,
         max_text: u64,
-        mut merge: impl FnMut(&[u8], &[u8], &[u8]) -> TextMerge,
+        merge: impl FnMut(&[u8], &[u8], &[u8]) -> TextMerge,
     ) -> Result<Brought, GitError> {
         let hash = self.checkout.hash();
         let mut told = Told::default();
@@ -316,8 +318,9 @@ impl Arrival<'_> {
             is_left: &|path| is_in(path, &options.left),
             markers: options.markers,
         };
-        let (result, entries) = bring_together([&base, &here, &there], &wishes, |b, o, t| {
-            self.merge_blobs([b, o, t], max_text, &mut merge)
+        let merging = Merging { view: &self.view, hash, max_text, merge };
+        let (result, entries) = merging.during(|merged| {
+            bring_together([&base, &here, &there], &wishes, |b, o, t| merged([b, o, t]))
         })?;
         let before = self.index.as_ref().map_or(&[][..], |index| &index.meaning.entries);
         // Folders that had to be unfolded only to be compared stay as they are.
@@ -355,33 +358,6 @@ impl Arrival<'_> {
         omitted.extend(told.into_list());
         let run = self.run.clone();
         Ok(Brought { entries, refs, omitted, is_left, hash, run, changes, steps })
-    }
-
-    /// Merges three blobs, and keeps the result apart.
-    fn merge_blobs(
-        &self,
-        oids: [GitOid; 3],
-        max_text: u64,
-        merge: &mut impl FnMut(&[u8], &[u8], &[u8]) -> TextMerge,
-    ) -> Result<Edits, GitError> {
-        let mut texts = Vec::with_capacity(3);
-        for oid in oids {
-            match objects::read_blob(&self.view, oid, max_text)? {
-                Some(text) => texts.push(text),
-                None => return Ok(Edits::Clash(EntryClash::Binary)),
-            }
-        }
-        let [base, ours, theirs] = texts.as_slice() else {
-            return Ok(Edits::Clash(EntryClash::Binary));
-        };
-        Ok(match merge(base, ours, theirs) {
-            TextMerge::Clean(merged) => {
-                let oid = objects::write_blob(&self.view, self.checkout.hash(), &merged)?;
-                Edits::Merged(oid, merged.len() as u64)
-            }
-            TextMerge::Conflict => Edits::Clash(EntryClash::Content),
-            TextMerge::Binary => Edits::Clash(EntryClash::Binary),
-        })
     }
 
     /// Leaves the objects that came where they wait: whoever knows under which name lets them in.

@@ -29,7 +29,9 @@ use crate::git::place::{Repository, read_file};
 use crate::git::program::GitProgram;
 use crate::git::refs::{self, is_private};
 use crate::git::view::{View, random_name, write_new};
-use crate::git::{GitError, Told, as_path, files as git_files, objects, quarantine, shown};
+use crate::git::{
+    GitError, Told, as_path, files as git_files, objects, quarantine, shown, summary,
+};
 use crate::objects::ObjectSource;
 use stands::{Stands, free_name, stands_on};
 
@@ -71,6 +73,7 @@ pub struct Linked {
     /// Whether refs are in tables.
     in_tables: bool,
     omitted: Vec<GitOmission>,
+    is_shallow: bool,
     is_kept: bool,
 }
 
@@ -93,6 +96,11 @@ impl Linked {
     /// Other refs that came.
     pub fn refs(&self) -> impl Iterator<Item = &[u8]> {
         self.refs.iter().map(|(name, _)| name.as_slice())
+    }
+
+    /// Whether its history, or that of a repository inside it, ends before its beginning.
+    pub const fn is_shallow(&self) -> bool {
+        self.is_shallow
     }
 
     /// What was not taken, and what is to be looked at.
@@ -155,11 +163,27 @@ pub fn link<S: ObjectSource + ?Sized>(
         (repo.storage == RefStorage::Reftable).then_some(&view),
         &mut Told::default(),
     )?;
-    take_in(&plan, (&state, &refs), &here.refs, &view, repo.is_partial)?;
+    let taken = take_in(&plan, (&state, &refs), &here.refs, &view, repo.is_partial);
+    // What the state ends at has more behind it where it comes from, and so is to have here.
+    if files.iter().any(|file| file.path.as_bytes() == b"shallow")
+        && matches!(taken, Err(GitError::Git { .. } | GitError::Refused { .. }))
+    {
+        let what = match &taken {
+            Err(error) => format!("the repository of the checkout ({error})"),
+            Ok(()) => "the repository of the checkout".to_owned(),
+        };
+        let why = "it may lack history that this builds on: git fetch --unshallow, or take it into a folder of its own";
+        return Err(GitError::refused(what, why));
+    }
+    taken?;
     check_targets(&view, &state, &refs)?;
     check_logs(&view, &state, &mut files, &mut told)?;
 
     let stands = stands_on(&state, &refs, &files);
+    let mut inner_is_shallow = false;
+    for unit in &state.units {
+        inner_is_shallow |= summary::is_shallow(source, unit.state)?;
+    }
     let branch = free_name(&here.refs, at.name)?;
     let mut linked = Linked {
         git: options.git.clone(),
@@ -170,6 +194,8 @@ pub fn link<S: ObjectSource + ?Sized>(
         tip: None,
         in_tables: repo.storage == RefStorage::Reftable,
         omitted: Vec::new(),
+        // A repository inside is made as it came.
+        is_shallow: repo.common_dir.join("shallow").is_file() || inner_is_shallow,
         is_kept: false,
     };
     // From here on refs name them.

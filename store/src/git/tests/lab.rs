@@ -190,6 +190,8 @@ impl Lab {
             user: GitUser::default(),
             nested: Vec::new(),
             now: SystemTime::now(),
+            most_history: u64::MAX,
+            room: u64::MAX,
         }
     }
 
