@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::fs::{Context, FsError};
@@ -46,10 +46,15 @@ pub fn put_aside(path: &Path, folder: &Path, prefix: &str) -> Result<(), FsError
     let mut number = 0u64;
     loop {
         let aside = folder.join(format!("{prefix}{number}"));
-        match rustix::fs::renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => number += 1,
-            Err(Errno::NOENT) if path.symlink_metadata().is_err() => return Ok(()),
-            moved => return moved.context("putting aside", path),
+        number += 1;
+        if aside.symlink_metadata().is_ok() {
+            continue;
+        }
+        match crate::fs::rename_unsynced(path, &aside) {
+            Err(error) if error.is_not_found() && path.symlink_metadata().is_err() => return Ok(()),
+            // Another one has taken the name meanwhile.
+            Err(_) if aside.symlink_metadata().is_ok() => {}
+            moved => return moved,
         }
     }
 }

@@ -11,7 +11,7 @@
 //! A layer over fifteen others is made over their base instead, so that no stack is high and what they have in common is
 //! written once.
 //!
-//! **Invariant:** one layer of a workspace is made at a time, and meanwhile nobody finds, uses or takes away any.
+//! **Invariant:** one layer of a workspace is made at a time, and meanwhile nobody comes to use one or takes one away.
 //!
 //! **Invariant:** a layer gets its name when all of it is there. What has none goes when the folder is opened.
 
@@ -85,7 +85,7 @@ impl Layers {
         snapshot: &Snapshot,
         boot: &str,
     ) -> Result<Option<Stack>, FsError> {
-        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        // While one is made others are found: nobody takes them away, for the user is there.
         let layers = noted(&self.note(user))?;
         let known = Known::read(&self.folder, boot)?;
         let Some((&top, record)) = layers.first().and_then(|top| Some((top, known.record(*top)?)))

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use baton_protocol::id::{RunId, VaultId, WorkspaceId};
 use baton_protocol::object::Snapshot;
 use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository, put_aside};
-use baton_store::fs::{self, FsError};
+use baton_store::fs::{self, Context, FsError};
 use baton_store::layers::overlay::{self, Overlay};
 use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, left_out};
 use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
@@ -67,8 +67,13 @@ impl SharedLayers {
         fs::create_dir_all(&folder)?;
         overlay::try_in(&folder, &runs)?;
         let (path, len) = BOOT;
-        let boot = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
-        let boot = String::from_utf8_lossy(&boot).trim().to_owned();
+        let read = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
+        let boot = String::from_utf8_lossy(&read).trim().to_owned();
+        if boot.is_empty() {
+            // Layers could not be told from those of an earlier start, of which files may be missing.
+            return Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+                .context("reading", Path::new(path));
+        }
         Ok(Self {
             folder,
             runs,
