@@ -282,7 +282,7 @@ impl Cloud {
             git: None,
             scratch: path.join("scratch"),
             shared: None,
-            aside: path.join("aside"),
+            aside: path.join("runs/aside"),
         };
         let parts = RunParts {
             catalog: catalog.clone(),
