@@ -27,8 +27,8 @@
 
 pub mod failure;
 pub mod report;
-mod opening;
 pub mod checkouts;
+mod opening;
 mod remotes;
 mod transfer;
 mod patch;
@@ -73,7 +73,6 @@ use crate::inhibit::Inhibitor;
 use crate::keeper::Watching;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
-use crate::notices::{NoticeOptions, Notices};
 use crate::notify_socket::{NotifySocket, State};
 use crate::queue::{Queue, QueueParts};
 use crate::rooms::{self, RoomSettings};
@@ -143,6 +142,8 @@ pub struct Daemon {
     runs: Runs,
     secrets: Secrets,
     isolation: Result<(), String>,
+    /// Why checkouts of runs share no layers, where they do not.
+    sharing: Result<(), String>,
     /// The node of this home: from the start where it serves, else when `local` is first used.
     node: tokio::sync::OnceCell<Node>,
     activity: OnceLock<Activity>,
@@ -284,16 +285,8 @@ impl Daemon {
         let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
         run_options.max_parallel = config.serve.max_runs;
         let secrets = Secrets::new(home.secrets_dir());
-        let variables = options.environment.variables().to_vec();
-        let telling = NoticeOptions::new(variables, home.state_dir.clone());
-        let notices = Notices::start(&config.notify, &telling, &tasks);
-        let checkouts = Arc::new(checkouts::PlainCheckouts {
-            store: store.clone(),
-            clock: clock.clone(),
-            git: workspaces.git.clone(),
-            scratch: workspaces.scratch.clone(),
-            secrets: secrets.clone(),
-        });
+        let notices = opening::notices(home, &options, &config, &tasks);
+        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets);
         let runs = Runs::new(
             run_options,
             RunParts {
@@ -301,7 +294,7 @@ impl Daemon {
                 clock: clock.clone(),
                 tasks: tasks.clone(),
                 room: chosen.room,
-                checkouts,
+                checkouts: Arc::new(checkouts),
                 secrets: secrets.clone(),
                 notices,
             },
@@ -327,6 +320,7 @@ impl Daemon {
             runs,
             secrets,
             isolation,
+            sharing,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),
             stop,

@@ -4,7 +4,7 @@
 //! - [`environment`]: a run's folders and variables
 //! - [`log`], [`lines`], [`mask`], [`follow`]: its output
 //! - [`process`], [`execute`]: its processes
-//! - [`life`], [`recover`]: what happens when, and after the node died
+//! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //!
 //! Not here: who may ask (the connection knows its user), and how the program is kept apart
 //! ([`rooms`](crate::rooms)).
@@ -24,13 +24,14 @@ pub mod follow;
 mod process;
 mod execute;
 mod life;
+mod ended;
 mod recover;
 #[cfg(test)]
 mod testing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ use crate::notices::Notices;
 use crate::rooms::Room;
 use crate::secrets::Secrets;
 use crate::task::{TaskFailed, Tasks};
-use checkout::Checkouts;
+use checkout::{Checkouts, Place};
 use environment::{Folders, MAX_STRING, NodeEnvironment};
 use follow::RunLog;
 use log::LogError;
@@ -213,7 +214,12 @@ struct Inner {
     /// Held while a run is looked for and created.
     creating: Mutex<()>,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
+    /// Runs that ended, or were sealed, while this daemon was there, and of which the checkout can be looked at; the
+    /// oldest first.
+    ended: Mutex<VecDeque<Folders>>,
     count: watch::Sender<usize>,
+    /// How often somebody has asked for a sweep since the last one that found nothing more to do.
+    sweeps: AtomicU64,
     stopping: AtomicBool,
 }
 
@@ -239,6 +245,10 @@ enum Stop {
 }
 
 impl Live {
+    fn place(&self) -> Place {
+        self.folders.place(&self.spec, self.vault)
+    }
+
     fn ask_to_stop(&self, stop: Stop) {
         self.stop.send_if_modified(|asked| {
             let first = asked.is_none();
@@ -272,7 +282,9 @@ impl Runs {
             slots,
             creating: Mutex::default(),
             live: Mutex::default(),
+            ended: Mutex::default(),
             count: watch::Sender::new(0),
+            sweeps: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         })))
     }
@@ -376,6 +388,8 @@ impl Runs {
         let mut all = self.live();
         all.remove(&live.run);
         self.0.count.send_replace(all.len());
+        drop(all);
+        self.keep_for_looking(live.folders.clone());
     }
 
     /// Every run of a user, newest first.
@@ -448,6 +462,7 @@ impl Runs {
         let mut count = self.0.count.subscribe();
         let all = count.wait_for(|count| *count == 0);
         let ended = tokio::time::timeout(self.0.options.shutdown_limit, all).await.is_ok();
+        self.let_go_of_looked_at().await;
         if ended { 0 } else { self.live_count() }
     }
 

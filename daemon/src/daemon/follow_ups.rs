@@ -162,10 +162,8 @@ impl Daemon {
                     removed: lines.map(|(_, removed)| removed),
                 });
             }
-            let patch = match with_patch {
-                true => Some(patch::unified(vault, old, new, &found)?),
-                false => None,
-            };
+            let patch =
+                if with_patch { Some(patch::unified(vault, old, new, &found)?) } else { None };
             Ok(RunDiffAnswer { run: id, other, changes, patch })
         });
         answer.await.map(Answer::RunDiff)

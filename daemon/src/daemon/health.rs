@@ -64,6 +64,7 @@ impl Daemon {
                 "install bubblewrap (apt install bubblewrap) and allow user namespaces",
             ),
         });
+        checks.push(checkouts_check(&self.sharing));
         let path = self.options.environment.path();
         checks.push(machine::sleep(Path::new("/sys/class/power_supply"), path));
         checks.push(self.catalog_check());
@@ -125,5 +126,31 @@ impl Daemon {
                 verdict(&name, false, failure.message, &fix)
             }
         }
+    }
+}
+
+/// Which kind of checkout runs get. Copies do as well, but for the time and the space they take.
+fn checkouts_check(sharing: &Result<(), String>) -> DoctorCheck {
+    let detail = match sharing {
+        Ok(()) => "those of runs share layers: one more costs what its run changes".to_owned(),
+        Err(why) => format!(
+            "those of runs are copies, each as large as its tree: {why}; where root serves, on Linux 5.8 or later, they \
+             share layers"
+        ),
+    };
+    verdict("checkouts", true, detail, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_checkouts_is_told_and_neither_is_a_failure() {
+        let shared = checkouts_check(&Ok(()));
+        assert!(shared.ok && shared.detail.contains("share layers"), "{shared:?}");
+        let copies = checkouts_check(&Err("not permitted".to_owned()));
+        assert!(copies.ok && copies.detail.contains("copies"), "{copies:?}");
+        assert!(copies.detail.contains("not permitted; where root serves"), "{copies:?}");
     }
 }

@@ -6,9 +6,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use baton_protocol::id::RunId;
+use baton_protocol::id::{RunId, VaultId};
 use baton_protocol::message::RunSpec;
 
+use super::checkout::Place;
 use crate::rooms::DEFAULT_PATH;
 use crate::secrets::Given;
 
@@ -45,18 +46,35 @@ fn is_inherited(name: &OsStr) -> bool {
 
 /// The folders and files of one run.
 #[derive(Clone, Debug)]
-pub(super) struct Folders {
+pub(crate) struct Folders {
     root: PathBuf,
 }
 
 impl Folders {
-    pub(super) fn of(runs: &Path, run: RunId) -> Self {
+    pub(crate) fn of(runs: &Path, run: RunId) -> Self {
         Self { root: runs.join(run.to_string()) }
     }
 
-    /// What the run works on; stays when it has ended.
+    /// Where its checkout is made.
+    pub(super) fn place(&self, spec: &RunSpec, vault: VaultId) -> Place {
+        Place {
+            run: spec.run,
+            vault,
+            workspace: spec.workspace,
+            checkout: self.checkout(),
+            attachments: self.attachments(),
+            layer: self.layer(),
+        }
+    }
+
+    /// What the run works on.
     pub(super) fn checkout(&self) -> PathBuf {
         self.root.join("checkout")
+    }
+
+    /// What the checkout needs beside it.
+    pub(crate) fn layer(&self) -> PathBuf {
+        self.root.join("layer")
     }
 
     pub(super) fn home(&self) -> PathBuf {

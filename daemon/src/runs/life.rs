@@ -124,9 +124,7 @@ impl Runs {
             for folder in [folders.home(), folders.attachments()] {
                 own("making the run's folders", fs::create_dir_all(&folder))?;
             }
-            let (checkout, attachments) = (folders.checkout(), folders.attachments());
-            let (vault, snapshot) = (work.vault, work.spec.snapshot);
-            let mut prepared = checkouts.prepare(vault, snapshot, &checkout, &attachments)?;
+            let mut prepared = checkouts.prepare(&work.place(), work.spec.snapshot)?;
             if let Some(receipt) = prepared.receipt.as_object_mut() {
                 receipt.insert("isolated".to_owned(), isolated.into());
             }
@@ -145,10 +143,11 @@ impl Runs {
 
     /// Removes a checkout in which nothing has run.
     pub(super) async fn discard_checkout(&self, live: &Live) {
-        let checkout = live.folders.checkout();
-        let removed = self.blocking("run-discard", move || fs::remove_dir_all(&checkout)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(run = %live.run, %error, "a part of a checkout stays behind");
+        let (checkout, layer) = (live.folders.checkout(), live.folders.layer());
+        let checkouts = Arc::clone(&self.0.parts.checkouts);
+        let release = move || checkouts.release(&checkout, &layer);
+        if let Ok(Err(error)) = self.blocking("run-discard", release).await {
+            tracing::warn!(run = %live.run, error = chain(&error), "a part of a checkout stays behind");
         }
     }
 
@@ -296,16 +295,16 @@ impl Runs {
 
     async fn seal(&self, live: &Arc<Live>) -> Result<SnapshotId, String> {
         let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
-        let seal = move || {
-            let (spec, checkout) = (&work.spec, work.folders.checkout());
-            checkouts.seal(work.vault, spec.workspace, work.run, &checkout, spec.snapshot)
-        };
-        let doing = "its result could not be sealed and is in its checkout only";
+        let seal = move || checkouts.seal(&work.place(), work.spec.snapshot);
+        let doing = format!(
+            "its result could not be sealed and is in {} only, where it is sealed when the daemon starts the next time",
+            live.folders.checkout().display()
+        );
         match self.blocking("run-seal", seal).await {
             Ok(Ok(result)) => Ok(result),
             // It may name a file.
-            Ok(Err(error)) => Err(self.masked(live, self::reason(doing, &error))),
-            Err(error) => Err(self::reason(doing, &error)),
+            Ok(Err(error)) => Err(self.masked(live, self::reason(&doing, &error))),
+            Err(error) => Err(self::reason(&doing, &error)),
         }
     }
 
@@ -400,7 +399,7 @@ fn reason(what: &str, error: &dyn Error) -> String {
 }
 
 /// An error and its sources.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
@@ -494,8 +493,9 @@ mod tests {
         let node = Node::new();
         let info = node.run(spec(1, &["sh", "-c", "echo x > unsealable"])).await;
         assert_eq!((info.state, info.exit_code), (RunState::Failed, Some(0)));
-        assert!(info.reason.unwrap().contains("is in its checkout only"));
-        assert!(Path::new(&info.checkout.unwrap()).join("unsealable").exists());
+        let (reason, checkout) = (info.reason.unwrap(), info.checkout.unwrap());
+        assert!(reason.contains(&format!("is in {checkout} only")), "{reason}");
+        assert!(Path::new(&checkout).join("unsealable").exists());
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ use baton_store::vault::{Intake, Vault};
 use super::{SyncError, Wire, fetch, push};
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
-use crate::daemon::checkouts::PlainCheckouts;
+use crate::daemon::checkouts::NodeCheckouts;
 use crate::identity::Identity;
 use crate::node::join::{TicketWish, issue_ticket};
 use crate::node::requests::Requests;
@@ -279,12 +279,14 @@ impl Cloud {
         let (clock, tasks) = (Clock::manual(1_000_000), Tasks::new());
         let variables = NodeEnvironment::new([("PATH".into(), DEFAULT_PATH.into())]);
         let secrets = Secrets::new(path.join("secrets"));
-        let checkouts = PlainCheckouts {
+        let checkouts = NodeCheckouts {
             store: store.clone(),
             clock: clock.clone(),
             git: None,
             scratch: path.join("scratch"),
             secrets: secrets.clone(),
+            shared: None,
+            aside: path.join("runs/aside"),
         };
         let parts = RunParts {
             catalog: catalog.clone(),

@@ -128,6 +128,18 @@ impl Catalog {
         })
     }
 
+    /// Every run of every user that was started and has ended without a result, oldest first.
+    pub fn unsealed_runs(&self) -> Result<Vec<RunRow>, StoreError> {
+        self.read("listing unsealed runs", |db| {
+            let list = format!(
+                "SELECT {COLUMNS}, user, vault FROM runs
+                 WHERE NOT {LIVE} AND result IS NULL AND checkout IS NOT NULL
+                 ORDER BY created_at, rowid"
+            );
+            db.prepare_cached(&list)?.query_map([], row_from_row)?.collect()
+        })
+    }
+
     /// Moves a run to a state, and returns its row as it stands afterwards; nothing where there is
     /// no such run.
     ///
