@@ -5,6 +5,7 @@
 //! - [`log`], [`lines`], [`mask`], [`follow`]: its output
 //! - [`process`], [`execute`]: its processes
 //! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
+//! - [`parent`]: what a run goes on from
 //!
 //! Not here: who may ask (the connection knows its user), and how the program is kept apart
 //! ([`rooms`](crate::rooms)).
@@ -26,6 +27,7 @@ mod execute;
 mod life;
 mod ended;
 mod recover;
+mod parent;
 #[cfg(test)]
 mod testing;
 
@@ -334,21 +336,6 @@ impl Runs {
             self.start(row);
         }
         Ok(info)
-    }
-
-    /// Whether what a run follows up is there and has ended; in the thread of that it is the only one that does.
-    fn check_parent(&self, user: &str, spec: &RunSpec) -> Result<(), RunsError> {
-        let Some(parent) = spec.parent else { return Ok(()) };
-        let catalog = &self.0.parts.catalog;
-        let known = catalog.run(user, parent)?.ok_or(RunsError::NotFound(parent))?.info;
-        if self.live().contains_key(&parent) || !known.state.is_final() {
-            return Err(RunsError::NotEnded(parent));
-        }
-        let same_thread = known.spec.thread == spec.thread;
-        match catalog.next_of(parent, spec.thread)?.filter(|next| *next != spec.run) {
-            Some(next) if same_thread => Err(RunsError::FollowedUp { parent, next }),
-            _ => Ok(()),
-        }
     }
 
     /// Puts a queued run among the live ones and lets it take its course.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_protocol::id::{NodeId, QueueId, SnapshotId, WorkspaceId};
-use baton_protocol::message::{Reply, Request, RunInfo, RunSpec};
+use baton_protocol::message::{RunInfo, RunSpec};
 use baton_protocol::object::Snapshot;
 use baton_protocol::session::push::PushStats;
 use baton_store::catalog::history::Pin;
@@ -278,18 +278,6 @@ impl Daemon {
             runs,
             queue: None,
         })
-    }
-
-    /// Asks a node something about a run.
-    pub(super) async fn run_request(
-        &self,
-        target: &Target,
-        request: Request,
-    ) -> Result<RunInfo, Fail> {
-        match self.pool.request(&target.remote, request).await? {
-            Reply::Run(info) => Ok(*info),
-            _ => Err(Fail::new("transport", "the node answered something else than was asked")),
-        }
     }
 
     /// Waits until the worker has sent an entry; nothing where it goes on waiting. With `wait` that is

@@ -151,6 +151,18 @@ impl Daemon {
         Ok(found.swap_remove(at))
     }
 
+    /// Asks a node something about a run.
+    pub(super) async fn run_request(
+        &self,
+        target: &Target,
+        request: Request,
+    ) -> Result<RunInfo, Fail> {
+        match self.pool.request(&target.remote, request).await? {
+            Reply::Run(info) => Ok(*info),
+            _ => Err(Fail::new("transport", "the node answered something else than was asked")),
+        }
+    }
+
     /// What was handed over with which the thread of a run, or that which it was forked from, has begun: the run itself
     /// may have started from what another one left.
     pub(super) async fn begun_with(
