@@ -24,7 +24,7 @@ use secrets::{SecretEntry, SetSecret};
 /// The newest version of these messages that this program speaks.
 pub const VERSION: u16 = 3;
 
-/// The oldest one. It is that of every request that was in it, so that programs of both can talk.
+/// The oldest one. It is that of every request that was in it, so that programs of both can talk, once there are two.
 pub const OLDEST: u16 = 3;
 
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
