@@ -37,6 +37,7 @@ fn files(home: &TestHome, folder: &str) -> Vec<PathBuf> {
         .iter()
         .flat_map(|folder| std::fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
         .collect();
     found.sort();
     found

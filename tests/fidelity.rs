@@ -104,10 +104,21 @@ fn same(lab: &Lab, what: &str, here: &Path, there: &Path) {
     }
     let mut listings = [walk(here), walk(there)];
     for (listing, at) in listings.iter_mut().zip([here, there]) {
-        // What git ignores does not travel.
+        // What git ignores does not travel, nor does a folder in which there is nothing else.
         let ignored = lab.git_in(at, &["ls-files", "-z", "-o", "-i", "--exclude-standard"]);
         for path in ignored.split(|&byte| byte == 0) {
             listing.remove(path);
+        }
+        for path in ignored.split(|&byte| byte == 0) {
+            let ends = path.iter().enumerate().rev().filter(|&(_, &byte)| byte == b'/');
+            for above in ends.map(|(end, _)| &path[..end]) {
+                let below = [above, b"/"].concat();
+                let next = listing.range(below.clone()..).next();
+                if next.is_some_and(|(other, _)| other.starts_with(&below)) {
+                    break;
+                }
+                listing.remove(above);
+            }
         }
         // Of a repository git says all that is to say, also of one in a submodule.
         listing.retain(|path, _| !path.split(|&byte| byte == b'/').any(|name| name == b".git"));

@@ -17,9 +17,12 @@ mod guard;
 mod fidelity;
 mod handoff;
 mod harmed;
+mod notices;
 mod offline;
 mod roundtrip;
+mod secrets;
 mod service;
+mod steer;
 mod tidy;
 
 // Of the labs in which the tests of the store make repositories; see `fidelity`.

@@ -24,7 +24,9 @@ pub(crate) mod log;
 pub(crate) mod diff;
 pub(crate) mod restore;
 pub(crate) mod run;
+pub(crate) mod secret;
 pub(crate) mod handoff;
+pub(crate) mod follow_up;
 pub(crate) mod pull;
 pub(crate) mod undo;
 pub(crate) mod queue;
@@ -50,9 +52,11 @@ pub(crate) enum Verb {
     Diff(diff::Args),
     Restore(restore::Args),
     Handoff(Box<handoff::Args>),
+    FollowUp(follow_up::Args),
     Run(run::Args),
     Runs(run::ListArgs),
     Logs(run::LogsArgs),
+    Secret(secret::Args),
     Pull(pull::Args),
     Undo(undo::Args),
     Queue(queue::Args),
@@ -86,9 +90,11 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Diff(args) => diff::run(session, &args),
         Verb::Restore(args) => restore::run(session, &args),
         Verb::Handoff(args) => handoff::run(session, &args),
+        Verb::FollowUp(args) => follow_up::run(session, &args),
         Verb::Run(args) => run::run(session, args),
         Verb::Runs(args) => run::list(session, args),
         Verb::Logs(args) => run::logs(session, &args),
+        Verb::Secret(args) => secret::run(session, args),
         Verb::Pull(args) => pull::run(session, &args),
         Verb::Undo(args) => undo::run(session, &args),
         Verb::Queue(args) => queue::run(session, args),

@@ -8,6 +8,7 @@
 pub mod keys;
 mod duration;
 pub mod sync;
+pub mod notify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -17,6 +18,7 @@ use std::time::Duration;
 use baton_store::fs::{self, FsError};
 use serde::{Deserialize, Serialize};
 
+use notify::NotifyConfig;
 use sync::{Contradiction, SyncConfig};
 
 /// The UDP port of a node unless another is said.
@@ -85,6 +87,8 @@ pub struct Config {
     pub sync: SyncConfig,
     /// How `serve` behaves.
     pub serve: ServeConfig,
+    /// Who is told that a run has ended.
+    pub notify: NotifyConfig,
     /// The programs that do the work in runs, by name.
     pub agents: BTreeMap<String, AgentConfig>,
     /// The keys that the file sets.
@@ -226,6 +230,7 @@ impl Config {
         config
             .sync
             .validate()
+            .and_then(|()| config.notify.validate())
             .map_err(|source| ConfigError::Meaning { path: path.to_owned(), source })?;
         config.set = keys::flatten(&table).into_iter().map(|(key, _)| key).collect();
         Ok(config)
@@ -270,6 +275,9 @@ mod tests {
             [serve]
             listen = "0.0.0.0:9"
             advertise = ["box.example:9"]
+            [notify]
+            command = ["notify-send", "Baton"]
+            url = "https://example.org/hook"
             [agents.claude]
             program = "claude"
             args = []
@@ -286,6 +294,7 @@ mod tests {
         assert_eq!((config.sync.exclude.len(), config.sync.max_watches), (1, Some(1000)));
         assert_eq!(config.serve.listen.port(), 9);
         assert_eq!(config.serve.max_runs, 4);
+        assert_eq!(config.notify.command, ["notify-send", "Baton"]);
         let claude = config.agent("claude");
         assert_eq!(claude.timeout, Some(Duration::from_hours(2)));
         assert_eq!(claude.permissions, Some(Permissions::Ask));
@@ -312,6 +321,7 @@ mod tests {
             ("[agents.x]\nprogramm = 'x'", "agents.x.programm; did you mean agents.x.program?"),
             ("[sync]\nsetle = '1s'", "unknown key sync.setle; did you mean sync.settle?"),
             ("[sync]\nfrobnicate = 1", "unknown key sync.frobnicate"),
+            ("[notify]\nurls = 'x'", "unknown key notify.urls; did you mean notify.url?"),
         ];
         for (text, expected) in cases {
             let refused = parse(text).unwrap_err().to_string();
@@ -330,6 +340,8 @@ mod tests {
         assert!(matches!(parse("serve = 1"), Err(ConfigError::Value { .. })));
         let backwards = parse("[sync]\nkeep_daily = '1h'").unwrap_err();
         assert!(matches!(backwards, ConfigError::Meaning { .. }), "{backwards}");
+        let nowhere = parse("[notify]\nurl = 'example.org'").unwrap_err();
+        assert!(matches!(nowhere, ConfigError::Meaning { .. }), "{nowhere}");
         let timeout = "[agents.x]\ntimeout = 'soon'";
         assert!(matches!(parse(timeout), Err(ConfigError::Value { .. })));
     }

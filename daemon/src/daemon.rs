@@ -18,6 +18,7 @@
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
+//! - [`runs_secrets`]: the secrets that they are given
 //! - [`pulls`]: what a run left, in a folder of its own
 //! - [`applies`]: what a run left, into a checkout; and undo
 //! - [`health`]: check and doctor
@@ -26,8 +27,8 @@
 
 pub mod failure;
 pub mod report;
-mod opening;
 pub mod checkouts;
+mod opening;
 mod remotes;
 mod transfer;
 mod patch;
@@ -42,6 +43,8 @@ mod trees;
 mod handoffs;
 mod pulls;
 mod remote_runs;
+mod follow_ups;
+mod runs_secrets;
 mod brought;
 mod applied;
 mod applies;
@@ -75,6 +78,7 @@ use crate::queue::{Queue, QueueParts};
 use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
+use crate::secrets::Secrets;
 use crate::sync::Quota;
 use crate::task::Tasks;
 use crate::transport::limits::Limits;
@@ -136,7 +140,10 @@ pub struct Daemon {
     queue: Queue,
     inhibitor: Inhibitor,
     runs: Runs,
+    secrets: Secrets,
     isolation: Result<(), String>,
+    /// Why checkouts of runs share no layers, where they do not.
+    sharing: Result<(), String>,
     /// The node of this home: from the start where it serves, else when `local` is first used.
     node: tokio::sync::OnceCell<Node>,
     activity: OnceLock<Activity>,
@@ -277,12 +284,9 @@ impl Daemon {
         let isolation = if isolated { Ok(()) } else { Err(chosen.detail) };
         let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
         run_options.max_parallel = config.serve.max_runs;
-        let checkouts = Arc::new(checkouts::PlainCheckouts {
-            store: store.clone(),
-            clock: clock.clone(),
-            git: workspaces.git.clone(),
-            scratch: workspaces.scratch.clone(),
-        });
+        let secrets = Secrets::new(home.secrets_dir());
+        let notices = opening::notices(home, &options, &config, &tasks);
+        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets);
         let runs = Runs::new(
             run_options,
             RunParts {
@@ -290,7 +294,9 @@ impl Daemon {
                 clock: clock.clone(),
                 tasks: tasks.clone(),
                 room: chosen.room,
-                checkouts,
+                checkouts: Arc::new(checkouts),
+                secrets: secrets.clone(),
+                notices,
             },
         )?;
         runs.recover().await.map_err(|error| Fail::new("runs", chain(&error)))?;
@@ -312,7 +318,9 @@ impl Daemon {
             queue,
             inhibitor,
             runs,
+            secrets,
             isolation,
+            sharing,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),
             stop,
@@ -355,6 +363,7 @@ impl Daemon {
                 handler: Arc::new(Requests {
                     store: self.store.clone(),
                     runs: self.runs.clone(),
+                    secrets: self.secrets.clone(),
                     quota: Quota { vault: self.config.serve.quota_bytes, ..Quota::default() },
                     tasks: self.tasks.clone(),
                 }),
@@ -458,6 +467,15 @@ impl Daemon {
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
             Command::RunWait { run } => self.run_wait(&run).await,
             Command::RunCancel { run } => self.run_cancel(&run, events).await,
+            Command::RunDiff { run, other, patch } => {
+                self.run_diff(&run, other, patch, events).await
+            }
+            Command::FollowUp(call) => self.follow_up(*call).await,
+            Command::SecretSet { secret, remote } => self.secret_set(secret, remote).await,
+            Command::SecretList { remote } => self.secret_list(remote).await,
+            Command::SecretRemove { name, agent, remote } => {
+                self.secret_remove(&name, agent, remote).await
+            }
             Command::Pull(call) => self.pull(call, events).await,
             Command::Apply(call) => self.apply(*call, events).await,
             Command::Undo { id, path } => self.undo(id, path).await,

@@ -72,6 +72,11 @@ impl Home {
         self.state_dir.join("keys")
     }
 
+    /// What this node's users gave it for their runs, for the owner only.
+    pub fn secrets_dir(&self) -> PathBuf {
+        self.state_dir.join("secrets")
+    }
+
     /// One folder for each run of this node.
     pub fn runs_dir(&self) -> PathBuf {
         self.state_dir.join("runs")

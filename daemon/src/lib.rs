@@ -22,6 +22,8 @@ pub mod workspace;
 pub mod api;
 pub mod queue;
 pub mod rooms;
+pub mod secrets;
+pub mod notices;
 pub mod runs;
 pub mod node;
 pub mod daemon;

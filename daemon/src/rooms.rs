@@ -23,7 +23,7 @@ pub use bare::BareRoom;
 pub use bubblewrap::BubblewrapRoom;
 
 /// What is to run, and with which of the node's folders.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Job<'a> {
     /// Looked up in the `PATH` of `environment`, or in `checkout` where it has a slash.
     pub program: &'a OsStr,
@@ -37,6 +37,18 @@ pub struct Job<'a> {
     pub readable: &'a [&'a Path],
     /// Its whole environment.
     pub environment: &'a [(OsString, OsString)],
+}
+
+impl std::fmt::Debug for Job<'_> {
+    /// Without values of the environment, some of which are secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.environment.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Job")
+            .field("program", &self.program)
+            .field("checkout", &self.checkout)
+            .field("environment", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Job<'_> {

@@ -2,9 +2,10 @@
 //!
 //! - [`checkout`]: the seam to the store
 //! - [`environment`]: a run's folders and variables
-//! - [`log`], [`lines`], [`follow`]: its output
+//! - [`log`], [`lines`], [`mask`], [`follow`]: its output
 //! - [`process`], [`execute`]: its processes
-//! - [`life`], [`recover`]: what happens when, and after the node died
+//! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
+//! - [`parent`]: what a run goes on from
 //!
 //! Not here: who may ask (the connection knows its user), and how the program is kept apart
 //! ([`rooms`](crate::rooms)).
@@ -19,17 +20,20 @@ pub mod checkout;
 pub mod environment;
 pub mod log;
 mod lines;
+mod mask;
 pub mod follow;
 mod process;
 mod execute;
 mod life;
+mod ended;
 mod recover;
+mod parent;
 #[cfg(test)]
 mod testing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,9 +48,11 @@ use baton_store::fs::{self, Context, FsError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
+use crate::notices::Notices;
 use crate::rooms::Room;
+use crate::secrets::Secrets;
 use crate::task::{TaskFailed, Tasks};
-use checkout::Checkouts;
+use checkout::{Checkouts, Place};
 use environment::{Folders, MAX_STRING, NodeEnvironment};
 use follow::RunLog;
 use log::LogError;
@@ -102,6 +108,10 @@ pub struct RunParts {
     pub room: Arc<dyn Room>,
     /// Makes their checkouts.
     pub checkouts: Arc<dyn Checkouts>,
+    /// What they are given, and must not show.
+    pub secrets: Secrets,
+    /// Told when they have ended.
+    pub notices: Notices,
 }
 
 /// A request about runs failed.
@@ -116,6 +126,17 @@ pub enum RunsError {
     /// It cannot be run as it is.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// It follows up a run that has not ended.
+    #[error("run {0} has not ended")]
+    NotEnded(RunId),
+    /// Its thread goes on already.
+    #[error("run {parent} has a follow-up already: run {next}")]
+    FollowedUp {
+        /// What it follows up.
+        parent: RunId,
+        /// What follows it up already.
+        next: RunId,
+    },
     /// Too many runs wait.
     #[error("{limit} runs wait already; try again when some have ended")]
     QueueFull {
@@ -165,7 +186,9 @@ impl RunsError {
     pub fn refusal(&self) -> Refusal {
         let code = match self {
             Self::NotFound(_) => RefusalCode::NotFound,
-            Self::Conflict(_) => RefusalCode::Conflict,
+            Self::Conflict(_) | Self::NotEnded(_) | Self::FollowedUp { .. } => {
+                RefusalCode::Conflict
+            }
             Self::Spec(_) => RefusalCode::Malformed,
             Self::QueueFull { .. } => RefusalCode::Limit,
             Self::ShuttingDown => RefusalCode::Unavailable,
@@ -193,7 +216,12 @@ struct Inner {
     /// Held while a run is looked for and created.
     creating: Mutex<()>,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
+    /// Runs that ended, or were sealed, while this daemon was there, and of which the checkout can be looked at; the
+    /// oldest first.
+    ended: Mutex<VecDeque<Folders>>,
     count: watch::Sender<usize>,
+    /// How often somebody has asked for a sweep since the last one that found nothing more to do.
+    sweeps: AtomicU64,
     stopping: AtomicBool,
 }
 
@@ -219,6 +247,10 @@ enum Stop {
 }
 
 impl Live {
+    fn place(&self) -> Place {
+        self.folders.place(&self.spec, self.vault)
+    }
+
     fn ask_to_stop(&self, stop: Stop) {
         self.stop.send_if_modified(|asked| {
             let first = asked.is_none();
@@ -252,7 +284,9 @@ impl Runs {
             slots,
             creating: Mutex::default(),
             live: Mutex::default(),
+            ended: Mutex::default(),
             count: watch::Sender::new(0),
+            sweeps: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         })))
     }
@@ -278,6 +312,7 @@ impl Runs {
             let info = live.info.borrow().clone();
             return if same { Ok(info) } else { Err(RunConflict(spec.run).into()) };
         }
+        self.check_parent(user, spec)?;
         let catalog = &self.0.parts.catalog;
         let options = &self.0.options;
         let full = self.live().len() >= options.max_queued.saturating_add(options.max_parallel);
@@ -336,9 +371,12 @@ impl Runs {
 
     fn leave(&self, live: &Live) {
         live.log.end();
+        self.0.parts.secrets.take_back(live.run);
         let mut all = self.live();
         all.remove(&live.run);
         self.0.count.send_replace(all.len());
+        drop(all);
+        self.keep_for_looking(live.folders.clone());
     }
 
     /// Every run of a user, newest first.
@@ -411,6 +449,7 @@ impl Runs {
         let mut count = self.0.count.subscribe();
         let all = count.wait_for(|count| *count == 0);
         let ended = tokio::time::timeout(self.0.options.shutdown_limit, all).await.is_ok();
+        self.let_go_of_looked_at().await;
         if ended { 0 } else { self.live_count() }
     }
 

@@ -409,7 +409,7 @@ impl Workspaces {
     fn guard(&self, workspace: WorkspaceId) -> Result<Option<Guard>, StoreError> {
         let Some(rules) = &self.secrets else { return Ok(None) };
         let allowed = self.catalog.allowed(workspace)?;
-        Ok(Some(Guard { rules: Arc::clone(rules), allowed }))
+        Ok(Some(Guard::Rules { rules: Arc::clone(rules), allowed }))
     }
 
     /// Tells `status` what is held back.

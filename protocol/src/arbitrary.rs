@@ -19,6 +19,7 @@ use crate::message::{
     AheadReply, AheadRequest, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream,
     Opening, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo,
     RunSpec, RunState, Welcome,
+    secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, Extent, MAX_CHUNK, Manifest, ManifestChild,
@@ -196,15 +197,11 @@ pub(crate) fn ticket() -> impl Strategy<Value = Ticket> {
 
 fn run_spec() -> impl Strategy<Value = RunSpec> {
     let ids = (run_id(), thread_id(), workspace_id(), snapshot_id());
-    let rest = ("[a-z]{1,9}", vec(vec(any::<u8>(), 0..20), 0..4), option::of("\\PC{0,60}"));
-    (ids, rest).prop_map(|((run, thread, workspace, snapshot), (agent, command, prompt))| RunSpec {
-        run,
-        thread,
-        workspace,
-        snapshot,
-        agent,
-        command,
-        prompt,
+    let command = vec(vec(any::<u8>(), 0..20), 0..4);
+    let rest = ("[a-z]{1,9}", command, option::of("\\PC{0,60}"), option::of(run_id()));
+    (ids, rest).prop_map(|((run, thread, workspace, snapshot), rest)| {
+        let (agent, command, prompt, parent) = rest;
+        RunSpec { run, thread, workspace, snapshot, agent, command, prompt, parent }
     })
 }
 
@@ -243,6 +240,7 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
             Request::Refs,
             Request::ListRuns,
             Request::Ahead,
+            Request::ListSecrets,
         ]),
         push_hello().prop_map(Request::Push),
         run_spec().prop_map(Request::CreateRun),
@@ -254,8 +252,19 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
         }),
         run_id().prop_map(Request::WaitRun),
         run_id().prop_map(Request::CancelRun),
+        (secret_entry(), vec(any::<u8>(), 0..40)).prop_map(
+            |(SecretEntry { name, agent }, value)| {
+                let value = SecretValue::new(value);
+                Request::SetSecret(Box::new(SetSecret { name, agent, value }))
+            }
+        ),
+        secret_entry().prop_map(Request::RemoveSecret),
     ]
     .prop_map(Opening::new)
+}
+
+fn secret_entry() -> impl Strategy<Value = SecretEntry> {
+    ("\\PC{0,9}", option::of("[a-z]{0,9}")).prop_map(|(name, agent)| SecretEntry { name, agent })
 }
 
 pub(crate) fn push_request() -> impl Strategy<Value = PushRequest> {
@@ -328,6 +337,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         log_reply().prop_map(Reply::Log),
         any::<bool>().prop_map(|wanted| Reply::Ahead(AheadReply::Wanted(wanted))),
         Just(Reply::Ahead(AheadReply::Kept)),
+        vec(secret_entry(), 0..5).prop_map(Reply::Secrets),
     ]
 }
 

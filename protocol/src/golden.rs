@@ -17,6 +17,7 @@ use crate::message::{
     self, AheadReply, AheadRequest, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream,
     Opening, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo,
     RunSpec, RunState, Welcome,
+    secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, Extent, GitEntry, GitFile, GitFiles, GitHash,
@@ -389,6 +390,7 @@ fn run() -> RunInfo {
             agent: "command".into(),
             command: vec![b"ls".to_vec(), b"-l".to_vec()],
             prompt: Some("go".into()),
+            parent: Some(RunId::from_bytes([6; 16])),
         },
         state: RunState::Interrupted,
         reason: None,
@@ -402,6 +404,10 @@ fn run() -> RunInfo {
     }
 }
 
+fn secret() -> SecretEntry {
+    SecretEntry { name: "TOKEN".into(), agent: Some("command".into()) }
+}
+
 #[test]
 fn requests() {
     let hello = PushHello {
@@ -412,6 +418,8 @@ fn requests() {
     };
     let id = RunId::from_bytes([1; 16]);
     let want = ObjectId { kind: ObjectKind::Tree, hash: [6; 32] };
+    let value = SecretValue::new(b"xyz".to_vec());
+    let set = SetSecret { name: "TOKEN".into(), agent: None, value };
     let opening = |request| hex(&message::encode(&Opening::new(request)).unwrap());
     let found = [
         ("join", opening(Request::Join { secret: [9; SECRET], name: "laptop".into() })),
@@ -426,6 +434,9 @@ fn requests() {
         ("wait run", opening(Request::WaitRun(id))),
         ("cancel run", opening(Request::CancelRun(id))),
         ("ahead", opening(Request::Ahead)),
+        ("set secret", opening(Request::SetSecret(Box::new(set)))),
+        ("list secrets", opening(Request::ListSecrets)),
+        ("remove secret", opening(Request::RemoveSecret(secret()))),
         ("commit", hex(&message::encode(&PushRequest::Commit).unwrap())),
         ("want", hex(&message::encode(&FetchRequest::Want(vec![want.into()])).unwrap())),
         ("offer", hex(&message::encode(&AheadRequest::Offer(vec![[7; 8]])).unwrap())),
@@ -434,18 +445,21 @@ fn requests() {
     assert_golden(
         &found,
         r"
-        join: 1e00000001020200[09*20]066c6170746f70
-        hello: 0300000001020201
-        push: 4400000001020202[01*16]00[02*32][03*16]
-        fetch: 0300000001020203
-        refs: 0300000001020204
-        create run: 6600000001020205[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f
-        list runs: 0300000001020206
-        show run: 1300000001020207[01*16]
-        logs: 1600000001020208[01*16]ac0201
-        wait run: 1300000001020209[01*16]
-        cancel run: 130000000102020a[01*16]
-        ahead: 030000000102020b
+        join: 1e00000001030300[09*20]066c6170746f70
+        hello: 0300000001030301
+        push: 4400000001030302[01*16]00[02*32][03*16]
+        fetch: 0300000001030303
+        refs: 0300000001030304
+        create run: 7700000001030305[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]
+        list runs: 0300000001030306
+        show run: 1300000001030307[01*16]
+        logs: 1600000001030308[01*16]ac0201
+        wait run: 1300000001030309[01*16]
+        cancel run: 130000000103030a[01*16]
+        ahead: 030000000103030b
+        set secret: 0e0000000103030c05544f4b454e000378797a
+        list secrets: 030000000103030d
+        remove secret: 120000000103030e05544f4b454e0107636f6d6d616e64
         commit: 010000000100
         want: 2300000001000103[06*32]
         offer: 0a000000010001[07*8]
@@ -488,6 +502,7 @@ fn replies() {
         ("end of log", reply(Reply::Log(LogReply::End))),
         ("wanted", reply(Reply::Ahead(AheadReply::Wanted(true)))),
         ("kept", reply(Reply::Ahead(AheadReply::Kept))),
+        ("secrets", reply(Reply::Secrets(vec![secret()]))),
     ];
     assert_golden(
         &found,
@@ -495,7 +510,7 @@ fn replies() {
         refused: 0500000001000a026e6f
         welcome: 310000000101056f776e6572[03*33]72756e05302e312e30
         refs: 540000000102[01*17][03*32][02*32]ac02
-        run: 940000000103[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f070001[05*32]01010101022f77ac0201ad0200
+        run: a50000000103[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]070001[05*32]01010101022f77ac0201ad0200
         runs: 02000000010400
         acked: 24000000010500[02*32]ac02
         head moved: 2500000001050101[02*32]ac02
@@ -506,6 +521,7 @@ fn replies() {
         end of log: 02000000010701
         wanted: 0300000001080001
         kept: 02000000010801
+        secrets: 1100000001090105544f4b454e0107636f6d6d616e64
     ",
     );
 }
@@ -531,5 +547,5 @@ fn numbers() {
     assert_eq!(message::encode(&RefusalCode::Version).unwrap()[5..], [0]);
     assert_eq!(message::encode(&RefusalCode::Unavailable).unwrap()[5..], [10]);
     assert_eq!(message::ALPN, b"baton/1");
-    assert_eq!(message::VERSION, 2);
+    assert_eq!((message::OLDEST, message::VERSION), (3, 3));
 }

@@ -6,8 +6,10 @@
 //! [`frame`](crate::frame) has bounded.
 //!
 //! - [`runs`]: what is said of runs
+//! - [`secrets`]: what is said of their secrets
 
 mod runs;
+pub mod secrets;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +19,13 @@ use crate::id::{
 };
 
 pub use runs::{LogEntry, LogReply, LogStream, RunInfo, RunSpec, RunState};
+use secrets::{SecretEntry, SetSecret};
 
-/// The version of these messages.
-pub const VERSION: u16 = 2;
+/// The newest version of these messages that this program speaks.
+pub const VERSION: u16 = 3;
+
+/// The oldest one. It is that of every request that was in it, so that programs of both can talk, once there are two.
+pub const OLDEST: u16 = 3;
 
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
 pub const ALPN: &[u8] = b"baton/1";
@@ -52,9 +58,9 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Asks in the version of this program.
+    /// Asks in the versions that have this request.
     pub const fn new(request: Request) -> Self {
-        Self { oldest: VERSION, newest: VERSION, request }
+        Self { oldest: request.since(), newest: VERSION, request }
     }
 
     /// Whether this program can answer.
@@ -78,14 +84,14 @@ impl Opening {
 }
 
 const fn is_spoken(oldest: u16, newest: u16) -> bool {
-    oldest <= VERSION && VERSION <= newest
+    oldest <= VERSION && OLDEST <= newest && oldest <= newest
 }
 
 /// The first message of a stream cannot be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum OpeningError {
     /// No common version.
-    #[error("the client speaks versions {oldest} to {newest}, this program speaks {VERSION}")]
+    #[error("the client speaks versions {oldest} to {newest}, this program {OLDEST} to {VERSION}")]
     Version {
         /// The oldest version that the client speaks.
         oldest: u16,
@@ -137,6 +143,22 @@ pub enum Request {
     /// Keep file data of a snapshot that is still being made, and move no ref; [`AheadRequest`]s follow on the
     /// stream.
     Ahead,
+    /// Keep a secret for runs of the user; one of the same name and agent is replaced. Since version 3.
+    SetSecret(Box<SetSecret>),
+    /// The names of the user's secrets. Since version 3.
+    ListSecrets,
+    /// Forget a secret, if it is kept. Since version 3.
+    RemoveSecret(SecretEntry),
+}
+
+impl Request {
+    /// The version of these messages that first had it.
+    const fn since(&self) -> u16 {
+        match self {
+            Self::SetSecret(_) | Self::ListSecrets | Self::RemoveSecret(_) => 3,
+            _ => OLDEST,
+        }
+    }
 }
 
 /// The answer to a request that has one.
@@ -161,6 +183,8 @@ pub enum Reply {
     Log(LogReply),
     /// To `Ahead`.
     Ahead(AheadReply),
+    /// To `SetSecret`, `ListSecrets` and `RemoveSecret`: those that are kept now.
+    Secrets(Vec<SecretEntry>),
 }
 
 /// Why a request was refused; the text is for people and may change.

@@ -40,7 +40,7 @@ use crate::error::StoreError;
 use crate::fs::{self, FsError};
 
 /// The format that this program writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// `BTNc`: tells a catalog from any other SQLite file.
 const APPLICATION: u32 = u32::from_be_bytes(*b"BTNc");
@@ -160,6 +160,9 @@ CREATE TABLE remembered_runs(
 
 /// Format 2: workspaces that are watched, the queue, what is kept and what is held.
 const STEP_2: [&str; 4] = [workspaces::STEP_2, queue::STEP_2, history::STEP_2, held::STEP_2];
+
+/// Format 3: runs that follow up another one.
+const STEP_3: &str = runs::STEP_3;
 
 /// The catalog of a home; clones share one connection.
 #[derive(Clone)]
@@ -320,6 +323,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         }
         if found < 2 {
             STEP_2.iter().try_for_each(|step| transaction.execute_batch(step))?;
+        }
+        if found < 3 {
+            transaction.execute_batch(STEP_3)?;
         }
         if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;

@@ -46,6 +46,7 @@ use crate::git::GitError;
 use crate::objects::ObjectSource;
 use crate::scan::Progress;
 
+pub use remove::{put_aside, remove_made, sweep};
 pub use repository::{RepositoryOptions, RestoredRepository, restore_linked, restore_snapshot};
 
 /// How a restore goes.

@@ -10,7 +10,7 @@ pub(crate) mod fault;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file operation failed.
@@ -195,6 +195,12 @@ pub fn remove_dir_all(path: &Path) -> Result<(), FsError> {
         _ => Ok(()),
     }
     .context("removing", path)
+}
+
+/// Sets the permissions of a file or folder, whatever the umask.
+pub fn set_mode(path: &Path, mode: u32) -> Result<(), FsError> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .context("setting the mode of", path)
 }
 
 /// The names in a directory, sorted; nothing where it is missing.

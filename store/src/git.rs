@@ -54,14 +54,14 @@ pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{
     Arrival, ArrivalOptions, BringOptions, Brought, Commands, EntryAction, EntryClash,
-    EntryOutcome, FilesBrought, LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction, RefOutcome,
-    TextMerge, arrive, is_related, link, rebuild,
+    EntryOutcome, FilesBrought, Former, LinkPlace, Linked, RebuildOptions, Rebuilt, RefAction,
+    RefOutcome, TextMerge, arrive, is_related, link, rebuild, rebuild_over,
 };
 pub(crate) use rebuild::{
     CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects, three_way,
 };
 pub use signs::{has_signs, is_sign, sign_folders, sign_places};
-pub use summary::{Summary, commands, summarize, worktrees};
+pub use summary::{Summary, commands, is_alike, summarize, worktrees};
 
 /// Longest list that is read of a state, in bytes: an index of four million entries.
 const MAX_LIST: u64 = 512 << 20;

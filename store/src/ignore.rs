@@ -202,6 +202,18 @@ impl Rules {
         changes
     }
 
+    /// What has to be looked at because the repository of the whole tree is not as it is below `before`.
+    pub(crate) fn changes_since(&self, before: &Path) -> Vec<RuleChange> {
+        let before = Self::new(before, &self.user, b"", b"").open(b"");
+        match (before.worktree, self.open(b"").worktree) {
+            (Found::Rules(old), Found::Rules(new)) if old.has_patterns_of(&new) => {
+                vec![RuleChange::Paths(old.tracked_otherwise(&new))]
+            }
+            (Found::Unknown, Found::Unknown) | (Found::Nothing, Found::Nothing) => Vec::new(),
+            _ => vec![RuleChange::Below(Vec::new())],
+        }
+    }
+
     fn open(&self, path: &[u8]) -> Opened {
         // Before anything is read, so that what changes meanwhile is seen.
         let stamp = Stamp::take(&self.root, path, &self.user);

@@ -14,6 +14,7 @@
 //! - [`git`]: a repository captured and made again
 //! - [`diff`], [`plan`]: what differs, and what has to travel
 //! - [`checkout`]: from a snapshot to a tree
+//! - [`layers`]: checkouts that many share
 //! - [`apply`]: what was done elsewhere, into a checkout that has moved on
 //! - [`check`]: whether all of it is whole
 
@@ -38,5 +39,6 @@ pub mod git;
 pub mod diff;
 pub mod plan;
 pub mod checkout;
+pub mod layers;
 pub mod apply;
 pub mod check;

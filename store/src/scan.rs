@@ -41,18 +41,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use baton_protocol::id::TreeId;
-use baton_protocol::object::{Omission, TreeSums};
-use rustix::fs::{Mode, OFlags};
+use baton_protocol::object::{Omission, OmitReason, TreeSums};
+use baton_protocol::path::RelPath;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::catalog::held::Allowed;
 use crate::error::StoreError;
-use crate::ignore::{BATON_IGNORE, GitUser, Rules, Scope, Verdict, WORKTREE_INCLUDE};
+use crate::ignore::{BATON_IGNORE, GitUser, RuleChange, Rules, Scope, Verdict, WORKTREE_INCLUDE};
 use crate::objects::{ObjectSink, ObjectSource};
+use crate::secrets::known::KnownValues;
 use crate::secrets::{Finding, SecretRules};
-use crate::stat_cache::StatCache;
+use crate::stat_cache::{Inode, StatCache};
+use crate::trees;
 
-use dirty::Dirty;
+use dirty::{Depth, Dirty};
 use ground::{Ground, Start, read_rules};
 use links::Links;
 use seal::Unruled;
@@ -77,20 +80,28 @@ pub struct ScanOptions {
 
 /// What holds files back.
 #[derive(Clone, Debug)]
-pub struct Guard {
-    /// What is looked for.
-    pub rules: Arc<SecretRules>,
-    /// What is let through all the same.
-    pub allowed: Allowed,
+pub enum Guard {
+    /// What looks like a secret.
+    Rules {
+        /// What is looked for.
+        rules: Arc<SecretRules>,
+        /// What is let through all the same.
+        allowed: Allowed,
+    },
+    /// What is known to be one.
+    Known(Arc<KnownValues>),
 }
 
 impl Guard {
     /// Why a file is held back, if it is.
     pub(crate) fn find(&self, path: &[u8], bytes: &[u8]) -> Option<Finding> {
-        if self.allowed.permits_path(path) {
-            return None;
+        match self {
+            Self::Rules { allowed, .. } if allowed.permits_path(path) => None,
+            Self::Rules { rules, allowed } => {
+                rules.scan_unless(path, bytes, |finding| allowed.permits(path, finding))
+            }
+            Self::Known(values) => values.finding(bytes),
         }
-        self.rules.scan_unless(path, bytes, |finding| self.allowed.permits(path, finding))
     }
 }
 
@@ -285,6 +296,83 @@ pub fn seal<S: ObjectSource + ObjectSink>(
         Some(scanned) => Ok(scanned),
         None => scan(root, cache, sink, options, progress),
     }
+}
+
+/// A tree that was made from a snapshot, and may have been changed since.
+#[derive(Clone, Debug)]
+pub struct Made<'a> {
+    /// The tree of the snapshot, in the sink.
+    pub root: TreeId,
+    /// What the snapshot leaves out.
+    pub omitted: Vec<Omission>,
+    /// A folder whose `.git` is as it was made; nothing where none was.
+    pub repository: Option<&'a Path>,
+    /// What may have changed since.
+    pub dirty: Dirty,
+}
+
+/// Puts a tree into `sink` of which nothing is known but from what it was made and what changed since.
+pub fn seal_made<S: ObjectSource + ObjectSink>(
+    root: &Path,
+    made: Made<'_>,
+    sink: &S,
+    options: &ScanOptions,
+    progress: &Progress,
+) -> Result<Scanned, ScanError> {
+    let Made { root: tree, omitted, repository, mut dirty } = made;
+    let fd = open_root(root)?;
+    let rules = read_root_rules(root, &fd, options);
+    for change in repository.map(|before| rules.changes_since(before)).unwrap_or_default() {
+        match change {
+            RuleChange::Below(path) => dirty.walk(&path),
+            RuleChange::Paths(paths) => dirty.look_at(&paths),
+        }
+    }
+    let cache = StatCache::default();
+    if dirty.is_everything() {
+        return scan(root, &cache, sink, options, progress);
+    }
+    let meet = |path: &[u8]| cache.met_directory(path, inode_of(&fd, path));
+    dirty.for_each_way(meet);
+    for (path, marks) in dirty.directories() {
+        // One that is only named is the one that it was, too.
+        let named = marks.names.iter().filter(|(_, depth)| **depth == Depth::Look);
+        named.for_each(|(name, _)| meet(&directory::join(path, name)));
+        if marks.list {
+            let listed =
+                directory::open_below(fd.as_fd(), path).and_then(|it| directory::list(it.as_fd()));
+            let inner = listed.unwrap_or_default().into_iter();
+            let inner = inner.filter(|(_, kind)| *kind == FileType::Directory);
+            inner.for_each(|(name, _)| meet(&directory::join(path, &name)));
+        }
+    }
+    let stat = rustix::fs::fstat(&fd).map_err(|error| root_failed(root, error))?;
+    // Repositories inside stand where they stood; what else was left out was left where it was.
+    let stands = |path: &RelPath| {
+        rustix::fs::statat(&fd, path.as_bytes(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    };
+    let omitted =
+        omitted.into_iter().filter(|it| it.reason == OmitReason::GitMetadata && stands(&it.path));
+    let before = Scanned {
+        root: tree,
+        root_mode: entry::permissions(&stat),
+        sums: trees::sums_of(sink, tree)?,
+        omitted: omitted.collect(),
+        held: BTreeMap::new(),
+        directories: Vec::new(),
+        hashed_files: 0,
+        hashed_bytes: 0,
+        notes: Vec::new(),
+        links: Links::default(),
+        rules,
+    };
+    seal(root, before, &dirty, &cache, sink, options, progress)
+}
+
+fn inode_of(root: &OwnedFd, path: &[u8]) -> Option<Inode> {
+    let found = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+    is_directory.then(|| Inode::new(&found))
 }
 
 fn open_root(root: &Path) -> Result<OwnedFd, ScanError> {

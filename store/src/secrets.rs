@@ -11,6 +11,7 @@
 //! - [`table`]: the tokens whose form their makers publish
 //! - [`assigned`]: values without a form, known by what they are assigned to
 //! - [`container`]: key files that are no text
+//! - [`known`]: values that somebody said are secret
 //!
 //! One pass over the first [`LOOKED_AT`] bytes finds the words that the rules begin with; at each word a few
 //! bytes are compared. No regular expression runs: the forms that are published are prefixes, alphabets and
@@ -32,6 +33,7 @@ mod shape;
 mod table;
 mod assigned;
 mod container;
+pub mod known;
 
 use std::ops::{ControlFlow, Range};
 

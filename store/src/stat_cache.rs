@@ -236,6 +236,12 @@ impl StatCache {
         });
     }
 
+    /// Remembers which directory is at a path, and nothing of what is in it.
+    pub(crate) fn met_directory(&self, path: &[u8], inode: Option<Inode>) {
+        let met = CachedDirectory { inode, ..CachedDirectory::default() };
+        self.replace(path, &CachedDirectory::default(), &met);
+    }
+
     /// Remembers one file of a directory that is known, or forgets it.
     pub(crate) fn set(&self, path: &[u8], name: &[u8], file: Option<CachedFile>) {
         self.with((), |open| {

@@ -175,6 +175,14 @@ fn item_node<S: ObjectSource + ?Sized>(source: &S, item: Item) -> Result<Node, S
     }
 }
 
+/// What stands below a directory.
+pub fn sums_of<S: ObjectSource + ?Sized>(
+    source: &S,
+    directory: TreeId,
+) -> Result<TreeSums, StoreError> {
+    Ok(load(source, directory)?.tree.sums())
+}
+
 fn load<S: ObjectSource + ?Sized>(source: &S, id: TreeId) -> Result<Node, StoreError> {
     let object = ObjectId::from(id);
     let tree =

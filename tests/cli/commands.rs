@@ -184,7 +184,7 @@ fn a_handoff_carries_every_byte_of_what_was_typed() {
     let seen = fake.seen();
     let [Command::Handoff(call)] = &seen[..] else { panic!("{seen:?}") };
     assert_eq!(call.remote.as_deref(), Some("box"));
-    assert_eq!(call.prompt.as_deref(), Some("größe\n"));
+    assert_eq!(call.prompts, ["größe\n"]);
     let expected = [&b"sh"[..], b"--json", b"a\xffb"];
     assert!(call.command.iter().map(|argument| &argument.0[..]).eq(expected), "{call:?}");
     let notes = place.path("work/notes.md");

@@ -37,18 +37,24 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
 
 fn list(report: &Report, to: &mut String, changes: &[ChangeEntry]) {
     for change in changes {
-        let style = match change.kind.as_str() {
-            "added" => Style::Good,
-            "removed" => Style::Bad,
-            _ => Style::Warn,
-        };
-        let kind = report.paint(style, &format!("{:<8}", change.kind));
-        let _ = writeln!(to, "{kind}  {}", omitted::path(&change.path));
+        line(report, to, change);
+        to.push('\n');
     }
 }
 
+/// What changed and where, without the end of the line.
+pub(super) fn line(report: &Report, to: &mut String, change: &ChangeEntry) {
+    let style = match change.kind.as_str() {
+        "added" => Style::Good,
+        "removed" => Style::Bad,
+        _ => Style::Warn,
+    };
+    let kind = report.paint(style, &format!("{:<8}", change.kind));
+    let _ = write!(to, "{kind}  {}", omitted::path(&change.path));
+}
+
 /// A patch is data, for `git apply` too: only its lines are painted.
-fn colour(report: &Report, to: &mut String, patch: &str) {
+pub(super) fn colour(report: &Report, to: &mut String, patch: &str) {
     for line in patch.split_inclusive('\n') {
         let (text, end) = line.strip_suffix('\n').map_or((line, ""), |text| (text, "\n"));
         match line.as_bytes().first() {

@@ -32,17 +32,18 @@ Examples:
 pub(crate) struct Args {
     /// The workspace [default: the current folder, inside a git worktree its root].
     path: Option<PathBuf>,
-    /// What to do; the program finds it in BATON_PROMPT. `-` reads it from stdin.
+    /// What to do; the program finds it in BATON_PROMPT. `-` reads it from stdin. Each further one makes a run of its
+    /// own.
     #[arg(short, long, value_name = "PROMPT", allow_hyphen_values = true)]
-    prompt: Option<String>,
+    prompt: Vec<String>,
     /// The same from a file.
     #[arg(long, value_name = "F", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
     /// The program that does the work; this version has `command`.
     #[arg(long, value_name = "A")]
     agent: Option<String>,
-    /// How many attempts; this version makes one.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// How many attempts at once, each a run of its own.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     variants: Option<u32>,
     /// A file to take along, into the folder BATON_ATTACHMENTS; may be given more than once.
     #[arg(long, value_name = "FILE")]
@@ -74,8 +75,14 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         return Err(CliError::new("nested", format!("this is inside the run {run} already"))
             .hint("add --nested to hand off from inside a run"));
     }
-    let prompt = prompt(args)?;
-    let call = call(session, args, prompt)?;
+    let prompts = match (args.prompt.as_slice(), &args.prompt_file) {
+        ([], None) => Vec::new(),
+        ([], Some(file)) => vec![prompt(None, Some(file))?],
+        (several, _) => {
+            several.iter().map(|text| prompt(Some(text), None)).collect::<Result<_, _>>()?
+        }
+    };
+    let call = call(session, args, prompts)?;
     let detach = Detach::later("the handoff goes on in the daemon; see it with: baton runs");
     let command = Command::Handoff(Box::new(call));
     let answer = session
@@ -102,8 +109,19 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
 }
 
 fn refuse_what_comes_later(args: &Args) -> Result<(), CliError> {
-    if args.variants.is_some_and(|count| count > 1) {
-        return Err(later::not_yet("`--variants` above 1", "baton handoff more than once"));
+    let count = args.variants.map_or(1, |count| count as usize);
+    if count > 1 && args.command.is_empty() {
+        return Err(CliError::usage("there is nothing to run in several variants")
+            .hint("pass a program: baton handoff --variants N -- COMMAND…"));
+    }
+    if count > 1 && args.prompt.len() > 1 && args.prompt.len() != count {
+        let prompts = args.prompt.len();
+        return Err(CliError::usage(format!("{count} variants, and {prompts} prompts"))
+            .hint("give one prompt for all, or one for each, without --variants"));
+    }
+    if args.follow && count.max(args.prompt.len()) > 1 {
+        return Err(CliError::usage("only one run can be followed")
+            .hint("leave out -f, then baton logs RUN -f"));
     }
     if !matches!(args.conversation.as_deref(), None | Some("auto" | "none")) {
         return Err(later::not_yet("`--conversation ID`", "leave it out, or --conversation none"));
@@ -119,14 +137,19 @@ fn refuse_what_comes_later(args: &Args) -> Result<(), CliError> {
             return Err(later::not_yet(&format!("the agent `{agent}`"), pass));
         }
     }
-    let prompted = args.prompt.is_some() || args.prompt_file.is_some();
+    let prompted = !args.prompt.is_empty() || args.prompt_file.is_some();
     if prompted && args.command.is_empty() {
         return Err(later::not_yet("a prompt without a command, for an agent to take,", pass));
     }
     if args.follow && args.command.is_empty() {
         return Err(CliError::usage("there is no run to follow without a command").hint(pass));
     }
-    let length: usize = args.command.iter().map(|argument| argument.len()).sum();
+    check_command(&args.command)
+}
+
+/// Refuses what no program can be given.
+pub(super) fn check_command(command: &[OsString]) -> Result<(), CliError> {
+    let length: usize = command.iter().map(|argument| argument.len()).sum();
     if length > MAX_COMMAND {
         return Err(CliError::usage(format!("the command is longer than {MAX_COMMAND} bytes"))
             .hint("put it into a script in the workspace"));
@@ -135,14 +158,14 @@ fn refuse_what_comes_later(args: &Args) -> Result<(), CliError> {
 }
 
 /// What the user asked, from the flag, a file or stdin.
-fn prompt(args: &Args) -> Result<Option<String>, CliError> {
+pub(super) fn prompt(text: Option<&str>, file: Option<&Path>) -> Result<String, CliError> {
     let too_long = || {
         CliError::usage(format!("the prompt is longer than {MAX_PROMPT} bytes"))
             .hint("pass long text as a file: --attach FILE")
     };
-    let bytes = match (&args.prompt, &args.prompt_file) {
-        (Some(dash), _) if dash == "-" => read_bounded(std::io::stdin().lock())?,
-        (Some(text), _) => text.clone().into_bytes(),
+    let bytes = match (text, file) {
+        (Some("-"), _) | (None, None) => read_bounded(std::io::stdin().lock())?,
+        (Some(text), _) => text.as_bytes().to_vec(),
         (None, Some(file)) if file == Path::new("-") => read_bounded(std::io::stdin().lock())?,
         (None, Some(file)) => fs::open(file)
             .map_err(|error| {
@@ -150,7 +173,6 @@ fn prompt(args: &Args) -> Result<Option<String>, CliError> {
                     .hint("name a text file, or use -p PROMPT")
             })
             .and_then(read_bounded)?,
-        (None, None) => return Ok(None),
     };
     if bytes.len() > MAX_PROMPT {
         return Err(too_long());
@@ -163,7 +185,7 @@ fn prompt(args: &Args) -> Result<Option<String>, CliError> {
             CliError::usage("the prompt is empty").hint("baton handoff -p PROMPT -- COMMAND…")
         );
     }
-    Ok(Some(text))
+    Ok(text)
 }
 
 /// At most one byte more than a prompt may have.
@@ -175,7 +197,7 @@ fn read_bounded(from: impl Read) -> Result<Vec<u8>, CliError> {
     Ok(bytes)
 }
 
-fn call(session: &Session, args: &Args, prompt: Option<String>) -> Result<HandoffCall, CliError> {
+fn call(session: &Session, args: &Args, prompts: Vec<String>) -> Result<HandoffCall, CliError> {
     let mut attachments = Vec::with_capacity(args.attach.len());
     for file in &args.attach {
         let path = session.absolute(file);
@@ -196,7 +218,8 @@ fn call(session: &Session, args: &Args, prompt: Option<String>) -> Result<Handof
     Ok(HandoffCall {
         path: session.workspace(args.path.as_deref())?,
         remote: session.remote.clone(),
-        prompt,
+        prompts,
+        variants: args.variants.unwrap_or(1),
         command: args.command.iter().map(workspace::bytes).collect(),
         attachments,
         expires_ms: args.expires.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
@@ -204,7 +227,7 @@ fn call(session: &Session, args: &Args, prompt: Option<String>) -> Result<Handof
     })
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; expected such as 30m, 12h or 3days"))
 }

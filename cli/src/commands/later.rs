@@ -23,12 +23,6 @@ pub(crate) enum Verb {
     /// Steers a run (not in this version).
     #[command(hide = true)]
     Say(Rest),
-    /// Goes on with a finished run (not in this version).
-    #[command(hide = true)]
-    FollowUp(Rest),
-    /// Secrets of runs (not in this version).
-    #[command(hide = true)]
-    Secret(Rest),
     /// Agents here and there (not in this version).
     #[command(hide = true)]
     Agent(Rest),
@@ -48,12 +42,6 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
     let (name, instead) = match verb {
         Verb::Forget(_) => ("forget", "snapshots stay; baton log lists them"),
         Verb::Say(_) => ("say", "baton run cancel RUN, then baton handoff again"),
-        Verb::FollowUp(_) => {
-            ("follow-up", "baton pull RUN --into DIR, then baton handoff DIR -- COMMAND")
-        }
-        Verb::Secret(_) => {
-            ("secret", "baton handoff --attach FILE takes a file along; it stays in the vault")
-        }
         Verb::Agent(_) => ("agent", "baton handoff -- COMMAND runs any program"),
         Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
         Verb::Repair(_) => ("repair", "baton check says what is damaged"),

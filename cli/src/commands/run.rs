@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use baton_daemon::api::control::{Command, RunEntry, RunsAnswer};
 use serde::Serialize;
 
-use super::later;
+use super::{diff, later};
 use crate::detach::Detach;
 use crate::error::{CliError, FAILED};
 use crate::report::{Report, Style, figures};
@@ -30,9 +30,7 @@ enum What {
     Wait(OneArgs),
     /// Ends a run.
     Cancel(OneArgs),
-    /// What a run changed (not in this version).
-    #[command(hide = true)]
-    Diff(later::Rest),
+    Diff(DiffArgs),
     /// Steers a run (not in this version).
     #[command(hide = true)]
     Say(later::Rest),
@@ -67,6 +65,21 @@ struct OneArgs {
     run: String,
 }
 
+/// What a run changed; or how what another one left differs from that.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  baton run diff 9c1d2e3f\n  baton run diff 9c1d2e3f 77b01d2e --patch   two variants"
+)]
+struct DiffArgs {
+    /// The run, or its thread: the id, or the first 8 digits or more.
+    run: String,
+    /// Another one that is compared with it [default: what the run started from].
+    other: Option<String>,
+    /// Show the lines.
+    #[arg(long)]
+    patch: bool,
+}
+
 pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
     match args.what {
         What::List(args) => list(session, args),
@@ -74,10 +87,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
         What::Logs(args) => logs(session, &args),
         What::Wait(args) => wait(session, &args),
         What::Cancel(args) => cancel(session, &args),
-        What::Diff(_) => Err(later::not_yet(
-            "`baton run diff`",
-            "baton run show RUN names the snapshots; baton diff A B compares them",
-        )),
+        What::Diff(args) => diff(session, &args),
         What::Say(_) => {
             Err(later::not_yet("`baton run say`", "baton run cancel RUN, then baton handoff again"))
         }
@@ -130,6 +140,25 @@ fn cancel(session: &Session, args: &OneArgs) -> Result<u8, CliError> {
     session.report.answer(&cancelled, |text| {
         let run = session.report.paint(Style::Name, figures::short(&cancelled.run));
         let _ = writeln!(text, "run {run}  {}", state(&session.report, &cancelled.state));
+    })?;
+    Ok(0)
+}
+
+fn diff(session: &Session, args: &DiffArgs) -> Result<u8, CliError> {
+    let (run, other) = (id(&args.run), args.other.as_deref().map(id));
+    let command = Command::RunDiff { run, other, patch: args.patch };
+    let found = expect_answer!(session.call(&command)?, RunDiff);
+    session.report.answer(&found, |text| match &found.patch {
+        Some(patch) => diff::colour(&session.report, text, patch),
+        None => {
+            for change in &found.changes {
+                diff::line(&session.report, text, &change.change);
+                if let (Some(added), Some(removed)) = (change.added, change.removed) {
+                    let _ = write!(text, "  +{added} -{removed}");
+                }
+                text.push('\n');
+            }
+        }
     })?;
     Ok(0)
 }

@@ -8,6 +8,7 @@
 
 #![expect(missing_docs, reason = "the fields are those of the command-line contract")]
 
+use baton_protocol::message::secrets::SetSecret;
 use serde::{Deserialize, Serialize};
 
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
@@ -74,6 +75,16 @@ pub enum Command {
     RunWait { run: String },
     /// `run cancel`.
     RunCancel { run: String },
+    /// `run diff`; without `other` what the run itself changed.
+    RunDiff { run: String, other: Option<String>, patch: bool },
+    /// `follow-up`.
+    FollowUp(Box<FollowUpCall>),
+    /// `secret set`.
+    SecretSet { secret: Box<SetSecret>, remote: Option<String> },
+    /// `secret list`.
+    SecretList { remote: Option<String> },
+    /// `secret rm`; without an agent, for whichever the secret is.
+    SecretRemove { name: String, agent: Option<String>, remote: Option<String> },
     /// `pull RUN --into DIR`.
     Pull(PullCall),
     /// `pull RUN --apply [PATH]`.
@@ -113,6 +124,7 @@ impl Command {
                 | Self::Join { .. }
                 | Self::Handoff(_)
                 | Self::RunCancel { .. }
+                | Self::FollowUp(_)
                 | Self::Restore { .. }
                 | Self::Pull(_)
                 | Self::Apply(_)
@@ -128,8 +140,10 @@ pub struct HandoffCall {
     pub path: Bytes,
     /// Which node; the default one unless said.
     pub remote: Option<String>,
-    /// What the user asked.
-    pub prompt: Option<String>,
+    /// What the user asked. Of several each is for a run of its own.
+    pub prompts: Vec<String>,
+    /// How many runs, each on its own.
+    pub variants: u32,
     /// Program and arguments; empty for a transfer only.
     pub command: Vec<Bytes>,
     /// Absolute paths of files to attach.
@@ -138,6 +152,21 @@ pub struct HandoffCall {
     pub expires_ms: Option<u64>,
     /// Say what would travel and change nothing on the node.
     pub dry_run: bool,
+}
+
+/// `follow-up`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FollowUpCall {
+    /// The run, or its thread.
+    pub run: String,
+    /// What the user asked.
+    pub prompt: Option<String>,
+    /// Program and arguments; empty for those of the run.
+    pub command: Vec<Bytes>,
+    /// How long after it was asked for it may still start.
+    pub expires_ms: Option<u64>,
+    /// In a thread of its own.
+    pub fork: bool,
 }
 
 /// What the daemon answers; the last one is `done` or `failed`.
@@ -220,6 +249,9 @@ pub enum Answer {
     /// `run show` and `run wait`.
     Run(Box<RunEntry>),
     Cancel(CancelAnswer),
+    RunDiff(RunDiffAnswer),
+    FollowUp(Box<FollowUpAnswer>),
+    Secrets(SecretsAnswer),
     Queue(QueueAnswer),
     QueueCancelled(QueueCancelAnswer),
     /// `logs` has no object of its own: its lines were the output.
@@ -303,6 +335,21 @@ pub struct DeviceEntry {
     pub role: String,
     pub last_seen: Option<String>,
     pub revoked: bool,
+}
+
+/// `secret …`: those that the node keeps now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretsAnswer {
+    pub remote: String,
+    pub secrets: Vec<SecretAnswer>,
+}
+
+/// One secret; never its value.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretAnswer {
+    pub name: String,
+    /// Whose runs get it; null: those of every agent.
+    pub agent: Option<String>,
 }
 
 /// `allow`.
@@ -490,6 +537,46 @@ pub struct DiffAnswer {
     /// A unified diff, where `--patch` asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch: Option<String>,
+}
+
+/// `run diff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunDiffAnswer {
+    pub run: String,
+    /// The run that it is compared with; nothing where that is what it started from.
+    pub other: Option<String>,
+    pub changes: Vec<RunChange>,
+    /// A unified diff, where `--patch` asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<String>,
+}
+
+/// One path that a run changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunChange {
+    #[serde(flatten)]
+    pub change: ChangeEntry,
+    /// Lines that are new; nothing where it is binary, or too large to be looked at.
+    pub added: Option<u64>,
+    /// Lines that are gone.
+    pub removed: Option<u64>,
+}
+
+/// `follow-up`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FollowUpAnswer {
+    pub run: String,
+    pub thread: String,
+    /// That of the run; `queued` also where the node cannot be reached.
+    pub state: String,
+    /// What it follows up.
+    pub parent: String,
+    /// What it starts from.
+    pub snapshot: String,
+    pub remote: String,
+    pub checkout: Option<String>,
+    /// Its id in the queue, where it waits for the network.
+    pub queue: Option<String>,
 }
 
 /// One changed path.

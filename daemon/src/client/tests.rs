@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use baton_protocol::frame::{FrameKind, encode_header};
 use baton_protocol::id::{NodeId, RunId, SnapshotId, ThreadId, WorkspaceId};
-use baton_protocol::message::{Opening, RefusalCode, Reply, Request, RunSpec, VERSION};
+use baton_protocol::message::{OLDEST, Opening, RefusalCode, Reply, Request, RunSpec, VERSION};
 use baton_protocol::ticket::Ticket;
 use baton_store::catalog::Catalog;
 use baton_store::catalog::devices::Role;
@@ -261,6 +261,7 @@ async fn a_role_decides_what_may_be_asked() {
         agent: "command".to_owned(),
         command: vec![b"true".to_vec()],
         prompt: None,
+        parent: None,
     };
     let pusher = node.home(Role::Push).await;
     let asked = pusher.request(&remote, Request::CreateRun(spec.clone())).await;
@@ -297,7 +298,7 @@ async fn what_cannot_be_read_is_refused_in_words() {
     let later = baton_protocol::message::encode(&later).unwrap();
     let (code, message) = reply_to(&mut open().await, &later).await;
     assert_eq!(code, RefusalCode::Version);
-    let (ours, theirs) = (format!("speaks version {VERSION}"), format!("{next} to {after}"));
+    let (ours, theirs) = (format!("{OLDEST} to {VERSION}"), format!("{next} to {after}"));
     assert!(message.contains(&ours) && message.contains(&theirs), "{message}");
     // A request that this version does not have, from one that it does not speak.
     let (code, _) = reply_to(&mut open().await, &frame(&[next as u8, after as u8, 99, 1, 2])).await;

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-const TOP: &[&str] = &["sync", "serve", "agents"];
+const TOP: &[&str] = &["sync", "serve", "notify", "agents"];
 const SYNC: &[&str] = &[
     "background",
     "settle",
@@ -25,6 +25,7 @@ const SERVE: &[&str] = &[
     "max_runs",
     "quota_bytes",
 ];
+const NOTIFY: &[&str] = &["command", "url"];
 const AGENT: &[&str] =
     &["program", "args", "env", "pass_env", "permissions", "max_parallel", "timeout", "network"];
 
@@ -43,6 +44,7 @@ pub fn first_unknown(table: &Table) -> Option<Unknown> {
     unknown_in(table, "", TOP)
         .or_else(|| inner("sync").and_then(|table| unknown_in(table, "sync.", SYNC)))
         .or_else(|| inner("serve").and_then(|table| unknown_in(table, "serve.", SERVE)))
+        .or_else(|| inner("notify").and_then(|table| unknown_in(table, "notify.", NOTIFY)))
         .or_else(|| {
             inner("agents")?.iter().find_map(|(name, agent)| {
                 unknown_in(agent.as_table()?, &format!("agents.{name}."), AGENT)
@@ -117,6 +119,7 @@ mod tests {
         let mut config = Config::default();
         config.serve.quota_bytes = Some(1);
         config.sync.max_watches = Some(1);
+        config.notify.url = Some("http://x".to_owned());
         let agent = AgentConfig {
             program: Some("x".to_owned()),
             permissions: Some(Permissions::All),
@@ -135,6 +138,7 @@ mod tests {
         check(&table, TOP);
         check(table["sync"].as_table().unwrap(), SYNC);
         check(table["serve"].as_table().unwrap(), SERVE);
+        check(table["notify"].as_table().unwrap(), NOTIFY);
         check(table["agents"]["x"].as_table().unwrap(), AGENT);
         assert_eq!(first_unknown(&table), None);
     }

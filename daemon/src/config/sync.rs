@@ -74,10 +74,12 @@ impl Default for SyncConfig {
     }
 }
 
-/// A key of `[sync]` has a value that cannot be meant.
+/// A key has a value that cannot be meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("sync.{key}: {why}")]
+#[error("{table}.{key}: {why}")]
 pub struct Contradiction {
+    /// In which table.
+    pub table: &'static str,
     /// Which key.
     pub key: &'static str,
     /// What is wrong with it, and what would be right.
@@ -96,7 +98,7 @@ impl SyncConfig {
 
     /// The first value that cannot be meant.
     pub fn validate(&self) -> Result<(), Contradiction> {
-        let wrong = |key, why: String| Err(Contradiction { key, why });
+        let wrong = |key, why: String| Err(Contradiction { table: "sync", key, why });
         let text = |duration: Duration| humantime::format_duration(duration).to_string();
         if self.settle < LEAST_SETTLE {
             return wrong("settle", format!("at least {}", text(LEAST_SETTLE)));

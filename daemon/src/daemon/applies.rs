@@ -121,7 +121,7 @@ impl Daemon {
         call: ApplyCall,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(&call.run).await?;
+        let (target, mut info) = self.find_run(&call.run).await?;
         let path = call.path.map(to_path);
         let (workspace, run) = (info.spec.workspace, info.spec.run.short());
         let root = self
@@ -130,6 +130,8 @@ impl Daemon {
         let only = call.only.iter().map(|path| below(&root, path)).collect::<Result<_, _>>()?;
         // A run that has left nothing yet stands where it started.
         let there = info.result.unwrap_or(info.spec.snapshot);
+        // All of what the thread did since is brought, and not only its last part.
+        info.spec.snapshot = self.begun_with(&target, &info).await?;
         self.fetch_from(&target, info.spec.snapshot, events).await?;
         self.fetch_from(&target, there, events).await?;
         let job = Job { info, there, root, only, markers: call.markers, dry_run: call.dry_run };

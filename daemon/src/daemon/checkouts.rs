@@ -1,23 +1,29 @@
-//! The checkouts of runs: plain copies out of a vault, and back into it.
+//! The checkouts of runs: out of a vault, and back into it.
+//!
+//! - [`layered`]: those that share what they have in common
+
+mod layered;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
-use baton_protocol::id::{
-    GitStateId, IdempotencyKey, ObjectKind, RunId, SnapshotId, TreeId, VaultId, WorkspaceId,
-};
+use baton_protocol::id::{GitStateId, IdempotencyKey, ObjectKind, SnapshotId, TreeId};
 use baton_protocol::object::{Entry, EntryKind, Omission, Snapshot, build_tree};
 use baton_protocol::path::RelPath;
 use baton_store::checkout::{
-    RepositoryOptions, RestoreOptions, RestoredRepository, restore, restore_snapshot,
+    RepositoryOptions, RestoreOptions, Restored, RestoredRepository, restore, restore_snapshot,
+    sweep,
 };
 use baton_store::git::{self, CaptureOptions, Commands, GitError, GitProgram};
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
 use baton_store::objects::ObjectSink;
-use baton_store::scan::{Progress, ScanOptions, Scanned, scan};
+use baton_store::scan::{Guard, Progress, ScanOptions, Scanned, scan};
 use baton_store::snapshot::{
     SnapshotParts, build_snapshot, load_conversation, load_snapshot, store_snapshot,
 };
@@ -27,19 +33,23 @@ use baton_store::vault::{CommitError, Intake, Vault};
 
 use super::report;
 use crate::clock::Clock;
-use crate::runs::checkout::{CheckoutError, Checkouts, Prepared};
+use crate::runs::checkout::{CheckoutError, Checkouts, Place, Prepared};
+use crate::secrets::Secrets;
 use crate::workspace::random;
 use crate::workspace::repository::{inner_worktrees, not_carried};
+pub use layered::SharedLayers;
+use layered::{SharedError, is_gone, is_sealed, is_shared, note_sealed};
 
 const RESTORING: &str = "restoring the snapshot";
 const REBUILDING: &str = "making the repository again";
 const ATTACHING: &str = "writing the attachments";
 const RECEIPT: &str = "writing the receipt";
+const RELEASING: &str = "taking a checkout away";
 const SEALING: &str = "keeping what the run has left";
 
 /// Makes and seals checkouts in the vaults of a store.
 #[derive(Debug)]
-pub struct PlainCheckouts {
+pub struct NodeCheckouts {
     /// Where the vaults are.
     pub store: Store,
     /// The time.
@@ -48,69 +58,73 @@ pub struct PlainCheckouts {
     pub git: Option<GitProgram>,
     /// A folder for what git needs for a moment.
     pub scratch: PathBuf,
+    /// What must not be in a result.
+    pub secrets: Secrets,
+    /// Layers that checkouts share; each is a copy of its own without.
+    pub shared: Option<SharedLayers>,
+    /// A folder of the same file system as the checkouts for what is to be taken away.
+    pub aside: PathBuf,
 }
 
-impl Checkouts for PlainCheckouts {
-    fn prepare(
-        &self,
-        vault: VaultId,
-        snapshot: SnapshotId,
-        checkout: &Path,
-        attachments: &Path,
-    ) -> Result<Prepared, CheckoutError> {
-        let vault = self.store.vault(vault).doing(RESTORING)?;
+impl Checkouts for NodeCheckouts {
+    fn prepare(&self, place: &Place, snapshot: SnapshotId) -> Result<Prepared, CheckoutError> {
+        let vault = self.store.vault(place.vault).doing(RESTORING)?;
         let loaded = load_snapshot(&vault, snapshot).doing(RESTORING)?;
-        let options = RestoreOptions::default();
-        let progress = Progress::default();
-        let repository = RepositoryOptions {
-            git: self.git.clone(),
-            scratch: self.scratch.clone(),
-            // They come from who asked for the run, and what they reach is what the run may.
-            commands: Commands::All,
-        };
-        let (restored, made) =
-            restore_snapshot(&vault, &loaded, checkout, &options, &repository, &progress)
-                .doing(RESTORING)?;
-        let made = match made {
-            RestoredRepository::Failed(error) => return Err(error).doing(REBUILDING),
-            made => made,
+        let repository = self.repository();
+        let made = match &self.shared {
+            Some(shared) => shared.prepare(place, &vault, &loaded, &repository).doing(RESTORING)?,
+            None => copy(place, &vault, &loaded, &repository)?,
         };
         if let Some(tree) = attachments_tree(&vault, &loaded).doing(ATTACHING)? {
-            restore(&vault, tree, 0o755, attachments, &options, &progress).doing(ATTACHING)?;
+            let (options, progress) = (RestoreOptions::default(), Progress::default());
+            restore(&vault, tree, 0o755, &place.attachments, &options, &progress)
+                .doing(ATTACHING)?;
         }
-        let mut receipt = report::receipt(&vault, snapshot, &loaded, &restored.not_carried, None)
-            .doing(RECEIPT)?;
-        report::made(&mut receipt, &made);
+        let mut receipt =
+            report::receipt(&vault, snapshot, &loaded, &made.not_carried, None).doing(RECEIPT)?;
+        report::made(&mut receipt, &made.repository);
         let receipt = serde_json::to_value(receipt).doing(RECEIPT)?;
-        Ok(Prepared { files: restored.files, bytes: restored.bytes, receipt })
+        Ok(Prepared { files: made.files, bytes: made.bytes, receipt })
     }
 
-    fn seal(
-        &self,
-        vault: VaultId,
-        workspace: WorkspaceId,
-        run: RunId,
-        checkout: &Path,
-        parent: SnapshotId,
-    ) -> Result<SnapshotId, CheckoutError> {
-        let vault = self.store.vault(vault).doing(SEALING)?;
+    fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
+        let Place { run, checkout, workspace, .. } = place;
+        let vault = self.store.vault(place.vault).doing(SEALING)?;
         let before = load_snapshot(&vault, parent).doing(SEALING)?;
-        let head = vault.head(workspace, run.device());
+        let head = vault.head(*workspace, run.device());
+        // What is in a snapshot may have been taken away since.
+        if let Some(head) = head
+            && (is_sealed(&place.layer) || !self.is_there(checkout, &place.layer))
+        {
+            return Ok(head.snapshot);
+        }
         let intake = vault.intake();
         let options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
+            guard: self.secrets.to_hold(place.vault, *run).map(Guard::Known),
             ..ScanOptions::default()
         };
-        let scanned =
-            scan(checkout, &StatCache::default(), &intake, &options, &Progress::default())
-                .doing(SEALING)?;
+        let scanned = match (&self.shared, is_shared(&place.layer)) {
+            (Some(shared), true) => {
+                let repository = self.repository();
+                shared.scan(place, &before, &intake, &repository, &options).doing(SEALING)?
+            }
+            // What is at its place is nothing that the run has left.
+            (None, true) => {
+                return Err(SharedError::NoOverlays(place.layer.join("upper"))).doing(SEALING);
+            }
+            (_, false) => {
+                let (cache, progress) = (StatCache::default(), Progress::default());
+                scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
+            }
+        };
         let (state, omitted) = self.capture(checkout, &scanned, before.git, &intake);
         let last = match head {
             Some(head) => (head.snapshot, head.sequence),
             None => (parent, before.sequence),
         };
         let parts = SnapshotParts {
-            workspace,
+            workspace: *workspace,
             device: run.device(),
             sequence: last.1.saturating_add(1),
             parents: vec![last.0],
@@ -124,12 +138,13 @@ impl Checkouts for PlainCheckouts {
             // Sealed before, and nothing has changed since: the same answer.
             let sealed = load_snapshot(&vault, head.snapshot).doing(SEALING)?;
             if baton_store::snapshot::has_same_content(&sealed, &snapshot) {
+                note_sealed(&place.layer);
                 return Ok(head.snapshot);
             }
         }
         let new = store_snapshot(&snapshot, &intake).doing(SEALING)?;
         let update = RefUpdate {
-            workspace,
+            workspace: *workspace,
             device: run.device(),
             expected: head.map(|head| head.snapshot),
             new,
@@ -137,11 +152,63 @@ impl Checkouts for PlainCheckouts {
             key: IdempotencyKey::from_bytes(random().doing(SEALING)?),
         };
         intake.commit(update).doing(SEALING)?;
+        note_sealed(&place.layer);
         Ok(new)
+    }
+
+    fn is_there(&self, checkout: &Path, layer: &Path) -> bool {
+        !is_gone(checkout) || !is_gone(layer)
+    }
+
+    fn release(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError> {
+        layered::release(checkout, layer, &self.aside).doing(RELEASING)
+    }
+
+    fn let_go(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError> {
+        layered::let_go(checkout, layer, &self.aside).doing(RELEASING)
+    }
+
+    fn sweep(&self, stop: &AtomicBool) -> Result<(), CheckoutError> {
+        let shared = self.shared.as_ref().map_or(Ok(()), |shared| shared.sweep(stop));
+        shared.and(sweep(&self.aside, "", stop)).doing(RELEASING)
     }
 }
 
-impl PlainCheckouts {
+/// A checkout that was made.
+struct Made {
+    files: u64,
+    bytes: u64,
+    not_carried: Vec<Omission>,
+    repository: RestoredRepository,
+}
+
+/// Makes a checkout that shares nothing.
+fn copy(
+    place: &Place,
+    vault: &Vault,
+    snapshot: &Snapshot,
+    repository: &RepositoryOptions,
+) -> Result<Made, CheckoutError> {
+    let (options, progress) = (RestoreOptions::default(), Progress::default());
+    let made = restore_snapshot(vault, snapshot, &place.checkout, &options, repository, &progress);
+    let (restored, repository) = made.doing(RESTORING)?;
+    if let RestoredRepository::Failed(error) = repository {
+        return Err(error).doing(REBUILDING);
+    }
+    let Restored { files, bytes, not_carried } = restored;
+    Ok(Made { files, bytes, not_carried, repository })
+}
+
+impl NodeCheckouts {
+    fn repository(&self) -> RepositoryOptions {
+        RepositoryOptions {
+            git: self.git.clone(),
+            scratch: self.scratch.clone(),
+            // They come from who asked for the run, and what they reach is what the run may.
+            commands: Commands::All,
+        }
+    }
+
     /// The state of the repository that a run has left, and what neither that nor the tree has. A repository that cannot
     /// be captured is left out and named: the files are kept all the same.
     fn capture(

@@ -20,7 +20,10 @@ const COMMAND: &str = "command";
 
 /// How long after it was asked for a handoff may still start, unless said: whoever comes back after a
 /// longer time has other plans.
-const EXPIRES_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+pub(super) const EXPIRES_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// Most runs of one handoff.
+const MAX_VARIANTS: u32 = 64;
 
 impl Daemon {
     pub(super) async fn handoff(
@@ -29,7 +32,7 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Answer, Fail> {
         let started = self.clock.instant();
-        if call.command.is_empty() && call.prompt.is_some() {
+        if call.command.is_empty() && !call.prompts.is_empty() {
             return Err(Fail::new("no-agent", "no agent takes a prompt in this version")
                 .hint("say what shall run: baton handoff -p PROMPT -- COMMAND")
                 .exit(2));
@@ -58,34 +61,37 @@ impl Daemon {
                 .await;
         }
         let command: Vec<_> = call.command.into_iter().map(|Bytes(bytes)| bytes).collect();
-        let run = if command.is_empty() {
-            None
-        } else {
-            Some(RunSpec {
+        let mut runs = Vec::new();
+        for prompt in attempts(&command, call.variants, &call.prompts)? {
+            runs.push(RunSpec {
                 run: RunId::from_bytes(random()?),
                 thread: ThreadId::from_bytes(random()?),
                 workspace: taken.workspace,
                 snapshot: taken.id,
                 agent: COMMAND.to_owned(),
-                command,
-                prompt: call.prompt,
-            })
-        };
+                command: command.clone(),
+                prompt,
+                parent: None,
+            });
+        }
         let expires_ms = call.expires_ms.unwrap_or(EXPIRES_MS);
         let now = self.clock.now_ms();
-        let parcel = Parcel::handoff(target.clone(), &taken, ahead, run.clone(), now, expires_ms)?;
+        let parcel = Parcel::handoff(target.clone(), &taken, ahead, runs.clone(), now, expires_ms)?;
         let sent = self.send(parcel, order, false, events).await?;
         let mut answer = self.handoff_answer(handoff, sent.state, &target, &taken, sent.id).await?;
         answer.queue = sent.queue.map(|id| id.to_string());
         answer.bytes_sent = sent.cost.bytes_sent;
         answer.objects_sent = sent.cost.objects_sent;
         answer.round_trips = sent.cost.round_trips;
-        answer.receipt.isolated = sent.run.as_ref().map(|info| info.isolated);
-        answer.runs.extend(run.map(|spec| HandoffRun {
-            run: spec.run.to_string(),
-            thread: spec.thread.to_string(),
-            state: sent.run.as_ref().map_or(RunState::Queued, |info| info.state).name().to_owned(),
-            checkout: sent.run.and_then(|info| info.checkout),
+        answer.receipt.isolated = sent.runs.first().map(|info| info.isolated);
+        answer.runs.extend(runs.into_iter().map(|spec| {
+            let info = sent.runs.iter().find(|info| info.spec.run == spec.run);
+            HandoffRun {
+                run: spec.run.to_string(),
+                thread: spec.thread.to_string(),
+                state: info.map_or(RunState::Queued, |info| info.state).name().to_owned(),
+                checkout: info.and_then(|info| info.checkout.clone()),
+            }
         }));
         answer.timing_ms.send = sent.send_ms;
         answer.timing_ms.total = decimal_ms(self.clock.since(started));
@@ -121,5 +127,29 @@ impl Daemon {
             round_trips: 0,
             timing_ms: TimingMs { ..report::timing(taken) },
         })
+    }
+}
+
+/// What each run of a handoff is asked: as many as there are variants of one prompt, or one for each of several.
+fn attempts(
+    command: &[Vec<u8>],
+    variants: u32,
+    prompts: &[String],
+) -> Result<Vec<Option<String>>, Fail> {
+    let wrong = |message| Err(Fail::new("usage", message).exit(2));
+    if command.is_empty() {
+        return Ok(Vec::new());
+    }
+    match (variants, prompts) {
+        (0, _) | (1, []) => Ok(vec![None; 1]),
+        (count, _) if count > MAX_VARIANTS || prompts.len() > MAX_VARIANTS as usize => {
+            wrong(format!("more than {MAX_VARIANTS} variants"))
+        }
+        (count, []) => Ok(vec![None; count as usize]),
+        (count, [one]) => Ok(vec![Some(one.clone()); count as usize]),
+        (count, several) if count > 1 && several.len() != count as usize => {
+            wrong(format!("{count} variants of {} prompts", several.len()))
+        }
+        (_, several) => Ok(several.iter().cloned().map(Some).collect()),
     }
 }

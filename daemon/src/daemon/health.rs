@@ -64,9 +64,11 @@ impl Daemon {
                 "install bubblewrap (apt install bubblewrap) and allow user namespaces",
             ),
         });
+        checks.push(checkouts_check(&self.sharing));
         let path = self.options.environment.path();
         checks.push(machine::sleep(Path::new("/sys/class/power_supply"), path));
         checks.push(self.catalog_check());
+        checks.extend(self.secrets_check());
         if let Err(error) = self.store.check_poison() {
             let detail = super::failure::chain(&error);
             checks.push(verdict("store", false, detail, "baton daemon stop, then try again"));
@@ -84,6 +86,21 @@ impl Daemon {
         let fix = format!("baton daemon stop, then put {} back from a backup", path.display());
         let whole = || "users, remotes, workspaces and runs can be read".to_owned();
         verdict("catalog", problem.is_none(), problem.unwrap_or_else(whole), &fix)
+    }
+
+    /// Whether the secrets of runs can be used, where there are some.
+    fn secrets_check(&self) -> Option<DoctorCheck> {
+        let (ok, detail) = match self.secrets.check() {
+            Ok(0) => return None,
+            Ok(users) => (true, format!("{users} with secrets, for their owner only")),
+            Err(error) => (false, super::failure::chain(&error)),
+        };
+        let folder = self.options.home.secrets_dir();
+        let fix = format!(
+            "make it yours alone (chmod -R go= {}), or put it back from a backup",
+            folder.display()
+        );
+        Some(verdict("secrets", ok, detail, if ok { "" } else { &fix }))
     }
 
     /// Whether a node answers over UDP.
@@ -109,5 +126,31 @@ impl Daemon {
                 verdict(&name, false, failure.message, &fix)
             }
         }
+    }
+}
+
+/// Which kind of checkout runs get. Copies do as well, but for the time and the space they take.
+fn checkouts_check(sharing: &Result<(), String>) -> DoctorCheck {
+    let detail = match sharing {
+        Ok(()) => "those of runs share layers: one more costs what its run changes".to_owned(),
+        Err(why) => format!(
+            "those of runs are copies, each as large as its tree: {why}; where root serves, on Linux 5.8 or later, they \
+             share layers"
+        ),
+    };
+    verdict("checkouts", true, detail, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_checkouts_is_told_and_neither_is_a_failure() {
+        let shared = checkouts_check(&Ok(()));
+        assert!(shared.ok && shared.detail.contains("share layers"), "{shared:?}");
+        let copies = checkouts_check(&Err("not permitted".to_owned()));
+        assert!(copies.ok && copies.detail.contains("copies"), "{copies:?}");
+        assert!(copies.detail.contains("not permitted; where root serves"), "{copies:?}");
     }
 }

@@ -10,6 +10,7 @@ use baton_store::git::GitProgram;
 use baton_store::secrets::SecretRules;
 use baton_store::store::Store;
 
+use super::checkouts::{NodeCheckouts, SharedLayers};
 use super::failure::{Fail, chain};
 use super::{Options, report};
 use crate::clock::Clock;
@@ -17,6 +18,9 @@ use crate::config::Config;
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::keeper::Watching;
+use crate::notices::{NoticeOptions, Notices};
+use crate::secrets::Secrets;
+use crate::task::Tasks;
 use crate::workspace::{TakeOptions, Workspaces, random};
 
 /// Takes a snapshot in this process, without a daemon; refused where one has the home.
@@ -85,6 +89,34 @@ pub(super) fn workspaces(
         watching,
         kept: Mutex::default(),
     })
+}
+
+/// Who is told how runs ended.
+pub(super) fn notices(home: &Home, options: &Options, config: &Config, tasks: &Tasks) -> Notices {
+    let variables = options.environment.variables().to_vec();
+    let telling = NoticeOptions::new(variables, home.state_dir.clone());
+    Notices::start(&config.notify, &telling, tasks)
+}
+
+/// The checkouts of runs, and why they share no layers, where they do not.
+pub(super) fn checkouts(
+    home: &Home,
+    store: &Store,
+    workspaces: &Workspaces,
+    secrets: &Secrets,
+) -> (NodeCheckouts, Result<(), String>) {
+    let shared = SharedLayers::choose(home.caches_dir().join("checkouts"), home.runs_dir());
+    let sharing = shared.as_ref().map(|_| ()).map_err(|error| chain(error));
+    let checkouts = NodeCheckouts {
+        store: store.clone(),
+        clock: workspaces.clock.clone(),
+        git: workspaces.git.clone(),
+        scratch: workspaces.scratch.clone(),
+        secrets: secrets.clone(),
+        shared: shared.ok(),
+        aside: home.runs_dir().join("aside"),
+    };
+    (checkouts, sharing)
 }
 
 /// The vault of this home's own workspaces.

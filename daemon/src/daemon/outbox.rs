@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_protocol::id::{NodeId, QueueId, SnapshotId, WorkspaceId};
-use baton_protocol::message::{Reply, Request, RunInfo, RunSpec};
+use baton_protocol::message::{RunInfo, RunSpec};
 use baton_protocol::object::Snapshot;
 use baton_protocol::session::push::PushStats;
 use baton_store::catalog::history::Pin;
@@ -58,8 +58,8 @@ pub(super) struct Sent {
     pub(super) sequence: Option<u64>,
     pub(super) cost: Cost,
     pub(super) send_ms: Option<f64>,
-    /// Its run, as the node has it.
-    pub(super) run: Option<RunInfo>,
+    /// Its runs, as the node has them.
+    pub(super) runs: Vec<RunInfo>,
     /// Its id, where it is or was in the queue.
     pub(super) queue: Option<QueueId>,
 }
@@ -72,7 +72,7 @@ impl From<Pushed> for Sent {
             sequence: Some(pushed.snapshot.sequence),
             cost: cost_of(pushed.stats),
             send_ms: Some(pushed.send_ms),
-            run: None,
+            runs: Vec::new(),
             queue: None,
         }
     }
@@ -92,12 +92,12 @@ impl Parcel {
         target: Target,
         taken: &Taken,
         ahead: SentAhead,
-        run: Option<RunSpec>,
+        runs: Vec<RunSpec>,
         now: u64,
         expires_ms: u64,
     ) -> Result<Self, Fail> {
         let mut parcel = Self::new(target, taken, EntryKind::Handoff, (ahead, now))?;
-        parcel.wanted.run = run;
+        parcel.wanted.runs = runs;
         parcel.wanted.expires_at = Some(now.saturating_add(expires_ms));
         Ok(parcel)
     }
@@ -115,7 +115,7 @@ impl Parcel {
             node: target.remote.node,
             remote: target.remote.name.clone(),
             snapshot: taken.id,
-            run: None,
+            runs: Vec::new(),
             created_at: now,
             expires_at: None,
             begun: false,
@@ -192,7 +192,7 @@ impl Daemon {
             sequence: None,
             cost: Cost::default(),
             send_ms: None,
-            run: None,
+            runs: Vec::new(),
             queue: Some(id),
         })
     }
@@ -251,22 +251,22 @@ impl Daemon {
                 self.blocking("queue", note).await?;
             }
         }
-        let mut run = None;
-        if let Some(spec) = &wanted.run {
+        let mut runs = Vec::new();
+        if !wanted.runs.is_empty() {
             if flight.is_stopped() {
                 return Err(Fail::cancelled());
             }
-            let spec = RunSpec { snapshot: pushed.id, ..spec.clone() };
             if queued && !wanted.begun {
                 self.blocking("queue", move |daemon| Ok(daemon.catalog.set_begun(id)?)).await?;
             }
             wanted.begun = true;
-            run = Some(self.run_request(target, Request::CreateRun(spec)).await?);
+            let of_snapshot = |spec: &RunSpec| RunSpec { snapshot: pushed.id, ..spec.clone() };
+            runs = self.start_runs(target, wanted.runs.iter().map(of_snapshot)).await?;
             cost.round_trips += 1;
         }
         let pin = match wanted.kind {
             EntryKind::Push => Pin::Push,
-            EntryKind::Handoff => Pin::Handoff,
+            EntryKind::Handoff | EntryKind::FollowUp => Pin::Handoff,
         };
         self.acks.pin(wanted.workspace, pushed.id, pin);
         Ok(Sent {
@@ -275,21 +275,9 @@ impl Daemon {
             sequence: Some(pushed.snapshot.sequence),
             cost,
             send_ms: Some(pushed.send_ms),
-            run,
+            runs,
             queue: None,
         })
-    }
-
-    /// Asks a node something about a run.
-    pub(super) async fn run_request(
-        &self,
-        target: &Target,
-        request: Request,
-    ) -> Result<RunInfo, Fail> {
-        match self.pool.request(&target.remote, request).await? {
-            Reply::Run(info) => Ok(*info),
-            _ => Err(Fail::new("transport", "the node answered something else than was asked")),
-        }
     }
 
     /// Waits until the worker has sent an entry; nothing where it goes on waiting. With `wait` that is
@@ -360,24 +348,28 @@ impl Daemon {
                 return Err(Fail::new("not-sent", reason).hint("baton queue"));
             }
         }
-        let (node, wanted) = (entry.wanted.node, entry.wanted.run.clone());
+        let (node, wanted) = (entry.wanted.node, entry.wanted.runs.clone());
         let id = entry.sent.unwrap_or(entry.wanted.snapshot);
         let find = self.blocking("sent", move |daemon| {
             let sequence = load_snapshot(&daemon.workspaces.vault, id)?.sequence;
-            let Some(wanted) = wanted else { return Ok((sequence, None)) };
+            if wanted.is_empty() {
+                return Ok((sequence, Vec::new()));
+            }
             let known = daemon.catalog.remembered_runs()?;
-            let run =
-                known.into_iter().find(|(at, info, _)| *at == node && info.spec.run == wanted.run);
-            Ok((sequence, run.map(|(_, info, _)| info)))
+            let of_node = known.into_iter().filter(|(at, ..)| *at == node).map(|(_, info, _)| info);
+            let known: Vec<_> = of_node.collect();
+            let find =
+                |spec: &RunSpec| known.iter().find(|info| info.spec.run == spec.run).cloned();
+            Ok((sequence, wanted.iter().filter_map(find).collect()))
         });
-        let (sequence, run) = find.await?;
+        let (sequence, runs) = find.await?;
         Ok(Sent {
             state: "acked",
             id,
             sequence: Some(sequence),
             cost: entry.cost,
             send_ms: None,
-            run,
+            runs,
             queue: Some(entry.wanted.id),
         })
     }
@@ -402,6 +394,9 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Cost, Fail> {
         let target = self.target_of(entry.wanted.node).await?;
+        if entry.wanted.kind == EntryKind::FollowUp {
+            return self.deliver_follow_up(&target, &entry).await;
+        }
         let mut wanted = entry.wanted;
         wanted.snapshot = entry.sent.unwrap_or(wanted.snapshot);
         let id = wanted.snapshot;
@@ -409,7 +404,7 @@ impl Daemon {
             .blocking("load", move |daemon| Ok(load_snapshot(&daemon.workspaces.vault, id)?))
             .await?;
         let sent = self.ship(&mut wanted, &mut snapshot, &target, (flight, true), events).await?;
-        if let Some(info) = &sent.run {
+        for info in &sent.runs {
             self.remember(&target, info).await?;
         }
         Ok(sent.cost)

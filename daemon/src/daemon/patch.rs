@@ -65,6 +65,25 @@ pub(super) fn unified<S: ObjectSource + ?Sized>(
     Ok(patch)
 }
 
+/// Lines of a change that are new, and lines that are gone; nothing where it is binary, or too large to be looked at.
+pub(super) fn lines<S: ObjectSource + ?Sized>(
+    source: &S,
+    old: TreeId,
+    new: TreeId,
+    change: &Change,
+) -> Result<Option<(u64, u64)>, StoreError> {
+    let before = text(source, find_entry(source, old, &change.path)?.as_ref())?;
+    let after = text(source, find_entry(source, new, &change.path)?.as_ref())?;
+    let Some((before, after)) = before.zip(after) else { return Ok(None) };
+    let diff = similar::TextDiff::from_lines(&before, &after);
+    let mut counts = (0, 0);
+    for op in diff.ops().iter().filter(|op| op.tag() != similar::DiffTag::Equal) {
+        counts.0 += op.new_range().len() as u64;
+        counts.1 += op.old_range().len() as u64;
+    }
+    Ok(Some(counts))
+}
+
 /// A path on one line, without what a terminal would obey: its names may come from anywhere.
 fn shown(path: &RelPath) -> String {
     let mut text = String::new();

@@ -35,7 +35,8 @@ impl Daemon {
         let result = info.result.unwrap_or(info.spec.snapshot);
         self.fetch_from(&target, result, events).await?;
         let (isolated, name) = (Some(info.isolated), info.spec.run.short());
-        let asked = Some(info.spec.snapshot);
+        // What a run left is nothing that was asked for, also where another one goes on from it.
+        let asked = self.begun_with(&target, &info).await.ok();
         let (mut branch, mut refs) = (None, Vec::new());
         let (root, restored, receipt) = if let Some(into) = call.into.map(to_path) {
             let to = (asked, isolated);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use baton_protocol::id::RunId;
+use baton_protocol::id::{RunId, SnapshotId};
 use baton_protocol::message::{
     LogEntry, LogReply, LogStream, Opening, Reply, Request, RunInfo, RunSpec, RunState,
 };
@@ -75,15 +75,14 @@ impl Daemon {
     /// Runs of handoffs that are in the queue, as they will be; one that is not sent any more has ended.
     async fn runs_in_queue(self: &Arc<Self>) -> Result<Vec<(Entry, RunInfo)>, Fail> {
         let queue = self.blocking("queue", |daemon| Ok(daemon.catalog.queue()?)).await?;
-        let run = |entry: Entry| {
-            let spec = entry.wanted.run.clone()?;
+        let run = |entry: &Entry, spec: &RunSpec| {
             let state = match entry.state {
                 EntryState::Failed => RunState::Failed,
                 EntryState::Expired | EntryState::Cancelled => RunState::Cancelled,
                 EntryState::Waiting | EntryState::Done => RunState::Queued,
             };
-            let info = RunInfo {
-                spec,
+            RunInfo {
+                spec: spec.clone(),
                 state,
                 reason: entry.last_error.clone(),
                 result: None,
@@ -93,10 +92,13 @@ impl Daemon {
                 created_at: entry.wanted.created_at,
                 started_at: None,
                 ended_at: entry.ended_at,
-            };
-            Some((entry, info))
+            }
         };
-        Ok(queue.into_iter().filter_map(run).collect())
+        let runs = |entry: Entry| {
+            let of_entry = |spec: &RunSpec| (entry.clone(), run(&entry, spec));
+            entry.wanted.runs.iter().map(of_entry).collect::<Vec<_>>()
+        };
+        Ok(queue.into_iter().flat_map(runs).collect())
     }
 
     /// The run in the queue that these digits mean, where there is one.
@@ -147,6 +149,41 @@ impl Daemon {
         let places: Vec<usize> = (0..found.len()).collect();
         let at = only(&places, "run", digits, "baton runs")?;
         Ok(found.swap_remove(at))
+    }
+
+    /// Asks a node something about a run.
+    pub(super) async fn run_request(
+        &self,
+        target: &Target,
+        request: Request,
+    ) -> Result<RunInfo, Fail> {
+        match self.pool.request(&target.remote, request).await? {
+            Reply::Run(info) => Ok(*info),
+            _ => Err(Fail::new("transport", "the node answered something else than was asked")),
+        }
+    }
+
+    /// What was handed over with which the thread of a run, or that which it was forked from, has begun: the run itself
+    /// may have started from what another one left.
+    pub(super) async fn begun_with(
+        self: &Arc<Self>,
+        target: &Target,
+        info: &RunInfo,
+    ) -> Result<SnapshotId, Fail> {
+        let mut at = info.clone();
+        if at.spec.parent.is_none() {
+            return Ok(at.spec.snapshot);
+        }
+        let (runs, _) = self.runs_of(target).await?;
+        // Not more often than there are runs: a node may say anything.
+        for _ in 0..=runs.len() {
+            let Some(parent) = at.spec.parent else { return Ok(at.spec.snapshot) };
+            let Some(before) = runs.iter().find(|info| info.spec.run == parent) else { break };
+            at = before.clone();
+        }
+        let message = format!("what run {} goes back to is not known", info.spec.run.short());
+        Err(Fail::new("no-parent", message)
+            .hint(format!("baton pull {} --into DIR", info.spec.run.short())))
     }
 
     pub(super) async fn run_show(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {

@@ -153,7 +153,7 @@ pub fn run(remote: &str, info: &RunInfo) -> RunEntry {
         agent: spec.agent.clone(),
         command: spec.command.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect(),
         prompt: spec.prompt.clone(),
-        parent: None,
+        parent: spec.parent.map(|parent| parent.to_string()),
         snapshot: spec.snapshot.to_string(),
         result: info.result.map(|id| id.to_string()),
         exit_code: info.exit_code,

@@ -12,6 +12,7 @@ use baton_protocol::session::push::{PushOutcome, PushStats};
 use baton_store::checkout::{
     RepositoryOptions, RestoreOptions, Restored, RestoredRepository, restore_snapshot,
 };
+use baton_store::error::StoreError;
 use baton_store::git::{self, Commands};
 use baton_store::objects::ObjectSource;
 use baton_store::plan::plan_push;
@@ -422,7 +423,12 @@ impl Daemon {
         /// Snapshots that are gone through.
         const MAX_STEPS: usize = 10_000;
         let vault = &self.workspaces.vault;
-        let workspace = load_snapshot(vault, id)?.workspace;
+        let workspace = match load_snapshot(vault, id) {
+            Ok(snapshot) => snapshot.workspace,
+            // What is not here was not made here.
+            Err(StoreError::Absent(_)) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
         if self.catalog.history(workspace)?.iter().any(|row| row.snapshot == id) {
             return Ok(true);
         }

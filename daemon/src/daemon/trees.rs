@@ -372,11 +372,15 @@ pub(super) fn diff_answer<S: ObjectSource + ?Sized>(
 ) -> Result<DiffAnswer, Fail> {
     let changes = diff(source, old, new)?;
     let patch = if with_patch { Some(patch::unified(source, old, new, &changes)?) } else { None };
-    let entry = |change: &baton_store::diff::Change| ChangeEntry {
+    Ok(DiffAnswer { changes: changes.iter().map(change_entry).collect(), patch })
+}
+
+/// What is said of one path that differs.
+pub(super) fn change_entry(change: &baton_store::diff::Change) -> ChangeEntry {
+    ChangeEntry {
         path: ReportPath::new(change.path.as_bytes()),
         kind: kind_name(change.kind).to_owned(),
-    };
-    Ok(DiffAnswer { changes: changes.iter().map(entry).collect(), patch })
+    }
 }
 
 const fn kind_name(kind: ChangeKind) -> &'static str {

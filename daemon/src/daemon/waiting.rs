@@ -116,8 +116,8 @@ impl Daemon {
     ) -> Result<(), Fail> {
         let entry =
             self.blocking("queue", move |daemon| Ok(daemon.catalog.queue_entry(id)?)).await?;
-        let run = entry.filter(|entry| entry.wanted.begun).and_then(|entry| entry.wanted.run);
-        if let Some(spec) = run {
+        let runs = entry.filter(|entry| entry.wanted.begun).map(|entry| entry.wanted.runs);
+        for spec in runs.unwrap_or_default() {
             let run = spec.run.short();
             let note = format!(
                 "the connection was lost while the node was asked for run {run}: it may have started. \
@@ -186,7 +186,7 @@ fn shown(wanted: &NewEntry, state: &str) -> QueueEntry {
         remote: wanted.remote.clone(),
         workspace: wanted.workspace.to_string(),
         snapshot: wanted.snapshot.to_string(),
-        run: wanted.run.as_ref().map(|spec| spec.run.to_string()),
+        run: wanted.runs.first().map(|spec| spec.run.to_string()),
         created_at: rfc3339(wanted.created_at),
         expires_at: wanted.expires_at.map(rfc3339),
         attempts: 1,

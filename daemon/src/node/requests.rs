@@ -1,4 +1,4 @@
-//! What a node answers to an enrolled device: pushes, fetches, refs and runs.
+//! What a node answers to an enrolled device: pushes, fetches, refs, runs and their secrets.
 //!
 //! **Invariant:** the vault and the user of every answer are those of the device's key.
 
@@ -10,6 +10,7 @@ use baton_store::store::Store;
 
 use super::{Handler, Handling, Session};
 use crate::runs::{Runs, RunsError};
+use crate::secrets::Secrets;
 use crate::sync::{Quota, SyncError, Wire, ahead, fetch, push};
 use crate::task::Tasks;
 use crate::transport::TransportError;
@@ -20,6 +21,8 @@ pub struct Requests {
     pub store: Store,
     /// Runs.
     pub runs: Runs,
+    /// What they are given.
+    pub secrets: Secrets,
     /// What one push may cost.
     pub quota: Quota,
     /// Where the blocking parts work.
@@ -43,6 +46,9 @@ impl Handler for Requests {
                 Request::Logs { run, from, follow } => {
                     let log = self.runs.logs(&session.device.user, run, from, follow).await;
                     logs(session, log).await
+                }
+                Request::SetSecret(_) | Request::ListSecrets | Request::RemoveSecret(_) => {
+                    self.secrets(session, request).await
                 }
                 other => self.run(session, other).await,
             }
@@ -101,6 +107,25 @@ impl Requests {
                 session.refuse(RefusalCode::Internal, "the node failed; its log has more").await
             }
         }
+    }
+
+    async fn secrets(&self, mut session: Session, request: Request) -> Result<(), TransportError> {
+        let (secrets, vault) = (self.secrets.clone(), session.device.vault);
+        let work = move || match request {
+            Request::SetSecret(secret) => secrets.set(vault, &secret),
+            Request::RemoveSecret(entry) => secrets.remove(vault, &entry),
+            _ => secrets.list(vault),
+        };
+        let refusal = match self.tasks.spawn_blocking("secrets", work).await {
+            Ok(Ok(kept)) => return session.reply(&Reply::Secrets(kept)).await,
+            Ok(Err(error)) => {
+                let user = &session.device.user;
+                tracing::warn!(%user, error = &error as &dyn std::error::Error, "secrets");
+                error.refusal()
+            }
+            Err(error) => RunsError::from(error).refusal(),
+        };
+        session.refuse(refusal.code, refusal.message).await
     }
 
     async fn run(&self, mut session: Session, request: Request) -> Result<(), TransportError> {

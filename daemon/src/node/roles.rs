@@ -16,7 +16,11 @@ pub const fn required(request: &Request) -> Role {
         | Request::ShowRun(_)
         | Request::Logs { .. }
         | Request::WaitRun(_) => Role::Push,
-        Request::CreateRun(_) | Request::CancelRun(_) => Role::Run,
+        Request::CreateRun(_)
+        | Request::CancelRun(_)
+        | Request::SetSecret(_)
+        | Request::ListSecrets
+        | Request::RemoveSecret(_) => Role::Run,
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use baton_protocol::frame::FrameKind;
 use baton_protocol::message::{
-    MAX_COMMAND, MAX_PROMPT, Opening, OpeningError, Refusal, RefusalCode, Reply, Request, VERSION,
+    MAX_COMMAND, MAX_PROMPT, OLDEST, Opening, OpeningError, Refusal, RefusalCode, Reply, Request,
+    VERSION,
 };
 
 use super::registry::Peer;
@@ -77,7 +78,7 @@ async fn opening(
         Ok(opening) => Ok(check_size(&opening.request).map(|()| opening.request)),
         Err(OpeningError::Version { oldest, newest }) => {
             let message = format!(
-                "this node (baton {PROGRAM}) speaks version {VERSION} of the messages, \
+                "this node (baton {PROGRAM}) speaks versions {OLDEST} to {VERSION} of the messages, \
                  not {oldest} to {newest}"
             );
             Ok(Err(Refusal { code: RefusalCode::Version, message }))

@@ -127,7 +127,7 @@ fn entry(byte: u8, node: NodeId) -> NewEntry {
         node,
         remote: "box".to_owned(),
         snapshot: SnapshotId::from_bytes([byte; 32]),
-        run: None,
+        runs: Vec::new(),
         created_at: 1_000_000,
         expires_at: None,
         begun: false,

@@ -2,36 +2,55 @@
 //!
 //! Not here: doing either. This is the seam to the store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use baton_protocol::id::{RunId, SnapshotId, VaultId, WorkspaceId};
 
+/// A run, and the folders that its checkout has.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The run.
+    pub run: RunId,
+    /// Whose objects it has.
+    pub vault: VaultId,
+    /// What it works on.
+    pub workspace: WorkspaceId,
+    /// Where its files are seen.
+    pub checkout: PathBuf,
+    /// Where its attachments are.
+    pub attachments: PathBuf,
+    /// What a checkout needs beside it.
+    pub layer: PathBuf,
+}
+
 /// Makes checkouts, and snapshots of them. Its methods block, for minutes where a tree is large.
 pub trait Checkouts: Send + Sync {
-    /// Writes a snapshot's tree to `checkout`, which is not there yet, and its attachments to
+    /// Makes a snapshot's tree stand at `checkout`, which is not there yet, and its attachments in
     /// `attachments`, which is an empty folder.
     ///
     /// A crash in the middle leaves something that no program has run in, and that is never sealed.
-    fn prepare(
-        &self,
-        vault: VaultId,
-        snapshot: SnapshotId,
-        checkout: &Path,
-        attachments: &Path,
-    ) -> Result<Prepared, CheckoutError>;
+    fn prepare(&self, place: &Place, snapshot: SnapshotId) -> Result<Prepared, CheckoutError>;
 
     /// Makes a durable snapshot of a run's checkout, whose parent is the one that the run started from, and
     /// moves the ref of the run's device to it. Nothing changes the checkout meanwhile.
     ///
     /// Must be safe to repeat: a crash after it returned makes the node ask again.
-    fn seal(
-        &self,
-        vault: VaultId,
-        workspace: WorkspaceId,
-        run: RunId,
-        checkout: &Path,
-        parent: SnapshotId,
-    ) -> Result<SnapshotId, CheckoutError>;
+    fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError>;
+
+    /// Whether anything of a checkout is left.
+    fn is_there(&self, checkout: &Path, layer: &Path) -> bool;
+
+    /// Puts a checkout aside in which nothing has run.
+    fn release(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError>;
+
+    /// Lets go of the checkout of a run that has ended: of what it holds of the machine, and what is kept elsewhere. What
+    /// could not be sealed stays where it can be seen.
+    fn let_go(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError>;
+
+    /// Takes away what was put aside, and what no checkout needs any more, until it is told to `stop`. Nobody waits for
+    /// it; one at a time.
+    fn sweep(&self, stop: &AtomicBool) -> Result<(), CheckoutError>;
 }
 
 /// What [`Checkouts::prepare`] has made.

@@ -6,10 +6,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use baton_protocol::id::RunId;
+use baton_protocol::id::{RunId, VaultId};
 use baton_protocol::message::RunSpec;
 
+use super::checkout::Place;
 use crate::rooms::DEFAULT_PATH;
+use crate::secrets::Given;
 
 /// Longest string that Linux takes as one argument or variable, its NUL included (`MAX_ARG_STRLEN`).
 pub(super) const MAX_STRING: usize = 128 * 1024;
@@ -23,6 +25,11 @@ impl NodeEnvironment {
     /// Takes the whole environment and keeps what runs may have.
     pub fn new(all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self(all.into_iter().filter(|(name, _)| is_inherited(name)).collect())
+    }
+
+    /// What it let through.
+    pub fn variables(&self) -> &[(OsString, OsString)] {
+        &self.0
     }
 
     /// The folders in which programs are looked for.
@@ -39,18 +46,35 @@ fn is_inherited(name: &OsStr) -> bool {
 
 /// The folders and files of one run.
 #[derive(Clone, Debug)]
-pub(super) struct Folders {
+pub(crate) struct Folders {
     root: PathBuf,
 }
 
 impl Folders {
-    pub(super) fn of(runs: &Path, run: RunId) -> Self {
+    pub(crate) fn of(runs: &Path, run: RunId) -> Self {
         Self { root: runs.join(run.to_string()) }
     }
 
-    /// What the run works on; stays when it has ended.
+    /// Where its checkout is made.
+    pub(super) fn place(&self, spec: &RunSpec, vault: VaultId) -> Place {
+        Place {
+            run: spec.run,
+            vault,
+            workspace: spec.workspace,
+            checkout: self.checkout(),
+            attachments: self.attachments(),
+            layer: self.layer(),
+        }
+    }
+
+    /// What the run works on.
     pub(super) fn checkout(&self) -> PathBuf {
         self.root.join("checkout")
+    }
+
+    /// What the checkout needs beside it.
+    pub(crate) fn layer(&self) -> PathBuf {
+        self.root.join("layer")
     }
 
     pub(super) fn home(&self) -> PathBuf {
@@ -75,11 +99,13 @@ impl Folders {
     }
 }
 
-/// The whole environment of a run.
+/// The whole environment of a run. What it is given has none of the names that are set here: see
+/// [`check_name`](baton_protocol::message::secrets::check_name).
 pub(super) fn environment(
     node: &NodeEnvironment,
     spec: &RunSpec,
     folders: &Folders,
+    given: &Given,
 ) -> Vec<(OsString, OsString)> {
     let mut all = node.0.clone();
     if !all.iter().any(|(name, _)| name == "PATH") {
@@ -93,6 +119,7 @@ pub(super) fn environment(
     add("BATON_PROMPT", spec.prompt.clone().unwrap_or_default().into());
     add("BATON_ATTACHMENTS", folders.attachments().into());
     add("BATON_RECEIPT", folders.receipt().into());
+    all.extend(given.variables.iter().cloned());
     all
 }
 

@@ -18,12 +18,13 @@ use std::sync::Arc;
 use baton_protocol::id::RunId;
 use baton_protocol::message::LogStream;
 use baton_store::fs::{self, FsError};
+use baton_store::secrets::known::KnownValues;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::sync::oneshot;
 
-use super::lines::Lines;
 use super::log::writer::Log;
+use super::mask::MaskedLines;
 use super::process::Processes;
 use crate::clock::Clock;
 
@@ -53,14 +54,15 @@ pub(super) enum ExecuteError {
     Wait(#[source] io::Error),
 }
 
-/// What is to be executed.
-#[derive(Debug)]
+/// What is to be executed. Its command has values in its environment, so that it is not shown.
 pub(super) struct Execution {
     pub(super) run: RunId,
     pub(super) command: Command,
     /// As in [`Room::layers`](crate::rooms::Room::layers).
     pub(super) layers: usize,
     pub(super) log: Arc<Log>,
+    /// What must not be in the log.
+    pub(super) known: Option<Arc<KnownValues>>,
     pub(super) clock: Clock,
     /// Gets the processes once they are there.
     pub(super) started: oneshot::Sender<Arc<Processes>>,
@@ -69,7 +71,7 @@ pub(super) struct Execution {
 /// Starts a program, records its output until it ends, and ends what it leaves behind. Returns its exit
 /// code: its own, or 128 and the signal.
 pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, ExecuteError> {
-    let Execution { run, mut command, layers, log, clock, started } = execution;
+    let Execution { run, mut command, layers, log, known, clock, started } = execution;
     let (exited, exit) = io::pipe().map_err(ExecuteError::Start)?;
     let mut child = command
         .stdin(Stdio::null())
@@ -83,7 +85,7 @@ pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, Execut
     let mut output = Output {
         stdout: child.stdout.take(),
         stderr: child.stderr.take(),
-        lines: Default::default(),
+        lines: [(); 2].map(|()| MaskedLines::new(known.as_ref())),
         log,
         clock,
     };
@@ -131,7 +133,7 @@ fn exit_code(status: ExitStatus) -> i32 {
 struct Output {
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
-    lines: [Lines; 2],
+    lines: [MaskedLines; 2],
     log: Arc<Log>,
     clock: Clock,
 }
@@ -141,10 +143,10 @@ impl Output {
     fn record_until(&mut self, exited: &PipeReader) {
         let mut buffer = vec![0; BUFFER];
         loop {
-            let begun = self.lines.iter().any(Lines::has_begun);
+            let begun = self.lines.iter().any(MaskedLines::has_begun);
             let (stdout, stderr, done) = self.wait(Some(exited), begun.then_some(&PATIENCE));
             if !(stdout || stderr || done) {
-                self.flush();
+                self.idle();
             }
             self.read(stdout, stderr, &mut buffer);
             if done {
@@ -168,7 +170,7 @@ impl Output {
         }
         self.stdout = None;
         self.stderr = None;
-        self.flush();
+        self.end();
     }
 
     /// Which of standard output, standard error and `exited` have something; none of them after `limit`.
@@ -199,11 +201,20 @@ impl Output {
     }
 
     /// Shows the lines that have begun.
-    fn flush(&mut self) {
+    fn idle(&mut self) {
         let [out, err] = &mut self.lines;
         self.log.append(self.clock.now_ms(), |add| {
-            out.flush(|piece| add(LogStream::Stdout, piece));
-            err.flush(|piece| add(LogStream::Stderr, piece));
+            out.idle(|piece| add(LogStream::Stdout, piece));
+            err.idle(|piece| add(LogStream::Stderr, piece));
+        });
+    }
+
+    /// Shows what is left of both streams.
+    fn end(&mut self) {
+        let [out, err] = &mut self.lines;
+        self.log.append(self.clock.now_ms(), |add| {
+            out.end(|piece| add(LogStream::Stdout, piece));
+            err.end(|piece| add(LogStream::Stderr, piece));
         });
     }
 }
@@ -211,7 +222,7 @@ impl Output {
 /// Returns whether more may come.
 fn read_one(
     from: &mut Option<impl Read>,
-    lines: &mut Lines,
+    lines: &mut MaskedLines,
     stream: LogStream,
     log: &Log,
     clock: &Clock,
@@ -220,7 +231,7 @@ fn read_one(
     let Some(source) = from else { return false };
     match source.read(buffer) {
         Ok(0) => {
-            log.append(clock.now_ms(), |add| lines.flush(|piece| add(stream, piece)));
+            log.append(clock.now_ms(), |add| lines.end(|piece| add(stream, piece)));
             false
         }
         Ok(length) => {

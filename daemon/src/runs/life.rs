@@ -17,9 +17,12 @@ use tokio::sync::oneshot;
 use super::checkout::{CheckoutError, Prepared};
 use super::environment::{arguments, environment};
 use super::execute::{ExecuteError, Execution, execute};
+use super::mask::masked;
 use super::process::Processes;
 use super::{Live, Runs, RunsError, Stop};
+use crate::notices::Notice;
 use crate::rooms::{Job, RoomError};
+use crate::secrets::Given;
 use crate::task::{Task, TaskFailed};
 
 /// What a shell answers where there is no such program, and where it cannot be executed.
@@ -92,7 +95,8 @@ impl Runs {
         };
         let Prepared { files, bytes, .. } = prepared;
         self.note(live, &format!("prepared {files} files, {bytes} bytes"));
-        let ended = self.run_program(live).await;
+        let mut ended = self.run_program(live).await;
+        ended.failure = ended.failure.map(|failure| self.masked(live, failure));
         if ended.stop.is_none() && ended.code.is_some() {
             // If the node dies while it seals, the next daemon knows how the program ended.
             let update = RunUpdate {
@@ -120,9 +124,7 @@ impl Runs {
             for folder in [folders.home(), folders.attachments()] {
                 own("making the run's folders", fs::create_dir_all(&folder))?;
             }
-            let (checkout, attachments) = (folders.checkout(), folders.attachments());
-            let (vault, snapshot) = (work.vault, work.spec.snapshot);
-            let mut prepared = checkouts.prepare(vault, snapshot, &checkout, &attachments)?;
+            let mut prepared = checkouts.prepare(&work.place(), work.spec.snapshot)?;
             if let Some(receipt) = prepared.receipt.as_object_mut() {
                 receipt.insert("isolated".to_owned(), isolated.into());
             }
@@ -141,10 +143,11 @@ impl Runs {
 
     /// Removes a checkout in which nothing has run.
     pub(super) async fn discard_checkout(&self, live: &Live) {
-        let checkout = live.folders.checkout();
-        let removed = self.blocking("run-discard", move || fs::remove_dir_all(&checkout)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(run = %live.run, %error, "a part of a checkout stays behind");
+        let (checkout, layer) = (live.folders.checkout(), live.folders.layer());
+        let checkouts = Arc::clone(&self.0.parts.checkouts);
+        let release = move || checkouts.release(&checkout, &layer);
+        if let Ok(Err(error)) = self.blocking("run-discard", release).await {
+            tracing::warn!(run = %live.run, error = chain(&error), "a part of a checkout stays behind");
         }
     }
 
@@ -165,7 +168,13 @@ impl Runs {
             return Ended { stop, at: clock.now_ms(), ..Ended::default() };
         }
 
-        let variables = environment(&self.0.options.environment, &live.spec, &live.folders);
+        let given = match self.give(live).await {
+            Ok(given) => given,
+            Err(failure) => {
+                return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
+            }
+        };
+        let variables = environment(&self.0.options.environment, &live.spec, &live.folders, &given);
         let all = arguments(&live.spec);
         let (program, arguments) = all
             .split_first()
@@ -197,6 +206,7 @@ impl Runs {
             command,
             layers: self.0.parts.room.layers(),
             log: Arc::clone(log),
+            known: given.known.clone(),
             clock: clock.clone(),
             started,
         };
@@ -229,6 +239,20 @@ impl Runs {
             Err(error) => (None, Some(chain(&error))),
         };
         Ended { code, stop, failure, at: clock.now_ms() }
+    }
+
+    /// The secrets of a run: as they are when its program is started.
+    async fn give(&self, live: &Live) -> Result<Arc<Given>, String> {
+        let (secrets, vault, run) = (self.0.parts.secrets.clone(), live.vault, live.run);
+        let agent = live.spec.agent.clone();
+        match self.blocking("run-secrets", move || secrets.give(vault, run, &agent)).await {
+            Ok(Ok(given)) => Ok(given),
+            Ok(Err(error)) => {
+                tracing::error!(%run, error = chain(&error), "a run is not given its secrets");
+                Err(error.for_user().to_owned())
+            }
+            Err(error) => Err(reason("its secrets could not be read", &error)),
+        }
     }
 
     /// Asks a run's processes to end, and kills those that do not.
@@ -271,15 +295,16 @@ impl Runs {
 
     async fn seal(&self, live: &Arc<Live>) -> Result<SnapshotId, String> {
         let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
-        let seal = move || {
-            let (spec, checkout) = (&work.spec, work.folders.checkout());
-            checkouts.seal(work.vault, spec.workspace, work.run, &checkout, spec.snapshot)
-        };
-        let doing = "its result could not be sealed and is in its checkout only";
+        let seal = move || checkouts.seal(&work.place(), work.spec.snapshot);
+        let doing = format!(
+            "its result could not be sealed and is in {} only, where it is sealed when the daemon starts the next time",
+            live.folders.checkout().display()
+        );
         match self.blocking("run-seal", seal).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => Err(self::reason(doing, &error)),
-            Err(error) => Err(self::reason(doing, &error)),
+            // It may name a file.
+            Ok(Err(error)) => Err(self.masked(live, self::reason(&doing, &error))),
+            Err(error) => Err(self::reason(&doing, &error)),
         }
     }
 
@@ -328,6 +353,15 @@ impl Runs {
                 info.ended_at = Some(ended.at);
             });
         }
+        let spec = &live.spec;
+        self.0.parts.notices.tell(&Notice {
+            run: live.run,
+            thread: spec.thread,
+            workspace: spec.workspace,
+            user: live.user.clone(),
+            state,
+            time: ended.at,
+        });
     }
 
     /// Moves a run to a state, durably, and tells who waits.
@@ -345,7 +379,13 @@ impl Runs {
     }
 
     pub(super) fn note(&self, live: &Live, text: &str) {
-        live.log.node(self.0.parts.clock.now_ms(), text);
+        let text = self.masked(live, text.to_owned());
+        live.log.node(self.0.parts.clock.now_ms(), &text);
+    }
+
+    /// What is said of a run, without what it was given.
+    fn masked(&self, live: &Live, text: String) -> String {
+        masked(self.0.parts.secrets.known_to(live.run).as_ref(), text)
     }
 }
 
@@ -359,7 +399,7 @@ fn reason(what: &str, error: &dyn Error) -> String {
 }
 
 /// An error and its sources.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
@@ -374,7 +414,9 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
+    use baton_protocol::id::VaultId;
     use baton_protocol::message::LogStream;
+    use baton_protocol::message::secrets::{SecretValue, SetSecret};
 
     use super::super::testing::{Node, entries, spec, within};
     use super::*;
@@ -451,8 +493,9 @@ mod tests {
         let node = Node::new();
         let info = node.run(spec(1, &["sh", "-c", "echo x > unsealable"])).await;
         assert_eq!((info.state, info.exit_code), (RunState::Failed, Some(0)));
-        assert!(info.reason.unwrap().contains("is in its checkout only"));
-        assert!(Path::new(&info.checkout.unwrap()).join("unsealable").exists());
+        let (reason, checkout) = (info.reason.unwrap(), info.checkout.unwrap());
+        assert!(reason.contains(&format!("is in {checkout} only")), "{reason}");
+        assert!(Path::new(&checkout).join("unsealable").exists());
     }
 
     #[tokio::test]
@@ -594,6 +637,68 @@ mod tests {
             let script = "test \"${BATON_PROMPT-unset}\" = ''";
             assert_eq!(node.run(spec(2, &["sh", "-c", script])).await.exit_code, Some(0));
         }
+    }
+
+    #[tokio::test]
+    async fn secrets_are_given_to_their_runs_and_are_in_no_log_reason_or_command_line() {
+        for node in Node::in_every_room().await {
+            let keep = |vault, name: &str, agent: Option<&str>, value: &[u8]| {
+                let value = SecretValue::new(value.to_vec());
+                let (name, agent) = (name.to_owned(), agent.map(str::to_owned));
+                node.secrets().set(vault, &SetSecret { name, agent, value }).unwrap();
+            };
+            keep(node.vault, "TOKEN", None, b"hunter2-is-no-password");
+            keep(node.vault, "TOKEN", Some("command"), b"that-of-plain-commands");
+            keep(node.vault, "OTHER", Some("claude"), b"that-of-another-agent");
+            keep(node.vault, "LINES", None, b"the first line\nshort\n");
+            keep(VaultId::from_bytes([9; 16]), "FOREIGN", None, b"that-of-another-user");
+            let script = r#"
+                echo "${OTHER-none} ${FOREIGN-none} ${#TOKEN}"
+                echo "<$TOKEN>"
+                for part in that-of -plain- commands; do printf %s "$part"; sleep 0.4; done; echo
+                printf %s "$TOKEN" | base64 >&2
+                echo "$LINES" | sed 's/^/> /'
+                printf %s "$TOKEN" > "$HOME/value"
+                cat /proc/[0-9]*/cmdline | tr '\000' '\n' | grep -cF -f "$HOME/value" > seen
+                printf %s "$TOKEN" > checked
+                "./$TOKEN"
+            "#;
+            let info = node.run(spec(1, &["sh", "-c", script])).await;
+            let (stdout, stderr) = node.output(info.spec.run).await;
+            let stdout = String::from_utf8(stdout).unwrap();
+            assert_eq!(stdout, "none none 22\n<***>\n***\n> ***\n> short\n> \n");
+            let stderr = String::from_utf8(stderr).unwrap();
+            assert!(stderr.starts_with("***"), "{stderr}");
+            assert!(!stderr.contains("that-of-plain-commands"), "{stderr}");
+            assert_eq!(node.sealed(&info, "checked"), b"that-of-plain-commands");
+            assert_eq!(node.sealed(&info, "seen"), b"0\n");
+
+            // What the node itself says of it.
+            let info = node.run(spec(2, &["./that-of-plain-commands"])).await;
+            assert_eq!(info.reason.unwrap(), "command not found: ./***");
+            let log = entries(&node.log(info.spec.run).await, LogStream::Node);
+            let log = String::from_utf8(log).unwrap();
+            assert!(log.contains("failed: command not found: ./***"), "{log}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_whose_secrets_cannot_be_read_does_not_start_without_them() {
+        let node = Node::new();
+        let value = SecretValue::new(b"swordfish".to_vec());
+        let secret = SetSecret { name: "TOKEN".to_owned(), agent: None, value };
+        node.secrets().set(node.vault, &secret).unwrap();
+        let folder = node.folder.path().join("secrets");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder, open).unwrap();
+        let info = node.run(spec(1, &["sh", "-c", "echo x > made"])).await;
+        assert_eq!((info.state, info.exit_code), (RunState::Failed, None));
+        let reason = info.reason.as_ref().unwrap();
+        assert!(
+            reason.contains("others may read the secrets") && !reason.contains('/'),
+            "{reason}"
+        );
+        assert!(!node.sealed_path(&info, "made").exists());
     }
 
     #[tokio::test]

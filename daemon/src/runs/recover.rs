@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use baton_protocol::message::RunState;
 use baton_store::catalog::runs::RunRow;
+use baton_store::fs;
 
+use super::ended::look_after_ended;
 use super::environment::Folders;
 use super::life::Ended;
 use super::process::{ProcessRecord, kill_leftovers};
@@ -17,7 +19,8 @@ impl Runs {
     /// Takes up the runs of an earlier daemon: queued ones are started, the others end as interrupted with
     /// what is in their checkouts. To be called once, before anything is created.
     ///
-    /// Sealing goes on after it returned; until then such a run is still shown in its old state.
+    /// Sealing goes on after it returned; until then such a run is still shown in its old state. Then a result is sealed
+    /// that could not be when its run ended.
     pub async fn recover(&self) -> Result<(), RunsError> {
         let catalog = self.0.parts.catalog.clone();
         let rows = self.blocking("run-recover", move || catalog.live_runs()).await??;
@@ -28,6 +31,8 @@ impl Runs {
                 self.recover_one(row).await?;
             }
         }
+        // Live ones are among the live by now.
+        self.0.parts.tasks.spawn("run-recover", look_after_ended(self.clone())).detach();
         Ok(())
     }
 
@@ -37,7 +42,7 @@ impl Runs {
         let kill = move || {
             let killed = kill_leftovers(run, ProcessRecord::read(&record).as_ref());
             // Another process may have its number by the time of the next restart.
-            drop(baton_store::fs::remove_file(&record));
+            drop(fs::remove_file(&record));
             killed
         };
         let (found, gone) = self.blocking("run-recover", kill).await?;

@@ -1,7 +1,7 @@
 //! A node with runs, for tests: real catalog, rooms and processes; checkouts are copies of folders.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,12 +10,14 @@ use baton_protocol::message::{LogEntry, LogStream, RunInfo, RunSpec, RunState};
 use baton_store::catalog::Catalog;
 use baton_store::fs;
 
-use super::checkout::{CheckoutError, Checkouts, Prepared};
+use super::checkout::{CheckoutError, Checkouts, Place, Prepared};
 use super::environment::NodeEnvironment;
 use super::follow::RunLog;
 use super::{RunOptions, RunParts, Runs};
 use crate::clock::Clock;
+use crate::notices::Notices;
 use crate::rooms::{BareRoom, DEFAULT_PATH, Room, RoomSettings, choose};
+use crate::secrets::Secrets;
 use crate::task::Tasks;
 
 const SNAPSHOT: SnapshotId = SnapshotId::from_bytes([3; 32]);
@@ -39,6 +41,7 @@ pub(super) fn spec(byte: u8, command: &[&str]) -> RunSpec {
         agent: "command".to_owned(),
         command: command.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
         prompt: None,
+        parent: None,
     }
 }
 
@@ -60,13 +63,8 @@ fn failed(doing: &'static str) -> impl FnOnce(fs::FsError) -> CheckoutError {
 }
 
 impl Checkouts for CopyCheckouts {
-    fn prepare(
-        &self,
-        _vault: VaultId,
-        snapshot: SnapshotId,
-        checkout: &Path,
-        attachments: &Path,
-    ) -> Result<Prepared, CheckoutError> {
+    fn prepare(&self, place: &Place, snapshot: SnapshotId) -> Result<Prepared, CheckoutError> {
+        let Place { checkout, attachments, .. } = place;
         fs::create_dir_all(checkout).map_err(failed("making the checkout"))?;
         if snapshot != SNAPSHOT {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound).into();
@@ -79,14 +77,24 @@ impl Checkouts for CopyCheckouts {
         Ok(Prepared { files: 1, bytes: 6, receipt })
     }
 
-    fn seal(
-        &self,
-        _vault: VaultId,
-        _workspace: WorkspaceId,
-        run: RunId,
-        checkout: &Path,
-        parent: SnapshotId,
-    ) -> Result<SnapshotId, CheckoutError> {
+    fn is_there(&self, checkout: &Path, _layer: &Path) -> bool {
+        checkout.exists()
+    }
+
+    fn sweep(&self, _stop: &AtomicBool) -> Result<(), CheckoutError> {
+        Ok(())
+    }
+
+    fn release(&self, checkout: &Path, _layer: &Path) -> Result<(), CheckoutError> {
+        fs::remove_dir_all(checkout).map_err(failed("removing"))
+    }
+
+    fn let_go(&self, _checkout: &Path, _layer: &Path) -> Result<(), CheckoutError> {
+        Ok(())
+    }
+
+    fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
+        let Place { run, checkout, .. } = place;
         let mut all = Vec::new();
         let mut files = Vec::new();
         for name in fs::list_dir(checkout).map_err(failed("listing"))? {
@@ -107,7 +115,7 @@ impl Checkouts for CopyCheckouts {
             let written = fs::write_atomic(&folder.join(name), &content, 0o644);
             written.map_err(failed("storing"))?;
         }
-        self.seals.lock().unwrap().push((run, parent, result));
+        self.seals.lock().unwrap().push((*run, parent, result));
         Ok(result)
     }
 }
@@ -201,6 +209,8 @@ impl Node {
             tasks: Tasks::new(),
             room,
             checkouts: Arc::clone(&checkouts) as Arc<dyn Checkouts>,
+            secrets: Secrets::new(folder.path().join("secrets")),
+            notices: Notices::default(),
         };
         let runs = Runs::new(options, parts).unwrap();
         Self { folder, runs, catalog, checkouts, vault }
@@ -209,6 +219,11 @@ impl Node {
     /// The same home, in the next daemon.
     pub(super) fn next_daemon(&self) -> Self {
         Self::build(Arc::clone(&self.folder), Arc::clone(&self.runs.0.parts.room), |_| {})
+    }
+
+    /// What its users' runs are given.
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.runs.0.parts.secrets
     }
 
     pub(super) fn isolated(&self) -> bool {

@@ -37,14 +37,16 @@ use baton_store::vault::{Intake, Vault};
 use super::{SyncError, Wire, fetch, push};
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
-use crate::daemon::checkouts::PlainCheckouts;
+use crate::daemon::checkouts::NodeCheckouts;
 use crate::identity::Identity;
 use crate::node::join::{TicketWish, issue_ticket};
 use crate::node::requests::Requests;
 use crate::node::{Handler, Handling, Node, NodeParts, Session};
+use crate::notices::Notices;
 use crate::rooms::{BareRoom, DEFAULT_PATH};
 use crate::runs::environment::NodeEnvironment;
 use crate::runs::{RunOptions, RunParts, Runs};
+use crate::secrets::Secrets;
 use crate::task::Tasks;
 use crate::transport::TransportError;
 use crate::transport::limits::Limits;
@@ -276,11 +278,15 @@ impl Cloud {
         let store = Store::open(&path.join("store")).unwrap();
         let (clock, tasks) = (Clock::manual(1_000_000), Tasks::new());
         let variables = NodeEnvironment::new([("PATH".into(), DEFAULT_PATH.into())]);
-        let checkouts = PlainCheckouts {
+        let secrets = Secrets::new(path.join("secrets"));
+        let checkouts = NodeCheckouts {
             store: store.clone(),
             clock: clock.clone(),
             git: None,
             scratch: path.join("scratch"),
+            secrets: secrets.clone(),
+            shared: None,
+            aside: path.join("runs/aside"),
         };
         let parts = RunParts {
             catalog: catalog.clone(),
@@ -288,10 +294,17 @@ impl Cloud {
             tasks: tasks.clone(),
             room: Arc::new(BareRoom),
             checkouts: Arc::new(checkouts),
+            secrets: secrets.clone(),
+            notices: Notices::default(),
         };
         let runs = Runs::new(RunOptions::new(path.join("runs"), variables), parts).unwrap();
-        let handler =
-            Requests { store: store.clone(), runs, quota: settings.quota, tasks: tasks.clone() };
+        let handler = Requests {
+            store: store.clone(),
+            runs,
+            secrets,
+            quota: settings.quota,
+            tasks: tasks.clone(),
+        };
         let node = start_node(&identity, &catalog, Arc::new(handler), settings, &tasks, &clock);
         Self { folder, identity, catalog, store, node, tasks, clock }
     }

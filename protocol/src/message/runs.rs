@@ -21,6 +21,9 @@ pub struct RunSpec {
     pub command: Vec<Vec<u8>>,
     /// What the user asked.
     pub prompt: Option<String>,
+    /// The run that it follows up: it starts from what that left. In the same thread, of which there is one next run
+    /// only, or in one of its own.
+    pub parent: Option<RunId>,
 }
 
 /// Where a run stands.

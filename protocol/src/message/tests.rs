@@ -95,16 +95,40 @@ proptest! {
 
 #[test]
 fn a_newer_client_is_told_our_version_whatever_it_asks() {
-    // Versions 3 to 4, and a request that this version does not know.
-    let body = [3, 4, 200, 1, 2, 3];
+    // Versions 4 to 5, and a request that this version does not know.
+    let body = [4, 5, 200, 1, 2, 3];
     assert!(decode::<Opening>(&body).is_err());
     let refused = Opening::decode(&body).unwrap_err();
-    assert!(matches!(refused, OpeningError::Version { oldest: 3, newest: 4 }));
-    assert_eq!(refused.to_string(), "the client speaks versions 3 to 4, this program speaks 2");
-    assert!(matches!(Opening::decode(&[1, 2, 200]), Err(OpeningError::Malformed(_))));
+    assert!(matches!(refused, OpeningError::Version { oldest: 4, newest: 5 }));
+    assert_eq!(refused.to_string(), "the client speaks versions 4 to 5, this program 3 to 3");
+    assert!(matches!(Opening::decode(&[1, 3, 200]), Err(OpeningError::Malformed(_))));
     assert!(matches!(Opening::decode(&[]), Err(OpeningError::Malformed(_))));
-    // A client that also speaks ours.
+    // A client that also speaks ours, and those that speak older ones only.
     assert!(Opening::decode(&[1, 3, 1]).unwrap().is_spoken());
+    for older in [[2, 2, 1], [1, 1, 1], [0, 1, 1], [3, 2, 1]] {
+        assert!(matches!(Opening::decode(&older), Err(OpeningError::Version { .. })), "{older:?}");
+    }
+}
+
+#[test]
+fn an_older_node_is_asked_what_it_knows_and_told_that_the_rest_is_newer() {
+    let secret = SecretEntry { name: "A".to_owned(), agent: None };
+    let set = SetSecret {
+        name: "A".to_owned(),
+        agent: None,
+        value: secrets::SecretValue::new(b"v".to_vec()),
+    };
+    for (request, oldest) in [
+        (Request::Hello, OLDEST),
+        (Request::Ahead, OLDEST),
+        (Request::ListSecrets, 3),
+        (Request::SetSecret(Box::new(set)), 3),
+        (Request::RemoveSecret(secret), 3),
+    ] {
+        // What an older node compares: whether its own version lies between these.
+        let frame = encode(&Opening::new(request)).unwrap();
+        assert_eq!(body(&frame)[..2], [oldest as u8, VERSION as u8]);
+    }
 }
 
 #[test]

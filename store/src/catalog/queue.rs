@@ -56,8 +56,10 @@ pub const MAX_WAITING: u64 = 10_000;
 pub enum EntryKind {
     /// A snapshot goes to a node.
     Push,
-    /// The same, and a run there if it has one.
+    /// The same, and runs there if it has some.
     Handoff,
+    /// A run goes on from what another one left on the node.
+    FollowUp,
 }
 
 impl EntryKind {
@@ -66,6 +68,7 @@ impl EntryKind {
         match self {
             Self::Push => "push",
             Self::Handoff => "handoff",
+            Self::FollowUp => "follow-up",
         }
     }
 }
@@ -116,8 +119,8 @@ pub struct NewEntry {
     pub remote: String,
     /// What goes there.
     pub snapshot: SnapshotId,
-    /// The run that is started there, with the ids that were given out.
-    pub run: Option<RunSpec>,
+    /// The runs that are started there, with the ids that were given out.
+    pub runs: Vec<RunSpec>,
     /// When it was asked for, in milliseconds since 1970.
     pub created_at: u64,
     /// When it is no longer wanted.
@@ -175,8 +178,10 @@ impl Catalog {
     /// Puts an entry at the end, and drops outcomes that are old. The same id again changes nothing.
     pub fn enqueue(&self, wanted: &NewEntry) -> Result<Result<Entry, QueueFull>, StoreError> {
         self.write("queueing", |db| {
-            let run = wanted.run.as_ref().map(serde_json::to_string).transpose();
-            let run = run.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            let runs = Some(&wanted.runs).filter(|runs| !runs.is_empty());
+            let runs = runs.map(serde_json::to_string).transpose();
+            let runs =
+                runs.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
             let count = "SELECT count(*) FROM queue WHERE state = 'waiting'";
             let waiting: i64 = db.query_row(count, [], |row| row.get(0))?;
             if unsigned(waiting) >= MAX_WAITING {
@@ -195,7 +200,7 @@ impl Catalog {
                 wanted.node.as_bytes(),
                 &wanted.remote,
                 wanted.snapshot.as_bytes(),
-                &run,
+                &runs,
                 sql(wanted.created_at),
                 wanted.expires_at.map(sql),
                 wanted.begun,
@@ -331,14 +336,14 @@ fn read(db: &Connection, id: QueueId) -> rusqlite::Result<Option<Entry>> {
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let (kind, state): (String, String) = (row.get(2)?, row.get(13)?);
-    let run: Option<String> = row.get(7)?;
-    let run = match run {
-        Some(run) => Some(serde_json::from_str(&run).map_err(|_| unreadable(7, "unreadable run"))?),
-        None => None,
+    let runs: Option<String> = row.get(7)?;
+    let runs = match runs {
+        Some(runs) => serde_json::from_str(&runs).map_err(|_| unreadable(7, "unreadable runs"))?,
+        None => Vec::new(),
     };
     let wanted = NewEntry {
         id: QueueId::from_bytes(row.get(1)?),
-        kind: [EntryKind::Push, EntryKind::Handoff]
+        kind: [EntryKind::Push, EntryKind::Handoff, EntryKind::FollowUp]
             .into_iter()
             .find(|known| known.name() == kind)
             .ok_or_else(|| unreadable(2, "unknown kind of a queue entry"))?,
@@ -346,7 +351,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
         node: NodeId::from_bytes(row.get(4)?),
         remote: row.get(5)?,
         snapshot: SnapshotId::from_bytes(row.get(6)?),
-        run,
+        runs,
         created_at: unsigned(row.get(8)?),
         expires_at: row.get::<_, Option<i64>>(9)?.map(unsigned),
         begun: row.get(18)?,
@@ -384,7 +389,7 @@ mod tests {
             node: NodeId::from_bytes([node; 32]),
             remote: "box".to_owned(),
             snapshot: SnapshotId::from_bytes([byte; 32]),
-            run: None,
+            runs: Vec::new(),
             created_at: 1_000,
             expires_at: None,
             begun: false,
@@ -401,8 +406,9 @@ mod tests {
             agent: "command".to_owned(),
             command: vec![b"sh".to_vec(), b"\xff".to_vec(), Vec::new()],
             prompt: Some("größe".to_owned()),
+            parent: None,
         };
-        NewEntry { kind: EntryKind::Handoff, run: Some(run), expires_at: Some(2_000), ..wanted }
+        NewEntry { kind: EntryKind::Handoff, runs: vec![run], expires_at: Some(2_000), ..wanted }
     }
 
     fn put(catalog: &Catalog, wanted: &NewEntry) -> Entry {

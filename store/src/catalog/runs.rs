@@ -46,6 +46,13 @@ pub struct RunUpdate {
     pub ended_at: Option<u64>,
 }
 
+/// Format 3: which run one follows up.
+pub(super) const STEP_3: &str = "
+ALTER TABLE runs ADD COLUMN parent BLOB;
+ALTER TABLE remembered_runs ADD COLUMN parent BLOB;
+CREATE INDEX runs_by_parent ON runs(parent) WHERE parent IS NOT NULL;
+";
+
 impl Catalog {
     /// Creates a run that is queued. The user must be there.
     ///
@@ -63,8 +70,8 @@ impl Catalog {
                 return Ok(if same { Ok(known) } else { Err(RunConflict(spec.run)) });
             }
             let add = "INSERT INTO runs(run, user, vault, thread, workspace, snapshot, agent,
-                       command, prompt, state, created_at)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+                       command, prompt, state, created_at, parent)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
             let values = (
                 spec.run.as_bytes(),
                 user,
@@ -77,9 +84,20 @@ impl Catalog {
                 &spec.prompt,
                 RunState::Queued.name(),
                 sql(created_at),
+                spec.parent.as_ref().map(RunId::as_bytes),
             );
             db.execute(add, values)?;
             read(db, spec.run)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Ok)
+        })
+    }
+
+    /// The run that goes on with another one in its thread, where there is one.
+    pub fn next_of(&self, parent: RunId, thread: ThreadId) -> Result<Option<RunId>, StoreError> {
+        self.read("reading a run", |db| {
+            let find = "SELECT run FROM runs WHERE parent = ?1 AND thread = ?2 LIMIT 1";
+            let values = (parent.as_bytes(), thread.as_bytes());
+            let found = db.prepare_cached(find)?.query_row(values, |row| row.get(0)).optional()?;
+            Ok(found.map(RunId::from_bytes))
         })
     }
 
@@ -105,6 +123,18 @@ impl Catalog {
         self.read("listing live runs", |db| {
             let list = format!(
                 "SELECT {COLUMNS}, user, vault FROM runs WHERE {LIVE} ORDER BY created_at, rowid"
+            );
+            db.prepare_cached(&list)?.query_map([], row_from_row)?.collect()
+        })
+    }
+
+    /// Every run of every user that was started and has ended without a result, oldest first.
+    pub fn unsealed_runs(&self) -> Result<Vec<RunRow>, StoreError> {
+        self.read("listing unsealed runs", |db| {
+            let list = format!(
+                "SELECT {COLUMNS}, user, vault FROM runs
+                 WHERE NOT {LIVE} AND result IS NULL AND checkout IS NOT NULL
+                 ORDER BY created_at, rowid"
             );
             db.prepare_cached(&list)?.query_map([], row_from_row)?.collect()
         })
@@ -156,7 +186,7 @@ impl Catalog {
             let set = format!(
                 "INSERT OR REPLACE INTO remembered_runs({COLUMNS}, node, seen_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                 ?17, ?18)"
+                 ?17, ?18, ?19)"
             );
             let RunInfo { spec, .. } = info;
             let values = rusqlite::params![
@@ -176,6 +206,7 @@ impl Catalog {
                 sql(info.created_at),
                 info.started_at.map(sql),
                 info.ended_at.map(sql),
+                spec.parent.as_ref().map(RunId::as_bytes),
                 node.as_bytes(),
                 sql(seen_at),
             ];
@@ -210,10 +241,10 @@ impl Catalog {
 
 /// What both tables have, in the order in which [`info_from_row`] reads it.
 const COLUMNS: &str = "run, thread, workspace, snapshot, agent, command, prompt, state, reason,
-    result, exit_code, isolated, checkout, created_at, started_at, ended_at";
+    result, exit_code, isolated, checkout, created_at, started_at, ended_at, parent";
 
 /// The column after those.
-const FIRST_FREE: usize = 16;
+const FIRST_FREE: usize = 17;
 
 /// As the index of the table has it.
 const LIVE: &str = "state NOT IN ('succeeded', 'failed', 'cancelled', 'interrupted')";
@@ -244,6 +275,7 @@ fn info_from_row(row: &Row<'_>) -> rusqlite::Result<RunInfo> {
             command: decode_command(row.get_ref(5)?.as_blob()?)
                 .ok_or_else(|| unreadable(5, "unreadable command"))?,
             prompt: row.get(6)?,
+            parent: row.get::<_, Option<[u8; 16]>>(16)?.map(RunId::from_bytes),
         },
         state: RunState::ALL
             .into_iter()
@@ -296,6 +328,7 @@ mod tests {
             agent: "command".to_owned(),
             command: vec![b"sh".to_vec(), b"-c".to_vec(), b"\xff 'x'".to_vec(), Vec::new()],
             prompt: Some("do it".to_owned()),
+            parent: None,
         }
     }
 

@@ -22,7 +22,7 @@ use super::GitError;
 
 pub(super) use look::{Files, has_file, mark_clean};
 pub(super) use parse::{Index, Stat, read, read_with_bytes};
-pub(super) use proof::prove;
+pub(super) use proof::{Remembered, prove};
 pub(super) use trees::build_trees;
 pub(super) use write::write;
 

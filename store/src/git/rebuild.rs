@@ -10,6 +10,7 @@ mod home;
 mod placing;
 mod arrived;
 mod taking;
+mod former;
 mod updating;
 mod linked;
 mod brought;
@@ -43,6 +44,8 @@ pub use brought::{
 pub(crate) use brought::{
     CheckoutRepository, EntryChange, Placed, RefStep, Standing, Still, When, new_objects, three_way,
 };
+pub use former::Former;
+use former::Known;
 use home::{Home, Link, check_units};
 pub use linked::{LinkPlace, Linked, is_related, link};
 use placing::{Building, Placing, Spot};
@@ -125,7 +128,18 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     worktree: &Path,
     options: &RebuildOptions,
 ) -> Result<Rebuilt, GitError> {
-    let plan = Plan { source, options };
+    rebuild_over(source, state, worktree, options, None)
+}
+
+/// The same in the place of a repository that stood there. Inner ones are made anew.
+pub fn rebuild_over<S: ObjectSource + ?Sized>(
+    source: &S,
+    state: GitStateId,
+    worktree: &Path,
+    options: &RebuildOptions,
+    former: Option<Former>,
+) -> Result<Rebuilt, GitError> {
+    let mut plan = Plan { source, options, former: None };
     plan.check(state, 0, &mut Budget { repositories: MAX_REPOSITORIES, bytes: MAX_LISTS })?;
     let dot_git = worktree.join(".git");
     if !worktree.is_dir() {
@@ -133,6 +147,9 @@ pub fn rebuild<S: ObjectSource + ?Sized>(
     }
     if dot_git.symlink_metadata().is_ok() {
         return Err(GitError::refused(dot_git.display().to_string(), "it is there already"));
+    }
+    if let Some(former) = former {
+        plan.former = plan.take_over(former, state)?;
     }
     let mut told = Told::default();
     let mut placing = Placing::default();
@@ -170,6 +187,8 @@ struct Loaded {
 struct Plan<'a, S: ?Sized> {
     source: &'a S,
     options: &'a RebuildOptions,
+    /// What the outermost repository takes over.
+    former: Option<Known>,
 }
 
 impl<S: ObjectSource + ?Sized> Plan<'_, S> {
@@ -256,10 +275,17 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         if let Some(shallow) = files.iter().find(|file| file.path.as_bytes() == b"shallow") {
             write_new(&git_dir.join("shallow"), &shallow.bytes)?;
         }
+        let former = self.former.as_ref().filter(|_| spot.is_outermost());
+        if let Some(former) = former {
+            let objects = git_dir.join("objects");
+            fs::remove_dir_all(&objects)?;
+            fs::rename_unsynced(&former.git_dir.join("objects"), &objects)?;
+        }
         let worktree = spot.full();
         let kept = settings::select(&settings.0, &worktree, spot.top(), told);
         let is_partial = kept.iter().any(|it| it.section == "remote" && it.key == "promisor");
-        for pack in &state.packs {
+        let there = former.map_or(0, |former| former.packs.len());
+        for pack in state.packs.iter().skip(there) {
             self.unpack(self.options.git.at(git_dir), pack.blob, is_partial)?;
         }
         let repo = repository(&worktree, git_dir, &state);
@@ -274,7 +300,9 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         if let Some(index) = &index {
             let trusts_mode = repo_trusts_mode(&kept);
             let files = self.files_of(spot, &worktree);
-            let bytes = index_bytes(index, files.as_ref(), git_dir, trusts_mode, &view, told)?;
+            let known = former.and_then(|former| former.index.as_ref());
+            let bytes =
+                index_bytes(index, files.as_ref(), known, git_dir, trusts_mode, &view, told)?;
             write_new(&git_dir.join("index"), &bytes)?;
         }
         drop(view);

@@ -177,3 +177,72 @@ fn load_files<S: ObjectSource + ?Sized>(
         None => GitFiles::default(),
     })
 }
+
+/// Whether a repository made from one state is as good as the one made from another, with files that may be others: at most it
+/// remembers of some that they are clean which are not any more. Git looks again at those that it does not find as it
+/// remembers them.
+pub fn is_alike<S: ObjectSource + ?Sized>(
+    source: &S,
+    a: GitStateId,
+    b: GitStateId,
+) -> Result<bool, GitError> {
+    let (mut left, mut seen) = (vec![(a, b)], BTreeSet::new());
+    while let Some((a, b)) = left.pop() {
+        // A state may stand in many places.
+        if !seen.insert((a, b)) {
+            continue;
+        }
+        if seen.len() > MAX_WORKTREES {
+            return Ok(false);
+        }
+        let (a, b) = (load_state(source, a)?, load_state(source, b)?);
+        if !is_alike_but_for_units(source, &a, &b)? {
+            return Ok(false);
+        }
+        left.extend(a.units.iter().zip(&b.units).map(|(a, b)| (a.state, b.state)));
+    }
+    Ok(true)
+}
+
+fn is_alike_but_for_units<S: ObjectSource + ?Sized>(
+    source: &S,
+    a: &GitState,
+    b: &GitState,
+) -> Result<bool, GitError> {
+    let bare = |state: &GitState| GitState {
+        busy: false,
+        index: None,
+        units: Vec::new(),
+        omitted: None,
+        ..state.clone()
+    };
+    let of_units = |state: &GitState| {
+        let units = state.units.iter();
+        units.map(|unit| (unit.path.clone(), unit.place.clone())).collect::<Vec<_>>()
+    };
+    if bare(a) != bare(b) || of_units(a) != of_units(b) {
+        return Ok(false);
+    }
+    // What is kept of a resolution was checked against the files that were there then.
+    if load_files(source, a)?.0.iter().any(|file| file.path.as_bytes() == b"MERGE_RR") {
+        return Ok(false);
+    }
+    if a.index == b.index {
+        return Ok(true);
+    }
+    let index = |state: &GitState| -> Result<Option<GitIndex>, GitError> {
+        let Some(blob) = state.index else { return Ok(None) };
+        Ok(Some(GitIndex::decode(&load_blob(source, blob, MAX_LIST)?)?))
+    };
+    let (Some(mut known), Some(now)) = (index(a)?, index(b)?) else { return Ok(false) };
+    if known.entries.len() != now.entries.len() {
+        return Ok(false);
+    }
+    for (known, now) in known.entries.iter_mut().zip(&now.entries) {
+        // That a file is not clean is found by looking; that it is clean may be seen by nobody without its filter.
+        if now.clean.is_none() {
+            known.clean = None;
+        }
+    }
+    Ok(known == now)
+}

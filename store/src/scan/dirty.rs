@@ -6,7 +6,7 @@
 //! **Invariant:** memory is bounded by the number of directories, whatever happens in them: a directory
 //! with many dirty names is listed instead, and a tree with many dirty directories is walked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Dirty names of one directory above which it is listed instead.
 pub const MAX_NAMES: usize = 1024;
@@ -121,6 +121,29 @@ impl Dirty {
         }
         if let Some(dirty) = self.directory(directory) {
             dirty.walk = true;
+        }
+    }
+
+    /// These paths have to be looked at.
+    pub(crate) fn look_at(&mut self, paths: &[Vec<u8>]) {
+        for path in paths {
+            let (directory, name) = split(path);
+            self.name(directory, name, Depth::Look);
+        }
+    }
+
+    /// Visits every directory on the way to something, but for the root, each after the one above it.
+    pub(crate) fn for_each_way(&self, mut visit: impl FnMut(&[u8])) {
+        let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
+        for path in self.directories.keys() {
+            let mut ways = Vec::new();
+            let mut way = path.as_slice();
+            // Those above one that was seen were, too.
+            while !way.is_empty() && seen.insert(way) {
+                ways.push(way);
+                way = split(way).0;
+            }
+            ways.into_iter().rev().for_each(&mut visit);
         }
     }
 

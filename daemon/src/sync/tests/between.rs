@@ -242,6 +242,7 @@ async fn a_list_that_is_longer_than_a_message_comes_whole() {
             agent: "command".into(),
             command: Vec::new(),
             prompt: Some("p".repeat(MAX_PROMPT)),
+            parent: None,
         };
         let created = cloud.catalog.create_run(&spec, "owner", vault, number.into()).unwrap();
         created.unwrap();

@@ -551,6 +551,7 @@ async fn run(
         agent: "command".into(),
         command: vec![b"true".to_vec()],
         prompt: None,
+        parent: None,
     };
     let id = spec.run;
     for request in [Request::CreateRun(spec), Request::WaitRun(id)] {

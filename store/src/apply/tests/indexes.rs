@@ -167,7 +167,8 @@ fn random_indexes_are_brought_together_and_lose_nothing() {
         bench.base.0 = bench.there().0;
         write(&bench.lab, &away, &there, &mut names);
         write(&bench.lab, &work, &here, &mut names);
-        let bytes = std::fs::read(work.join(".git/index")).unwrap();
+        // Git writes no file of an index without entries where there was none.
+        let bytes = std::fs::read(work.join(".git/index")).ok();
         let left = bench.there();
         let (applied, told) = bench.apply_to(&work, left, ALL, 9).unwrap();
         let result = read(&bench.lab, &work, &mut names);
@@ -213,7 +214,7 @@ fn random_indexes_are_brought_together_and_lose_nothing() {
             bench.undo();
             bench.applies.purge(u64::MAX).unwrap();
         }
-        assert_eq!(std::fs::read(work.join(".git/index")).unwrap(), bytes, "{what}");
+        assert_eq!(std::fs::read(work.join(".git/index")).ok(), bytes, "{what}");
         assert!(!model(&work).0.is_empty());
     }
     for word in ["taken", "removed", "restored", "merged", "kept", "conflict", "same"] {

@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** what is remembered of a file is what it looked like before *and* after it was read.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -14,7 +15,7 @@ use std::path::Path;
 use baton_protocol::object::{GitEntry, GitHash, GitMode, GitOid};
 
 use super::look::{Files, MAX_THREADS, Seen, has_file};
-use super::parse::Stat;
+use super::parse::{Index, Stat};
 use super::{kind, name_of_blob};
 use crate::fs::Context;
 use crate::git::GitError;
@@ -31,7 +32,29 @@ pub(crate) struct Proven {
     pub(crate) odd: Vec<(usize, Stat)>,
 }
 
-/// Reads the files of entries that are said to be clean.
+/// What an index remembers of files, by their paths.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered<'a>(HashMap<&'a [u8], (GitOid, GitMode, Stat)>);
+
+impl<'a> Remembered<'a> {
+    /// Of an index that was made by [`prove`], where nobody has written since.
+    pub(crate) fn of(index: &'a Index) -> Self {
+        let all = index.meaning.entries.iter().zip(&index.stats);
+        let known = all.filter(|(entry, stat)| has_file(entry) && **stat != Stat::default());
+        Self(known.map(|(it, stat)| (it.path.as_slice(), (it.oid, it.mode, *stat))).collect())
+    }
+
+    /// Whether the file of an entry is as it was when it was proven to be what the entry says.
+    fn holds(&self, entry: &GitEntry, seen: Stat) -> bool {
+        // Layers of one file system may be seen as another device.
+        let same = |known: Stat| Stat { dev: seen.dev, ..known } == seen;
+        self.0
+            .get(entry.path.as_slice())
+            .is_some_and(|&(oid, mode, stat)| oid == entry.oid && mode == entry.mode && same(stat))
+    }
+}
+
+/// Reads the files of entries that are said to be clean, but for those that are `remembered`.
 ///
 /// Git looks again at a file that was last changed in the second in which its index was written, or later, and
 /// without the filters of the source it could not tell that one is clean. So what was written in this
@@ -39,6 +62,7 @@ pub(crate) struct Proven {
 pub(crate) fn prove(
     entries: &[GitEntry],
     worktree: &OwnedFd,
+    remembered: &Remembered<'_>,
     trusts_mode: bool,
     now: (i64, i64),
 ) -> Result<Proven, GitError> {
@@ -50,7 +74,9 @@ pub(crate) fn prove(
             .enumerate()
             .map(|(at, entries)| {
                 let first = at * share;
-                scope.spawn(move || prove_share(entries, first, worktree, trusts_mode, now))
+                scope.spawn(move || {
+                    prove_share(entries, first, worktree, (remembered, trusts_mode), now)
+                })
             })
             .collect();
         let gone = || Err(GitError::refused("a worktree", "a thread that read it is gone"));
@@ -69,7 +95,7 @@ fn prove_share(
     entries: &[GitEntry],
     first: usize,
     worktree: &OwnedFd,
-    trusts_mode: bool,
+    (remembered, trusts_mode): (&Remembered<'_>, bool),
     now: (i64, i64),
 ) -> Result<Proven, GitError> {
     let mut files = Files::in_folder(worktree.try_clone().context("opening", Path::new("."))?);
@@ -81,6 +107,10 @@ fn prove_share(
         let both_files = entry.mode != GitMode::Symlink && seen.mode != GitMode::Symlink;
         let same_mode = seen.mode == entry.mode || (both_files && !trusts_mode);
         if !same_mode || seen.stat.size != size {
+            continue;
+        }
+        if seen.modified.0 < now.0 && remembered.holds(entry, seen.stat) {
+            proven.stats.push((first + at, seen.stat));
             continue;
         }
         if seen.modified.0 >= now.0 {

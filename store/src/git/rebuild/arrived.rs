@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use crate::fs::{self, Context};
-use crate::git::index::{build_trees, prove};
+use crate::git::index::{Index, Remembered, build_trees, prove};
 use crate::git::program::GitProgram;
 use crate::git::view::View;
 use crate::git::{GitError, MAX_LIST, Told, files, index, objects, shown};
@@ -102,10 +102,12 @@ fn is_behind_link(worktree: &OwnedFd, path: &[u8]) -> bool {
     }
 }
 
-/// The file of an index, with what the files look like here.
+/// The file of an index, with what the files look like here. What is in one that `known` was read from need not be looked
+/// for, and what that remembers of a file holds for as long as the file looks so.
 pub(super) fn index_bytes(
     index: &GitIndex,
     worktree: Option<&Worktree<'_>>,
+    known: Option<&Index>,
     git_dir: &Path,
     trusts_mode: bool,
     view: &View<'_>,
@@ -115,7 +117,14 @@ pub(super) fn index_bytes(
     let mut wanted = trees.oids();
     let entries = index.entries.iter().filter(|it| it.mode != GitMode::Submodule);
     wanted.extend(entries.clone().map(|entry| entry.oid));
-    let there: HashSet<_> = objects::present(view, index.hash, &wanted)?.into_iter().collect();
+    let mut there = HashSet::new();
+    if let Some(known) = known {
+        // Its own objects were there, and are still; but not the trees that nobody has written yet.
+        let files = known.meaning.entries.iter().filter(|it| it.mode != GitMode::Submodule);
+        there.extend(files.map(|entry| entry.oid));
+        wanted.retain(|oid| !there.contains(oid));
+    }
+    there.extend(objects::present(view, index.hash, &wanted)?);
     let missing: BTreeSet<_> =
         entries.map(|entry| entry.oid).filter(|oid| !there.contains(oid)).collect();
     if !missing.is_empty() {
@@ -124,7 +133,9 @@ pub(super) fn index_bytes(
     }
     let mut stats = BTreeMap::new();
     if let Some(worktree) = worktree {
-        let proven = prove(&index.entries, &worktree.folder, trusts_mode, tick(git_dir)?)?;
+        let remembered = known.map(Remembered::of).unwrap_or_default();
+        let time = tick(git_dir)?;
+        let proven = prove(&index.entries, &worktree.folder, &remembered, trusts_mode, time)?;
         stats.extend(proven.stats);
         let odd = proven.odd.into_iter();
         let odd: Vec<_> =

@@ -174,7 +174,7 @@ pub fn arrive<'a, S: ObjectSource + ?Sized>(
         // What git is in the middle of there is refused.
         commands: Commands::All,
     };
-    let plan = Plan { source, options: &rebuilding };
+    let plan = Plan { source, options: &rebuilding, former: None };
     let mut budget = Budget { repositories: 2 * MAX_REPOSITORIES, bytes: 2 * MAX_LISTS };
     plan.check(base, 0, &mut budget)?;
     plan.check(there, 0, &mut budget)?;

@@ -147,7 +147,7 @@ pub fn link<S: ObjectSource + ?Sized>(
     at: LinkPlace<'_>,
     options: &RebuildOptions,
 ) -> Result<Linked, GitError> {
-    let plan = Plan { source, options };
+    let plan = Plan { source, options, former: None };
     plan.check(state, 0, &mut Budget { repositories: MAX_REPOSITORIES, bytes: MAX_LISTS })?;
     let Loaded { state, refs, index, mut files, .. } = plan.load(state)?;
     let repo = Repository::open(at.checkout, None)?;
@@ -208,7 +208,7 @@ pub fn link<S: ObjectSource + ?Sized>(
         let folder = spot.open()?;
         let worktree = Worktree { folder, path: files_at, filters_by: None };
         let trusts = repo_trusts_mode(&repo.config);
-        let bytes = index_bytes(index, Some(&worktree), &git_dir, trusts, &view, &mut told)?;
+        let bytes = index_bytes(index, Some(&worktree), None, &git_dir, trusts, &view, &mut told)?;
         fs::write_atomic(&git_dir.join("index"), &bytes, 0o644)?;
     }
     drop(view);
@@ -255,7 +255,8 @@ pub fn is_related<S: ObjectSource + ?Sized>(
         beside: scratch.to_owned(),
         commands: Commands::All,
     };
-    let Loaded { state, refs, files, .. } = Plan { source, options: &options }.load(state)?;
+    let Loaded { state, refs, files, .. } =
+        Plan { source, options: &options, former: None }.load(state)?;
     let repo = Repository::open(checkout, None)?;
     if repo.hash != state.hash {
         return Ok(Some(false));

@@ -34,6 +34,10 @@ impl Spot {
         Self { top: self.top.clone(), path }
     }
 
+    pub(super) const fn is_outermost(&self) -> bool {
+        self.path.is_empty()
+    }
+
     /// The outermost worktree.
     pub(super) fn top(&self) -> &Path {
         &self.top

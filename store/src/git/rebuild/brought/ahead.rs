@@ -15,7 +15,7 @@ use baton_protocol::path::RelPath;
 use super::FilesBrought;
 use super::checkout::Worktree;
 use crate::fs::Context;
-use crate::git::index::{Files, has_file, prove};
+use crate::git::index::{Files, Remembered, has_file, prove};
 use crate::git::view::View;
 use crate::git::{GitError, MAX_LIST};
 
@@ -98,7 +98,8 @@ fn is_one_clean(
     let root = rustix::fs::open(worktree.path, flags, rustix::fs::Mode::empty())
         .context("opening", worktree.path)?;
     // No file is dated back.
-    Ok(!prove(&unsure, &root, worktree.trusts_mode, (i64::MAX, 0))?.stats.is_empty())
+    let nothing = Remembered::default();
+    Ok(!prove(&unsure, &root, &nothing, worktree.trusts_mode, (i64::MAX, 0))?.stats.is_empty())
 }
 
 fn is_in(list: &std::collections::BTreeSet<RelPath>, path: &[u8]) -> bool {

@@ -18,7 +18,7 @@ use super::elsewhere::branches_elsewhere;
 use super::entries::{EntryChange, is_same};
 use super::moves::{RefStep, When};
 use crate::fs::{self, Context};
-use crate::git::index::{self, Files, Index, Stat, build_trees, has_file, prove};
+use crate::git::index::{self, Files, Index, Remembered, Stat, build_trees, has_file, prove};
 use crate::git::place::Repository;
 use crate::git::program::GitProgram;
 use crate::git::rebuild::arrived::{TICK, tick};
@@ -338,7 +338,8 @@ impl CheckoutRepository {
                 true
             });
             // No file is dated back: whoever builds here would take what it made before for newer.
-            let proven = prove(&entries, &root, trusts_mode, (i64::MAX, 0))?;
+            let proven =
+                prove(&entries, &root, &Remembered::default(), trusts_mode, (i64::MAX, 0))?;
             let mut again = Vec::new();
             for (which, stat) in proven.stats {
                 let Some(&at) = left.get(which) else { continue };

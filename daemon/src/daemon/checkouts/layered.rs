@@ -1,0 +1,246 @@
+//! Checkouts that share what they have in common, each with a layer of its own for what its run changes.
+//!
+//! ```text
+//! LAYER/upper    what the run changed
+//! LAYER/work     for the system
+//! LAYER/sealed   what the run left is in a snapshot
+//! ```
+//!
+//! **Invariant:** the layer of a run that is not sealed is never taken away, and stays where it can be seen.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use baton_protocol::id::{RunId, VaultId, WorkspaceId};
+use baton_protocol::object::Snapshot;
+use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository, put_aside};
+use baton_store::fs::{self, Context, FsError};
+use baton_store::layers::overlay::{self, Overlay};
+use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, left_out};
+use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
+use baton_store::trees;
+use baton_store::vault::{Intake, Vault};
+
+use super::Made;
+use crate::runs::checkout::Place;
+use crate::runs::environment::Folders;
+
+const SEALED: &str = "sealed";
+
+/// Where the system says which start of the machine this is, and how long that is.
+const BOOT: (&str, u64) = ("/proc/sys/kernel/random/boot_id", 64);
+
+/// Layers of all workspaces of a node.
+#[derive(Debug)]
+pub struct SharedLayers {
+    folder: PathBuf,
+    /// Has one folder for each run.
+    runs: PathBuf,
+    boot: String,
+    open: Mutex<HashMap<(VaultId, WorkspaceId), Arc<Layers>>>,
+    /// Whether those of every workspace have been opened.
+    has_opened_all: AtomicBool,
+}
+
+/// A checkout that shares layers could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SharedError {
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error(transparent)]
+    Store(#[from] baton_store::error::StoreError),
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    #[error(
+        "what the run changed is in {0}, and this machine cannot mount overlays any more: baton doctor says why"
+    )]
+    NoOverlays(PathBuf),
+}
+
+impl SharedLayers {
+    /// Layers in a folder, if this machine can mount them there: why not, otherwise.
+    pub fn choose(folder: PathBuf, runs: PathBuf) -> Result<Self, FsError> {
+        fs::create_dir_all(&folder)?;
+        overlay::try_in(&folder, &runs)?;
+        let (path, len) = BOOT;
+        let read = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
+        let boot = String::from_utf8_lossy(&read).trim().to_owned();
+        if boot.is_empty() {
+            // Layers could not be told from those of an earlier start, of which files may be missing.
+            return Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+                .context("reading", Path::new(path));
+        }
+        Ok(Self {
+            folder,
+            runs,
+            boot,
+            open: Mutex::default(),
+            has_opened_all: AtomicBool::new(false),
+        })
+    }
+
+    /// The same, after another start of the machine.
+    #[cfg(test)]
+    pub(super) fn started_at(self, boot: &str) -> Self {
+        Self { boot: boot.to_owned(), ..self }
+    }
+
+    fn making<'a>(&'a self, repository: &'a RepositoryOptions) -> LayerOptions<'a> {
+        LayerOptions { restore: RestoreOptions::default(), repository, boot: &self.boot }
+    }
+
+    fn layers(&self, vault: VaultId, workspace: WorkspaceId) -> Result<Arc<Layers>, FsError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layers) = open.get(&(vault, workspace)) {
+            return Ok(Arc::clone(layers));
+        }
+        let folder = self.folder.join(vault.to_string()).join(workspace.to_string());
+        let layers = Arc::new(Layers::open(&folder)?);
+        open.insert((vault, workspace), Arc::clone(&layers));
+        Ok(layers)
+    }
+
+    /// Makes a checkout of a snapshot.
+    pub(super) fn prepare(
+        &self,
+        place: &Place,
+        vault: &Vault,
+        snapshot: &Snapshot,
+        repository: &RepositoryOptions,
+    ) -> Result<Made, SharedError> {
+        let layers = self.layers(place.vault, place.workspace)?;
+        // Who has layers is there from before it asks for them.
+        fs::create_dir_all(&place.layer)?;
+        let (user, intake) = (place.run.to_string(), vault.intake());
+        let options = self.making(repository);
+        let stack = layers.stack(&intake, snapshot, &user, &options, &Progress::default())?;
+        let upper = place.layer.join("upper");
+        for folder in [&upper, &place.layer.join("work"), &place.checkout] {
+            fs::create_dir_all(folder)?;
+        }
+        // The writable layer decides about the root of the tree.
+        fs::set_mode(&upper, snapshot.root_mode.into())?;
+        show(place, &stack)?;
+        let below = trees::sums_of(vault, snapshot.root)?;
+        let repository = stack.told.map_or(RestoredRepository::Absent, RestoredRepository::Rebuilt);
+        let Stack { not_carried, .. } = stack;
+        Ok(Made { files: below.files, bytes: below.bytes, not_carried, repository })
+    }
+
+    /// What a run has left, found in its own layer.
+    pub(super) fn scan(
+        &self,
+        place: &Place,
+        before: &Snapshot,
+        intake: &Intake,
+        repository: &RepositoryOptions,
+        options: &ScanOptions,
+    ) -> Result<Scanned, SharedError> {
+        let layers = self.layers(place.vault, place.workspace)?;
+        let user = place.run.to_string();
+        let stack = if let Some(stack) = layers.noted(&user, before, &self.boot)? {
+            stack
+        } else {
+            // The machine was started again meanwhile, or somebody made room: what was below is made again, and is
+            // the same. What is shown now may lack it.
+            overlay::unmount(&place.checkout)?;
+            let options = self.making(repository);
+            layers.stack(intake, before, &user, &options, &Progress::default())?
+        };
+        if !overlay::is_mounted(&place.checkout)? {
+            fs::create_dir_all(&place.checkout)?;
+            show(place, &stack)?;
+        }
+        let made = MadeTree {
+            root: before.root,
+            omitted: left_out(intake, before)?,
+            repository: stack.repository(),
+            dirty: changed(&place.layer.join("upper"))?,
+        };
+        Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?)
+    }
+
+    /// Opens the layers of every workspace that has some.
+    fn open_all(&self) -> Result<(), FsError> {
+        for vault in fs::list_dir(&self.folder)? {
+            let inner = fs::list_dir(&self.folder.join(&vault)).unwrap_or_default();
+            let Some(vault) = vault.to_str().and_then(|name| name.parse().ok()) else { continue };
+            for workspace in inner.iter().filter_map(|name| name.to_str()?.parse().ok()) {
+                self.layers(vault, workspace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what nobody uses, until it is told to `stop`.
+    pub(super) fn sweep(&self, stop: &AtomicBool) -> Result<(), FsError> {
+        if !self.has_opened_all.swap(true, Ordering::SeqCst) {
+            self.open_all()?;
+        }
+        let open: Vec<_> = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.values().cloned().collect()
+        };
+        let is_there = |user: &str| {
+            user.parse::<RunId>().is_ok_and(|run| !is_gone(&Folders::of(&self.runs, run).layer()))
+        };
+        let mut swept = Ok(());
+        for layers in open.iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
+            let collected = layers.collect(is_there, &self.boot).map(drop);
+            swept = swept.and(collected.and_then(|()| layers.sweep(stop)));
+        }
+        swept
+    }
+}
+
+/// Whether a path is known to be free. What cannot be looked at is not.
+pub(super) fn is_gone(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+fn show(place: &Place, stack: &Stack) -> Result<(), FsError> {
+    let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
+    overlay::mount(&Overlay {
+        lower: &stack.trees,
+        upper: &upper,
+        work: &work,
+        at: &place.checkout,
+    })
+}
+
+/// Whether a checkout shares layers.
+pub(super) fn is_shared(layer: &Path) -> bool {
+    !is_gone(layer)
+}
+
+/// Whether what was in a layer is in a snapshot.
+pub(super) fn is_sealed(layer: &Path) -> bool {
+    layer.join(SEALED).exists()
+}
+
+/// Notes that what is in a layer is in a snapshot, too.
+pub(super) fn note_sealed(layer: &Path) {
+    if is_shared(layer)
+        && let Err(error) = fs::write_atomic(&layer.join(SEALED), b"", 0o600)
+    {
+        tracing::warn!(%error, "the layer of a run stays");
+    }
+}
+
+/// Puts a checkout aside, whatever kind it is.
+pub(super) fn release(checkout: &Path, layer: &Path, aside: &Path) -> Result<(), FsError> {
+    overlay::unmount(checkout)?;
+    fs::create_dir_all(aside)?;
+    // First the checkout: one that is empty and has no layer beside it would be taken for what a run left.
+    put_aside(checkout, aside, "")?;
+    put_aside(layer, aside, "")
+}
+
+/// Puts a checkout aside that shares layers, and is sealed.
+pub(super) fn let_go(checkout: &Path, layer: &Path, aside: &Path) -> Result<(), FsError> {
+    if is_sealed(layer) { release(checkout, layer, aside) } else { Ok(()) }
+}

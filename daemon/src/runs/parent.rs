@@ -1,0 +1,25 @@
+//! What a run goes on from.
+//!
+//! **Invariant:** in its thread a run has one follow-up, however many are asked for at once: whoever creates a run holds the
+//! lock meanwhile.
+
+use baton_protocol::message::RunSpec;
+
+use super::{Runs, RunsError};
+
+impl Runs {
+    /// Whether what a run follows up is there and has ended; in the thread of that it is the only one that does.
+    pub(super) fn check_parent(&self, user: &str, spec: &RunSpec) -> Result<(), RunsError> {
+        let Some(parent) = spec.parent else { return Ok(()) };
+        let catalog = &self.0.parts.catalog;
+        let known = catalog.run(user, parent)?.ok_or(RunsError::NotFound(parent))?.info;
+        if self.live().contains_key(&parent) || !known.state.is_final() {
+            return Err(RunsError::NotEnded(parent));
+        }
+        let same_thread = known.spec.thread == spec.thread;
+        match catalog.next_of(parent, spec.thread)?.filter(|next| *next != spec.run) {
+            Some(next) if same_thread => Err(RunsError::FollowedUp { parent, next }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Directories seen through one another, by the overlay file system of Linux.
+//!
+//! Directories can be renamed, for which the upper layer notes where they come from (`redirect_dir`); what is changed is
+//! copied up whole, so that the upper layer alone says what was (`metacopy`); and no lower layer is tied to an upper one
+//! (`index`), so that many can share it.
+//!
+//! **Invariant:** a lower layer is never written. Each has its own descriptor, so that neither the length of a path nor
+//! what is in it matters.
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::fs::{self, Context, FsError};
+
+/// Folders for a trial.
+const TRIAL: &str = "overlay-trial";
+const TRIAL_BELOW: &str = "overlay-trial-below";
+
+/// Lower layers, a writable one, and where they are seen together.
+#[derive(Clone, Debug)]
+pub struct Overlay<'a> {
+    /// The topmost first.
+    pub lower: &'a [PathBuf],
+    /// What is written goes here.
+    pub upper: &'a Path,
+    /// An empty folder beside it, on the same file system.
+    pub work: &'a Path,
+    /// An empty folder.
+    pub at: &'a Path,
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::ffi::CString;
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    use rustix::fs::{CWD, Mode, OFlags, StatxAttributes, StatxFlags};
+    use rustix::mount::{MountFlags, UnmountFlags};
+
+    use super::{Context, Errno, FsError, Overlay, Path};
+
+    /// Opens a folder to name it by its descriptor.
+    fn open(path: &Path) -> Result<OwnedFd, FsError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).context("opening", path)
+    }
+
+    fn name(fd: &OwnedFd) -> String {
+        format!("/proc/self/fd/{}", fd.as_raw_fd())
+    }
+
+    pub(super) fn mount(overlay: &Overlay<'_>) -> Result<(), FsError> {
+        let lower = overlay.lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+        let (upper, work) = (open(overlay.upper)?, open(overlay.work)?);
+        let lower: Vec<_> = lower.iter().map(|fd| (name(fd), fd)).collect();
+        let names: Vec<_> = lower.iter().map(|(name, _)| name.as_str()).collect();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=on,metacopy=off,index=off",
+            names.join(":"),
+            name(&upper),
+            name(&work),
+        );
+        let options = CString::new(options).map_err(|_| Errno::INVAL);
+        let flags = MountFlags::NODEV | MountFlags::NOSUID;
+        let mounted = options.and_then(|options| {
+            rustix::mount::mount("baton", overlay.at, "overlay", flags, options.as_c_str())
+        });
+        mounted.context("mounting an overlay at", overlay.at)
+    }
+
+    pub(super) fn unmount(at: &Path) -> Result<(), FsError> {
+        rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .context("unmounting", at)
+    }
+
+    pub(super) fn is_mounted(at: &Path) -> Result<bool, Errno> {
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW | rustix::fs::AtFlags::NO_AUTOMOUNT;
+        let found = rustix::fs::statx(CWD, at, flags, StatxFlags::BASIC_STATS);
+        match found {
+            Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod linux {
+    use super::{Context, Errno, FsError, Overlay, Path};
+
+    pub(super) fn mount(overlay: &Overlay<'_>) -> Result<(), FsError> {
+        Err(Errno::NOSYS).context("mounting an overlay at", overlay.at)
+    }
+
+    pub(super) fn unmount(at: &Path) -> Result<(), FsError> {
+        Err(Errno::NOSYS).context("unmounting", at)
+    }
+
+    pub(super) fn is_mounted(_at: &Path) -> Result<bool, Errno> {
+        Ok(false)
+    }
+}
+
+/// Shows the layers at their place, until they are [taken away](unmount).
+pub fn mount(overlay: &Overlay<'_>) -> Result<(), FsError> {
+    linux::mount(overlay)
+}
+
+/// Takes away all that is shown at a place. Who has it open keeps it as long.
+pub fn unmount(at: &Path) -> Result<(), FsError> {
+    while is_mounted(at)? {
+        linux::unmount(at)?;
+    }
+    Ok(())
+}
+
+/// Whether something is shown at a place.
+pub fn is_mounted(at: &Path) -> Result<bool, FsError> {
+    linux::is_mounted(at).context("looking at", at)
+}
+
+/// Finds out by trying whether overlays can be mounted over what is in one folder, with what is written in another one, and
+/// hold what a run may do to them. Both are left as they were.
+pub fn try_in(below: &Path, above: &Path) -> Result<(), FsError> {
+    let (lower, trial) = (below.join(TRIAL_BELOW), above.join(TRIAL));
+    let [upper, work, merged] = ["upper", "work", "merged"].map(|name| trial.join(name));
+    // An earlier daemon may have been killed meanwhile.
+    unmount(&merged)?;
+    for folder in [&lower, &trial] {
+        if folder.symlink_metadata().is_ok() {
+            fs::remove_dir_all(folder)?;
+        }
+    }
+    for path in [&lower.join("below"), &upper, &work, &merged] {
+        fs::create_dir_all(path)?;
+    }
+    let lower = [lower];
+    let overlay = Overlay { lower: &lower, upper: &upper, work: &work, at: &merged };
+    let tried = mount(&overlay).and_then(|()| {
+        let renamed = fs::rename_unsynced(&merged.join("below"), &merged.join("renamed"));
+        // Old kernels do not say what is mounted, and what one does not see one cannot take away.
+        let seen = is_mounted(&merged);
+        linux::unmount(&merged)?;
+        renamed?;
+        if seen? { Ok(()) } else { Err(Errno::NOSYS).context("looking for the mount at", &merged) }
+    });
+    let [lower] = lower;
+    for folder in [&lower, &trial] {
+        fs::remove_dir_all(folder)?;
+    }
+    tried
+}

@@ -1,0 +1,121 @@
+//! What a run changed: what is in its writable layer.
+//!
+//! A character device with the number 0 stands for a name that is gone; a directory that hides the one below it, or
+//! shows another one, says so in an attribute.
+//!
+//! **Invariant:** every name that is seen otherwise than through the lower layers alone is dirty.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use baton_protocol::object::{Omission, OmitReason, Snapshot};
+use baton_protocol::path::{MAX_PATH, RelPath};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::LayerError;
+use crate::fs::{Context, FsError};
+use crate::git;
+use crate::objects::ObjectSource;
+use crate::scan::directory::{join, list, open_below, open_in};
+use crate::scan::dirty::{Depth, Dirty, MAX_DIRECTORIES};
+use crate::snapshot::load_omissions;
+
+/// Set on a directory that hides the one below it.
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// Set on a directory below which another one is shown than that of its name.
+const REDIRECT: &str = "trusted.overlay.redirect";
+
+/// Finds out what differs from the lower layers. Nobody may write meanwhile, or look again after it.
+pub fn changed(upper: &Path) -> Result<Dirty, FsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(upper, flags, Mode::empty()).context("opening", upper)?;
+    let mut dirty = Dirty::default();
+    let mut left = vec![Vec::new()];
+    while let Some(path) = left.pop() {
+        let directory = open_below(root.as_fd(), &path).context("opening", upper)?;
+        let inner = look_in(&path, &directory, &mut dirty).context("reading", upper)?;
+        if dirty.is_everything() {
+            break;
+        }
+        // What is deeper than a tree may be is carried by none: its names need not be known.
+        let inner = inner.iter().map(|name| join(&path, name));
+        left.extend(inner.filter(|path| path.len() <= MAX_PATH));
+        if left.len() > MAX_DIRECTORIES {
+            dirty.set_everything();
+            break;
+        }
+    }
+    Ok(dirty)
+}
+
+/// What a scan of a snapshot's checkout leaves out: what the snapshot says, and the repositories, which it has otherwise.
+pub fn left_out<S: ObjectSource + ?Sized>(
+    objects: &S,
+    snapshot: &Snapshot,
+) -> Result<Vec<Omission>, LayerError> {
+    let mut omitted = load_omissions(objects, snapshot)?;
+    let worktrees = snapshot.git.map(|state| git::worktrees(objects, state)).transpose()?;
+    for mut path in worktrees.unwrap_or_default() {
+        path.extend_from_slice(if path.is_empty() { b".git" } else { b"/.git" });
+        let path = RelPath::new(&path).ok();
+        omitted.extend(path.map(|path| Omission { path, reason: OmitReason::GitMetadata }));
+    }
+    omitted.sort_unstable();
+    omitted.dedup();
+    Ok(omitted)
+}
+
+/// Marks what is in a directory; returns those in it that show what is below them too.
+fn look_in(path: &[u8], directory: &OwnedFd, dirty: &mut Dirty) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut inner = Vec::new();
+    for (name, kind) in list(directory.as_fd())? {
+        let is_git = name == b".git";
+        if is_git && !path.is_empty() {
+            // A repository inside has rules of its own.
+            dirty.walk(path);
+        }
+        let stat = match kind {
+            FileType::Directory => None,
+            _ => Some(rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?),
+        };
+        let is_directory =
+            stat.is_none_or(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        let shows = is_directory && !hides(&open_in(directory.as_fd(), &name)?)?;
+        match (is_git, shows) {
+            // What changed in it decides about files, which is found out by comparing it; of those inside nobody does.
+            (true, true) => {
+                let git = open_in(directory.as_fd(), &name)?;
+                if path.is_empty()
+                    && rustix::fs::statat(&git, "modules", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+                {
+                    dirty.set_everything();
+                }
+            }
+            (true, false) if path.is_empty() => dirty.set_everything(),
+            (true, false) => {}
+            (false, true) => {
+                dirty.name(path, &name, Depth::Look);
+                inner.push(name);
+            }
+            // Many files of one folder are not named one by one: then all in it are looked at.
+            (false, false) if !is_directory => dirty.name(path, &name, Depth::Look),
+            (false, false) => dirty.name(path, &name, Depth::Walk),
+        }
+    }
+    Ok(inner)
+}
+
+/// Whether a directory does not show what is below its own name.
+fn hides(directory: &OwnedFd) -> Result<bool, Errno> {
+    for name in [OPAQUE, REDIRECT] {
+        match rustix::fs::fgetxattr(directory, name, &mut [0u8; 1]) {
+            // Longer than one byte, too.
+            Ok(_) | Err(Errno::RANGE) => return Ok(true),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
