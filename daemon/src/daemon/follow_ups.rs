@@ -11,7 +11,7 @@ use baton_store::diff::diff;
 use baton_store::snapshot::load_snapshot;
 use tokio::task::JoinSet;
 
-use super::failure::{Fail, chain};
+use super::failure::Fail;
 use super::outbox::is_away;
 use super::remotes::Target;
 use super::trees::change_entry;
@@ -83,10 +83,7 @@ impl Daemon {
             begun: true,
         };
         let id = wanted.id;
-        let queued = self.blocking("queue", move |daemon| Ok(daemon.catalog.enqueue(&wanted)?));
-        queued.await?.map_err(|full| {
-            Fail::new("queue-full", chain(&full)).hint("baton queue, and baton queue cancel ID")
-        })?;
+        self.enqueue(wanted).await?;
         self.queue.wake(target.remote.node, self);
         Ok(follow_up_answer(target, &spec, None, Some(id)))
     }

@@ -163,11 +163,7 @@ impl Daemon {
                 sent => return sent,
             }
         }
-        let wanted = parcel.wanted.clone();
-        let queued = self.blocking("queue", move |daemon| Ok(daemon.catalog.enqueue(&wanted)?));
-        queued.await?.map_err(|full| {
-            Fail::new("queue-full", chain(&full)).hint("baton queue, and baton queue cancel ID")
-        })?;
+        self.enqueue(parcel.wanted.clone()).await?;
         // What waits for a node keeps nobody from others.
         drop((order, urgent));
         tracing::info!(entry = %id.short(), snapshot = %parcel.wanted.snapshot, "queued");
@@ -195,6 +191,15 @@ impl Daemon {
             runs: Vec::new(),
             queue: Some(id),
         })
+    }
+
+    /// Puts something at the end of the queue.
+    pub(super) async fn enqueue(self: &Arc<Self>, wanted: NewEntry) -> Result<(), Fail> {
+        let queued = self.blocking("queue", move |daemon| Ok(daemon.catalog.enqueue(&wanted)?));
+        let queued = queued.await?.map_err(|full| {
+            Fail::new("queue-full", chain(&full)).hint("baton queue, and baton queue cancel ID")
+        });
+        queued.map(drop)
     }
 
     /// Sends without a row of the queue.

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use baton_protocol::id::{GitStateId, ObjectId, ObjectKind};
 use baton_protocol::object::{
     Blob, GitFile, GitFiles, GitHead, GitOmission, GitOmissions, GitOmitReason, GitRef, GitRefName,
-    GitRefs, GitSetting, GitSettings, GitState, GitTarget, RefStorage,
+    GitRefs, GitSetting, GitSettings, GitState, GitTarget, MAX_GIT_UNITS, RefStorage,
 };
 use baton_protocol::path::RelPath;
 
@@ -199,6 +199,28 @@ pub(super) fn load_state<S: ObjectSource + ?Sized>(
     id: GitStateId,
 ) -> Result<GitState, GitError> {
     Ok(GitState::decode(&source.require(&ObjectId::from(id))?)?)
+}
+
+/// Whether something is so of a state, or of one inside it.
+pub(super) fn any_state<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+    mut is_so: impl FnMut(&GitState) -> Result<bool, GitError>,
+) -> Result<bool, GitError> {
+    let mut left = vec![id];
+    let mut seen = 0;
+    while let Some(id) = left.pop() {
+        let state = load_state(source, id)?;
+        if is_so(&state)? {
+            return Ok(true);
+        }
+        seen += 1;
+        if seen > MAX_GIT_UNITS {
+            return Err(GitError::refused("the state", "its repositories are too many"));
+        }
+        left.extend(state.units.iter().map(|unit| unit.state));
+    }
+    Ok(false)
 }
 
 /// Length of an index from which on reading it takes longer than all looks should.

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use baton_protocol::id::GitStateId;
 use baton_protocol::object::{
-    GitFile, GitFiles, GitHead, GitIndex, GitRef, GitRefs, GitState, GitTarget, MAX_GIT_UNITS,
+    GitFile, GitFiles, GitHead, GitIndex, GitRef, GitRefs, GitState, GitTarget,
 };
 
-use super::capture::load_state;
+use super::capture::{any_state, load_state};
 use super::{GitError, MAX_LIST, files};
 use crate::objects::ObjectSource;
 use crate::snapshot::load_blob;
@@ -108,20 +108,7 @@ pub(super) fn is_shallow<S: ObjectSource + ?Sized>(
     source: &S,
     id: GitStateId,
 ) -> Result<bool, GitError> {
-    let mut left = vec![id];
-    let mut seen = 0;
-    while let Some(id) = left.pop() {
-        let state = load_state(source, id)?;
-        if load_files(source, &state)?.find(b"shallow").is_some() {
-            return Ok(true);
-        }
-        seen += 1;
-        if seen > MAX_GIT_UNITS {
-            return Err(GitError::refused("the state", "its repositories are too many"));
-        }
-        left.extend(state.units.iter().map(|unit| unit.state));
-    }
-    Ok(false)
+    any_state(source, id, |state| Ok(load_files(source, state)?.find(b"shallow").is_some()))
 }
 
 /// The worktrees of a state and of those inside it, relative to the outermost, which is the empty path.

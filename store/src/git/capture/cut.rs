@@ -20,7 +20,7 @@ use baton_protocol::object::{
 };
 use baton_protocol::path::RelPath;
 
-use super::{Parts, load_state};
+use super::{Parts, any_state};
 use crate::git::view::View;
 use crate::git::{GitError, MAX_LIST, objects, shown};
 use crate::objects::ObjectSource;
@@ -181,20 +181,7 @@ fn is_later(omission: &GitOmission) -> bool {
 
 /// Whether history of a state, or of one inside it, is still to follow.
 pub fn is_cut<S: ObjectSource + ?Sized>(source: &S, id: GitStateId) -> Result<bool, GitError> {
-    let mut left = vec![id];
-    let mut seen = 0;
-    while let Some(id) = left.pop() {
-        let state = load_state(source, id)?;
-        if !later(&state, source)?.is_empty() {
-            return Ok(true);
-        }
-        seen += 1;
-        if seen > baton_protocol::object::MAX_GIT_UNITS {
-            return Err(GitError::refused("the state", "its repositories are too many"));
-        }
-        left.extend(state.units.iter().map(|unit| unit.state));
-    }
-    Ok(false)
+    any_state(source, id, |state| Ok(!later(state, source)?.is_empty()))
 }
 
 /// The files of a state.
