@@ -4,6 +4,7 @@
 //! - [`environment`]: a run's folders and variables
 //! - [`log`], [`lines`], [`mask`], [`follow`]: its output
 //! - [`process`], [`execute`]: its processes
+//! - [`homes`], [`limits`]: what it keeps for its thread, and what it may take of the machine
 //! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //! - [`parent`]: what a run goes on from
 //!
@@ -24,17 +25,21 @@ mod mask;
 pub mod follow;
 mod process;
 mod execute;
+mod limits;
+mod homes;
 mod life;
 mod ended;
 mod recover;
 mod parent;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod hostile;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::id::{RunId, VaultId};
@@ -48,6 +53,7 @@ use baton_store::fs::{self, Context, FsError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
+use crate::limits::{Allowance, Limits};
 use crate::notices::Notices;
 use crate::rooms::Room;
 use crate::secrets::Secrets;
@@ -55,6 +61,8 @@ use crate::task::{TaskFailed, Tasks};
 use checkout::{Checkouts, Place};
 use environment::{Folders, MAX_STRING, NodeEnvironment};
 use follow::RunLog;
+use homes::Homes;
+use limits::NodeLimits;
 use log::LogError;
 use log::writer::Log;
 
@@ -78,6 +86,10 @@ pub struct RunOptions {
     pub grace: Duration,
     /// How long [`Runs::shut_down`] waits for all runs.
     pub shutdown_limit: Duration,
+    /// What one run may take of the machine; what is not set is derived from it.
+    pub allowance: Allowance,
+    /// Agents whose runs have no network.
+    pub without_network: BTreeSet<String>,
 }
 
 impl RunOptions {
@@ -91,6 +103,8 @@ impl RunOptions {
             max_log: 256 * 1024 * 1024,
             grace: Duration::from_secs(5),
             shutdown_limit: Duration::from_secs(30),
+            allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
+            without_network: BTreeSet::new(),
         }
     }
 }
@@ -106,6 +120,8 @@ pub struct RunParts {
     pub tasks: Tasks,
     /// Wraps their commands.
     pub room: Arc<dyn Room>,
+    /// Holds their processes to their limits.
+    pub limits: Arc<dyn Limits>,
     /// Makes their checkouts.
     pub checkouts: Arc<dyn Checkouts>,
     /// What they are given, and must not show.
@@ -166,6 +182,11 @@ pub enum SpecError {
     /// Nothing to run.
     #[error("the run has no command")]
     NoCommand,
+    /// Its agent is to have no network, which takes walls.
+    #[error(
+        "runs of {0} are to have no network here, which this node cannot see to: its runs are not isolated"
+    )]
+    Network(String),
     /// A command, argument or prompt contains NUL, which no program can be given.
     #[error("the {0} contains a NUL byte")]
     Nul(&'static str),
@@ -211,6 +232,8 @@ pub struct Runs(Arc<Inner>);
 struct Inner {
     options: RunOptions,
     parts: RunParts,
+    limits: NodeLimits,
+    homes: Homes,
     /// One for each run that may be at work, handed out in the order of asking.
     slots: Arc<Semaphore>,
     /// Held while a run is looked for and created.
@@ -232,6 +255,8 @@ struct Live {
     vault: VaultId,
     spec: RunSpec,
     folders: Folders,
+    /// Known once it is prepared.
+    home: OnceLock<PathBuf>,
     info: watch::Sender<RunInfo>,
     stop: watch::Sender<Option<Stop>>,
     log: Arc<Log>,
@@ -249,6 +274,15 @@ enum Stop {
 impl Live {
     fn place(&self) -> Place {
         self.folders.place(&self.spec, self.vault)
+    }
+
+    fn has_home_at(&self, home: PathBuf) {
+        // A run is prepared once.
+        drop(self.home.set(home));
+    }
+
+    fn home(&self) -> PathBuf {
+        self.home.get().cloned().unwrap_or_else(|| self.folders.own_home())
     }
 
     fn ask_to_stop(&self, stop: Stop) {
@@ -278,7 +312,10 @@ impl Runs {
         let real = options.folder.canonicalize();
         options.folder = real.context("resolving", &options.folder)?;
         let slots = Arc::new(Semaphore::new(options.max_parallel.max(1)));
+        let (groups, folder) = (Arc::clone(&parts.limits), options.folder.clone());
         Ok(Self(Arc::new(Inner {
+            limits: NodeLimits::new(groups, options.allowance, folder),
+            homes: Homes::new(options.folder.join("homes")),
             options,
             parts,
             slots,
@@ -301,6 +338,9 @@ impl Runs {
         spec: RunSpec,
     ) -> Result<RunInfo, RunsError> {
         check(&spec)?;
+        if self.is_without_network(&spec) && !self.0.parts.room.isolated() {
+            return Err(SpecError::Network(spec.agent).into());
+        }
         let (runs, user) = (self.clone(), user.to_owned());
         self.blocking("run-create", move || runs.create_now(&user, vault, &spec)).await?
     }
@@ -354,6 +394,7 @@ impl Runs {
             vault: row.vault,
             spec: row.info.spec.clone(),
             folders,
+            home: OnceLock::new(),
             info: watch::Sender::new(row.info),
             stop: watch::Sender::new(None),
             log,
@@ -372,6 +413,7 @@ impl Runs {
     fn leave(&self, live: &Live) {
         live.log.end();
         self.0.parts.secrets.take_back(live.run);
+        self.0.homes.let_go(live.run);
         let mut all = self.live();
         all.remove(&live.run);
         self.0.count.send_replace(all.len());
@@ -450,7 +492,16 @@ impl Runs {
         let all = count.wait_for(|count| *count == 0);
         let ended = tokio::time::timeout(self.0.options.shutdown_limit, all).await.is_ok();
         self.let_go_of_looked_at().await;
+        let runs = self.clone();
+        let last = self.blocking("run-limits", move || runs.0.limits.shut_down()).await;
+        if let Err(error) = last {
+            tracing::warn!(%error, "control groups stay");
+        }
         if ended { 0 } else { self.live_count() }
+    }
+
+    fn is_without_network(&self, spec: &RunSpec) -> bool {
+        self.0.options.without_network.contains(&spec.agent)
     }
 
     fn find(&self, user: &str, run: RunId) -> Option<Arc<Live>> {
