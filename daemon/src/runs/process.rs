@@ -256,13 +256,16 @@ impl Processes {
 
     /// Puts the run's processes into its group, where the room has not done so.
     pub(super) fn enter(&self) {
+        if self.group.entrances().is_empty() {
+            return;
+        }
         let leader = self.leader.as_raw_pid();
         if let Err(error) = self.group.add(leader) {
             tracing::warn!(%error, "a program is not held to its limits");
             return;
         }
         // What it has started by then; what those start from then on is in the group with them.
-        loop {
+        for _ in 0..ROUNDS {
             let grouped: HashSet<i32> = self.group.processes().into_iter().collect();
             let members = members(Some(leader), &[], &self.marker);
             let outside = members.iter().filter(|member| !grouped.contains(&member.pid));
