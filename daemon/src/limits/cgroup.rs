@@ -248,7 +248,7 @@ impl Group for RunGroup {
     }
 
     fn kill(&self) -> bool {
-        kill_below(self.folders.iter().map(|folder| folder.top.as_path()))
+        kill_below(&self.folders.iter().map(|folder| folder.top.as_path()).collect::<Vec<_>>())
     }
 
     fn close(&self) -> Result<(), LimitError> {
@@ -266,15 +266,15 @@ impl Group for RunGroup {
 
 /// Kills all that is in these folders and those below. Nothing new is started in them from then on. Returns whether
 /// nothing is left.
-fn kill_below<'a>(tops: impl Iterator<Item = &'a Path> + Clone) -> bool {
-    for top in tops.clone() {
+fn kill_below(tops: &[&Path]) -> bool {
+    for top in tops {
         // Where it cannot be written, there is no such controller, or no such file yet: then the rounds below do it.
         drop(write(&top.join("pids.max"), "0"));
         drop(write(&top.join("cgroup.kill"), "1"));
     }
     for round in 0..ROUNDS {
         let mut all = BTreeSet::new();
-        tops.clone().for_each(|top| processes_below(top, &mut all));
+        tops.iter().for_each(|top| processes_below(top, &mut all));
         // Those of another namespace, which cannot be seen from here, are told as 0.
         all.remove(&0);
         if all.is_empty() {
@@ -284,31 +284,31 @@ fn kill_below<'a>(tops: impl Iterator<Item = &'a Path> + Clone) -> bool {
             std::thread::sleep(ROUND);
         }
         for pid in all {
-            kill(pid, tops.clone());
+            kill(pid, tops);
         }
     }
     false
 }
 
 /// Kills a process, if it still is in one of these folders when its number can be nobody else's any more.
-fn kill<'a>(pid: i32, mut tops: impl Iterator<Item = &'a Path>) {
+fn kill(pid: i32, tops: &[&Path]) {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
         let Some(number) = Pid::from_raw(pid) else { return };
         let Ok(process) = pidfd_open(number, PidfdFlags::empty()) else { return };
-        let is_there = |top: &Path| {
+        let is_there = |top: &&Path| {
             let mut all = BTreeSet::new();
             processes_below(top, &mut all);
             all.contains(&pid)
         };
-        if tops.any(is_there) {
+        if tops.iter().any(is_there) {
             // It may have ended in this moment.
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (pid, tops.next(), Signal::KILL, Pid::INIT);
+    let _ = (pid, tops, Signal::KILL, Pid::INIT);
 }
 
 /// The processes of a group and of those below it.

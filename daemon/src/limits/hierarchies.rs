@@ -59,12 +59,8 @@ fn parse(mounts: &str, groups: &str) -> Vec<Hierarchy> {
         let own = below.fold(root.clone(), |above, part| above.join(part));
         let own = if own.is_dir() { own } else { root.clone() };
         let known = ["memory", "pids", "cpu", "freezer"];
-        let controllers: Vec<_> = match unified {
-            true => Vec::new(),
-            false => {
-                options.split(',').filter(|name| known.contains(name)).map(str::to_owned).collect()
-            }
-        };
+        let named = options.split(',').filter(|name| !unified && known.contains(name));
+        let controllers: Vec<_> = named.map(str::to_owned).collect();
         if (unified || !controllers.is_empty()) && !found.iter().any(|it| it.root == root) {
             found.push(Hierarchy { controllers, unified, root, own });
         }
@@ -95,15 +91,12 @@ fn unescaped(path: &str) -> String {
     while let Some((before, after)) = rest.split_once('\\') {
         text.push_str(before);
         let byte = after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match byte.filter(u8::is_ascii) {
-            Some(byte) => {
-                text.push(char::from(byte));
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                text.push('\\');
-                rest = after;
-            }
+        if let Some(byte) = byte.filter(u8::is_ascii) {
+            text.push(char::from(byte));
+            rest = after.get(3..).unwrap_or_default();
+        } else {
+            text.push('\\');
+            rest = after;
         }
     }
     text + rest

@@ -15,7 +15,7 @@ use baton_store::fs;
 use super::Runs;
 use super::environment::Folders;
 use super::homes::remove_temporary;
-use super::life::chain;
+use super::refused::chain;
 
 /// Checkouts of ended runs that can still be looked at. What is in them is in snapshots, too.
 const MAX_ENDED: usize = 32;

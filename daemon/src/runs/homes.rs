@@ -19,6 +19,7 @@ use baton_protocol::id::{RunId, ThreadId, VaultId};
 use baton_store::checkout::{put_aside, remove_made};
 use baton_store::fs::{self, FsError};
 
+use super::refused::chain;
 use super::{Live, Runs, RunsError};
 use crate::rooms::{DEFAULT_PATH, Job, Room, RoomError};
 
@@ -89,7 +90,7 @@ impl Runs {
             if let Some(source) = self.forked_from(live)
                 && let Err(error) = self.copy(&source, &half)
             {
-                let error = super::life::chain(&error);
+                let error = chain(&error);
                 told =
                     Some(format!("not all of the home that it goes on from was copied: {error}"));
             }
@@ -173,16 +174,16 @@ impl Runs {
             tracing::warn!(%error, "a home that was forgotten stays");
         }
     }
+}
 
-    /// Makes the folders that a run has as `/tmp` and `/var/tmp`, empty.
-    pub(super) fn make_temporary(&self, live: &Live) -> Result<(), FsError> {
-        remove_made(&live.folders.temporary())?;
-        for folder in live.folders.temporaries() {
-            fs::create_dir_all(&folder)?;
-            fs::set_mode(&folder, 0o1777)?;
-        }
-        Ok(())
+/// Makes the folders that a run has as `/tmp` and `/var/tmp`, empty.
+pub(super) fn make_temporary(folders: &super::environment::Folders) -> Result<(), FsError> {
+    remove_made(&folders.temporary())?;
+    for folder in folders.temporaries() {
+        fs::create_dir_all(&folder)?;
+        fs::set_mode(&folder, 0o1777)?;
     }
+    Ok(())
 }
 
 /// Removes what a run had as `/tmp`. Blocks.

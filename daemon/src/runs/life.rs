@@ -17,10 +17,11 @@ use tokio::sync::oneshot;
 use super::checkout::{CheckoutError, Prepared};
 use super::environment::{arguments, environment};
 use super::execute::{ExecuteError, Execution, execute};
-use super::homes::remove_temporary;
+use super::homes::{make_temporary, remove_temporary};
 use super::limits::Held;
 use super::mask::masked;
 use super::process::Processes;
+use super::refused::chain;
 use super::{Live, Runs, RunsError, Stop};
 use crate::notices::Notice;
 use crate::rooms::{Job, RoomError};
@@ -129,7 +130,7 @@ impl Runs {
             };
             let folder = folders.attachments();
             own("making the run's folders", fs::create_dir_all(&folder))?;
-            own("making the run's folders", runs.make_temporary(&work))?;
+            own("making the run's folders", make_temporary(&work.folders))?;
             let mut prepared = checkouts.prepare(&work.place(), work.spec.snapshot)?;
             if let Some(receipt) = prepared.receipt.as_object_mut() {
                 receipt.insert("isolated".to_owned(), isolated.into());
@@ -455,17 +456,6 @@ fn reason(what: &str, error: &dyn Error) -> String {
         reason.truncate(end);
     }
     reason
-}
-
-/// An error and its sources.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -269,7 +269,7 @@ impl Processes {
             let grouped: HashSet<i32> = self.group.processes().into_iter().collect();
             let members = members(Some(leader), &[], &self.marker);
             let outside = members.iter().filter(|member| !grouped.contains(&member.pid));
-            if !outside.fold(false, |some, member| self.group.add(member.pid).is_ok() || some) {
+            if outside.filter(|member| self.group.add(member.pid).is_ok()).count() == 0 {
                 return;
             }
         }

@@ -22,7 +22,7 @@ const MAX_NOTED: usize = 256;
 const MAX_RECORD: u64 = 1024 * 1024;
 
 /// Which file systems are control groups: of version 1 and 2 (`CGROUP_SUPER_MAGIC`, `CGROUP2_SUPER_MAGIC`).
-const KINDS: [i64; 2] = [0x0027_e0eb, 0x6367_7270];
+const KINDS: [u64; 2] = [0x0027_e0eb, 0x6367_7270];
 
 /// The folder of a daemon in one hierarchy.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Place {
 }
 
 fn take_away(base: &Path) {
-    if !kill_below([base].into_iter()) {
+    if !kill_below(&[base]) {
         tracing::error!(group = %base.display(), "processes of runs cannot be killed");
     } else if let Err(error) = remove(base) {
         tracing::warn!(%error, "a control group stays behind");
@@ -258,5 +258,7 @@ impl Record {
 
 /// Whether a folder is a control group, and nothing that somebody has put there.
 fn is_group(folder: &Path) -> bool {
-    rustix::fs::statfs(folder).is_ok_and(|found| KINDS.contains(&i64::from(found.f_type)))
+    // Its type differs from system to system.
+    rustix::fs::statfs(folder)
+        .is_ok_and(|found| KINDS.iter().any(|&kind| found.f_type as u64 == kind))
 }

@@ -1,3 +1,5 @@
+//! Groups of this machine, where it lets us make some.
+
 use std::process::{Child, Command, Stdio};
 
 use super::*;
