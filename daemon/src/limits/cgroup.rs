@@ -274,7 +274,9 @@ fn kill_below(tops: &[&Path]) -> bool {
     }
     for round in 0..ROUNDS {
         let mut all = BTreeSet::new();
-        tops.iter().for_each(|top| processes_below(top, &mut all));
+        for top in tops {
+            processes_below(top, &mut all);
+        }
         // Those of another namespace, which cannot be seen from here, are told as 0.
         all.remove(&0);
         if all.is_empty() {

@@ -173,9 +173,13 @@ fn parent(folder: &OwnedFd, is: (u64, u64)) -> Option<OwnedFd> {
 fn size(stat: &Stat) -> u64 {
     let blocks = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
     let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let links = if is_folder { 1 } else { stat.st_nlink.max(1) };
-    // Its type differs from system to system.
-    (blocks / links as u64).max(LEAST)
+    let links = if is_folder { 1 } else { number(stat.st_nlink).max(1) };
+    (blocks / links).max(LEAST)
+}
+
+/// The type of some numbers differs from system to system.
+fn number(of: impl TryInto<u64>) -> u64 {
+    of.try_into().unwrap_or(u64::MAX)
 }
 
 fn open(above: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {

@@ -258,7 +258,10 @@ impl Record {
 
 /// Whether a folder is a control group, and nothing that somebody has put there.
 fn is_group(folder: &Path) -> bool {
-    // Its type differs from system to system.
-    rustix::fs::statfs(folder)
-        .is_ok_and(|found| KINDS.iter().any(|&kind| found.f_type as u64 == kind))
+    rustix::fs::statfs(folder).is_ok_and(|found| is_kind(found.f_type))
+}
+
+/// The type of the number differs from system to system.
+fn is_kind(kind: impl TryInto<u64>) -> bool {
+    kind.try_into().is_ok_and(|kind| KINDS.contains(&kind))
 }
