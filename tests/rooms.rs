@@ -168,7 +168,7 @@ fn a_node_that_is_killed_leaves_no_process_and_no_group() {
     if held || shown["isolated"] == true {
         assert!(!lives(&mark));
     }
-    assert_eq!(groups(&cloud.home), [PathBuf::new(); 0]);
+    assert!(groups(&cloud.home).is_empty());
     home.baton(&["run", "wait", text(&handed["runs"][0], "run")]);
     let shown = home.json(&["run", "show", text(&handed["runs"][0], "run")]);
     assert_eq!(text(&shown, "state"), "interrupted");
