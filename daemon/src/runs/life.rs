@@ -17,8 +17,11 @@ use tokio::sync::oneshot;
 use super::checkout::{CheckoutError, Prepared};
 use super::environment::{arguments, environment};
 use super::execute::{ExecuteError, Execution, execute};
+use super::homes::{make_temporary, remove_temporary};
+use super::limits::Held;
 use super::mask::masked;
 use super::process::Processes;
+use super::refused::chain;
 use super::{Live, Runs, RunsError, Stop};
 use crate::notices::Notice;
 use crate::rooms::{Job, RoomError};
@@ -110,23 +113,34 @@ impl Runs {
             }
         }
         self.seal_and_finish(live, ended).await;
+        let folders = live.folders.clone();
+        let remove = move || remove_temporary(&folders);
+        self.0.parts.tasks.spawn_blocking("run-tmp", remove).detach();
     }
 
     /// Makes the run's folders, checkout, attachments and receipt.
     async fn prepare(&self, live: &Arc<Live>) -> Result<Prepared, String> {
         let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
         let isolated = self.0.parts.room.isolated();
+        let runs = self.clone();
         let prepare = move || -> Result<Prepared, CheckoutError> {
             let folders = &work.folders;
             let own = |doing, result: Result<(), fs::FsError>| {
                 result.map_err(|source| CheckoutError { doing, source: Box::new(source) })
             };
-            for folder in [folders.home(), folders.attachments()] {
-                own("making the run's folders", fs::create_dir_all(&folder))?;
-            }
+            let folder = folders.attachments();
+            own("making the run's folders", fs::create_dir_all(&folder))?;
+            own("making the run's folders", make_temporary(&work.folders))?;
             let mut prepared = checkouts.prepare(&work.place(), work.spec.snapshot)?;
             if let Some(receipt) = prepared.receipt.as_object_mut() {
                 receipt.insert("isolated".to_owned(), isolated.into());
+            }
+            let told = runs.make_home(&work).map_err(|source| CheckoutError {
+                doing: "making the run's home",
+                source: Box::new(source),
+            })?;
+            if let Some(told) = told {
+                runs.note(&work, &told);
             }
             let receipt = prepared.receipt.to_string();
             let written = fs::write_whole(&folders.receipt(), receipt.as_bytes(), 0o644);
@@ -174,29 +188,43 @@ impl Runs {
                 return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let variables = environment(&self.0.options.environment, &live.spec, &live.folders, &given);
+        let held = match self.hold(live).await {
+            Ok(held) => held,
+            Err(failure) => {
+                return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
+            }
+        };
+        let home = live.home();
+        let node = &self.0.options.environment;
+        let variables = environment(node, &live.spec, &live.folders, &home, &given);
         let all = arguments(&live.spec);
         let (program, arguments) = all
             .split_first()
             .map_or((OsStr::new(""), all.as_slice()), |(first, rest)| (first.as_os_str(), rest));
-        let (home, attachments, receipt) =
-            (live.folders.home(), live.folders.attachments(), live.folders.receipt());
+        let (attachments, receipt) = (live.folders.attachments(), live.folders.receipt());
+        let temporary = live.folders.temporaries();
         let job = Job {
             program,
             arguments,
             checkout: &checkout,
             home: &home,
+            temporary: Some(temporary.each_ref().map(std::path::PathBuf::as_path)),
             readable: &[&attachments, &receipt],
             environment: &variables,
+            network: !self.is_without_network(&live.spec),
+            entrances: held.group.entrances(),
         };
         let command = match self.0.parts.room.command(&job) {
             Ok(command) => command,
             Err(error) => {
                 let code = match error {
                     RoomError::NotFound { .. } | RoomError::Hidden { .. } => NOT_FOUND,
-                    RoomError::NotExecutable { .. } => NOT_EXECUTABLE,
+                    RoomError::NotExecutable { .. }
+                    | RoomError::NoWalls
+                    | RoomError::Prepare(_) => NOT_EXECUTABLE,
                 };
-                let failure = Some(error.to_string());
+                let failure = Some(chain(&error));
+                self.finish_holding(&held).await;
                 return Ended { code: Some(code), failure, at: clock.now_ms(), stop: None };
             }
         };
@@ -205,6 +233,8 @@ impl Runs {
             run: live.run,
             command,
             layers: self.0.parts.room.layers(),
+            enters: self.0.parts.room.enters(),
+            held: Arc::clone(&held),
             log: Arc::clone(log),
             known: given.known.clone(),
             clock: clock.clone(),
@@ -224,8 +254,14 @@ impl Runs {
                 (result, Some(stop))
             }
         };
+        let exceeded = self.finish_holding(&held).await;
         let (code, failure) = match result {
-            Ok(Ok(code)) => (Some(code), None),
+            Ok(Ok(code)) if exceeded.is_some() => (Some(code), exceeded),
+            Ok(Ok(code)) => {
+                let refused = held.refused().filter(|_| code != 0);
+                let text = |refused| format!("the program ended with code {code}; {refused}");
+                (Some(code), refused.map(text))
+            }
             Ok(Err(error)) => {
                 let not_found =
                     |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::NotFound;
@@ -239,6 +275,30 @@ impl Runs {
             Err(error) => (None, Some(chain(&error))),
         };
         Ended { code, stop, failure, at: clock.now_ms() }
+    }
+
+    /// Makes what holds a run to its limits.
+    async fn hold(&self, live: &Arc<Live>) -> Result<Arc<Held>, String> {
+        let (runs, work) = (self.clone(), Arc::clone(live));
+        let opened = self.blocking("run-limits", move || Held::open(&runs, &work)).await;
+        let what = "the limits of the run could not be set";
+        match opened {
+            Ok(Ok(held)) => Ok(Arc::new(held)),
+            Ok(Err(error)) => Err(reason(what, &error)),
+            Err(error) => Err(reason(what, &error)),
+        }
+    }
+
+    /// Returns when what held a run is gone, and says which limit it went beyond.
+    async fn finish_holding(&self, held: &Arc<Held>) -> Option<String> {
+        let work = Arc::clone(held);
+        match self.blocking("run-limits", move || work.finish()).await {
+            Ok(exceeded) => exceeded.map(|exceeded| exceeded.to_string()),
+            Err(error) => {
+                tracing::error!(%error, "the limits of a run are not looked at");
+                None
+            }
+        }
     }
 
     /// The secrets of a run: as they are when its program is started.
@@ -396,17 +456,6 @@ fn reason(what: &str, error: &dyn Error) -> String {
         reason.truncate(end);
     }
     reason
-}
-
-/// An error and its sources.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -604,7 +653,7 @@ mod tests {
                 format!("BATON_RUN={}", asked.run),
                 format!("BATON_SNAPSHOT={}", asked.snapshot),
                 format!("BATON_THREAD={}", asked.thread),
-                format!("HOME={folder}/home"),
+                format!("HOME={}", node.home_of(&asked)),
                 "LANG=C.UTF-8".to_owned(),
                 format!("PATH={}", crate::rooms::DEFAULT_PATH),
                 format!("PWD={folder}/checkout"),
@@ -631,8 +680,8 @@ mod tests {
             assert_eq!(receipt["snapshot"], info.spec.snapshot.to_string());
             assert_eq!(lines.next(), Some("the attachment"));
             assert!(lines.next().unwrap().starts_with("a b||$(c)|"));
-            let home = Path::new(info.checkout.as_ref().unwrap()).with_file_name("home");
-            assert!(home.join(".kept").exists());
+            let home = node.home_of(&info.spec);
+            assert!(Path::new(&home).join(".kept").exists());
             // Without a prompt there is an empty one.
             let script = "test \"${BATON_PROMPT-unset}\" = ''";
             assert_eq!(node.run(spec(2, &["sh", "-c", script])).await.exit_code, Some(0));
@@ -734,8 +783,8 @@ mod tests {
             let stdout = String::from_utf8(stdout).unwrap();
             let run = info.spec.run;
             let expected = format!(
-                "/run:\n\n{root}/runs:\n{run}\n\n{root}/runs/{run}:\n\
-                 attachments\ncheckout\nhome\nreceipt.json\nx\n\
+                "/run:\n\n{root}/runs:\n{run}\nhomes\n\n{root}/runs/{run}:\n\
+                 attachments\ncheckout\nreceipt.json\nx\n\
                  CapInh: CapPrm: CapEff: CapBnd: CapAmb: 2\nfine\n"
             );
             assert_eq!(stdout, expected, "{}", String::from_utf8_lossy(&stderr));

@@ -289,6 +289,7 @@ impl Cloud {
             aside: path.join("runs/aside"),
         };
         let parts = RunParts {
+            limits: Arc::new(crate::limits::NoGroups::because("a test".to_owned())),
             catalog: catalog.clone(),
             clock: clock.clone(),
             tasks: tasks.clone(),
