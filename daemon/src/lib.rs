@@ -24,6 +24,7 @@ pub mod queue;
 pub mod rooms;
 pub mod secrets;
 pub mod notices;
+pub mod environments;
 pub mod runs;
 pub mod node;
 pub mod daemon;

@@ -5,6 +5,7 @@
 //! - [`log`], [`lines`], [`mask`], [`follow`]: its output
 //! - [`process`], [`execute`]: its processes
 //! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
+//! - [`setting_up`]: what it finds installed
 //! - [`parent`]: what a run goes on from
 //!
 //! Not here: who may ask (the connection knows its user), and how the program is kept apart
@@ -25,6 +26,7 @@ pub mod follow;
 mod process;
 mod execute;
 mod life;
+mod setting_up;
 mod ended;
 mod recover;
 mod parent;

@@ -12,10 +12,11 @@ use baton_protocol::message::RunState;
 use baton_store::catalog::runs::RunUpdate;
 use baton_store::error::StoreError;
 use baton_store::fs;
+use baton_store::secrets::known::KnownValues;
 use tokio::sync::oneshot;
 
 use super::checkout::{CheckoutError, Prepared};
-use super::environment::{arguments, environment};
+use super::environment::{Variables, arguments, environment, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
 use super::mask::masked;
 use super::process::Processes;
@@ -95,7 +96,10 @@ impl Runs {
         };
         let Prepared { files, bytes, .. } = prepared;
         self.note(live, &format!("prepared {files} files, {bytes} bytes"));
-        let mut ended = self.run_program(live).await;
+        let mut ended = match self.furnish(live).await {
+            Ok(variables) => self.run_program(live, variables).await,
+            Err(ended) => ended,
+        };
         ended.failure = ended.failure.map(|failure| self.masked(live, failure));
         if ended.stop.is_none() && ended.code.is_some() {
             // If the node dies while it seals, the next daemon knows how the program ended.
@@ -151,8 +155,8 @@ impl Runs {
         }
     }
 
-    async fn run_program(&self, live: &Arc<Live>) -> Ended {
-        let (clock, log) = (&self.0.parts.clock, &live.log);
+    async fn run_program(&self, live: &Arc<Live>, installed: Variables) -> Ended {
+        let clock = &self.0.parts.clock;
         let checkout = live.folders.checkout();
         let update = RunUpdate {
             checkout: Some(checkout.to_string_lossy().into_owned()),
@@ -174,7 +178,9 @@ impl Runs {
                 return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let variables = environment(&self.0.options.environment, &live.spec, &live.folders, &given);
+        let mut variables =
+            environment(&self.0.options.environment, &live.spec, &live.folders, &given);
+        set_where_free(&mut variables, installed);
         let all = arguments(&live.spec);
         let (program, arguments) = all
             .split_first()
@@ -189,7 +195,18 @@ impl Runs {
             readable: &[&attachments, &receipt],
             environment: &variables,
         };
-        let command = match self.0.parts.room.command(&job) {
+        self.carry_out(live, &job, given.known.clone()).await
+    }
+
+    /// Runs a program in the room, until it has ended or the run is to end.
+    pub(super) async fn carry_out(
+        &self,
+        live: &Arc<Live>,
+        job: &Job<'_>,
+        known: Option<Arc<KnownValues>>,
+    ) -> Ended {
+        let (clock, log) = (&self.0.parts.clock, &live.log);
+        let command = match self.0.parts.room.command(job) {
             Ok(command) => command,
             Err(error) => {
                 let code = match error {
@@ -206,7 +223,7 @@ impl Runs {
             command,
             layers: self.0.parts.room.layers(),
             log: Arc::clone(log),
-            known: given.known.clone(),
+            known,
             clock: clock.clone(),
             started,
         };
@@ -390,7 +407,7 @@ impl Runs {
 }
 
 /// What failed and why, in one line for people.
-fn reason(what: &str, error: &dyn Error) -> String {
+pub(super) fn reason(what: &str, error: &dyn Error) -> String {
     let mut reason = format!("{what}: {}", chain(error));
     if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
         reason.truncate(end);
