@@ -113,6 +113,7 @@ fn one_setup_serves_all_variants_follow_ups_and_the_next_node() {
         let address = if kill { cloud.kill() } else { cloud.stop() };
         cloud.start(address);
         let run = start(&home, &tree, 1, PROGRAM).remove(0);
+        home.json_exit(&["run", "wait", &run], 0);
         let next =
             home.json(&["follow-up", &run, "--", "sh", "-c", &format!("cat mine; {PROGRAM}")]);
         for (run, before) in [(run.as_str(), ""), (text(&next, "run"), "x\n")] {
@@ -194,7 +195,7 @@ fn where_a_setup_fails_nothing_starts_and_the_next_one_tries_again() {
 fn who_waits_goes_on_where_the_one_that_sets_up_is_cancelled() {
     let mut cloud = Cloud::new();
     let home = cloud.device();
-    let tree = workspace(&home, "test -e \"$HOME/../hold\"; echo BEGUN; sleep 300", "");
+    let tree = workspace(&home, "echo BEGUN; sleep 300", "");
     let runs = start(&home, &tree, 3, "true");
     let node = |run: &str| ended_so_far(&home, run, "node");
     let begun = || runs.iter().position(|run| ended_so_far(&home, run, "stdout").contains("BEGUN"));
