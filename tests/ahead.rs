@@ -325,9 +325,10 @@ fn a_long_history_is_whole_on_this_machine_alone_too() {
         let tree = long(&home);
         home.json(&[first, arg(&tree)]);
         eventually("history is whole", || workspace(&home, &tree)["history"].is_null());
-        let pushed = home.json(&["push", arg(&tree)]);
+        home.json(&["push", arg(&tree)]);
+        let snapshot = whole(&home, &tree);
         let into = home.folder("out").join("copy");
-        let restored = home.json(&["restore", text(&pushed, "snapshot"), "--into", arg(&into)]);
+        let restored = home.json(&["restore", &snapshot, "--into", arg(&into)]);
         assert_eq!(restored["receipt"]["git"]["shallow"], false, "{first}: {restored}");
         assert_eq!(git(&tree, &["for-each-ref"]), git(&into, &["for-each-ref"]));
         git(&into, &["fsck", "--full", "--strict"]);
@@ -451,4 +452,30 @@ fn a_node_that_is_away_keeps_a_history_from_no_other() {
         let restored = there.json(&["restore", text(&pushed, "snapshot"), "--into", arg(&into)]);
         restored["receipt"]["git"]["shallow"] == false
     });
+}
+
+#[test]
+fn a_long_history_that_was_kept_here_first_does_not_stop_a_first_handoff_to_any_node() {
+    let home = TestHome::new();
+    cutting(&home, 600_000);
+    let tree = long(&home);
+    home.json(&["snapshot", arg(&tree)]);
+    eventually("history is whole", || workspace(&home, &tree)["history"].is_null());
+    let clouds = [Cloud::new(), Cloud::new()];
+    let mut names = Vec::new();
+    for cloud in &clouds {
+        let joined = home.json(&["join", &cloud.ticket(&[])]);
+        names.push(text(&joined, "remote").to_owned());
+        let handed = home.json(&["handoff", arg(&tree), "--", "git", "fsck", "--strict"]);
+        let receipt = &handed["receipt"]["git"];
+        assert_eq!(receipt["shallow"], true, "{receipt}");
+        assert!(handed["bytes_sent"].as_u64().unwrap() < 1_000_000, "{handed}");
+        run_ends(&home, text(&list(&handed, "runs")[0], "run"));
+        let snapshot = whole(&home, &tree);
+        restored_whole(cloud, &snapshot, &tree);
+    }
+    // Who has all of it is not sent it again because another one had nothing.
+    let pushed = home.json(&["push", arg(&tree), "--remote", &names[0]]);
+    assert!(pushed["bytes_sent"].as_u64().unwrap() < 20_000, "{pushed}");
+    restored_whole(&clouds[0], text(&pushed, "snapshot"), &tree);
 }

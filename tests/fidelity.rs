@@ -104,26 +104,41 @@ fn same(lab: &Lab, what: &str, here: &Path, there: &Path) {
     }
     let mut listings = [walk(here), walk(there)];
     for (listing, at) in listings.iter_mut().zip([here, there]) {
-        // What git ignores does not travel, nor does a folder in which there is nothing else.
+        // What git ignores does not travel, nor does a folder that it ignores with all that is in it.
         let ignored = lab.git_in(at, &["ls-files", "-z", "-o", "-i", "--exclude-standard"]);
         for path in ignored.split(|&byte| byte == 0) {
             listing.remove(path);
         }
-        for path in ignored.split(|&byte| byte == 0) {
-            let ends = path.iter().enumerate().rev().filter(|&(_, &byte)| byte == b'/');
-            for above in ends.map(|(end, _)| &path[..end]) {
-                let below = [above, b"/"].concat();
-                let next = listing.range(below.clone()..).next();
-                if next.is_some_and(|(other, _)| other.starts_with(&below)) {
-                    break;
-                }
-                listing.remove(above);
+        for folder in ignored_folders(lab, at, &ignored) {
+            let below = [&folder[..], b"/"].concat();
+            let next = listing.range(below.clone()..).next();
+            if next.is_none_or(|(other, _)| !other.starts_with(&below)) {
+                listing.remove(&folder);
             }
         }
         // Of a repository git says all that is to say, also of one in a submodule.
         listing.retain(|path, _| !path.split(|&byte| byte == b'/').any(|name| name == b".git"));
     }
     assert_eq!(differences(&listings[0], &listings[1], &[]), [""; 0], "{what}");
+}
+
+/// The folders above these files that git ignores as such, the inner ones first.
+fn ignored_folders(lab: &Lab, at: &Path, files: &[u8]) -> Vec<Vec<u8>> {
+    let mut above = std::collections::BTreeSet::new();
+    for path in files.split(|&byte| byte == 0) {
+        let ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
+        above.extend(ends.map(|(end, _)| path[..end].to_vec()));
+    }
+    let mut ignored = Vec::new();
+    let above: Vec<_> = above.into_iter().rev().collect();
+    for some in above.chunks(200) {
+        let names = some.iter().map(|path| std::str::from_utf8(path).unwrap());
+        let question: Vec<_> = ["check-ignore", "-z", "--"].into_iter().chain(names).collect();
+        let said = lab.try_git_in(at, &question).stdout;
+        ignored.extend(said.split(|&byte| byte == 0).map(<[u8]>::to_vec));
+    }
+    ignored.retain(|path| !path.is_empty());
+    ignored
 }
 
 fn is_nightly() -> bool {

@@ -35,6 +35,9 @@ pub struct Job<'a> {
     pub home: &'a Path,
     /// Files and folders outside of both that it may read.
     pub readable: &'a [&'a Path],
+    /// Places at which the checkout and the home are seen once more, where the room can do that: what was installed
+    /// elsewhere and brought into them knows them by these names.
+    pub seen_at: Option<(&'a Path, &'a Path)>,
     /// Its whole environment.
     pub environment: &'a [(OsString, OsString)],
 }
@@ -206,6 +209,7 @@ mod tests {
             checkout: folder,
             home: folder,
             readable: &[],
+            seen_at: None,
             environment: &environment,
         };
         check_program(&job, sees)

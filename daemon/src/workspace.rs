@@ -33,7 +33,7 @@ use baton_store::snapshot::{
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use attach::attach;
-pub use history::Rest;
+pub use history::{Receiver, Rest};
 pub use place::PlaceError;
 use place::place_of;
 use repository::Looked;
@@ -100,6 +100,8 @@ pub struct TakeOptions {
     pub attachments: Vec<PathBuf>,
     /// The session that the attachments belong to.
     pub session: String,
+    /// Whom it is taken for, where it is to be sent.
+    pub receiver: Option<Receiver>,
 }
 
 /// A snapshot that is durable here.
@@ -297,7 +299,7 @@ impl Workspaces {
             Some(head) => whole(load_snapshot(&self.vault, head.snapshot))?,
             None => None,
         };
-        let base = before.as_ref().and_then(|before| before.git);
+        let base = self.base_for(options.receiver, before.as_ref().and_then(|before| before.git));
         let Looked { scanned, barrier, git, omitted, known, notes: of_git, is_cut } =
             self.look(keeper, base, &intake, &scan_options, progress)?;
         let scan = self.clock.since(started).saturating_sub(barrier);

@@ -49,7 +49,9 @@ use crate::fs::FsError;
 use crate::objects::ObjectSource;
 use crate::snapshot::{BlobError, load_blob};
 
-pub use capture::{CaptureOptions, Captured, capture, deepen, is_cut, make_rest};
+pub use capture::{
+    CaptureOptions, Captured, Packed, capture, deepen, is_cut, is_longer, make_rest,
+};
 pub use glance::Glance;
 pub use program::GitProgram;
 pub use rebuild::{

@@ -321,6 +321,7 @@ impl Daemon {
         let progress = Arc::new(scan::Progress::with_total());
         step.set(Doing::Sealing(Arc::clone(&progress), self.clock.instant()));
         let mut ahead = None;
+        let node = target.map(|target| target.remote.node);
         if let Some(target) = target.cloned() {
             let (daemon, give_way) = (Arc::clone(self), Arc::clone(&step.give_way));
             let prepare = move |_: &Self| Ok(daemon.ahead(id, &target, Some(give_way)));
@@ -330,7 +331,8 @@ impl Daemon {
         let work = move || {
             daemon.workspaces.check_place(id, &root)?;
             let beside = ahead.as_mut().map(|ahead| ahead as &mut dyn Beside);
-            let options = TakeOptions::default();
+            let receiver = node.map(|node| daemon.receiver(id, node)).transpose()?;
+            let options = TakeOptions { receiver, ..TakeOptions::default() };
             let taken = daemon.workspaces.take_beside(id, &root, &options, &progress, beside)?;
             Ok::<_, Fail>((taken, ahead))
         };

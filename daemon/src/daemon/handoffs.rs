@@ -43,6 +43,7 @@ impl Daemon {
             message: None,
             attachments: call.attachments.into_iter().map(to_path).collect(),
             session: handoff.clone(),
+            receiver: None,
         };
         let root = to_path(call.path);
         let (workspace, order) = self.order(&root, &target, events).await?;

@@ -110,8 +110,9 @@ impl Daemon {
             return Ok(None);
         }
         let Some(workspace) = self.workspaces.find(root)? else { return Ok(None) };
-        // A first snapshot is sent in another way.
-        if self.acks.get(workspace.id, remote.node)?.is_none() {
+        // A first snapshot is sent in another way, and so is one that would be cut for this node alone.
+        let receiver = self.receiver(workspace.id, remote.node)?;
+        if receiver.acked.is_none() || self.workspaces.is_cut_for(workspace.id, receiver)? {
             return Ok(None);
         }
         let Some(order) = self.queue.try_order(workspace.id, remote.node) else { return Ok(None) };

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use baton_protocol::id::{SnapshotId, TreeId, WorkspaceId};
+use baton_protocol::id::{NodeId, SnapshotId, TreeId, WorkspaceId};
 use baton_protocol::object::Snapshot;
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::Restored;
@@ -32,7 +32,7 @@ use crate::api::socket::EventSender;
 use crate::clock::{decimal_ms, rfc3339};
 use crate::keeper::Seen;
 use crate::thinning::{Walked, walk};
-use crate::workspace::{Beside, TakeError, TakeOptions, Taken, Workspaces};
+use crate::workspace::{Beside, Receiver, TakeError, TakeOptions, Taken, Workspaces};
 
 impl Daemon {
     /// Takes a snapshot, telling how far it is.
@@ -60,6 +60,8 @@ impl Daemon {
         let (daemon, target) = (Arc::clone(self), target.clone());
         let take = move |workspaces: &Workspaces, progress: &scan::Progress| {
             let mut ahead = daemon.ahead(workspace, &target, None);
+            let receiver = daemon.receiver(workspace, target.remote.node)?;
+            let options = TakeOptions { receiver: Some(receiver), ..options };
             let beside = Some(&mut ahead as &mut dyn Beside);
             let taken = workspaces.take_beside(workspace, &root, &options, progress, beside)?;
             Ok((taken, ahead))
@@ -69,6 +71,15 @@ impl Daemon {
             Ok((taken, ahead.end(events).await))
         };
         self.inhibitor.during(work).await
+    }
+
+    /// A node as somebody for whom a snapshot is taken.
+    pub(super) fn receiver(
+        &self,
+        workspace: WorkspaceId,
+        node: NodeId,
+    ) -> Result<Receiver, StoreError> {
+        Ok(Receiver { acked: self.acks.get(workspace, node)? })
     }
 
     async fn take_with<T: Send + 'static>(

@@ -72,6 +72,8 @@ pub struct Kept {
     pub tree: PathBuf,
     /// What is in the home.
     pub home: PathBuf,
+    /// The checkout and the home in which it was set up.
+    pub made_at: (PathBuf, PathBuf),
     /// What is known of it.
     pub record: Record,
 }
@@ -133,7 +135,9 @@ impl EnvironmentCache {
             // It goes earlier than it should.
             tracing::warn!(%error, "when an environment was used is not kept");
         }
-        Ok(Some(Kept { tree: folder.join("tree"), home: folder.join("home"), record }))
+        let place = place(&above, key);
+        let made_at = (place.checkout, place.home);
+        Ok(Some(Kept { tree: folder.join("tree"), home: folder.join("home"), made_at, record }))
     }
 
     /// Makes the place for a setup, in which nothing is.

@@ -166,21 +166,31 @@ pub fn wanted<S: ObjectSource + ?Sized>(
     Ok(Wanted::Environment(Box::new(Asked { key: Key(key), description })))
 }
 
+impl Suggestion {
+    /// For a folder without the file of an environment, in which there are files of such names.
+    pub fn new(has: impl Fn(&str) -> bool) -> Option<Self> {
+        let found = LOCKFILES.iter().find(|(name, _)| has(name));
+        found.map(|&(lockfile, setup)| Self { lockfile, setup })
+    }
+}
+
 /// The first of the well-known files at the top of a tree.
 pub fn suggestion<S: ObjectSource + ?Sized>(
     objects: &S,
     root: TreeId,
 ) -> Result<Option<Suggestion>, StoreError> {
-    let mut best: Option<usize> = None;
+    let mut found = Vec::new();
     for_each_entry(objects, root, |entry| {
-        let at = LOCKFILES.iter().position(|(name, _)| name.as_bytes() == entry.name);
-        if let (Some(at), EntryKind::File { .. }) = (at, entry.kind) {
-            best = Some(best.map_or(at, |best| best.min(at)));
+        if matches!(entry.kind, EntryKind::File { .. }) && is_lockfile(&entry.name) {
+            found.push(entry.name);
         }
         Ok::<_, StoreError>(())
     })?;
-    let found = best.and_then(|at| LOCKFILES.get(at));
-    Ok(found.map(|&(lockfile, setup)| Suggestion { lockfile, setup }))
+    Ok(Suggestion::new(|name| found.iter().any(|found| found == name.as_bytes())))
+}
+
+fn is_lockfile(name: &[u8]) -> bool {
+    LOCKFILES.iter().any(|(known, _)| known.as_bytes() == name)
 }
 
 /// Those at the top of a tree that does not name others.
@@ -190,7 +200,7 @@ fn of_lockfiles<S: ObjectSource + ?Sized>(
     hash: &mut Hash,
 ) -> Result<(), StoreError> {
     for_each_entry(objects, root, |entry| {
-        if LOCKFILES.iter().any(|(name, _)| name.as_bytes() == entry.name) {
+        if is_lockfile(&entry.name) {
             hash.entry(&[], &entry);
         }
         Ok::<_, StoreError>(())

@@ -96,6 +96,7 @@ impl BubblewrapRoom {
             checkout,
             home,
             readable: &[],
+            seen_at: None,
             environment: &[(OsString::from("PATH"), OsString::from(DEFAULT_PATH))],
         };
         let mut command = tokio::process::Command::from(self.command(&job)?);
@@ -159,6 +160,10 @@ impl Room for BubblewrapRoom {
         mounts.own_system_folders();
         mounts.hide_private_settings();
         self.own_view(&mut mounts);
+        if let Some((checkout, home)) = job.seen_at {
+            mounts.writable_at(job.checkout, checkout);
+            mounts.writable_at(job.home, home);
+        }
         mounts.writable(job.checkout);
         mounts.writable(job.home);
         for path in job.readable {
@@ -194,7 +199,11 @@ impl Mounts<'_> {
     }
 
     fn writable(&mut self, path: &Path) {
-        self.0.arg("--bind").arg(path).arg(path);
+        self.writable_at(path, path);
+    }
+
+    fn writable_at(&mut self, path: &Path, at: &Path) {
+        self.0.arg("--bind").arg(path).arg(at);
     }
 
     fn empty(&mut self, path: &Path) {
@@ -303,6 +312,7 @@ mod tests {
             checkout: &checkout,
             home: &home,
             readable: &[],
+            seen_at: None,
             environment: &[("PATH".into(), path)],
         };
         let command = chosen.room.command(&job).unwrap();

@@ -126,6 +126,15 @@ pub(super) fn environment(
 /// Names and values.
 pub(super) type Variables = Vec<(OsString, OsString)>;
 
+/// What a run finds installed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Installed {
+    /// Those that come with it.
+    pub(super) variables: Variables,
+    /// The checkout and the home in which it was made.
+    pub(super) made_at: Option<(PathBuf, PathBuf)>,
+}
+
 /// Sets variables that are not set.
 pub(super) fn set_where_free(all: &mut Variables, others: Variables) {
     for (name, value) in others {

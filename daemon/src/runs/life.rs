@@ -16,7 +16,7 @@ use baton_store::secrets::known::KnownValues;
 use tokio::sync::oneshot;
 
 use super::checkout::{CheckoutError, Prepared};
-use super::environment::{Variables, arguments, environment, set_where_free};
+use super::environment::{Installed, arguments, environment, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
 use super::mask::masked;
 use super::process::Processes;
@@ -97,7 +97,7 @@ impl Runs {
         let Prepared { files, bytes, .. } = prepared;
         self.note(live, &format!("prepared {files} files, {bytes} bytes"));
         let mut ended = match self.furnish(live).await {
-            Ok(variables) => self.run_program(live, variables).await,
+            Ok(installed) => self.run_program(live, installed).await,
             Err(ended) => ended,
         };
         ended.failure = ended.failure.map(|failure| self.masked(live, failure));
@@ -155,7 +155,7 @@ impl Runs {
         }
     }
 
-    async fn run_program(&self, live: &Arc<Live>, installed: Variables) -> Ended {
+    async fn run_program(&self, live: &Arc<Live>, installed: Installed) -> Ended {
         let clock = &self.0.parts.clock;
         let checkout = live.folders.checkout();
         let update = RunUpdate {
@@ -180,7 +180,7 @@ impl Runs {
         };
         let mut variables =
             environment(&self.0.options.environment, &live.spec, &live.folders, &given);
-        set_where_free(&mut variables, installed);
+        set_where_free(&mut variables, installed.variables);
         let all = arguments(&live.spec);
         let (program, arguments) = all
             .split_first()
@@ -193,6 +193,7 @@ impl Runs {
             checkout: &checkout,
             home: &home,
             readable: &[&attachments, &receipt],
+            seen_at: installed.made_at.as_ref().map(|(checkout, home)| (&**checkout, &**home)),
             environment: &variables,
         };
         self.carry_out(live, &job, given.known.clone()).await

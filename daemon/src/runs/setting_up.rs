@@ -7,11 +7,11 @@
 //! **Invariant:** what is kept comes from a setup that ended well.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::checkout::Environments;
-use super::environment::{Variables, environment, set_where_free};
+use super::environment::{Installed, Variables, environment, set_where_free};
 use super::life::{Ended, reason};
 use super::{Live, Runs};
 use crate::environments::cache::{Kept, Record};
@@ -32,34 +32,36 @@ struct Script<'a> {
     text: &'a str,
     checkout: &'a Path,
     home: &'a Path,
+    /// Where what it finds installed was made.
+    made_at: Option<&'a (PathBuf, PathBuf)>,
 }
 
 impl Runs {
-    /// Gives a run what its tree asks for; returns the variables that come with it.
-    pub(super) async fn furnish(&self, live: &Arc<Live>) -> Result<Variables, Ended> {
+    /// Gives a run what its tree asks for; returns what it is to be told of that.
+    pub(super) async fn furnish(&self, live: &Arc<Live>) -> Result<Installed, Ended> {
         let wanted = self
             .on_environments(live, "finding out what the tree asks for", |environments, live| {
                 environments.wanted(&live.place(), live.spec.snapshot)
             })
             .await?;
         let asked = match wanted {
-            None | Some(Wanted::Nothing(None)) => return Ok(Variables::new()),
+            None | Some(Wanted::Nothing(None)) => return Ok(Installed::default()),
             Some(Wanted::Nothing(Some(suggestion))) => {
                 self.note(live, &format!("environment: none; {}", suggestion.text()));
-                return Ok(Variables::new());
+                return Ok(Installed::default());
             }
             Some(Wanted::Refused(error)) => return Err(self.failed(format!("{PATH}: {error}"))),
             Some(Wanted::Environment(asked)) => asked,
         };
-        self.find_or_set_up(live, &asked).await?;
-        Ok(variables(&asked))
+        let made_at = self.find_or_set_up(live, &asked).await?.map(|kept| kept.made_at);
+        Ok(Installed { variables: variables(&asked), made_at })
     }
 
-    async fn find_or_set_up(&self, live: &Arc<Live>, asked: &Asked) -> Result<(), Ended> {
+    async fn find_or_set_up(&self, live: &Arc<Live>, asked: &Asked) -> Result<Option<Kept>, Ended> {
         let key = asked.key;
         loop {
-            if self.reuse(live, asked).await? {
-                return Ok(());
+            if let Some(kept) = self.reuse(live, asked).await? {
+                return Ok(Some(kept));
             }
             let which = (live.vault, live.spec.workspace, key);
             let turn = self
@@ -69,8 +71,8 @@ impl Runs {
                 .environments()
                 .map(|environments| environments.setups().turn(which, live.run));
             match turn {
-                None => return Ok(()),
-                Some(Turn::Mine(mine)) => return self.set_up(live, asked, mine).await,
+                None => return Ok(None),
+                Some(Turn::Mine(mine)) => return self.set_up(live, asked, mine).await.map(Some),
                 Some(Turn::Wait(mut wait)) => {
                     self.note(
                         live,
@@ -95,11 +97,10 @@ impl Runs {
         }
     }
 
-    /// Gives a run an environment that is kept, and looks after it; says whether there is one.
-    async fn reuse(&self, live: &Arc<Live>, asked: &Asked) -> Result<bool, Ended> {
-        let Some(Kept { record, .. }) = self.give_kept(live, asked.key).await? else {
-            return Ok(false);
-        };
+    /// Gives a run an environment that is kept, and looks after it, if there is one.
+    async fn reuse(&self, live: &Arc<Live>, asked: &Asked) -> Result<Option<Kept>, Ended> {
+        let Some(kept) = self.give_kept(live, asked.key).await? else { return Ok(None) };
+        let record = kept.record;
         self.note(live, &format!("environment: reused {}, {}", asked.key.short(), size(record)));
         if !asked.description.maintain.trim().is_empty() {
             self.note(live, "environment: maintain");
@@ -108,10 +109,11 @@ impl Runs {
                 text: &asked.description.maintain,
                 checkout: &live.folders.checkout(),
                 home: &live.folders.home(),
+                made_at: Some(&kept.made_at),
             };
             self.run_script(live, asked, script).await?;
         }
-        Ok(true)
+        Ok(Some(kept))
     }
 
     async fn give_kept(&self, live: &Arc<Live>, key: Key) -> Result<Option<Kept>, Ended> {
@@ -122,11 +124,11 @@ impl Runs {
         Ok(found.await?.flatten())
     }
 
-    async fn set_up(&self, live: &Arc<Live>, asked: &Asked, mine: Mine) -> Result<(), Ended> {
+    async fn set_up(&self, live: &Arc<Live>, asked: &Asked, mine: Mine) -> Result<Kept, Ended> {
         // Whoever had the turn before may have ended after we looked.
-        if self.reuse(live, asked).await? {
+        if let Some(kept) = self.reuse(live, asked).await? {
             mine.end(Outcome::Made);
-            return Ok(());
+            return Ok(kept);
         }
         let key = asked.key;
         self.note(live, &format!("environment: setup of {}", key.short()));
@@ -135,7 +137,7 @@ impl Runs {
                 self.note(live, &format!("environment: kept {}, {}", key.short(), size(record)));
                 mine.end(Outcome::Made);
                 return match self.give_kept(live, key).await? {
-                    Some(_) => Ok(()),
+                    Some(kept) => Ok(kept),
                     None => Err(self.failed("its environment is not there any more".to_owned())),
                 };
             }
@@ -165,7 +167,8 @@ impl Runs {
             return Err(self.failed("the node has no environments".to_owned()));
         };
         let text = &asked.description.setup;
-        let script = Script { name: "setup", text, checkout: &place.checkout, home: &place.home };
+        let (checkout, home) = (&*place.checkout, &*place.home);
+        let script = Script { name: "setup", text, checkout, home, made_at: None };
         self.run_script(live, asked, script).await?;
         let kept =
             self.on_environments(live, "keeping the environment", move |environments, live| {
@@ -194,10 +197,13 @@ impl Runs {
             checkout: script.checkout,
             home: script.home,
             readable: &[],
+            seen_at: script.made_at.map(|(checkout, home)| (&**checkout, &**home)),
             environment: &all,
         };
         // It is given none, but may find one in the tree.
-        let known = self.0.parts.secrets.to_hold(live.vault, live.run);
+        let (secrets, vault, run) = (self.0.parts.secrets.clone(), live.vault, live.run);
+        let known = self.blocking("run-secrets", move || secrets.to_hold(vault, run)).await;
+        let known = known.map_err(|error| self.failed(reason("reading its secrets", &error)))?;
         let Ended { code, stop, failure, at } = self.carry_out(live, &job, known).await;
         if stop.is_some() {
             return Err(Ended { stop, at, ..Ended::default() });

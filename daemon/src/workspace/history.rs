@@ -12,7 +12,7 @@ use std::sync::PoisonError;
 
 use baton_protocol::id::{ChunkId, GitStateId, ObjectKind, SnapshotId, TreeId, WorkspaceId};
 use baton_protocol::object::{Snapshot, Tree, build_tree};
-use baton_store::git::{self, CaptureOptions, GitError};
+use baton_store::git::{self, CaptureOptions, GitError, Packed};
 use baton_store::objects::{ObjectSink, ObjectSource};
 use baton_store::snapshot::load_snapshot;
 use baton_store::vault::Intake;
@@ -21,6 +21,36 @@ use super::{TakeError, Workspaces};
 
 /// Bytes of the disk that are left free.
 const LEAST_FREE: u64 = 1 << 30;
+
+/// Snapshots before a cut one among which one that is not cut is looked for.
+const MAX_BEFORE: usize = 256;
+
+/// A node for which a snapshot is taken: who has little of a long history gets it cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Receiver {
+    /// What it has of the workspace.
+    pub acked: Option<SnapshotId>,
+}
+
+/// What a state of a repository goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// What is known of it.
+    Known,
+    /// A state.
+    State(GitStateId),
+    /// Nothing: it is captured anew.
+    Nothing,
+}
+
+impl Base {
+    pub(super) const fn state(self) -> Option<GitStateId> {
+        match self {
+            Self::State(id) => Some(id),
+            Self::Known | Self::Nothing => None,
+        }
+    }
+}
 
 /// A rest, and the snapshot that holds it.
 #[derive(Clone, Debug)]
@@ -49,6 +79,51 @@ impl Workspaces {
     /// Whether history of a workspace was cut once, and its rest was packed.
     pub fn has_rest(&self, workspace: WorkspaceId) -> bool {
         self.head(rest_id(workspace)).is_some()
+    }
+
+    /// What the next state goes on from, where the latest one is this. A long history that is whole here is cut for who
+    /// has nothing of it, and stays cut for who got it so and not its rest yet: what follows does so in the background.
+    pub(super) fn base_for(&self, receiver: Option<Receiver>, latest: Option<GitStateId>) -> Base {
+        let Some(latest) = latest else { return Base::Known };
+        let is_whole = || {
+            let is_long = git::is_longer(&self.vault, latest, self.most_history);
+            is_long.unwrap_or(false) && !git::is_cut(&self.vault, latest).unwrap_or(true)
+        };
+        match receiver {
+            Some(Receiver { acked: None }) if is_whole() => Base::Nothing,
+            Some(Receiver { acked: Some(acked) }) if is_whole() && self.is_cut_there(acked) => {
+                let acked = load_snapshot(&self.vault, acked).ok().and_then(|acked| acked.git);
+                acked.map_or(Base::State(latest), Base::State)
+            }
+            _ => Base::State(latest),
+        }
+    }
+
+    /// Whether a snapshot that is taken for a node would be cut though it is whole here.
+    pub fn is_cut_for(
+        &self,
+        workspace: WorkspaceId,
+        receiver: Receiver,
+    ) -> Result<bool, TakeError> {
+        let latest = self.latest(workspace)?.and_then(|(_, latest)| latest.git);
+        let as_usual = latest.map_or(Base::Known, Base::State);
+        Ok(self.base_for(Some(receiver), latest) != as_usual)
+    }
+
+    /// The state of the nearest snapshot before this one whose history is not cut.
+    fn whole_before(&self, of: &Snapshot) -> Option<GitStateId> {
+        let mut next = of.parents.first().copied();
+        for _ in 0..MAX_BEFORE {
+            // Those that were thinned out lead nowhere.
+            let before = load_snapshot(&self.vault, next?).ok()?;
+            if let Some(state) = before.git
+                && !git::is_cut(&self.vault, state).ok()?
+            {
+                return Some(state);
+            }
+            next = before.parents.first().copied();
+        }
+        None
     }
 
     /// The rest of a snapshot of a workspace, durable here: packed now, as far as it was not before. Where it lacks
@@ -86,10 +161,11 @@ impl Workspaces {
             most_history: u64::MAX,
             room: self.room(),
         };
-        let before = known.as_ref().map(|known| known.state);
+        let before = self.whole_before(of).map(Packed::Whole);
+        let before = before.or(known.as_ref().map(|known| Packed::Rest(known.state)));
         let rest = git::make_rest(root, state, before, &intake, &options);
         let Some(rest) = rest.map_err(TakeError::History)? else { return Ok(None) };
-        if before == Some(rest) {
+        if known.as_ref().is_some_and(|known| known.state == rest) {
             return Ok(known);
         }
         let head = self.head(own);

@@ -19,6 +19,7 @@ use baton_store::scan::{Progress, ScanOptions, Scanned};
 use baton_store::snapshot::BlobError;
 use baton_store::vault::Intake;
 
+use super::history::Base;
 use super::{TakeError, Workspaces};
 use crate::keeper::{Keeper, Known, Look};
 
@@ -60,7 +61,7 @@ impl Workspaces {
     pub(super) fn look(
         &self,
         keeper: &mut Keeper,
-        base: Option<GitStateId>,
+        base: Base,
         intake: &Intake,
         options: &ScanOptions,
         progress: &Progress,
@@ -68,7 +69,7 @@ impl Workspaces {
         let root = keeper.root().to_owned();
         let mut inner = match keeper.inner() {
             Some(inner) => inner.to_vec(),
-            None => base.map(|base| inner_of(intake, base)).unwrap_or_default(),
+            None => base.state().map(|base| inner_of(intake, base)).unwrap_or_default(),
         };
         let mut barriers = Duration::ZERO;
         let mut looks = 0;
@@ -115,13 +116,17 @@ impl Workspaces {
         &self,
         keeper: &Keeper,
         (tree, glance): (TreeId, Glance),
-        before: Option<GitStateId>,
+        from: Base,
         inner: &[PathBuf],
         intake: &Intake,
     ) -> Result<State, GitError> {
-        let base = before.or(keeper.repository().map(|known| known.id));
+        let base = match from {
+            Base::Known => keeper.repository().map(|known| known.id),
+            Base::State(id) => Some(id),
+            Base::Nothing => None,
+        };
         let same_tree = |known: &Known| known.tree.is_none_or(|of| of == tree);
-        let is_base = |known: &Known| before.is_none_or(|before| before == known.id);
+        let is_base = |known: &Known| base == Some(known.id);
         let known = keeper.repository().filter(|it| it.digest == *glance.digest());
         let known = known.filter(|it| same_tree(it) && is_base(it));
         if let Some(&Known { id, tree, .. }) = known

@@ -35,8 +35,8 @@ use cut::Cut;
 use needed::{MAX_HEAD_LOG, goes_on, pack};
 use units::InnerUnits;
 
-pub use cut::is_cut;
-pub use rest::{deepen, make_rest};
+pub use cut::{is_cut, is_longer};
+pub use rest::{Packed, deepen, make_rest};
 
 /// How a repository is captured.
 #[derive(Clone, Debug)]

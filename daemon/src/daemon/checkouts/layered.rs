@@ -3,10 +3,15 @@
 //! ```text
 //! LAYER/upper    what the run changed
 //! LAYER/work     for the system
-//! LAYER/sealed   what the run left is in a snapshot
+//! LAYER/open     a mark, which stands in an attribute of `upper`, too
+//! LAYER/sealed   the same file, once what the run left is in a snapshot
 //! ```
 //!
-//! **Invariant:** the layer of a run that is not sealed is never taken away, and stays where it can be seen.
+//! What a folder shows of the layers below it stands in attributes. A copy that was made without them looks like a run
+//! that has removed everything: it lacks the mark, too.
+//!
+//! **Invariant:** the layer of a run that is not sealed is never taken away, and stays where it can be seen. One that is
+//! not as the system wrote it is not sealed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,14 +27,24 @@ use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, left
 use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
 use baton_store::trees;
 use baton_store::vault::{Intake, Vault};
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 
 use super::Made;
 use crate::runs::checkout::Place;
 use crate::runs::environment::Folders;
+use crate::workspace::random;
 
+const OPEN: &str = "open";
 const SEALED: &str = "sealed";
 
 const VIEW: &str = "view";
+
+/// The attribute of a writable layer in which its mark stands.
+const MARK: &str = "trusted.baton";
+
+/// Bytes of a mark.
+const MARK_LEN: usize = 16;
 
 /// Where the system says which start of the machine this is, and how long that is.
 const BOOT: (&str, u64) = ("/proc/sys/kernel/random/boot_id", 64);
@@ -63,6 +78,10 @@ pub(super) enum SharedError {
     NoOverlays(PathBuf),
     #[error("the layers of {0} are not there any more")]
     NoLayers(PathBuf),
+    #[error(
+        "{0} is not as the system wrote it: it was copied without its extended attributes, in which the rest of what the run changed stands"
+    )]
+    Altered(PathBuf),
 }
 
 impl SharedLayers {
@@ -128,6 +147,7 @@ impl SharedLayers {
         }
         // The writable layer decides about the root of the tree.
         fs::set_mode(&upper, snapshot.root_mode.into())?;
+        mark(&place.layer)?;
         show(place, &stack)?;
         let below = trees::sums_of(vault, snapshot.root)?;
         let repository = stack.told.map_or(RestoredRepository::Absent, RestoredRepository::Rebuilt);
@@ -144,6 +164,9 @@ impl SharedLayers {
         repository: &RepositoryOptions,
         options: &ScanOptions,
     ) -> Result<Scanned, SharedError> {
+        if !is_marked(&place.layer)? {
+            return Err(SharedError::Altered(place.layer.join("upper")));
+        }
         let layers = self.layers(place.vault, place.workspace)?;
         let user = place.run.to_string();
         let stack = if let Some(stack) = layers.noted(&user, before, &self.boot)? {
@@ -191,22 +214,25 @@ impl SharedLayers {
         stack.ok_or_else(|| SharedError::NoLayers(place.checkout.clone()))
     }
 
-    /// Opens the layers of every workspace that has some.
+    /// Opens the layers of every workspace that has some. One that cannot be opened is in no other one's way.
     fn open_all(&self) -> Result<(), FsError> {
+        let mut opened = Ok(());
         for vault in fs::list_dir(&self.folder)? {
             let inner = fs::list_dir(&self.folder.join(&vault)).unwrap_or_default();
             let Some(vault) = vault.to_str().and_then(|name| name.parse().ok()) else { continue };
             for workspace in inner.iter().filter_map(|name| name.to_str()?.parse().ok()) {
-                self.layers(vault, workspace)?;
+                opened = opened.and(self.layers(vault, workspace).map(drop));
             }
         }
-        Ok(())
+        opened
     }
 
     /// Takes away what nobody uses, until it is told to `stop`.
     pub(super) fn sweep(&self, stop: &AtomicBool) -> Result<(), FsError> {
-        if !self.has_opened_all.swap(true, Ordering::SeqCst) {
-            self.open_all()?;
+        let mut swept = Ok(());
+        if !self.has_opened_all.load(Ordering::SeqCst) {
+            swept = self.open_all();
+            self.has_opened_all.store(swept.is_ok(), Ordering::SeqCst);
         }
         let open: Vec<_> = {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +241,6 @@ impl SharedLayers {
         let is_there = |user: &str| {
             user.parse::<RunId>().is_ok_and(|run| !is_gone(&Folders::of(&self.runs, run).layer()))
         };
-        let mut swept = Ok(());
         for layers in open.iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
             let collected = layers.collect(is_there, &self.boot).map(drop);
             swept = swept.and(collected.and_then(|()| layers.sweep(stop)));
@@ -254,12 +279,34 @@ pub(super) fn is_sealed(layer: &Path) -> bool {
     layer.join(SEALED).exists()
 }
 
-/// Notes that what is in a layer is in a snapshot, too.
+/// Notes that what is in a layer is in a snapshot, too. That takes no room, for there may be none.
 pub(super) fn note_sealed(layer: &Path) {
     if is_shared(layer)
-        && let Err(error) = fs::write_atomic(&layer.join(SEALED), b"", 0o600)
+        && let Err(error) = fs::rename(&layer.join(OPEN), &layer.join(SEALED))
     {
         tracing::warn!(%error, "the layer of a run stays");
+    }
+}
+
+/// Marks a writable layer as the one of its run.
+fn mark(layer: &Path) -> Result<(), SharedError> {
+    let (upper, mark) = (layer.join("upper"), random::<MARK_LEN>()?);
+    fs::write_atomic(&layer.join(OPEN), &mark, 0o600)?;
+    rustix::fs::lsetxattr(&upper, MARK, &mark, XattrFlags::empty()).context("marking", &upper)?;
+    Ok(())
+}
+
+/// Whether a writable layer is what its run has left.
+fn is_marked(layer: &Path) -> Result<bool, FsError> {
+    let upper = layer.join("upper");
+    let Some(mark) = fs::read_if_exists(&layer.join(OPEN), MARK_LEN as u64)? else {
+        return Ok(false);
+    };
+    let mut found = [0; MARK_LEN];
+    match rustix::fs::lgetxattr(&upper, MARK, &mut found) {
+        Ok(len) => Ok(len == MARK_LEN && mark == found),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error).context("looking at", &upper),
     }
 }
 

@@ -5,6 +5,8 @@
     reason = "what a run does, it does with the system's own calls"
 )]
 
+mod installed;
+
 use std::fs as system;
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
@@ -306,6 +308,30 @@ fn half_a_layer_is_never_sealed() {
     lab.node().seal(&place, snapshot).unwrap_err();
     lab.without_overlays().seal(&place, snapshot).unwrap_err();
     assert_eq!(lab.vault().head(WORKSPACE, place.run.device()), None);
+}
+
+#[test]
+fn a_layer_that_came_back_without_its_attributes_is_not_taken_for_what_a_run_left() {
+    let Some((lab, place, snapshot, left)) = abandoned() else { return };
+    overlay::unmount(&place.checkout).unwrap();
+    let (upper, aside) = (place.layer.join("upper"), lab.path("aside"));
+    system::rename(&upper, &aside).unwrap();
+    let copied = std::process::Command::new("cp")
+        .args(["-r", "--preserve=mode,timestamps,ownership"])
+        .args([&aside, &upper])
+        .status();
+    assert!(copied.unwrap().success());
+    let node = lab.node();
+    let refused = node.seal(&place, snapshot).unwrap_err();
+    let why = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(why.contains("extended attributes"), "{why}");
+    assert_eq!(lab.vault().head(WORKSPACE, place.run.device()), None);
+    node.let_go(&place.checkout, &place.layer).unwrap();
+    assert!(node.is_there(&place.checkout, &place.layer));
+    system::remove_dir_all(&upper).unwrap();
+    system::rename(&aside, &upper).unwrap();
+    let result = lab.node().seal(&place, snapshot).unwrap();
+    assert_eq!(lab.files(result), left);
 }
 
 #[test]

@@ -7,13 +7,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use baton_protocol::object::GitOmitReason;
+use baton_protocol::object::{GitOmitReason, GitState, Snapshot};
 use baton_store::git::{load_git_omissions, summarize};
+use baton_store::objects::ObjectSource;
 use baton_store::scan::Progress;
 use baton_store::trees::find_entry;
 
 use super::super::tests::{git_program, workspaces};
-use super::super::{TakeOptions, Taken, Workspaces};
+use super::super::{Receiver, TakeOptions, Taken, Workspaces};
 use crate::clock::Clock;
 
 fn git(folder: &Path, args: &[&str]) {
@@ -131,4 +132,65 @@ fn a_repository_that_is_as_it_was_is_not_captured_again_and_without_git_it_is_na
     let omissions = load_git_omissions(&workspaces.vault, sixth.snapshot.git.unwrap()).unwrap();
     let broken = omissions.iter().find(|it| it.reason == GitOmitReason::Broken);
     assert!(broken.is_some_and(|it| it.what.contains("broken")), "{omissions:?}");
+}
+
+#[test]
+fn a_long_history_is_cut_for_who_has_nothing_of_it_and_for_who_has_it_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    repository(&tree);
+    let mut number = 7u64;
+    for at in 0..40 {
+        let noise = std::iter::repeat_with(|| {
+            number ^= number << 13;
+            number ^= number >> 7;
+            number ^= number << 17;
+            (number >> 11) as u8
+        });
+        std::fs::write(tree.join("noise"), noise.take(20_000).collect::<Vec<_>>()).unwrap();
+        git(&tree, &["add", "."]);
+        git(&tree, &["commit", "-q", "-m", &at.to_string()]);
+    }
+    let mut workspaces = with_git(folder.path());
+    let take = |workspaces: &Workspaces, receiver| {
+        let options = TakeOptions { receiver, ..TakeOptions::default() };
+        workspaces.take(&tree, &options, &Progress::default()).unwrap()
+    };
+    let for_one = |acked| Some(Receiver { acked });
+    let whole = take(&workspaces, None);
+    workspaces.most_history = 300_000;
+    assert!(!whole.is_cut && !take(&workspaces, None).is_new);
+    // Who has it whole is sent it whole.
+    assert!(!take(&workspaces, for_one(Some(whole.id))).is_new);
+
+    let id = whole.workspace;
+    let cut = take(&workspaces, for_one(None));
+    assert!(cut.is_cut && workspaces.is_cut(id).unwrap());
+    assert_eq!(
+        (cut.snapshot.root, &cut.snapshot.parents[..]),
+        (whole.snapshot.root, &[whole.id][..])
+    );
+    // It stays so until its rest is there, for everybody.
+    assert!(!take(&workspaces, for_one(None)).is_new);
+    let rest = workspaces.rest(id, &tree, &cut.snapshot).unwrap().unwrap();
+    let (deep, snapshot) = workspaces.deepen(id, &tree, Some(&rest)).unwrap().unwrap();
+    assert!(!workspaces.is_cut(id).unwrap());
+    let packs = |snapshot: &Snapshot| {
+        let state = workspaces.vault.require(&snapshot.git.unwrap().into()).unwrap();
+        GitState::decode(&state).unwrap().packs
+    };
+    let (before, after) = (packs(&whole.snapshot), packs(&snapshot));
+    assert!(after.starts_with(&before) && after.len() <= before.len() + 1, "{after:?} {before:?}");
+
+    // Who has the cut one gets what is new on it, and not the rest.
+    std::fs::write(tree.join("two"), "changed\n").unwrap();
+    git(&tree, &["commit", "-q", "-a", "-m", "meanwhile"]);
+    assert!(workspaces.is_cut_for(id, Receiver { acked: Some(cut.id) }).unwrap());
+    assert!(!workspaces.is_cut_for(id, Receiver { acked: Some(deep) }).unwrap());
+    let again = take(&workspaces, for_one(Some(cut.id)));
+    assert!(again.is_cut && again.snapshot.parents == [deep]);
+    let (had, has) = (packs(&cut.snapshot), packs(&again.snapshot));
+    assert!(has.starts_with(&had) && has.len() == had.len() + 1, "{has:?} {had:?}");
+    // Its rest is the one that is there.
+    assert_eq!(workspaces.rest(id, &tree, &again.snapshot).unwrap().unwrap().id, rest.id);
 }

@@ -184,6 +184,18 @@ pub fn is_cut<S: ObjectSource + ?Sized>(source: &S, id: GitStateId) -> Result<bo
     any_state(source, id, |state| Ok(!later(state, source)?.is_empty()))
 }
 
+/// Whether a state, or one inside it, has more bytes of packs than these.
+pub fn is_longer<S: ObjectSource + ?Sized>(
+    source: &S,
+    id: GitStateId,
+    most: u64,
+) -> Result<bool, GitError> {
+    let bytes = |state: &GitState| {
+        state.packs.iter().map(|pack| pack.blob.size).fold(0, u64::saturating_add)
+    };
+    any_state(source, id, |state| Ok(bytes(state) > most))
+}
+
 /// The files of a state.
 pub(super) fn files_of<S: ObjectSource + ?Sized>(
     state: &GitState,

@@ -4,7 +4,8 @@
 //! left out by name, and says at which commits history was cut. It can travel while everything else goes on; once it is
 //! there, a state with that cut gets its packs in front of its own, its refs come back as they were when it was made, and
 //! history ends nowhere but where the repository itself ends: of that a rest has refs. Nothing is read for that but the
-//! two states.
+//! two states. Of its own packs it keeps those that the rest has not in it: a repository that was packed whole once and is
+//! cut for somebody who has nothing of it gets the packs of before as its rest.
 //!
 //! **Invariant:** the packs of a rest are whole: all that is reachable from the parents of the commits at which history
 //! was cut, and from what was left out by name. So a state with them in front of its own needs no cut.
@@ -36,15 +37,52 @@ const MAX_SHALLOW: u64 = 64 << 20;
 /// What refs begin with that say where the history of a repository itself ends.
 const ENDS: &str = "refs/shallow/";
 
-/// Packs what the cuts of a state, and of those inside it, left out; what an earlier rest of the same cuts has is not
-/// packed again. Nothing where nothing is cut, or where all that is has gone.
+/// What was packed before a rest is made. Its packs are whole.
+#[derive(Clone, Copy, Debug)]
+pub enum Packed {
+    /// A rest.
+    Rest(GitStateId),
+    /// A state that is not cut.
+    Whole(GitStateId),
+}
+
+impl Packed {
+    const fn id(self) -> GitStateId {
+        match self {
+            Self::Rest(id) | Self::Whole(id) => id,
+        }
+    }
+
+    /// The same of a repository inside.
+    const fn inside(self, id: GitStateId) -> Self {
+        match self {
+            Self::Rest(_) => Self::Rest(id),
+            Self::Whole(_) => Self::Whole(id),
+        }
+    }
+
+    /// The commits at which the repository itself ended.
+    fn ends<S: ObjectSource + ?Sized>(
+        self,
+        state: &GitState,
+        source: &S,
+    ) -> Result<BTreeSet<GitOid>, GitError> {
+        match self {
+            Self::Rest(_) => ends_of(state, source),
+            Self::Whole(_) => Ok(commits_of(&files_of(state, source)?, state.hash)),
+        }
+    }
+}
+
+/// Packs what the cuts of a state, and of those inside it, left out; what was packed before is not packed again.
+/// Nothing where nothing is cut, or where all that is has gone.
 ///
 /// An error where the repository does not have that any more: no rest has a hole. And where it has more of it than
 /// there is [room](CaptureOptions::room).
 pub fn make_rest<S: ObjectSink + ObjectSource + ?Sized>(
     worktree: &Path,
     state: GitStateId,
-    before: Option<GitStateId>,
+    before: Option<Packed>,
     sink: &S,
     options: &CaptureOptions,
 ) -> Result<Option<GitStateId>, GitError> {
@@ -53,7 +91,7 @@ pub fn make_rest<S: ObjectSink + ObjectSource + ?Sized>(
 
 fn rest_of<S: ObjectSink + ObjectSource + ?Sized>(
     worktree: &Path,
-    (id, before): (GitStateId, Option<GitStateId>),
+    (id, before): (GitStateId, Option<Packed>),
     depth: usize,
     sink: &S,
     options: &CaptureOptions,
@@ -62,7 +100,8 @@ fn rest_of<S: ObjectSink + ObjectSource + ?Sized>(
         return Err(GitError::refused("the state", "its repositories nest too deeply"));
     }
     let state = load_state(sink, id)?;
-    let before = before.map(|before| load_state(sink, before)).transpose()?;
+    let before = before.map(|packed| Ok::<_, GitError>((packed, load_state(sink, packed.id())?)));
+    let before = before.transpose()?;
     let mut units = Vec::new();
     for unit in &state.units {
         let inner = worktree.join(as_path(unit.path.as_bytes()));
@@ -70,8 +109,11 @@ fn rest_of<S: ObjectSink + ObjectSource + ?Sized>(
         if inner.join(".git").symlink_metadata().is_err() {
             continue;
         }
-        let known = before.iter().flat_map(|rest| &rest.units).find(|it| it.path == unit.path);
-        let states = (unit.state, known.map(|known| known.state));
+        let known = before.as_ref().and_then(|(packed, state)| {
+            let known = state.units.iter().find(|it| it.path == unit.path)?;
+            Some(packed.inside(known.state))
+        });
+        let states = (unit.state, known);
         if let Some(state) = rest_of(&inner, states, depth + 1, sink, options)? {
             units.push(GitUnit { state, ..unit.clone() });
         }
@@ -124,7 +166,7 @@ struct Own {
 impl Own {
     fn read<S: ObjectSink + ObjectSource + ?Sized>(
         worktree: &Path,
-        (state, later, before): (&GitState, &Later, Option<&GitState>),
+        (state, later, before): (&GitState, &Later, Option<&(Packed, GitState)>),
         sink: &S,
         options: &CaptureOptions,
     ) -> Result<Self, GitError> {
@@ -147,8 +189,8 @@ impl Own {
         let mut tips = objects::parents(&view, hash, &cut)?;
         tips.extend(there);
         let packed = match before {
-            // Its packs are whole whatever was cut, as long as the repository itself ends where it ended.
-            Some(before) if before.hash == hash && ends_of(before, sink)? == ends => {
+            // They are whole whatever is cut now, as long as the repository itself ends where it ended.
+            Some((packed, before)) if before.hash == hash && packed.ends(before, sink)? == ends => {
                 &before.packs[..]
             }
             _ => &[],
@@ -267,7 +309,15 @@ fn deepen_own<S: ObjectSink + ObjectSource + ?Sized>(
     state.files = put_unless_empty(&files, || GitFiles(files.clone()).encode(), sink)?;
     state.omitted = put_unless_empty(&omitted, || GitOmissions(omitted.clone()).encode(), sink)?;
     state.later = None;
-    state.packs.splice(0..0, rest.packs.iter().copied());
+    let mut packs = rest.packs.clone();
+    for pack in &state.packs {
+        // All of it is reachable from there.
+        let tips = objects::tips_of(pack, hash, sink)?;
+        if tips.is_empty() || !tips.iter().all(|tip| has.contains(tip)) {
+            packs.push(*pack);
+        }
+    }
+    state.packs = packs;
     Ok(())
 }
 

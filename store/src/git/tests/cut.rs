@@ -7,8 +7,8 @@ use baton_protocol::object::{GitOmitReason, GitPack};
 use super::lab::{Dice, HASHES, Kept, Lab, PLAIN, STORAGES, copy_files};
 use crate::git::capture::load_state;
 use crate::git::{
-    CaptureOptions, Captured, LinkPlace, capture, deepen, is_cut, link, load_git_omissions,
-    make_rest, rebuild, summarize,
+    CaptureOptions, Captured, LinkPlace, Packed, capture, deepen, is_cut, is_longer, link,
+    load_git_omissions, make_rest, rebuild, summarize,
 };
 
 /// Bytes that may travel at once in these tests.
@@ -223,9 +223,10 @@ fn where_git_stands_is_whole_also_far_behind_a_cut() {
     let id = deepen(third.id, early, &lab.objects).unwrap();
     assert!(!is_cut(&lab.objects, id).unwrap());
     arrives(&lab, &Captured { id, ..third.clone() }, "whole-too");
-    let rest = make_rest(&lab.work(), third.id, Some(early), &lab.objects, &lab.options())
-        .unwrap()
-        .unwrap();
+    let rest =
+        make_rest(&lab.work(), third.id, Some(Packed::Rest(early)), &lab.objects, &lab.options())
+            .unwrap()
+            .unwrap();
     let id = deepen(third.id, rest, &lab.objects).unwrap();
     arrives(&lab, &Captured { id, ..third.clone() }, "whole");
 }
@@ -356,6 +357,42 @@ fn a_list_of_ends_in_another_order_is_the_same_list() {
 
 /// Nothing is packed for which there is no room.
 #[test]
+fn what_was_packed_whole_is_the_rest_of_what_is_cut_after_it() {
+    let lab = long(PLAIN);
+    let whole = lab.capture();
+    assert!(is_longer(&lab.objects, whole.id, MOST).unwrap());
+    let cut = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
+    assert!(is_cut(&lab.objects, cut.id).unwrap());
+    let rest = |of: &Captured| {
+        let before = Some(Packed::Whole(whole.id));
+        make_rest(&lab.work(), of.id, before, &lab.objects, &lab.options()).unwrap().unwrap()
+    };
+    let sum = |packs: &[GitPack]| packs.iter().map(|pack| pack.blob.size).sum::<u64>();
+    let first = load_state(&lab.objects, rest(&cut)).unwrap();
+    assert!(first.packs.starts_with(&whole.state.packs));
+    assert!(sum(&first.packs) - bytes(&whole) < 1000, "nothing is packed twice");
+    let id = deepen(cut.id, rest(&cut), &lab.objects).unwrap();
+    assert_eq!(load_state(&lab.objects, id).unwrap().packs, first.packs);
+    let deep = Captured { id, ..cut.clone() };
+    arrives(&lab, &deep, "deep");
+
+    // What was done after both is in neither, and stays.
+    lab.write("file3", "after the cut\n");
+    lab.git(&["commit", "-q", "-m", "after", "file3"]);
+    lab.git(&["branch", "-f", "old-branch", "HEAD~3"]);
+    let second = from(&lab, &cut);
+    let id = deepen(second.id, rest(&second), &lab.objects).unwrap();
+    assert!(!is_cut(&lab.objects, id).unwrap());
+    let packs = load_state(&lab.objects, id).unwrap().packs;
+    assert_eq!(packs.last(), second.state.packs.last());
+    assert!(!packs.contains(&cut.state.packs[0]), "all of it is in the rest");
+    arrives(&lab, &Captured { id, ..second }, "second");
+    for question in [&["for-each-ref"][..], &["log", "--all", "--format=raw"]] {
+        assert_eq!(says(&lab, "work", question), says(&lab, "second", question), "{question:?}");
+    }
+}
+
+#[test]
 fn a_rest_that_has_no_room_is_not_packed() {
     let lab = long(PLAIN);
     let cut = capture(&lab.work(), &lab.objects, &cutting(&lab)).unwrap();
@@ -482,16 +519,18 @@ fn what_is_new_on_a_name_that_was_left_out_is_no_part_of_what_was() {
     arrives(&lab, &second, "second");
     // The first rest does not have it; what has it goes on from that.
     assert_eq!(deepen(second.id, rest, &lab.objects).unwrap(), second.id);
-    let more = make_rest(&lab.work(), second.id, Some(rest), &lab.objects, &lab.options())
-        .unwrap()
-        .unwrap();
+    let more =
+        make_rest(&lab.work(), second.id, Some(Packed::Rest(rest)), &lab.objects, &lab.options())
+            .unwrap()
+            .unwrap();
     let id = deepen(second.id, more, &lab.objects).unwrap();
     assert!(!is_cut(&lab.objects, id).unwrap());
     arrives(&lab, &Captured { id, ..second }, "whole");
     for question in [&["for-each-ref"][..], &["log", "--all", "--format=raw"]] {
         assert_eq!(says(&lab, "work", question), says(&lab, "whole", question), "{question:?}");
     }
-    let again = make_rest(&lab.work(), first.id, Some(rest), &lab.objects, &lab.options());
+    let again =
+        make_rest(&lab.work(), first.id, Some(Packed::Rest(rest)), &lab.objects, &lab.options());
     assert_eq!(again.unwrap(), Some(rest));
 }
 
@@ -566,7 +605,10 @@ fn a_repository_inside_that_has_gone_leaves_no_rest_and_the_one_around_it_become
     let rest = make_rest(&lab.work(), cut.id, None, &lab.objects, &lab.options()).unwrap().unwrap();
     let id = deepen(cut.id, rest, &lab.objects).unwrap();
     assert!(id != cut.id && is_cut(&lab.objects, id).unwrap());
-    assert_eq!(make_rest(&lab.work(), id, Some(rest), &lab.objects, &lab.options()).unwrap(), None);
+    assert_eq!(
+        make_rest(&lab.work(), id, Some(Packed::Rest(rest)), &lab.objects, &lab.options()).unwrap(),
+        None
+    );
     assert_eq!(deepen(id, rest, &lab.objects).unwrap(), id);
     let next = from(&lab, &Captured { id, ..cut });
     assert!(!is_cut(&lab.objects, next.id).unwrap());
