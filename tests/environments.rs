@@ -164,6 +164,30 @@ fn files_of_a_later_tree_are_seen_and_not_what_was_installed_at_their_place() {
 }
 
 #[test]
+fn what_was_installed_is_found_by_the_paths_that_it_knows() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    // As a script of a virtual environment does.
+    let setup = r##"
+        mkdir bin
+        ln -s /bin/sh bin/interpreter
+        printf '#!%s/bin/interpreter\necho by its path: "$(cat "%s/deps")"\n' "$PWD" "$PWD" > bin/tool
+        echo "cat '$HOME/kept'" >> bin/tool
+        chmod +x bin/tool
+        echo installed > deps
+        echo of the home > "$HOME/kept""##;
+    let tree = workspace(&home, setup, "");
+    for _ in 0..2 {
+        let of = ended(&home, &start(&home, &tree, 1, "echo mine > deps; bin/tool")[0]);
+        if of.info["isolated"] != true {
+            eprintln!("not tested: runs are not isolated here");
+            return;
+        }
+        assert_eq!(of.stdout, "by its path: mine\nof the home\n", "{}", of.node);
+    }
+}
+
+#[test]
 fn where_a_setup_fails_nothing_starts_and_the_next_one_tries_again() {
     let cloud = Cloud::new();
     let home = cloud.device();

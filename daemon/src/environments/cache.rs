@@ -260,7 +260,7 @@ impl EnvironmentCache {
     fn workspaces(&self) -> Result<Vec<PathBuf>, FsError> {
         let mut all = Vec::new();
         for vault in fs::list_dir(&self.folder)? {
-            if !vault.to_str().is_some_and(|name| name.parse::<VaultId>().is_ok()) {
+            if vault.to_str().is_none_or(|name| name.parse::<VaultId>().is_err()) {
                 continue;
             }
             let vault = self.folder.join(vault);

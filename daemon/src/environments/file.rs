@@ -140,8 +140,8 @@ impl Description {
         let text = std::str::from_utf8(bytes).map_err(|_| FileError::NotText)?;
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             let end = error.span().map_or(0, |span| span.start).min(bytes.len());
-            let before = bytes.get(..end).unwrap_or_default();
-            let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+            let before = text.get(..end).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
             FileError::Syntax { line, why: error.message().chars().take(200).collect() }
         })?;
         for key in table.keys() {

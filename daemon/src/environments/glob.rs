@@ -87,6 +87,7 @@ impl<'a> Globs<'a> {
     }
 
     /// The same in a folder of this name.
+    #[must_use]
     pub fn below(&self, name: &[u8]) -> Self {
         let mut below = Self { all: self.all, at: Vec::new() };
         for &(glob, part) in &self.at {

@@ -179,8 +179,9 @@ const fn mode(stat: &Stat) -> Mode {
     Mode::from_raw_mode(stat.st_mode & 0o777)
 }
 
-#[expect(clippy::useless_conversion, clippy::unnecessary_cast, reason = "not on every platform")]
 fn times(stat: &Stat) -> Timestamps {
-    let modified = Timespec { tv_sec: stat.st_mtime.into(), tv_nsec: stat.st_mtime_nsec as i64 };
+    // Below a thousand million, whatever the type is on a platform.
+    let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
+    let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds };
     Timestamps { last_access: modified, last_modification: modified }
 }

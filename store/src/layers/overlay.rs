@@ -53,7 +53,7 @@ mod linux {
     pub(super) fn mount(overlay: &Overlay<'_>, renames: &str) -> Result<(), FsError> {
         let (upper, work) = (open(overlay.upper)?, open(overlay.work)?);
         let writable =
-            format!(",upperdir={},workdir={},redirect_dir={renames}", name(&upper), name(&work),);
+            format!(",upperdir={},workdir={},redirect_dir={renames}", name(&upper), name(&work));
         mount_over(overlay.lower, &writable, MountFlags::empty(), overlay.at)
     }
 

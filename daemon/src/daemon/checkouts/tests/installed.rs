@@ -7,10 +7,13 @@ use crate::environments::key::{Key, Wanted};
 
 const FILE: &str = ".baton/environment.toml";
 
+/// Opens the node of a lab.
+type Open = fn(&Lab) -> NodeCheckouts;
+
 /// A project that asks for an environment, and a node of each kind.
-fn nodes() -> Vec<(Lab, fn(&Lab) -> NodeCheckouts)> {
-    let mut all: Vec<(Lab, fn(&Lab) -> NodeCheckouts)> = vec![(Lab::new(), Lab::without_overlays)];
-    all.extend(Lab::with_overlays().map(|lab| (lab, Lab::node as fn(&Lab) -> NodeCheckouts)));
+fn nodes() -> Vec<(Lab, Open)> {
+    let mut all: Vec<(Lab, Open)> = vec![(Lab::new(), Lab::without_overlays)];
+    all.extend(Lab::with_overlays().map(|lab| (lab, Lab::node as Open)));
     for (lab, _) in &all {
         write(&lab.path("plain"), FILE, "setup = 'x'\ncache_key = ['lock', 'sub/**']\n");
         write(&lab.path("plain"), "lock", "1");
