@@ -254,14 +254,14 @@ mod tests {
     #[test]
     fn what_does_nothing_is_refused_by_name() {
         for (text, said) in [
-            ("setpu = 'x'", "unknown key setpu; did you mean setup?"),
+            ("set_up = 'x'", "unknown key set_up; did you mean setup?"),
             ("colour = 1", "unknown key colour"),
             ("setup = 'x'\nimage = 'node:22'", "image is not supported: there are no images"),
             ("setup = 'x'\n[services.db]\nimage = 'x'", "services is not supported"),
             ("setup = 1", "setup must be a string or a list of strings"),
             ("setup = [1]", "setup must be a string or a list of strings"),
             ("maintain = 'x'", "there is no `setup`"),
-            ("setup = ' \\n'", "there is no `setup`"),
+            ("setup = ' '", "there is no `setup`"),
             ("setup = 'x'\nsetup = 'y'", "line 2: "),
             ("setup = ", "line 1: "),
             ("setup = \"a\\u0000b\"", "setup contains a NUL byte"),

@@ -124,10 +124,12 @@ fn what_a_run_changes_is_its_own_wherever_it_is() {
         ] {
             write(&expected, name, text);
         }
-        if node.shared.is_none() {
-            // A folder in which nothing is left is there.
-            system::create_dir_all(expected.join("deps/b")).unwrap();
-        }
+        // A folder in which nothing is left is there.
+        system::create_dir_all(expected.join("deps/b")).unwrap();
+        let (left, options) = (lab.path("left"), RestoreOptions::default());
+        restore(&lab.vault(), lab.files(result), 0o755, &left, &options, &Progress::default())
+            .unwrap();
+        assert_eq!(listed(&left), listed(&expected));
         assert_eq!(lab.files(result), lab.found(&expected));
         // Who goes on from it has both.
         let next = furnished(&lab, &node, 3, result, key);
@@ -252,6 +254,21 @@ fn an_environment_that_a_run_has_stays_and_the_layer_of_one_goes() {
     assert!(names(&node.aside).is_empty());
     let home = place.checkout.with_file_name("home");
     assert!(node.furnish(&first, &home, snapshot, key).unwrap().is_none());
+}
+
+/// The paths in a folder, with their modes.
+fn listed(folder: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for name in names(folder) {
+        let path = folder.join(&name);
+        let found = path.symlink_metadata().unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o777;
+        all.push(format!("{name} {mode:o}"));
+        if found.is_dir() {
+            all.extend(listed(&path).into_iter().map(|inner| format!("{name}/{inner}")));
+        }
+    }
+    all
 }
 
 fn furnished_bare(lab: &Lab, node: &NodeCheckouts, snapshot: SnapshotId, key: Key) -> Place {
