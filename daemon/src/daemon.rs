@@ -286,7 +286,7 @@ impl Daemon {
         run_options.max_parallel = config.serve.max_runs;
         let secrets = Secrets::new(home.secrets_dir());
         let notices = opening::notices(home, &options, &config, &tasks);
-        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets)?;
+        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets);
         let runs = Runs::new(
             run_options,
             RunParts {

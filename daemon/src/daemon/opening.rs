@@ -106,7 +106,7 @@ pub(super) fn checkouts(
     store: &Store,
     workspaces: &Workspaces,
     secrets: &Secrets,
-) -> Result<(NodeCheckouts, Result<(), String>), Fail> {
+) -> (NodeCheckouts, Result<(), String>) {
     let shared = SharedLayers::choose(home.caches_dir().join("checkouts"), home.runs_dir());
     let sharing = shared.as_ref().map(|_| ()).map_err(|error| chain(error));
     let checkouts = NodeCheckouts {
@@ -120,11 +120,11 @@ pub(super) fn checkouts(
         environments: EnvironmentCache::open(
             home.caches_dir().join("environments"),
             CacheLimits::default(),
-        )?,
+        ),
         setups: Setups::default(),
         system: system(),
     };
-    Ok((checkouts, sharing))
+    (checkouts, sharing)
 }
 
 /// What programs that are installed here were made for.

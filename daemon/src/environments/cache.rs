@@ -103,17 +103,26 @@ pub struct EnvironmentCache {
 }
 
 impl EnvironmentCache {
-    /// Those in a folder. What an earlier daemon was about is put aside; nothing is read, so that it takes no time.
-    pub fn open(folder: PathBuf, limits: CacheLimits) -> Result<Self, FsError> {
+    /// Those in a folder. What an earlier daemon was about is put aside; nothing is read, so that it takes no time. What
+    /// cannot be put aside is in nobody's way: it is not used, and is tried again when it would be.
+    pub fn open(folder: PathBuf, limits: CacheLimits) -> Self {
         let cache = Self { folder, limits, changing: Mutex::default() };
-        for workspace in cache.workspaces()? {
+        if let Err(error) = cache.put_unfinished_away() {
+            tracing::warn!(%error, "an environment that was not finished stays");
+        }
+        cache
+    }
+
+    fn put_unfinished_away(&self) -> Result<(), FsError> {
+        let mut done = Ok(());
+        for workspace in self.workspaces()? {
             for name in fs::list_dir(&workspace)? {
                 if [SETUP, NEW].iter().any(|begun| name.as_bytes().starts_with(begun.as_bytes())) {
-                    put_away(&workspace.join(&name), &workspace)?;
+                    done = done.and(put_away(&workspace.join(&name), &workspace));
                 }
             }
         }
-        Ok(cache)
+        done
     }
 
     /// Finds an environment for a run. As long as the run is there, so is the environment.
@@ -344,7 +353,7 @@ mod tests {
     }
 
     fn open(folder: &Path, limits: CacheLimits) -> EnvironmentCache {
-        EnvironmentCache::open(folder.join("environments"), limits).unwrap()
+        EnvironmentCache::open(folder.join("environments"), limits)
     }
 
     fn set_up(cache: &EnvironmentCache, byte: u8, bytes: u64) {

@@ -211,9 +211,7 @@ impl Runs {
         let name = script.name;
         match (code, failure) {
             (Some(0), None) => Ok(()),
-            (_, Some(why)) => {
-                Err(self.failed(format!("the environment's {name} could not be run: {why}")))
-            }
+            (_, Some(why)) => Err(self.failed(format!("the environment's {name} failed: {why}"))),
             (code, None) => {
                 let code = code.map_or("no code".to_owned(), |code| format!("code {code}"));
                 Err(self.failed(format!("the environment's {name} ended with {code}")))

@@ -289,8 +289,7 @@ impl Cloud {
             secrets: secrets.clone(),
             shared: None,
             aside: path.join("runs/aside"),
-            environments: EnvironmentCache::open(path.join("environments"), CacheLimits::default())
-                .unwrap(),
+            environments: EnvironmentCache::open(path.join("environments"), CacheLimits::default()),
             setups: Setups::default(),
             system: String::new(),
         };

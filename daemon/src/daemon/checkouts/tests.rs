@@ -85,8 +85,7 @@ impl Lab {
             secrets: Secrets::new(self.path("secrets")),
             shared: None,
             aside: self.path("runs/aside"),
-            environments: EnvironmentCache::open(self.path("environments"), CacheLimits::default())
-                .unwrap(),
+            environments: EnvironmentCache::open(self.path("environments"), CacheLimits::default()),
             setups: Setups::default(),
             system: "a test".to_owned(),
         }

@@ -238,7 +238,7 @@ fn an_environment_that_a_run_has_stays_and_the_layer_of_one_goes() {
     let mut node = lab.node();
     let folder = lab.path("environments");
     let limits = CacheLimits { per_workspace: 0, bytes: 0 };
-    node.environments = EnvironmentCache::open(folder, limits).unwrap();
+    node.environments = EnvironmentCache::open(folder, limits);
     let first = lab.place(1);
     node.prepare(&first, snapshot).unwrap();
     let key = key(&node, &first, snapshot);
