@@ -1,7 +1,6 @@
 //! What a tree wants to find installed is installed once, is there for every run, and is no change by any of them.
 
 #![expect(clippy::disallowed_methods, reason = "a test has the file system itself")]
-#![expect(clippy::print_stderr, reason = "a test that needs a program says that it is missing")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -168,14 +167,14 @@ fn what_was_installed_is_found_by_the_paths_that_it_knows() {
     let cloud = Cloud::new();
     let home = cloud.device();
     // As a script of a virtual environment does.
-    let setup = r##"
+    let setup = r#"
         mkdir bin
         ln -s /bin/sh bin/interpreter
         printf '#!%s/bin/interpreter\necho by its path: "$(cat "%s/deps")"\n' "$PWD" "$PWD" > bin/tool
         echo "cat '$HOME/kept'" >> bin/tool
         chmod +x bin/tool
         echo installed > deps
-        echo of the home > "$HOME/kept""##;
+        echo of the home > "$HOME/kept""#;
     let tree = workspace(&home, setup, "");
     for _ in 0..2 {
         let of = ended(&home, &start(&home, &tree, 1, "echo mine > deps; bin/tool")[0]);
