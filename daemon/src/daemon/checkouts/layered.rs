@@ -298,7 +298,7 @@ pub(super) fn note_sealed(layer: &Path) {
 /// all that the run writes.
 fn mark(layer: &Path) -> Result<(), SharedError> {
     let (upper, mark) = (layer.join("upper"), random::<MARK_LEN>()?);
-    let mark: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mark = format!("{:032x}", u128::from_be_bytes(mark));
     fs::create_new(&layer.join(format!("{OPEN}{mark}")))?;
     rustix::fs::lsetxattr(&upper, MARK, mark.as_bytes(), XattrFlags::empty())
         .context("marking", &upper)?;
