@@ -11,6 +11,7 @@ mod crash;
 mod damage;
 mod docs;
 mod enrolment;
+mod environments;
 mod full_disk;
 mod git;
 mod guard;

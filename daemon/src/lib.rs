@@ -25,6 +25,7 @@ pub mod rooms;
 pub mod limits;
 pub mod secrets;
 pub mod notices;
+pub mod environments;
 pub mod runs;
 pub mod node;
 pub mod daemon;

@@ -38,6 +38,9 @@ pub struct Job<'a> {
     pub temporary: Option<[&'a Path; 2]>,
     /// Files and folders outside of all these that it may read.
     pub readable: &'a [&'a Path],
+    /// Places at which the checkout and the home are seen once more, where the room can do that: what was installed
+    /// elsewhere and brought into them knows them by these names.
+    pub seen_at: Option<(&'a Path, &'a Path)>,
     /// Its whole environment.
     pub environment: &'a [(OsString, OsString)],
     /// Whether it may use the network.
@@ -227,6 +230,7 @@ mod tests {
             home: folder,
             temporary: None,
             readable: &[],
+            seen_at: None,
             environment: &environment,
             network: true,
             entrances: &[],

@@ -7,6 +7,7 @@
 //! - [`process`], [`execute`]: its processes
 //! - [`homes`], [`limits`]: what it keeps for its thread, and what it may take of the machine
 //! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
+//! - [`setting_up`]: what it finds installed
 //! - [`parent`]: what a run goes on from
 //!
 //! Not here: who may ask (the connection knows its user), and how the program is kept apart
@@ -30,6 +31,7 @@ mod limits;
 mod homes;
 mod execute;
 mod life;
+mod setting_up;
 mod ended;
 mod recover;
 mod parent;

@@ -178,6 +178,21 @@ pub fn sync_dir(path: &Path) -> Result<(), FsError> {
     open(path)?.sync_all().context("syncing", path)
 }
 
+/// Makes all of the file system durable that has this folder: for many files at once.
+pub fn sync_file_system(path: &Path) -> Result<(), FsError> {
+    #[cfg(target_os = "linux")]
+    {
+        rustix::fs::syncfs(open(path)?).context("syncing", path)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let opened = open(path)?;
+        rustix::fs::sync();
+        // Says whether something before it has failed, as far as the system can tell.
+        opened.sync_all().context("syncing", path)
+    }
+}
+
 /// When a file was written last, in milliseconds since 1970; nothing where there is none.
 pub fn modified_ms(path: &Path) -> Result<Option<u64>, FsError> {
     let modified = match path.symlink_metadata().and_then(|found| found.modified()) {

@@ -15,6 +15,7 @@
 //! - [`diff`], [`plan`]: what differs, and what has to travel
 //! - [`checkout`]: from a snapshot to a tree
 //! - [`layers`]: checkouts that many share
+//! - [`additions`]: what programs made beside the files of a snapshot
 //! - [`apply`]: what was done elsewhere, into a checkout that has moved on
 //! - [`check`]: whether all of it is whole
 
@@ -40,5 +41,6 @@ pub mod diff;
 pub mod plan;
 pub mod checkout;
 pub mod layers;
+pub mod additions;
 pub mod apply;
 pub mod check;

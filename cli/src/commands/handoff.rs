@@ -5,10 +5,13 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use baton_daemon::api::control::{Answer, Command, HandoffAnswer, HandoffCall};
+use baton_daemon::environments::file::PATH;
+use baton_daemon::environments::key::Suggestion;
 use baton_protocol::message::{MAX_COMMAND, MAX_PROMPT};
 use baton_store::fs;
 
@@ -83,12 +86,16 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         }
     };
     let call = call(session, args, prompts)?;
+    let root = PathBuf::from(OsString::from_vec(call.path.0.clone()));
     let detach = Detach::later("the handoff goes on in the daemon; see it with: baton runs");
     let command = Command::Handoff(Box::new(call));
     let answer = session
         .call_for(&command, Some(&detach), |queue| detach.say(push::goes_on("handoff", queue)))?;
     let handoff = expect_answer!(answer, Handoff);
     session.report.answer(&handoff, |text| show(&session.report, text, &handoff))?;
+    if !session.report.json() && !handoff.runs.is_empty() {
+        suggest_environment(session, &root);
+    }
     if handoff.state == "acked" {
         push::closable(session, handoff.timing_ms.total);
     }
@@ -106,6 +113,14 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         }
     }
     Ok(if handoff.state == "queued" { QUEUED } else { 0 })
+}
+
+/// Where runs could find installed what a file of the tree pins, and nothing says so.
+fn suggest_environment(session: &Session, root: &Path) {
+    let has = |name: &str| root.join(name).symlink_metadata().is_ok();
+    if let Some(suggestion) = Suggestion::new(has).filter(|_| !has(PATH)) {
+        session.report.note(&suggestion.text());
+    }
 }
 
 fn refuse_what_comes_later(args: &Args) -> Result<(), CliError> {

@@ -64,7 +64,7 @@ fn unknown_in(table: &Table, prefix: &str, known: &[&str]) -> Option<Unknown> {
 }
 
 /// The known key that takes the fewest edits, unless that is a third of its letters or more.
-fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|&name| (distance(key, name), name))

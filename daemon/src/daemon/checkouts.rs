@@ -1,8 +1,10 @@
 //! The checkouts of runs: out of a vault, and back into it.
 //!
 //! - [`layered`]: those that share what they have in common
+//! - [`installed`]: what they find beside their files
 
 mod layered;
+mod installed;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +35,10 @@ use baton_store::vault::{CommitError, Intake, Vault};
 
 use super::report;
 use crate::clock::Clock;
-use crate::runs::checkout::{CheckoutError, Checkouts, Place, Prepared};
+use crate::environments::cache::EnvironmentCache;
+use crate::environments::setups::Setups;
+use crate::runs::checkout::{CheckoutError, Checkouts, Environments, Place, Prepared};
+use crate::runs::environment::Folders;
 use crate::secrets::Secrets;
 use crate::workspace::random;
 use crate::workspace::repository::{inner_worktrees, not_carried};
@@ -64,6 +69,12 @@ pub struct NodeCheckouts {
     pub shared: Option<SharedLayers>,
     /// A folder of the same file system as the checkouts for what is to be taken away.
     pub aside: PathBuf,
+    /// What was set up for them.
+    pub environments: EnvironmentCache,
+    /// What is being set up.
+    pub setups: Setups,
+    /// The system on which it is, for which it was made.
+    pub system: String,
 }
 
 impl Checkouts for NodeCheckouts {
@@ -99,7 +110,7 @@ impl Checkouts for NodeCheckouts {
             return Ok(head.snapshot);
         }
         let intake = vault.intake();
-        let options = ScanOptions {
+        let mut options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
             guard: self.secrets.to_hold(place.vault, *run).map(Guard::Known),
             ..ScanOptions::default()
@@ -114,6 +125,7 @@ impl Checkouts for NodeCheckouts {
                 return Err(SharedError::NoOverlays(place.layer.join("upper"))).doing(SEALING);
             }
             (_, false) => {
+                options.exclude = self.brought(place, &vault, &before)?;
                 let (cache, progress) = (StatCache::default(), Progress::default());
                 scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
             }
@@ -168,9 +180,19 @@ impl Checkouts for NodeCheckouts {
         layered::let_go(checkout, layer, &self.aside).doing(RELEASING)
     }
 
+    fn environments(&self) -> Option<&dyn Environments> {
+        Some(self)
+    }
+
     fn sweep(&self, stop: &AtomicBool) -> Result<(), CheckoutError> {
         let shared = self.shared.as_ref().map_or(Ok(()), |shared| shared.sweep(stop));
-        shared.and(sweep(&self.aside, "", stop)).doing(RELEASING)
+        let runs = self.aside.parent().unwrap_or(&self.aside);
+        let is_there = |run| {
+            let folders = Folders::of(runs, run);
+            self.is_there(&folders.checkout(), &folders.layer())
+        };
+        let environments = self.environments.sweep(is_there, stop);
+        shared.and(environments).and(sweep(&self.aside, "", stop)).doing(RELEASING)
     }
 }
 

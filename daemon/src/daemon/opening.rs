@@ -15,6 +15,8 @@ use super::failure::{Fail, chain};
 use super::{Options, report};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::environments::cache::{CacheLimits, EnvironmentCache};
+use crate::environments::setups::Setups;
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::keeper::Watching;
@@ -115,8 +117,22 @@ pub(super) fn checkouts(
         secrets: secrets.clone(),
         shared: shared.ok(),
         aside: home.runs_dir().join("aside"),
+        environments: EnvironmentCache::open(
+            home.caches_dir().join("environments"),
+            CacheLimits::default(),
+        ),
+        setups: Setups::default(),
+        system: system(),
     };
     (checkouts, sharing)
+}
+
+/// What programs that are installed here were made for.
+fn system() -> String {
+    let release = fs::read_if_exists(std::path::Path::new("/etc/os-release"), 64 * 1024);
+    let release = release.ok().flatten().unwrap_or_default();
+    let (system, processor) = (std::env::consts::OS, std::env::consts::ARCH);
+    format!("{system}\n{processor}\n{}", String::from_utf8_lossy(&release))
 }
 
 /// The vault of this home's own workspaces.

@@ -123,6 +123,7 @@ impl BubblewrapRoom {
             home,
             temporary: None,
             readable: &[],
+            seen_at: None,
             environment: &[(OsString::from("PATH"), OsString::from(DEFAULT_PATH))],
             network: true,
             entrances: &[],
@@ -193,6 +194,10 @@ impl Room for BubblewrapRoom {
         mounts.own_system_folders(self.bounds, job.temporary);
         mounts.hide_private_settings();
         self.own_view(&mut mounts);
+        if let Some((checkout, home)) = job.seen_at {
+            mounts.writable(job.checkout, checkout);
+            mounts.writable(job.home, home);
+        }
         mounts.writable(job.checkout, job.checkout);
         mounts.writable(job.home, job.home);
         for path in job.readable {
@@ -403,6 +408,7 @@ mod tests {
             home: &home,
             temporary: None,
             readable: &[],
+            seen_at: None,
             environment: &[("PATH".into(), path)],
             network: true,
             entrances: &[],

@@ -1,11 +1,15 @@
-//! How a run gets its files, and how they are kept when it has ended.
+//! How a run gets its files and what is installed beside them, and how they are kept when it has ended.
 //!
-//! Not here: doing either. This is the seam to the store.
+//! Not here: doing it. This is the seam to the store.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use baton_protocol::id::{RunId, SnapshotId, VaultId, WorkspaceId};
+
+use crate::environments::cache::{Kept, Record, SetupPlace};
+use crate::environments::key::{Key, Wanted};
+use crate::environments::setups::Setups;
 
 /// A run, and the folders that its checkout has.
 #[derive(Clone, Debug)]
@@ -48,9 +52,47 @@ pub trait Checkouts: Send + Sync {
     /// could not be sealed stays where it can be seen.
     fn let_go(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError>;
 
+    /// What checkouts are furnished with; nothing where that is not supported.
+    fn environments(&self) -> Option<&dyn Environments> {
+        None
+    }
+
     /// Takes away what was put aside, and what no checkout needs any more, until it is told to `stop`. Nobody waits for
     /// it; one at a time.
     fn sweep(&self, stop: &AtomicBool) -> Result<(), CheckoutError>;
+}
+
+/// Sets up what a tree wants to find installed, and gives it to runs. Its methods block.
+pub trait Environments: Send + Sync {
+    /// What the tree of a snapshot asks for.
+    fn wanted(&self, place: &Place, snapshot: SnapshotId) -> Result<Wanted, CheckoutError>;
+
+    /// Puts an environment that is kept into a checkout, which is prepared and in which nothing has run, and into a home.
+    /// What is there stays; nothing is done where the environment is not kept. It is never a part of what the run leaves.
+    fn furnish(
+        &self,
+        place: &Place,
+        home: &Path,
+        snapshot: SnapshotId,
+        key: Key,
+    ) -> Result<Option<Kept>, CheckoutError>;
+
+    /// Makes a checkout of a snapshot in which an environment is set up. Whoever asks has the turn.
+    fn begin(
+        &self,
+        place: &Place,
+        snapshot: SnapshotId,
+        key: Key,
+    ) -> Result<SetupPlace, CheckoutError>;
+
+    /// Keeps what was set up. A crash in the middle leaves nothing that is used.
+    fn keep(&self, place: &Place, snapshot: SnapshotId, key: Key) -> Result<Record, CheckoutError>;
+
+    /// Lets go of a setup from which nothing is kept.
+    fn leave_off(&self, place: &Place, key: Key) -> Result<(), CheckoutError>;
+
+    /// Who sets up what.
+    fn setups(&self) -> &Setups;
 }
 
 /// What [`Checkouts::prepare`] has made.

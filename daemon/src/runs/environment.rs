@@ -78,7 +78,7 @@ impl Folders {
     }
 
     /// What the run works on.
-    pub(super) fn checkout(&self) -> PathBuf {
+    pub(crate) fn checkout(&self) -> PathBuf {
         self.root.join("checkout")
     }
 
@@ -128,7 +128,7 @@ pub(super) fn environment(
     folders: &Folders,
     home: &Path,
     given: &Given,
-) -> Vec<(OsString, OsString)> {
+) -> Variables {
     let mut all = node.0.clone();
     if !all.iter().any(|(name, _)| name == "PATH") {
         all.push(("PATH".into(), DEFAULT_PATH.into()));
@@ -143,6 +143,27 @@ pub(super) fn environment(
     add("BATON_RECEIPT", folders.receipt().into());
     all.extend(given.variables.iter().cloned());
     all
+}
+
+/// Names and values.
+pub(super) type Variables = Vec<(OsString, OsString)>;
+
+/// What a run finds installed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Installed {
+    /// Those that come with it.
+    pub(super) variables: Variables,
+    /// The checkout and the home in which it was made.
+    pub(super) made_at: Option<(PathBuf, PathBuf)>,
+}
+
+/// Sets variables that are not set.
+pub(super) fn set_where_free(all: &mut Variables, others: Variables) {
+    for (name, value) in others {
+        if !all.iter().any(|(known, _)| *known == name) {
+            all.push((name, value));
+        }
+    }
 }
 
 /// The program and its arguments, as the system takes them.

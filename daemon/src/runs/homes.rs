@@ -126,6 +126,7 @@ impl Runs {
             home: to,
             temporary: None,
             readable: &[from],
+            seen_at: None,
             environment: &environment,
             network: true,
             entrances: &[],

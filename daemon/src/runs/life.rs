@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use baton_protocol::id::SnapshotId;
@@ -12,10 +13,11 @@ use baton_protocol::message::RunState;
 use baton_store::catalog::runs::RunUpdate;
 use baton_store::error::StoreError;
 use baton_store::fs;
+use baton_store::secrets::known::KnownValues;
 use tokio::sync::oneshot;
 
 use super::checkout::{CheckoutError, Prepared};
-use super::environment::{arguments, environment};
+use super::environment::{Installed, arguments, environment, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
 use super::homes::{make_temporary, remove_temporary};
 use super::limits::Held;
@@ -98,7 +100,10 @@ impl Runs {
         };
         let Prepared { files, bytes, .. } = prepared;
         self.note(live, &format!("prepared {files} files, {bytes} bytes"));
-        let mut ended = self.run_program(live).await;
+        let mut ended = match self.furnish(live).await {
+            Ok(installed) => self.run_program(live, installed).await,
+            Err(ended) => ended,
+        };
         ended.failure = ended.failure.map(|failure| self.masked(live, failure));
         if ended.stop.is_none() && ended.code.is_some() {
             // If the node dies while it seals, the next daemon knows how the program ended.
@@ -165,8 +170,8 @@ impl Runs {
         }
     }
 
-    async fn run_program(&self, live: &Arc<Live>) -> Ended {
-        let (clock, log) = (&self.0.parts.clock, &live.log);
+    async fn run_program(&self, live: &Arc<Live>, installed: Installed) -> Ended {
+        let clock = &self.0.parts.clock;
         let checkout = live.folders.checkout();
         let update = RunUpdate {
             checkout: Some(checkout.to_string_lossy().into_owned()),
@@ -188,15 +193,10 @@ impl Runs {
                 return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let held = match self.hold(live).await {
-            Ok(held) => held,
-            Err(failure) => {
-                return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
-            }
-        };
         let home = live.home();
         let node = &self.0.options.environment;
-        let variables = environment(node, &live.spec, &live.folders, &home, &given);
+        let mut variables = environment(node, &live.spec, &live.folders, &home, &given);
+        set_where_free(&mut variables, installed.variables);
         let all = arguments(&live.spec);
         let (program, arguments) = all
             .split_first()
@@ -210,10 +210,31 @@ impl Runs {
             home: &home,
             temporary: Some(temporary.each_ref().map(std::path::PathBuf::as_path)),
             readable: &[&attachments, &receipt],
+            seen_at: installed.made_at.as_ref().map(|(checkout, home)| (&**checkout, &**home)),
             environment: &variables,
             network: !self.is_without_network(&live.spec),
-            entrances: held.group.entrances(),
+            entrances: &[],
         };
+        self.carry_out(live, &job, given.known.clone(), Vec::new()).await
+    }
+
+    /// Runs a program in the room and within the limits of a run, until it has ended or the run is to end. What is in
+    /// `written` counts as written by the run, too.
+    pub(super) async fn carry_out(
+        &self,
+        live: &Arc<Live>,
+        job: &Job<'_>,
+        known: Option<Arc<KnownValues>>,
+        written: Vec<PathBuf>,
+    ) -> Ended {
+        let (clock, log) = (&self.0.parts.clock, &live.log);
+        let held = match self.hold(live, written).await {
+            Ok(held) => held,
+            Err(failure) => {
+                return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
+            }
+        };
+        let job = Job { entrances: held.group.entrances(), ..*job };
         let command = match self.0.parts.room.command(&job) {
             Ok(command) => command,
             Err(error) => {
@@ -236,7 +257,7 @@ impl Runs {
             enters: self.0.parts.room.enters(),
             held: Arc::clone(&held),
             log: Arc::clone(log),
-            known: given.known.clone(),
+            known,
             clock: clock.clone(),
             started,
         };
@@ -278,9 +299,9 @@ impl Runs {
     }
 
     /// Makes what holds a run to its limits.
-    async fn hold(&self, live: &Arc<Live>) -> Result<Arc<Held>, String> {
+    async fn hold(&self, live: &Arc<Live>, written: Vec<PathBuf>) -> Result<Arc<Held>, String> {
         let (runs, work) = (self.clone(), Arc::clone(live));
-        let opened = self.blocking("run-limits", move || Held::open(&runs, &work)).await;
+        let opened = self.blocking("run-limits", move || Held::open(&runs, &work, written)).await;
         let what = "the limits of the run could not be set";
         match opened {
             Ok(Ok(held)) => Ok(Arc::new(held)),
@@ -450,7 +471,7 @@ impl Runs {
 }
 
 /// What failed and why, in one line for people.
-fn reason(what: &str, error: &dyn Error) -> String {
+pub(super) fn reason(what: &str, error: &dyn Error) -> String {
     let mut reason = format!("{what}: {}", chain(error));
     if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
         reason.truncate(end);

@@ -82,7 +82,12 @@ pub(super) struct Held {
 
 impl Held {
     /// Makes the group of a run of which everything else is prepared. Blocks.
-    pub(super) fn open(runs: &Runs, live: &Arc<Live>) -> Result<Self, LimitError> {
+    /// What is in `written` counts as written by the run, too.
+    pub(super) fn open(
+        runs: &Runs,
+        live: &Arc<Live>,
+        written: Vec<PathBuf>,
+    ) -> Result<Self, LimitError> {
         let node = &runs.0.limits;
         let group = node.limits.open(&live.run.to_string(), &node.allowance)?;
         let free = Free::at(&node.folder);
@@ -103,6 +108,8 @@ impl Held {
         if node.allowance.disk.is_none() {
             before = before.saturating_add(used(std::slice::from_ref(&home), u64::MAX, &all));
         }
+        before = before.saturating_add(used(&written, u64::MAX, &all));
+        counted.extend(written);
         counted.extend([home, live.folders.temporary()]);
         Ok(Self {
             runs: runs.clone(),

@@ -38,6 +38,8 @@ use super::{SyncError, Wire, fetch, push};
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
 use crate::daemon::checkouts::NodeCheckouts;
+use crate::environments::cache::{CacheLimits, EnvironmentCache};
+use crate::environments::setups::Setups;
 use crate::identity::Identity;
 use crate::node::join::{TicketWish, issue_ticket};
 use crate::node::requests::Requests;
@@ -287,6 +289,9 @@ impl Cloud {
             secrets: secrets.clone(),
             shared: None,
             aside: path.join("runs/aside"),
+            environments: EnvironmentCache::open(path.join("environments"), CacheLimits::default()),
+            setups: Setups::default(),
+            system: String::new(),
         };
         let parts = RunParts {
             limits: Arc::new(crate::limits::NoGroups::because("a test".to_owned())),

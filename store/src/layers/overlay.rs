@@ -38,7 +38,7 @@ mod linux {
     use rustix::fs::{CWD, Mode, OFlags, StatxAttributes, StatxFlags};
     use rustix::mount::{MountFlags, UnmountFlags};
 
-    use super::{Context, Errno, FsError, Overlay, Path};
+    use super::{Context, Errno, FsError, Overlay, Path, PathBuf};
 
     /// Opens a folder to name it by its descriptor.
     fn open(path: &Path) -> Result<OwnedFd, FsError> {
@@ -50,23 +50,32 @@ mod linux {
         format!("/proc/self/fd/{}", fd.as_raw_fd())
     }
 
-    pub(super) fn mount(overlay: &Overlay<'_>) -> Result<(), FsError> {
-        let lower = overlay.lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    pub(super) fn mount(overlay: &Overlay<'_>, renames: &str) -> Result<(), FsError> {
         let (upper, work) = (open(overlay.upper)?, open(overlay.work)?);
-        let lower: Vec<_> = lower.iter().map(|fd| (name(fd), fd)).collect();
-        let names: Vec<_> = lower.iter().map(|(name, _)| name.as_str()).collect();
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={},redirect_dir=on,metacopy=off,index=off",
-            names.join(":"),
-            name(&upper),
-            name(&work),
-        );
+        let writable =
+            format!(",upperdir={},workdir={},redirect_dir={renames}", name(&upper), name(&work));
+        mount_over(overlay.lower, &writable, MountFlags::empty(), overlay.at)
+    }
+
+    pub(super) fn mount_view(layers: &[PathBuf], at: &Path) -> Result<(), FsError> {
+        mount_over(layers, ",redirect_dir=follow", MountFlags::RDONLY, at)
+    }
+
+    fn mount_over(
+        lower: &[PathBuf],
+        options: &str,
+        flags: MountFlags,
+        at: &Path,
+    ) -> Result<(), FsError> {
+        let lower = lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<_> = lower.iter().map(name).collect();
+        let options = format!("lowerdir={}{options},metacopy=off,index=off", names.join(":"));
         let options = CString::new(options).map_err(|_| Errno::INVAL);
-        let flags = MountFlags::NODEV | MountFlags::NOSUID;
+        let flags = flags | MountFlags::NODEV | MountFlags::NOSUID;
         let mounted = options.and_then(|options| {
-            rustix::mount::mount("baton", overlay.at, "overlay", flags, options.as_c_str())
+            rustix::mount::mount("baton", at, "overlay", flags, options.as_c_str())
         });
-        mounted.context("mounting an overlay at", overlay.at)
+        mounted.context("mounting an overlay at", at)
     }
 
     pub(super) fn unmount(at: &Path) -> Result<(), FsError> {
@@ -87,10 +96,14 @@ mod linux {
 
 #[cfg(not(target_os = "linux"))]
 mod linux {
-    use super::{Context, Errno, FsError, Overlay, Path};
+    use super::{Context, Errno, FsError, Overlay, Path, PathBuf};
 
-    pub(super) fn mount(overlay: &Overlay<'_>) -> Result<(), FsError> {
+    pub(super) fn mount(overlay: &Overlay<'_>, _renames: &str) -> Result<(), FsError> {
         Err(Errno::NOSYS).context("mounting an overlay at", overlay.at)
+    }
+
+    pub(super) fn mount_view(_layers: &[PathBuf], at: &Path) -> Result<(), FsError> {
+        Err(Errno::NOSYS).context("mounting an overlay at", at)
     }
 
     pub(super) fn unmount(at: &Path) -> Result<(), FsError> {
@@ -104,7 +117,19 @@ mod linux {
 
 /// Shows the layers at their place, until they are [taken away](unmount).
 pub fn mount(overlay: &Overlay<'_>) -> Result<(), FsError> {
-    linux::mount(overlay)
+    linux::mount(overlay, "on")
+}
+
+/// The same, but directories of the lower layers cannot be renamed, only copied: what is written says all of itself, and
+/// can lie over other layers later.
+pub fn mount_for_keeping(overlay: &Overlay<'_>) -> Result<(), FsError> {
+    linux::mount(overlay, "follow")
+}
+
+/// Shows layers, the topmost first, at a place where nobody can write. One of them may be what an overlay writes to, as
+/// long as nobody writes.
+pub fn mount_view(layers: &[PathBuf], at: &Path) -> Result<(), FsError> {
+    linux::mount_view(layers, at)
 }
 
 /// Takes away all that is shown at a place. Who has it open keeps it as long.

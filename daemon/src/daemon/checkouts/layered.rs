@@ -38,6 +38,8 @@ use crate::workspace::random;
 const OPEN: &str = "open-";
 const SEALED: &str = "sealed";
 
+const VIEW: &str = "view";
+
 /// The attribute of a writable layer in which its mark stands.
 const MARK: &str = "trusted.baton";
 
@@ -75,6 +77,8 @@ pub(super) enum SharedError {
         "what the run changed is in {0}, and this machine cannot mount overlays any more: baton doctor says why"
     )]
     NoOverlays(PathBuf),
+    #[error("the layers of {0} are not there any more")]
+    NoLayers(PathBuf),
     #[error(
         "{0} is not as the system wrote it: it was copied without its extended attributes, in which the rest of what the run changed stands"
     )]
@@ -179,13 +183,36 @@ impl SharedLayers {
             fs::create_dir_all(&place.checkout)?;
             show(place, &stack)?;
         }
+        let upper = place.layer.join("upper");
         let made = MadeTree {
             root: before.root,
             omitted: left_out(intake, before)?,
             repository: stack.repository(),
-            dirty: changed(&place.layer.join("upper"))?,
+            dirty: changed(&upper)?,
         };
-        Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?)
+        if is_gone(&note(place)) {
+            return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
+        }
+        // Without its environment, which is beside what is in its tree.
+        let view = place.layer.join(VIEW);
+        overlay::unmount(&view)?;
+        fs::create_dir_all(&view)?;
+        let layers = [&[upper], stack.trees.as_slice()].concat();
+        overlay::mount_view(&layers, &view)?;
+        let sealed = seal_made(&view, made, intake, options, &Progress::default());
+        overlay::unmount(&view)?;
+        Ok(sealed?)
+    }
+
+    /// The layers that a checkout has which is prepared.
+    pub(super) fn stack_of(
+        &self,
+        place: &Place,
+        snapshot: &Snapshot,
+    ) -> Result<Stack, SharedError> {
+        let layers = self.layers(place.vault, place.workspace)?;
+        let stack = layers.noted(&place.run.to_string(), snapshot, &self.boot)?;
+        stack.ok_or_else(|| SharedError::NoLayers(place.checkout.clone()))
     }
 
     /// Opens the layers of every workspace that has some. One that cannot be opened is in no other one's way.
@@ -221,6 +248,11 @@ impl SharedLayers {
         }
         swept
     }
+}
+
+/// Where it is said which environment a checkout has.
+pub(super) fn note(place: &Place) -> PathBuf {
+    place.checkout.with_file_name("environment")
 }
 
 /// Whether a path is known to be free. What cannot be looked at is not.
@@ -293,6 +325,7 @@ fn is_marked(layer: &Path) -> Result<bool, FsError> {
 
 /// Puts a checkout aside, whatever kind it is.
 pub(super) fn release(checkout: &Path, layer: &Path, aside: &Path) -> Result<(), FsError> {
+    overlay::unmount(&layer.join(VIEW))?;
     overlay::unmount(checkout)?;
     fs::create_dir_all(aside)?;
     // First the checkout: one that is empty and has no layer beside it would be taken for what a run left.

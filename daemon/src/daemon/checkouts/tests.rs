@@ -5,6 +5,8 @@
     reason = "what a run does, it does with the system's own calls"
 )]
 
+mod installed;
+
 use std::fs as system;
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
@@ -13,7 +15,7 @@ use baton_protocol::id::{DeviceId, RunId, VaultId, WorkspaceId};
 use baton_store::layers::overlay;
 
 use super::*;
-use crate::runs::environment::Folders;
+use crate::environments::cache::CacheLimits;
 use crate::secrets::Secrets;
 
 const VAULT: VaultId = VaultId::from_bytes([9; 16]);
@@ -83,6 +85,9 @@ impl Lab {
             secrets: Secrets::new(self.path("secrets")),
             shared: None,
             aside: self.path("runs/aside"),
+            environments: EnvironmentCache::open(self.path("environments"), CacheLimits::default()),
+            setups: Setups::default(),
+            system: "a test".to_owned(),
         }
     }
 
