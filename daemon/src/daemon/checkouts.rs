@@ -88,12 +88,58 @@ impl Checkouts for NodeCheckouts {
     }
 
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
+        let sealed = self.store(place, parent, Moment::Last)?;
+        if !is_sealed(&place.layer) {
+            note_sealed(&place.layer);
+        }
+        Ok(sealed)
+    }
+
+    fn keep(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
+        self.store(place, parent, Moment::Live)
+    }
+
+    fn is_there(&self, checkout: &Path, layer: &Path) -> bool {
+        !is_gone(checkout) || !is_gone(layer)
+    }
+
+    fn release(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError> {
+        layered::release(checkout, layer, &self.aside).doing(RELEASING)
+    }
+
+    fn let_go(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError> {
+        layered::let_go(checkout, layer, &self.aside).doing(RELEASING)
+    }
+
+    fn sweep(&self, stop: &AtomicBool) -> Result<(), CheckoutError> {
+        let shared = self.shared.as_ref().map_or(Ok(()), |shared| shared.sweep(stop));
+        shared.and(sweep(&self.aside, "", stop)).doing(RELEASING)
+    }
+}
+
+/// When a snapshot of a run is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// Its program is at work.
+    Live,
+    /// It has ended.
+    Last,
+}
+
+impl NodeCheckouts {
+    fn store(
+        &self,
+        place: &Place,
+        parent: SnapshotId,
+        moment: Moment,
+    ) -> Result<SnapshotId, CheckoutError> {
         let Place { run, checkout, workspace, .. } = place;
         let vault = self.store.vault(place.vault).doing(SEALING)?;
         let before = load_snapshot(&vault, parent).doing(SEALING)?;
         let head = vault.head(*workspace, run.device());
         // What is in a snapshot may have been taken away since.
         if let Some(head) = head
+            && moment == Moment::Last
             && (is_sealed(&place.layer) || !self.is_there(checkout, &place.layer))
         {
             return Ok(head.snapshot);
@@ -131,14 +177,16 @@ impl Checkouts for NodeCheckouts {
             git: state,
             conversations: before.conversations,
             created_at: self.clock.now_ms(),
-            message: format!("result of run {run}"),
+            message: match moment {
+                Moment::Live => format!("run {run} at work"),
+                Moment::Last => format!("result of run {run}"),
+            },
         };
         let snapshot = build_snapshot(&scanned, &omitted, parts, &intake).doing(SEALING)?;
         if let Some(head) = head {
             // Sealed before, and nothing has changed since: the same answer.
             let sealed = load_snapshot(&vault, head.snapshot).doing(SEALING)?;
             if baton_store::snapshot::has_same_content(&sealed, &snapshot) {
-                note_sealed(&place.layer);
                 return Ok(head.snapshot);
             }
         }
@@ -152,25 +200,7 @@ impl Checkouts for NodeCheckouts {
             key: IdempotencyKey::from_bytes(random().doing(SEALING)?),
         };
         intake.commit(update).doing(SEALING)?;
-        note_sealed(&place.layer);
         Ok(new)
-    }
-
-    fn is_there(&self, checkout: &Path, layer: &Path) -> bool {
-        !is_gone(checkout) || !is_gone(layer)
-    }
-
-    fn release(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError> {
-        layered::release(checkout, layer, &self.aside).doing(RELEASING)
-    }
-
-    fn let_go(&self, checkout: &Path, layer: &Path) -> Result<(), CheckoutError> {
-        layered::let_go(checkout, layer, &self.aside).doing(RELEASING)
-    }
-
-    fn sweep(&self, stop: &AtomicBool) -> Result<(), CheckoutError> {
-        let shared = self.shared.as_ref().map_or(Ok(()), |shared| shared.sweep(stop));
-        shared.and(sweep(&self.aside, "", stop)).doing(RELEASING)
     }
 }
 

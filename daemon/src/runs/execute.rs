@@ -21,7 +21,7 @@ use baton_store::fs::{self, FsError};
 use baton_store::secrets::known::KnownValues;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::log::writer::Log;
 use super::mask::MaskedLines;
@@ -58,6 +58,8 @@ pub(super) enum ExecuteError {
 pub(super) struct Execution {
     pub(super) run: RunId,
     pub(super) command: Command,
+    /// Its standard input.
+    pub(super) input: Stdio,
     /// As in [`Room::layers`](crate::rooms::Room::layers).
     pub(super) layers: usize,
     pub(super) log: Arc<Log>,
@@ -65,21 +67,23 @@ pub(super) struct Execution {
     pub(super) known: Option<Arc<KnownValues>>,
     pub(super) clock: Clock,
     /// Gets the processes once they are there.
-    pub(super) started: oneshot::Sender<Arc<Processes>>,
+    pub(super) started: watch::Sender<Option<Arc<Processes>>>,
 }
 
 /// Starts a program, records its output until it ends, and ends what it leaves behind. Returns its exit
 /// code: its own, or 128 and the signal.
 pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, ExecuteError> {
-    let Execution { run, mut command, layers, log, known, clock, started } = execution;
+    let Execution { run, mut command, input, layers, log, known, clock, started } = execution;
     let (exited, exit) = io::pipe().map_err(ExecuteError::Start)?;
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
         .map_err(ExecuteError::Start)?;
+    // With it goes our end of its input, so that we notice when nobody reads it any more.
+    drop(command);
     let leader = Pid::from_child(&child);
     let processes = Arc::new(Processes::new(run, leader, layers));
     let mut output = Output {
@@ -92,7 +96,7 @@ pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, Execut
     let recorded = processes.record().write(record);
     let watched = recorded.is_ok().then(|| {
         // Nobody may wait for it: then the run goes on all the same.
-        drop(started.send(Arc::clone(&processes)));
+        started.send_replace(Some(Arc::clone(&processes)));
         let wait = move || {
             wait_for_exit(leader);
             drop(exit);

@@ -4,21 +4,24 @@
 //! how the program ended: the checkout stays, and the reason says what is missing.
 
 use std::error::Error;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use baton_protocol::id::SnapshotId;
-use baton_protocol::message::RunState;
+use baton_protocol::message::{Checked, RunState};
 use baton_store::catalog::runs::RunUpdate;
 use baton_store::error::StoreError;
 use baton_store::fs;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
+use super::attend::{Attention, attend};
 use super::checkout::{CheckoutError, Prepared};
 use super::environment::{arguments, environment};
 use super::execute::{ExecuteError, Execution, execute};
 use super::mask::masked;
 use super::process::Processes;
+use super::turns::Asked;
 use super::{Live, Runs, RunsError, Stop};
 use crate::notices::Notice;
 use crate::rooms::{Job, RoomError};
@@ -41,6 +44,8 @@ pub(super) struct Ended {
     /// What kept it from running to its end.
     pub(super) failure: Option<String>,
     pub(super) at: u64,
+    /// What is known of its check, and with that what it left is sealed.
+    pub(super) checked: Option<Checked>,
 }
 
 impl Ended {
@@ -51,7 +56,9 @@ impl Ended {
             (Some(Stop::Interrupted), ..) => {
                 (RunState::Interrupted, Some("the node was shut down".to_owned()))
             }
-            (None, _, Some(reason)) => (RunState::Failed, Some(reason)),
+            (Some(Stop::TookTooLong), _, reason) | (None, _, reason @ Some(_)) => {
+                (RunState::Failed, reason)
+            }
             (None, Some(0), None) => (RunState::Succeeded, None),
             (None, Some(code), None) => {
                 (RunState::Failed, Some(format!("the program ended with code {code}")))
@@ -65,17 +72,17 @@ impl Ended {
 }
 
 /// The whole life of a queued run.
-pub(super) async fn live(runs: Runs, live: Arc<Live>) {
-    let slot = tokio::select! {
+pub(super) async fn live(runs: Runs, live: Arc<Live>, turn: Asked) {
+    let turn = tokio::select! {
         biased;
         stop = live.stopped() => Err(stop),
-        slot = Arc::clone(&runs.0.slots).acquire_owned() => slot.map_err(|_| Stop::Interrupted),
+        turn = turn.turn() => Ok(turn),
     };
-    match slot {
-        Ok(_slot) => runs.run_through(&live).await,
+    match turn {
+        Ok(_turn) => runs.run_through(&live).await,
         Err(Stop::Cancelled) => runs.finish(&live, RunState::Cancelled, None, None).await,
         // It was not begun: the next daemon will.
-        Err(Stop::Interrupted) => {}
+        Err(Stop::Interrupted | Stop::TookTooLong) => {}
     }
     runs.leave(&live);
 }
@@ -152,7 +159,7 @@ impl Runs {
     }
 
     async fn run_program(&self, live: &Arc<Live>) -> Ended {
-        let (clock, log) = (&self.0.parts.clock, &live.log);
+        let clock = &self.0.parts.clock;
         let checkout = live.folders.checkout();
         let update = RunUpdate {
             checkout: Some(checkout.to_string_lossy().into_owned()),
@@ -174,11 +181,22 @@ impl Runs {
                 return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let variables = environment(&self.0.options.environment, &live.spec, &live.folders, &given);
-        let all = arguments(&live.spec);
-        let (program, arguments) = all
+        self.run_in_room(live, &given, &arguments(&live.spec), Attention::Whole).await
+    }
+
+    /// Runs a program in the room of a run, to its end.
+    pub(super) async fn run_in_room(
+        &self,
+        live: &Arc<Live>,
+        given: &Given,
+        words: &[OsString],
+        attention: Attention,
+    ) -> Ended {
+        let (clock, checkout) = (&self.0.parts.clock, live.folders.checkout());
+        let variables = environment(&self.0.options.environment, &live.spec, &live.folders, given);
+        let (program, arguments) = words
             .split_first()
-            .map_or((OsStr::new(""), all.as_slice()), |(first, rest)| (first.as_os_str(), rest));
+            .map_or((OsStr::new(""), words), |(first, rest)| (first.as_os_str(), rest));
         let (home, attachments, receipt) =
             (live.folders.home(), live.folders.attachments(), live.folders.receipt());
         let job = Job {
@@ -197,15 +215,24 @@ impl Runs {
                     RoomError::NotExecutable { .. } => NOT_EXECUTABLE,
                 };
                 let failure = Some(error.to_string());
-                return Ended { code: Some(code), failure, at: clock.now_ms(), stop: None };
+                return Ended { code: Some(code), failure, at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let (started, is_started) = oneshot::channel();
+        let input = match self.input_of(live, attention) {
+            Ok(input) => input,
+            Err(error) => {
+                let failure = Some(reason("its input could not be made", &error));
+                return Ended { failure, at: clock.now_ms(), ..Ended::default() };
+            }
+        };
+        let started = watch::Sender::new(None);
+        let (mut is_started, attended) = (started.subscribe(), started.subscribe());
         let execution = Execution {
             run: live.run,
             command,
+            input,
             layers: self.0.parts.room.layers(),
-            log: Arc::clone(log),
+            log: Arc::clone(&live.log),
             known: given.known.clone(),
             clock: clock.clone(),
             started,
@@ -213,17 +240,27 @@ impl Runs {
         let record = live.folders.process();
         let work = move || execute(execution, &record);
         let mut work = self.0.parts.tasks.spawn_blocking("run-program", work);
+        let over = watch::Sender::new(false);
+        let beside = attend(self.clone(), Arc::clone(live), attention, attended, over.subscribe());
+        let beside = self.0.parts.tasks.spawn("run-attend", beside);
         let (result, stop) = tokio::select! {
             biased;
             result = &mut work => (result, None),
             stop = live.stopped() => {
-                let result = match is_started.await {
-                    Ok(processes) => self.end(live, processes, work).await,
-                    Err(_) => work.await,
+                let processes = is_started.wait_for(Option::is_some).await;
+                let result = match processes.ok().and_then(|processes| processes.clone()) {
+                    Some(processes) => self.end(live, processes, work).await,
+                    None => work.await,
                 };
                 (result, Some(stop))
             }
         };
+        let at = clock.now_ms();
+        live.input.close();
+        over.send_replace(true);
+        if let Err(error) = beside.await {
+            tracing::error!(run = %live.run, %error, "a run was not attended to");
+        }
         let (code, failure) = match result {
             Ok(Ok(code)) => (Some(code), None),
             Ok(Err(error)) => {
@@ -238,11 +275,26 @@ impl Runs {
             }
             Err(error) => (None, Some(chain(&error))),
         };
-        Ended { code, stop, failure, at: clock.now_ms() }
+        let limit = self.time_limit(&live.spec).filter(|_| stop == Some(Stop::TookTooLong));
+        let late = limit
+            .map(|limit| format!("it took longer than its {}", humantime::format_duration(limit)));
+        Ended { code, stop, failure: late.or(failure), at, checked: None }
+    }
+
+    /// What a program in the room of a run reads.
+    fn input_of(&self, live: &Live, attention: Attention) -> std::io::Result<Stdio> {
+        let spec = &live.spec;
+        let open = spec.terms.input.unwrap_or_else(|| self.0.options.agent(&spec.agent).input);
+        if open && attention == Attention::Whole {
+            live.input.open().map(Stdio::from)
+        } else {
+            live.input.none();
+            Ok(Stdio::null())
+        }
     }
 
     /// The secrets of a run: as they are when its program is started.
-    async fn give(&self, live: &Live) -> Result<Arc<Given>, String> {
+    pub(super) async fn give(&self, live: &Live) -> Result<Arc<Given>, String> {
         let (secrets, vault, run) = (self.0.parts.secrets.clone(), live.vault, live.run);
         let agent = live.spec.agent.clone();
         match self.blocking("run-secrets", move || secrets.give(vault, run, &agent)).await {
@@ -278,8 +330,14 @@ impl Runs {
     /// Keeps what is in the checkout, and ends the run.
     pub(super) async fn seal_and_finish(&self, live: &Arc<Live>, ended: Ended) {
         let (mut state, mut reason) = ended.state();
-        let result = match self.seal(live).await {
-            Ok(result) => Some(result),
+        let sealed = live.info.borrow().result.filter(|_| ended.checked.is_some());
+        let sealed = match sealed {
+            Some(sealed) => Ok(Some(sealed)),
+            None => self.seal(live).await,
+        };
+        let mut result = None;
+        match sealed {
+            Ok(sealed) => result = sealed,
             Err(failure) => {
                 tracing::error!(run = %live.run, failure, "the result of a run is not sealed");
                 if state == RunState::Succeeded {
@@ -287,25 +345,20 @@ impl Runs {
                 }
                 reason =
                     Some(reason.map_or(failure.clone(), |reason| format!("{reason}; {failure}")));
-                None
             }
-        };
+        }
+        let ended = Ended { checked: self.check(live, &ended, result).await, ..ended };
         self.finish_with(live, state, reason, result, &ended).await;
     }
 
-    async fn seal(&self, live: &Arc<Live>) -> Result<SnapshotId, String> {
-        let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
-        let seal = move || checkouts.seal(&work.place(), work.spec.snapshot);
+    async fn seal(&self, live: &Arc<Live>) -> Result<Option<SnapshotId>, String> {
         let doing = format!(
             "its result could not be sealed and is in {} only, where it is sealed when the daemon starts the next time",
             live.folders.checkout().display()
         );
-        match self.blocking("run-seal", seal).await {
-            Ok(Ok(result)) => Ok(result),
-            // It may name a file.
-            Ok(Err(error)) => Err(self.masked(live, self::reason(&doing, &error))),
-            Err(error) => Err(self::reason(&doing, &error)),
-        }
+        // It may name a file.
+        let sealed = self.keep_now(live, true).await;
+        sealed.map_err(|error| self.masked(live, reason(&doing, &*error)))
     }
 
     /// Ends a run of which nothing was prepared.
@@ -340,6 +393,8 @@ impl Runs {
             result,
             exit_code: ended.code,
             ended_at: Some(ended.at),
+            checked: ended.checked.clone(),
+            unsealed: Some(result.is_none()),
             ..RunUpdate::default()
         };
         if let Err(error) = self.advance(live, state, update).await {
@@ -351,8 +406,15 @@ impl Runs {
                 info.result = result.or(info.result);
                 info.exit_code = ended.code.or(info.exit_code);
                 info.ended_at = Some(ended.at);
+                info.waiting = None;
+                info.checked = ended.checked.clone().or_else(|| info.checked.take());
             });
         }
+        self.tell(live, state, ended.at);
+    }
+
+    /// Tells who wants to know how a run stands.
+    pub(super) fn tell(&self, live: &Live, state: RunState, time: u64) {
         let spec = &live.spec;
         self.0.parts.notices.tell(&Notice {
             run: live.run,
@@ -360,12 +422,12 @@ impl Runs {
             workspace: spec.workspace,
             user: live.user.clone(),
             state,
-            time: ended.at,
+            time,
         });
     }
 
     /// Moves a run to a state, durably, and tells who waits.
-    async fn advance(
+    pub(super) async fn advance(
         &self,
         live: &Arc<Live>,
         state: RunState,
@@ -384,7 +446,7 @@ impl Runs {
     }
 
     /// What is said of a run, without what it was given.
-    fn masked(&self, live: &Live, text: String) -> String {
+    pub(super) fn masked(&self, live: &Live, text: String) -> String {
         masked(self.0.parts.secrets.known_to(live.run).as_ref(), text)
     }
 }
@@ -425,7 +487,9 @@ mod tests {
     async fn a_run_works_on_its_checkout_and_leaves_a_snapshot() {
         for node in Node::in_every_room().await {
             let script = "cat given && echo new > made && rm given && echo err >&2 && cat";
-            let info = node.run(spec(1, &["sh", "-c", script])).await;
+            let mut asked = spec(1, &["sh", "-c", script]);
+            asked.terms.input = Some(false);
+            let info = node.run(asked).await;
             assert_eq!((info.state, info.exit_code), (RunState::Succeeded, Some(0)), "{info:?}");
             assert_eq!(info.reason, None);
             assert!(info.started_at.is_some() && info.ended_at.is_some());
