@@ -16,6 +16,7 @@ mod lab;
 mod states;
 mod releases;
 
+use std::io::{Seek, Write};
 use std::path::Path;
 
 use baton_protocol::id::{ObjectId, ObjectKind};
@@ -129,16 +130,16 @@ fn ignored_folders(lab: &Lab, at: &Path, files: &[u8]) -> Vec<Vec<u8>> {
         let ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
         above.extend(ends.map(|(end, _)| path[..end].to_vec()));
     }
-    let mut ignored = Vec::new();
-    let above: Vec<_> = above.into_iter().rev().collect();
-    for some in above.chunks(200) {
-        let names = some.iter().map(|path| std::str::from_utf8(path).unwrap());
-        let question: Vec<_> = ["check-ignore", "-z", "--"].into_iter().chain(names).collect();
-        let said = lab.try_git_in(at, &question).stdout;
-        ignored.extend(said.split(|&byte| byte == 0).map(<[u8]>::to_vec));
-    }
-    ignored.retain(|path| !path.is_empty());
-    ignored
+    let asked: Vec<_> = above.into_iter().rev().collect::<Vec<_>>().join(&0);
+    let mut question = tempfile::tempfile().unwrap();
+    question.write_all(&asked).unwrap();
+    question.rewind().unwrap();
+    let output =
+        lab.command(at, &["check-ignore", "-z", "--stdin"]).stdin(question).output().unwrap();
+    // It says 1 where none is.
+    assert!(output.status.code().unwrap() <= 1, "{}", String::from_utf8_lossy(&output.stderr));
+    let said = output.stdout.split(|&byte| byte == 0).map(<[u8]>::to_vec);
+    said.filter(|path| !path.is_empty()).collect()
 }
 
 fn is_nightly() -> bool {

@@ -120,6 +120,16 @@ pub fn read_if_exists(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, FsErro
 /// Replaces a file as one step that survives a crash: temporary file, sync, rename, sync of the
 /// directory. The file has exactly this mode.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    replace(path, bytes, mode, true)
+}
+
+/// Replaces a file as one step for whoever looks at it, also where the process is killed. It is synced by nobody: for
+/// what means nothing after the next start of the machine.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    replace(path, bytes, mode, false)
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32, is_durable: bool) -> Result<(), FsError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
@@ -132,6 +142,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
             .open(&temporary)
             .context("creating", &temporary)?;
         file.write_all(bytes).context("writing", &temporary)?;
+        if !is_durable {
+            return rename_unsynced(&temporary, path);
+        }
         file.sync_all().context("syncing", &temporary)?;
         rename(&temporary, path)
     };

@@ -175,6 +175,24 @@ pub fn load_blob<S: ObjectSource + ?Sized>(
     Ok(bytes)
 }
 
+/// The first bytes of a blob: those of its first chunk.
+pub(crate) fn load_first_chunk<S: ObjectSource + ?Sized>(
+    source: &S,
+    blob: Blob,
+) -> Result<Vec<u8>, StoreError> {
+    let mut first = None;
+    let visited = for_each_extent(source, blob, |_, extent| {
+        first = Some(extent);
+        // No further.
+        Err(None)
+    });
+    match (visited, first) {
+        (_, Some(extent)) => read_chunk(source, extent),
+        (Err(Some(error)), None) => Err(error),
+        (_, None) => Ok(Vec::new()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use baton_protocol::id::TreeId;

@@ -136,7 +136,7 @@ impl Runs {
                 receipt.insert("isolated".to_owned(), isolated.into());
             }
             let receipt = prepared.receipt.to_string();
-            let written = fs::write_atomic(&folders.receipt(), receipt.as_bytes(), 0o644);
+            let written = fs::write_whole(&folders.receipt(), receipt.as_bytes(), 0o644);
             own("writing the receipt", written).map(|()| prepared)
         };
         let failed = match self.blocking("run-prepare", prepare).await {

@@ -45,7 +45,7 @@ pub(super) struct ProcessRecord {
 impl ProcessRecord {
     pub(super) fn write(&self, path: &Path) -> Result<(), FsError> {
         let json = serde_json::to_vec(self).unwrap_or_default();
-        fs::write_atomic(path, &json, 0o600)
+        fs::write_whole(path, &json, 0o600)
     }
 
     /// Nothing where there is none, or none that can be read: then only the environment tells.

@@ -10,7 +10,7 @@ use baton_protocol::object::{
 use super::capture::{any_state, load_state};
 use super::{GitError, MAX_LIST, files};
 use crate::objects::ObjectSource;
-use crate::snapshot::load_blob;
+use crate::snapshot::{load_blob, load_first_chunk};
 
 /// Deepest nesting of repositories.
 const MAX_DEPTH: usize = 16;
@@ -72,7 +72,8 @@ pub fn summarize<S: ObjectSource + ?Sized>(
     let refs = GitRefs::decode(&load_blob(source, state.refs, MAX_LIST)?)?.refs;
     let files = load_files(source, &state)?;
     let index_entries = match state.index {
-        Some(blob) => GitIndex::decode(&load_blob(source, blob, MAX_LIST)?)?.entries.len() as u64,
+        // Not all of a long list, only to say how long it is.
+        Some(blob) => GitIndex::count_entries(&load_first_chunk(source, blob)?, blob.size)?,
         None => 0,
     };
     let target = |name: &[u8]| {

@@ -13,7 +13,8 @@
 //!
 //! **Invariant:** one layer of a workspace is made at a time, and meanwhile nobody comes to use one or takes one away.
 //!
-//! **Invariant:** a layer gets its name when all of it is there. What has none goes when the folder is opened.
+//! **Invariant:** a layer gets its name when all of it is there. What has none goes when the folder is opened. Nothing is
+//! synced: all of it means nothing after the next start of the machine.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
@@ -74,7 +75,7 @@ impl Layers {
         // Whoever makes room may take it away.
         fs::create_dir_all(&self.folder.join(USERS))?;
         let noted: Vec<_> = stack.layers.iter().map(LayerId::to_string).collect();
-        fs::write_atomic(&self.note(user), noted.join("\n").as_bytes(), 0o600)?;
+        fs::write_whole(&self.note(user), noted.join("\n").as_bytes(), 0o600)?;
         Ok(stack)
     }
 
@@ -118,8 +119,8 @@ impl Layers {
         fs::create_dir_all(&new)?;
         let made = make(objects, snapshot, &known, &new, options, progress);
         let record = made.inspect_err(|_| drop(self.put_aside(&new)))?;
-        fs::write_atomic(&new.join("record"), &record.encode(), 0o600)?;
-        fs::rename(&new, &self.folder.join(id.to_string()))?;
+        fs::write_whole(&new.join("record"), &record.encode(), 0o600)?;
+        fs::rename_unsynced(&new, &self.folder.join(id.to_string()))?;
         known.add(id, record);
         Ok(known.stack(id))
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! LAYER/upper    what the run changed
 //! LAYER/work     for the system
-//! LAYER/open     a mark, which stands in an attribute of `upper`, too
+//! LAYER/open-M   M is a mark, which stands in an attribute of `upper`, too
 //! LAYER/sealed   the same file, once what the run left is in a snapshot
 //! ```
 //!
@@ -35,14 +35,15 @@ use crate::runs::checkout::Place;
 use crate::runs::environment::Folders;
 use crate::workspace::random;
 
-const OPEN: &str = "open";
+const OPEN: &str = "open-";
 const SEALED: &str = "sealed";
 
 /// The attribute of a writable layer in which its mark stands.
 const MARK: &str = "trusted.baton";
 
-/// Bytes of a mark.
+/// Bytes of a mark, and digits.
 const MARK_LEN: usize = 16;
+const MARK_DIGITS: usize = 2 * MARK_LEN;
 
 /// Where the system says which start of the machine this is, and how long that is.
 const BOOT: (&str, u64) = ("/proc/sys/kernel/random/boot_id", 64);
@@ -249,31 +250,43 @@ pub(super) fn is_sealed(layer: &Path) -> bool {
 
 /// Notes that what is in a layer is in a snapshot, too. That takes no room, for there may be none.
 pub(super) fn note_sealed(layer: &Path) {
-    if is_shared(layer)
-        && let Err(error) = fs::rename(&layer.join(OPEN), &layer.join(SEALED))
-    {
+    if !is_shared(layer) || is_sealed(layer) {
+        return;
+    }
+    let noted = marks(layer).and_then(|marks| match marks.first() {
+        Some(mark) => fs::rename(&layer.join(format!("{OPEN}{mark}")), &layer.join(SEALED)),
+        None => fs::write_atomic(&layer.join(SEALED), b"", 0o600),
+    });
+    if let Err(error) = noted {
         tracing::warn!(%error, "the layer of a run stays");
     }
 }
 
-/// Marks a writable layer as the one of its run.
+/// Marks a writable layer as the one of its run. The mark is a name, which is there whole or not at all, and from before
+/// all that the run writes.
 fn mark(layer: &Path) -> Result<(), SharedError> {
     let (upper, mark) = (layer.join("upper"), random::<MARK_LEN>()?);
-    fs::write_atomic(&layer.join(OPEN), &mark, 0o600)?;
-    rustix::fs::lsetxattr(&upper, MARK, &mark, XattrFlags::empty()).context("marking", &upper)?;
+    let mark = format!("{:032x}", u128::from_be_bytes(mark));
+    fs::create_new(&layer.join(format!("{OPEN}{mark}")))?;
+    rustix::fs::lsetxattr(&upper, MARK, mark.as_bytes(), XattrFlags::empty())
+        .context("marking", &upper)?;
     Ok(())
+}
+
+fn marks(layer: &Path) -> Result<Vec<String>, FsError> {
+    let names = fs::list_dir(layer)?;
+    Ok(names
+        .iter()
+        .filter_map(|name| Some(name.to_str()?.strip_prefix(OPEN)?.to_owned()))
+        .collect())
 }
 
 /// Whether a writable layer is what its run has left.
 fn is_marked(layer: &Path) -> Result<bool, FsError> {
-    let upper = layer.join("upper");
-    let Some(mark) = fs::read_if_exists(&layer.join(OPEN), MARK_LEN as u64)? else {
-        return Ok(false);
-    };
-    let mut found = [0; MARK_LEN];
+    let (upper, mut found) = (layer.join("upper"), [0; MARK_DIGITS]);
     match rustix::fs::lgetxattr(&upper, MARK, &mut found) {
-        Ok(len) => Ok(len == MARK_LEN && mark == found),
-        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Ok(MARK_DIGITS) => Ok(marks(layer)?.iter().any(|mark| mark.as_bytes() == found)),
+        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::NOENT) => Ok(false),
         Err(error) => Err(error).context("looking at", &upper),
     }
 }

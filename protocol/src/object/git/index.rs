@@ -117,6 +117,15 @@ fn is_read_by_git(path: &[u8]) -> bool {
 }
 
 impl GitIndex {
+    /// How many entries one has whose bytes begin with these. Its `size` bounds what may be said.
+    pub fn count_entries(start: &[u8], size: u64) -> Result<u64, DecodeError> {
+        let mut from = Reader::new(start);
+        let hash = GitHash::read(&mut from)?;
+        from.byte()?;
+        read_flag(&mut from)?;
+        from.bounded("entries", size / (4 + hash.len() as u64))
+    }
+
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut to = Writer::new();

@@ -99,6 +99,24 @@ fn index_of(change: impl FnOnce(&mut GitIndex)) -> Vec<u8> {
 }
 
 #[test]
+fn how_many_entries_there_are_is_said_at_the_beginning() {
+    for count in [0, 1, 2, 300] {
+        let bytes = index_of(|index| {
+            let entry = index.entries[0].clone();
+            let path = |at: usize| format!("{at:04}").into_bytes();
+            index.entries =
+                (0..count).map(|at| GitEntry { path: path(at), ..entry.clone() }).collect();
+        });
+        let size = bytes.len() as u64;
+        assert_eq!(GitIndex::count_entries(&bytes[..bytes.len().min(6)], size), Ok(count as u64));
+        assert_eq!(GitIndex::decode(&bytes).unwrap().entries.len(), count);
+        // More than fit.
+        assert_eq!(GitIndex::count_entries(&bytes, 23).is_err(), count > 0);
+        assert!(GitIndex::count_entries(&bytes[..3], size).is_err());
+    }
+}
+
+#[test]
 fn entries_that_could_reach_gits_own_folder_are_refused() {
     assert!(GitIndex::decode(&index_of(|_| {})).is_ok());
     for path in [
