@@ -18,6 +18,7 @@ mod guard;
 mod fidelity;
 mod handoff;
 mod harmed;
+mod live;
 mod notices;
 mod offline;
 mod rooms;

@@ -2,5 +2,6 @@
 
 pub mod receipt;
 pub mod apply;
+pub mod steer;
 pub mod control;
 pub mod socket;

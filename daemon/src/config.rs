@@ -168,13 +168,17 @@ pub struct AgentConfig {
     /// What it may do unasked. Nothing: `all` where runs are isolated, else `ask`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permissions: Option<Permissions>,
-    /// Most runs of this agent at once. 4.
-    pub max_parallel: usize,
+    /// Most runs of this agent at once. Nothing: as many as the node has at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<usize>,
     /// When a run of it is ended. Nothing: never.
     #[serde(skip_serializing_if = "Option::is_none", with = "duration::optional")]
     pub timeout: Option<Duration>,
     /// Whether it may use the network. True.
     pub network: bool,
+    /// Whether something can be said to its runs, unless they are asked for otherwise: their standard input stays open.
+    /// True.
+    pub input: bool,
 }
 
 impl Default for AgentConfig {
@@ -185,9 +189,10 @@ impl Default for AgentConfig {
             env: BTreeMap::new(),
             pass_env: Vec::new(),
             permissions: None,
-            max_parallel: 4,
+            max_parallel: None,
             timeout: None,
             network: true,
+            input: true,
         }
     }
 }

@@ -19,6 +19,7 @@
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`handoffs`]: handoff and pull
 //! - [`remote_runs`]: the runs of other nodes
+//! - [`steering`]: what those at work are told
 //! - [`runs_secrets`]: the secrets that they are given
 //! - [`pulls`]: what a run left, in a folder of its own
 //! - [`applies`]: what a run left, into a checkout; and undo
@@ -45,6 +46,7 @@ mod trees;
 mod handoffs;
 mod pulls;
 mod remote_runs;
+mod steering;
 mod follow_ups;
 mod runs_secrets;
 mod brought;
@@ -276,7 +278,8 @@ impl Daemon {
         });
         let inhibitor = Inhibitor::new(tasks.clone());
 
-        let (rooming, room, run_options) = rooming::choose(&options, &config).await?;
+        let (rooming, room, mut run_options) = rooming::choose(&options, &config).await?;
+        opening::limit(&mut run_options, &config);
         let secrets = Secrets::new(home.secrets_dir());
         let notices = opening::notices(home, &options, &config, &tasks);
         let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets);
@@ -461,9 +464,7 @@ impl Daemon {
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
             Command::RunWait { run } => self.run_wait(&run).await,
             Command::RunCancel { run } => self.run_cancel(&run, events).await,
-            Command::RunDiff { run, other, patch } => {
-                self.run_diff(&run, other, patch, events).await
-            }
+            Command::Run(call) => self.run_call(call, events).await,
             Command::FollowUp(call) => self.follow_up(*call).await,
             Command::SecretSet { secret, remote } => self.secret_set(secret, remote).await,
             Command::SecretList { remote } => self.secret_list(remote).await,

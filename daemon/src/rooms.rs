@@ -84,9 +84,17 @@ pub trait Room: Send + Sync + std::fmt::Debug {
     /// Whether a program writes itself into [`Job::entrances`]; otherwise the caller puts it there once it is started.
     fn enters(&self) -> bool;
 
-    /// Wraps a command. The caller sets its standard output, its standard error and its process group; its standard
-    /// input is set, and nothing comes from it.
-    fn command(&self, job: &Job<'_>) -> Result<Command, RoomError>;
+    /// Wraps a command.
+    fn command(&self, job: &Job<'_>) -> Result<Wrapped, RoomError>;
+}
+
+/// A command in its room.
+#[derive(Debug)]
+pub struct Wrapped {
+    /// What is to be started. The caller sets its standard streams and its process group.
+    pub command: Command,
+    /// What it reads when it has started: to be kept until it has ended.
+    pub arguments: Option<std::fs::File>,
 }
 
 /// A command cannot be started in the room.

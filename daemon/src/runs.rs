@@ -6,8 +6,12 @@
 //! - [`refused`]: why a request about runs fails
 //! - [`process`], [`execute`]: its processes
 //! - [`homes`], [`limits`]: what it keeps for its thread, and what it may take of the machine
-//! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
+//! - [`turns`]: whose is next
+//! - [`input`], [`reads`], [`steer`]: what it is told, and whether it waits for that
+//! - [`kept`], [`attend`]: what it has done so far, and what goes on beside it
+//! - [`life`], [`checked`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //! - [`setting_up`]: what it finds installed
+//! - [`delete`]: taking one away
 //! - [`parent`]: what a run goes on from
 //!
 //! Not here: who may ask (the connection knows its user), and how the program is kept apart
@@ -26,28 +30,36 @@ mod lines;
 mod mask;
 pub mod follow;
 mod refused;
+mod turns;
+mod input;
+mod reads;
 mod process;
 mod limits;
 mod homes;
 mod execute;
+mod kept;
+mod attend;
 mod life;
 mod setting_up;
+mod checked;
 mod ended;
 mod recover;
 mod parent;
+mod steer;
+mod delete;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod hostile;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::id::{RunId, VaultId};
-use baton_protocol::message::{MAX_COMMAND, MAX_PROMPT, RunInfo, RunSpec, RunState};
+use baton_protocol::message::{RunInfo, RunSpec, RunState};
 use baton_store::catalog::Catalog;
 use baton_store::catalog::runs::{RunConflict, RunRow};
 use baton_store::fs::{self, Context, FsError};
@@ -60,15 +72,15 @@ use crate::rooms::Room;
 use crate::secrets::Secrets;
 use crate::task::{TaskFailed, Tasks};
 use checkout::{Checkouts, Place};
-use environment::{Folders, MAX_STRING, NodeEnvironment};
+use environment::{Folders, Installed, NodeEnvironment};
 use follow::RunLog;
 use homes::Homes;
+use input::Input;
 use limits::NodeLimits;
 use log::writer::Log;
+use refused::check;
 pub use refused::{RunsError, SpecError};
-
-/// The one agent that needs no adapter: the command itself.
-const PLAIN_AGENT: &str = "command";
+use turns::Turns;
 
 /// Limits of a node's runs, and where they live.
 #[derive(Clone, Debug)]
@@ -85,6 +97,10 @@ pub struct RunOptions {
     pub max_log: u64,
     /// How long a program that was asked to end may take.
     pub grace: Duration,
+    /// What holds for the runs of some agents.
+    pub agents: BTreeMap<String, AgentLimits>,
+    /// How long it takes at least from one snapshot of a live run to the next.
+    pub keep_every: Duration,
     /// How long [`Runs::shut_down`] waits for all runs.
     pub shutdown_limit: Duration,
     /// What one run may take of the machine; what is not set is derived from it.
@@ -103,10 +119,33 @@ impl RunOptions {
             max_queued: 1000,
             max_log: 256 * 1024 * 1024,
             grace: Duration::from_secs(5),
+            agents: BTreeMap::new(),
+            keep_every: Duration::from_secs(30),
             shutdown_limit: Duration::from_secs(30),
             allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
             without_network: BTreeSet::new(),
         }
+    }
+
+    fn agent(&self, name: &str) -> AgentLimits {
+        self.agents.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// What holds for the runs of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentLimits {
+    /// Runs at once. Nothing: as many as the node has at once.
+    pub max_parallel: Option<usize>,
+    /// When one is ended. Nothing: never.
+    pub timeout: Option<Duration>,
+    /// Whether something can be said to them, unless they were asked for otherwise.
+    pub input: bool,
+}
+
+impl Default for AgentLimits {
+    fn default() -> Self {
+        Self { max_parallel: None, timeout: None, input: true }
     }
 }
 
@@ -140,7 +179,9 @@ struct Inner {
     parts: RunParts,
     limits: NodeLimits,
     homes: Homes,
-    /// One for each run that may be at work, handed out in the order of asking.
+    /// One for each run that may be at work.
+    turns: Turns,
+    /// One for each result of an earlier daemon's runs that may be sealed at once.
     slots: Arc<Semaphore>,
     /// Held while a run is looked for and created.
     creating: Mutex<()>,
@@ -163,9 +204,14 @@ struct Live {
     folders: Folders,
     /// Known once it is prepared.
     home: OnceLock<PathBuf>,
+    installed: OnceLock<Installed>,
     info: watch::Sender<RunInfo>,
     stop: watch::Sender<Option<Stop>>,
     log: Arc<Log>,
+    /// What is said to its program.
+    input: Input,
+    /// Held while a snapshot of it is made; whether the last one was.
+    sealed: Arc<tokio::sync::Mutex<bool>>,
 }
 
 /// Why a run is to end before its program has.
@@ -175,6 +221,8 @@ enum Stop {
     Cancelled,
     /// The node shuts down.
     Interrupted,
+    /// Its time is up.
+    TookTooLong,
 }
 
 impl Live {
@@ -217,13 +265,20 @@ impl Runs {
         // A room shows a checkout at its real path.
         let real = options.folder.canonicalize();
         options.folder = real.context("resolving", &options.folder)?;
-        let slots = Arc::new(Semaphore::new(options.max_parallel.max(1)));
         let (groups, folder) = (Arc::clone(&parts.limits), options.folder.clone());
+        let at_once = options.max_parallel.max(1);
+        let slots = Arc::new(Semaphore::new(at_once));
+        let agents = options.agents.clone();
+        let turns = Turns::new(at_once, move |agent| {
+            let limit = agents.get(agent).and_then(|limits| limits.max_parallel);
+            limit.map_or(usize::MAX, |limit| limit.max(1))
+        });
         Ok(Self(Arc::new(Inner {
             limits: NodeLimits::new(groups, options.allowance, folder),
             homes: Homes::new(options.folder.join("homes")),
             options,
             parts,
+            turns,
             slots,
             creating: Mutex::default(),
             live: Mutex::default(),
@@ -287,7 +342,9 @@ impl Runs {
     /// Puts a queued run among the live ones and lets it take its course.
     fn start(&self, row: RunRow) {
         let live = self.enter(row);
-        self.0.parts.tasks.spawn("run", life::live(self.clone(), live)).detach();
+        // In the order in which runs are asked for, which is not that in which tasks begin.
+        let turn = self.0.turns.ask(&live.user, &live.spec.agent);
+        self.0.parts.tasks.spawn("run", life::live(self.clone(), live, turn)).detach();
     }
 
     fn enter(&self, row: RunRow) -> Arc<Live> {
@@ -301,9 +358,12 @@ impl Runs {
             spec: row.info.spec.clone(),
             folders,
             home: OnceLock::new(),
+            installed: OnceLock::new(),
             info: watch::Sender::new(row.info),
             stop: watch::Sender::new(None),
             log,
+            input: Input::default(),
+            sealed: Arc::default(),
         });
         let mut all = self.live();
         all.insert(run, Arc::clone(&live));
@@ -427,57 +487,13 @@ impl Runs {
     }
 }
 
-/// Refuses what could never be started, so that the user hears of it at once.
-fn check(spec: &RunSpec) -> Result<(), SpecError> {
-    if spec.agent != PLAIN_AGENT {
-        return Err(SpecError::Agent(spec.agent.chars().take(80).collect()));
-    }
-    if spec.command.first().is_none_or(Vec::is_empty) {
-        return Err(SpecError::NoCommand);
-    }
-    let bounded = |what, length, limit| {
-        if length > limit { Err(SpecError::TooLong { what, length, limit }) } else { Ok(()) }
-    };
-    bounded("command", spec.command.iter().map(|argument| argument.len() + 1).sum(), MAX_COMMAND)?;
-    for argument in &spec.command {
-        bounded("argument", argument.len(), MAX_STRING - 1)?;
-        if argument.contains(&0) {
-            return Err(SpecError::Nul("command"));
-        }
-    }
-    let prompt = spec.prompt.as_deref().unwrap_or_default();
-    bounded("prompt", prompt.len(), MAX_PROMPT.min(MAX_STRING - "BATON_PROMPT=\0".len()))?;
-    if prompt.contains('\0') {
-        return Err(SpecError::Nul("prompt"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use baton_protocol::message::RefusalCode;
 
+    use super::environment::MAX_STRING;
     use super::testing::{Node, spec, within};
     use super::*;
-
-    #[test]
-    fn what_no_program_can_be_given_is_refused() {
-        assert_eq!(check(&spec(1, &["true"])), Ok(()));
-        assert_eq!(check(&spec(1, &[])), Err(SpecError::NoCommand));
-        assert_eq!(check(&spec(1, &["", "x"])), Err(SpecError::NoCommand));
-        assert_eq!(check(&spec(1, &["a", "b\0c"])), Err(SpecError::Nul("command")));
-        let mut agent = spec(1, &["true"]);
-        agent.agent = "claude".to_owned();
-        assert_eq!(check(&agent), Err(SpecError::Agent("claude".to_owned())));
-        let long = "x".repeat(MAX_STRING);
-        let refused = check(&spec(1, &["true", &long])).unwrap_err();
-        assert!(matches!(refused, SpecError::TooLong { what: "command", .. }), "{refused}");
-        for (prompt, fits) in [(MAX_STRING - 14, true), (MAX_STRING - 13, false)] {
-            let mut asked = spec(1, &["true"]);
-            asked.prompt = Some("p".repeat(prompt));
-            assert_eq!(check(&asked).is_ok(), fits, "{prompt}");
-        }
-    }
 
     #[tokio::test]
     async fn the_longest_prompt_reaches_the_program() {
@@ -577,5 +593,35 @@ mod tests {
         assert_eq!(info.state, RunState::Succeeded);
         let info = next.runs.show("ann", asked.run).await.unwrap();
         assert_eq!(info.state, RunState::Interrupted);
+    }
+
+    #[tokio::test]
+    async fn users_take_turns_and_an_agent_that_has_enough_waits() {
+        let node = Node::with(|options| {
+            options.max_parallel = 1;
+            let few = AgentLimits { max_parallel: Some(1), ..AgentLimits::default() };
+            options.agents = BTreeMap::from([("command".to_owned(), few)]);
+        });
+        let bobs = VaultId::from_bytes([9; 16]);
+        node.catalog.ensure_user("bob", bobs).unwrap();
+        let first = spec(1, &["sleep", "300"]);
+        node.start(first.clone()).await;
+        let order = node.folder.path().join("order");
+        let said = |name: &str| format!("echo {name} >> {}", order.display());
+        let mut last = Vec::new();
+        for (at, name) in ["ann1", "ann2", "ann3", "bob1", "bob2"].iter().enumerate() {
+            let asked = spec(at as u8 + 2, &["sh", "-c", &said(name)]);
+            let (user, vault) =
+                if name.starts_with("ann") { ("ann", node.vault) } else { ("bob", bobs) };
+            let info = node.runs.create(user, vault, asked.clone()).await.unwrap();
+            assert_eq!(info.state, RunState::Queued);
+            last.push((user, asked.run));
+        }
+        within(node.runs.cancel("ann", first.run)).await.unwrap();
+        for (user, run) in last {
+            assert_eq!(within(node.runs.wait(user, run)).await.unwrap().state, RunState::Succeeded);
+        }
+        let order = fs::read_if_exists(&order, 100).unwrap().unwrap();
+        assert_eq!(order, b"ann1\nbob1\nann2\nbob2\nann3\n");
     }
 }

@@ -16,9 +16,9 @@ use crate::id::{
     ObjectKind, RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
-    AheadReply, AheadRequest, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream,
-    Opening, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo,
-    RunSpec, RunState, Welcome,
+    AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest, Head,
+    LogEntry, LogReply, LogStream, Opening, PushHello, PushReply, PushRequest, Question,
+    QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState, Terms, Welcome,
     secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
@@ -195,13 +195,41 @@ pub(crate) fn ticket() -> impl Strategy<Value = Ticket> {
         .prop_map(|(node, secret, addresses)| Ticket { node, secret, addresses })
 }
 
+fn terms() -> impl Strategy<Value = Terms> {
+    (option::of("\\PC{0,20}"), option::of(any::<u64>()), option::of(any::<bool>()))
+        .prop_map(|(check, timeout_ms, input)| Terms { check, timeout_ms, input })
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let kind = select(vec![QuestionKind::Input, QuestionKind::Permission]);
+    let texts = ("\\PC{0,9}", "\\PC{0,40}", vec("\\PC{0,9}", 0..3));
+    (kind, texts, any::<u64>()).prop_map(|(kind, (id, text, options), asked_at)| Question {
+        id,
+        kind,
+        text,
+        options,
+        asked_at,
+    })
+}
+
+fn checked() -> impl Strategy<Value = Checked> {
+    let states =
+        vec![CheckState::Running, CheckState::Passed, CheckState::Failed, CheckState::Interrupted];
+    (select(states), option::of(any::<i32>()), "\\PC{0,40}")
+        .prop_map(|(state, exit_code, tail)| Checked { state, exit_code, tail })
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![select(vec![Answer::Allow, Answer::Deny]), "\\PC{0,40}".prop_map(Answer::Text),]
+}
+
 fn run_spec() -> impl Strategy<Value = RunSpec> {
     let ids = (run_id(), thread_id(), workspace_id(), snapshot_id());
     let command = vec(vec(any::<u8>(), 0..20), 0..4);
-    let rest = ("[a-z]{1,9}", command, option::of("\\PC{0,60}"), option::of(run_id()));
+    let rest = ("[a-z]{1,9}", command, option::of("\\PC{0,60}"), option::of(run_id()), terms());
     (ids, rest).prop_map(|((run, thread, workspace, snapshot), rest)| {
-        let (agent, command, prompt, parent) = rest;
-        RunSpec { run, thread, workspace, snapshot, agent, command, prompt, parent }
+        let (agent, command, prompt, parent, terms) = rest;
+        RunSpec { run, thread, workspace, snapshot, agent, command, prompt, parent, terms }
     })
 }
 
@@ -209,8 +237,9 @@ pub(crate) fn run_info() -> impl Strategy<Value = RunInfo> {
     let ends = (option::of("\\PC{0,20}"), option::of(snapshot_id()), option::of(any::<i32>()));
     let room = (any::<bool>(), option::of("/[a-z/]{0,20}"));
     let times = (any::<u64>(), option::of(any::<u64>()), option::of(any::<u64>()));
-    (run_spec(), select(RunState::ALL.to_vec()), ends, room, times).prop_map(
-        |(spec, state, (reason, result, exit_code), (isolated, checkout), times)| RunInfo {
+    let more = (option::of(question()), option::of(checked()));
+    (run_spec(), select(RunState::ALL.to_vec()), ends, room, times, more).prop_map(
+        |(spec, state, (reason, result, exit_code), (isolated, checkout), times, more)| RunInfo {
             spec,
             state,
             reason,
@@ -221,6 +250,8 @@ pub(crate) fn run_info() -> impl Strategy<Value = RunInfo> {
             created_at: times.0,
             started_at: times.1,
             ended_at: times.2,
+            waiting: more.0,
+            checked: more.1,
         },
     )
 }
@@ -259,6 +290,12 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
             }
         ),
         secret_entry().prop_map(Request::RemoveSecret),
+        (run_id(), option::of("\\PC{0,40}"), any::<bool>())
+            .prop_map(|(run, text, end)| Request::SayRun { run, text, end }),
+        (run_id(), option::of("\\PC{0,9}"), answer())
+            .prop_map(|(run, question, answer)| { Request::AnswerRun { run, question, answer } }),
+        run_id().prop_map(Request::DeleteRun),
+        run_id().prop_map(Request::KeepRun),
     ]
     .prop_map(Opening::new)
 }
@@ -292,6 +329,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         RefusalCode::Conflict,
         RefusalCode::Internal,
         RefusalCode::Unavailable,
+        RefusalCode::Busy,
     ];
     (select(codes), "\\PC{0,40}").prop_map(|(code, message)| Refusal { code, message })
 }

@@ -14,9 +14,9 @@ use crate::id::{
     ObjectKind, RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
-    self, AheadReply, AheadRequest, FetchReply, FetchRequest, Head, LogEntry, LogReply, LogStream,
-    Opening, PushHello, PushReply, PushRequest, Refusal, RefusalCode, Reply, Request, RunInfo,
-    RunSpec, RunState, Welcome,
+    self, AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest, Head,
+    LogEntry, LogReply, LogStream, Opening, PushHello, PushReply, PushRequest, Question,
+    QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState, Terms, Welcome,
     secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
@@ -391,6 +391,7 @@ fn run() -> RunInfo {
             command: vec![b"ls".to_vec(), b"-l".to_vec()],
             prompt: Some("go".into()),
             parent: Some(RunId::from_bytes([6; 16])),
+            terms: Terms { check: Some("ls".into()), timeout_ms: Some(300), input: Some(false) },
         },
         state: RunState::Interrupted,
         reason: None,
@@ -401,6 +402,14 @@ fn run() -> RunInfo {
         created_at: 300,
         started_at: Some(301),
         ended_at: None,
+        waiting: Some(Question {
+            id: "1".into(),
+            kind: QuestionKind::Permission,
+            text: "rm?".into(),
+            options: vec!["y".into()],
+            asked_at: 300,
+        }),
+        checked: Some(Checked { state: CheckState::Failed, exit_code: Some(2), tail: "no".into() }),
     }
 }
 
@@ -437,6 +446,17 @@ fn requests() {
         ("set secret", opening(Request::SetSecret(Box::new(set)))),
         ("list secrets", opening(Request::ListSecrets)),
         ("remove secret", opening(Request::RemoveSecret(secret()))),
+        ("say run", opening(Request::SayRun { run: id, text: Some("hi".into()), end: true })),
+        (
+            "answer run",
+            opening(Request::AnswerRun {
+                run: id,
+                question: Some("1".into()),
+                answer: Answer::Text("y".into()),
+            }),
+        ),
+        ("delete run", opening(Request::DeleteRun(id))),
+        ("keep run", opening(Request::KeepRun(id))),
         ("commit", hex(&message::encode(&PushRequest::Commit).unwrap())),
         ("want", hex(&message::encode(&FetchRequest::Want(vec![want.into()])).unwrap())),
         ("offer", hex(&message::encode(&AheadRequest::Offer(vec![[7; 8]])).unwrap())),
@@ -450,7 +470,7 @@ fn requests() {
         push: 4400000001030302[01*16]00[02*32][03*16]
         fetch: 0300000001030303
         refs: 0300000001030304
-        create run: 7700000001030305[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]
+        create run: 8000000001030305[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]01026c7301ac020100
         list runs: 0300000001030306
         show run: 1300000001030307[01*16]
         logs: 1600000001030308[01*16]ac0201
@@ -460,6 +480,10 @@ fn requests() {
         set secret: 0e0000000103030c05544f4b454e000378797a
         list secrets: 030000000103030d
         remove secret: 120000000103030e05544f4b454e0107636f6d6d616e64
+        say run: 180000000103030f[01*17]02686901
+        answer run: 1900000001030310[01*18]31020179
+        delete run: 1300000001030311[01*16]
+        keep run: 1300000001030312[01*16]
         commit: 010000000100
         want: 2300000001000103[06*32]
         offer: 0a000000010001[07*8]
@@ -510,7 +534,7 @@ fn replies() {
         refused: 0500000001000a026e6f
         welcome: 310000000101056f776e6572[03*33]72756e05302e312e30
         refs: 540000000102[01*17][03*32][02*32]ac02
-        run: a50000000103[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]070001[05*32]01010101022f77ac0201ad0200
+        run: c20000000103[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]01026c7301ac020100070001[05*32]01010101022f77ac0201ad02000101310103726d3f010179ac0201020104026e6f
         runs: 02000000010400
         acked: 24000000010500[02*32]ac02
         head moved: 2500000001050101[02*32]ac02
@@ -546,6 +570,7 @@ fn numbers() {
     }
     assert_eq!(message::encode(&RefusalCode::Version).unwrap()[5..], [0]);
     assert_eq!(message::encode(&RefusalCode::Unavailable).unwrap()[5..], [10]);
+    assert_eq!(message::encode(&RefusalCode::Busy).unwrap()[5..], [11]);
     assert_eq!(message::ALPN, b"baton/1");
     assert_eq!((message::OLDEST, message::VERSION), (3, 3));
 }

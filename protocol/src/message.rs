@@ -18,7 +18,10 @@ use crate::id::{
     DeviceId, HashPrefix, IdempotencyKey, ObjectId, ObjectKind, RunId, SnapshotId, WorkspaceId,
 };
 
-pub use runs::{LogEntry, LogReply, LogStream, RunInfo, RunSpec, RunState};
+pub use runs::{
+    Answer, CheckState, Checked, LogEntry, LogReply, LogStream, Question, QuestionKind, RunInfo,
+    RunSpec, RunState, Terms,
+};
 use secrets::{SecretEntry, SetSecret};
 
 /// The newest version of these messages that this program speaks.
@@ -45,6 +48,15 @@ pub const MAX_COMMAND: usize = 128 * 1024;
 
 /// Longest prompt in bytes.
 pub const MAX_PROMPT: usize = 256 * 1024;
+
+/// Longest text that is said to a run at once, in bytes.
+pub const MAX_SAY: usize = 64 * 1024;
+
+/// Longest command of a check in bytes.
+pub const MAX_CHECK: usize = 16 * 1024;
+
+/// Longest text of a question, and of what is kept of a check's output, in bytes.
+pub const MAX_QUESTION: usize = 4 * 1024;
 
 /// The first message of each stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +161,28 @@ pub enum Request {
     ListSecrets,
     /// Forget a secret, if it is kept. Since version 3.
     RemoveSecret(SecretEntry),
+    /// Say something to the program of a run.
+    SayRun {
+        /// Which run.
+        run: RunId,
+        /// A line for it, or several; at most [`MAX_SAY`] bytes.
+        text: Option<String>,
+        /// It is told nothing more: its input ends.
+        end: bool,
+    },
+    /// Answer what a run waits for.
+    AnswerRun {
+        /// Which run.
+        run: RunId,
+        /// Which question. Nothing: the one that it asks.
+        question: Option<String>,
+        /// What it is told; at most [`MAX_SAY`] bytes.
+        answer: Answer,
+    },
+    /// Take a run away that has ended.
+    DeleteRun(RunId),
+    /// Make a snapshot of what a live run has done so far; one that has ended stays as it is.
+    KeepRun(RunId),
 }
 
 impl Request {
@@ -170,7 +204,7 @@ pub enum Reply {
     Welcome(Welcome),
     /// To `Refs`, in as many messages as it takes ([`encode_list`]); the stream ends after the last.
     Refs(Vec<Head>),
-    /// To `CreateRun`, `ShowRun`, `WaitRun` and `CancelRun`.
+    /// To `CreateRun`, `ShowRun`, `WaitRun`, `CancelRun`, `SayRun`, `AnswerRun`, `DeleteRun` and `KeepRun`.
     Run(Box<RunInfo>),
     /// To `ListRuns`, newest first, in as many messages as it takes ([`encode_list`]); the stream ends
     /// after the last.
@@ -222,6 +256,8 @@ pub enum RefusalCode {
     Internal,
     /// The node is shutting down, or has waited too long for the rest: the same may work later.
     Unavailable,
+    /// What is there already must be taken first: try again soon.
+    Busy,
 }
 
 /// Who the node says that the device is.

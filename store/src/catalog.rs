@@ -40,7 +40,7 @@ use crate::error::StoreError;
 use crate::fs::{self, FsError};
 
 /// The format that this program writes.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// `BTNc`: tells a catalog from any other SQLite file.
 const APPLICATION: u32 = u32::from_be_bytes(*b"BTNc");
@@ -163,6 +163,9 @@ const STEP_2: [&str; 4] = [workspaces::STEP_2, queue::STEP_2, history::STEP_2, h
 
 /// Format 3: runs that follow up another one.
 const STEP_3: &str = runs::STEP_3;
+
+/// Format 4: under which terms runs work, what they wait for, and what became of their checks.
+const STEP_4: &str = runs::STEP_4;
 
 /// The catalog of a home; clones share one connection.
 #[derive(Clone)]
@@ -326,6 +329,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         }
         if found < 3 {
             transaction.execute_batch(STEP_3)?;
+        }
+        if found < 4 {
+            transaction.execute_batch(STEP_4)?;
         }
         if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;

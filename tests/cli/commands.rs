@@ -48,6 +48,8 @@ fn run_entry(state: &str, exit_code: Option<i32>) -> RunEntry {
         result: None,
         exit_code,
         waiting: None,
+        check: None,
+        timeout_ms: None,
         isolated: true,
         checkout: None,
         started_at: None,

@@ -73,10 +73,6 @@ fn what_this_version_lacks_says_so_and_starts_nothing() {
     let lines = [
         "forget 0123456789abcdef",
         "forget --run 0123456789abcdef",
-        "run say 0123456789abcdef also the docs",
-        "say 0123456789abcdef also the docs",
-        "run answer 0123456789abcdef allow",
-        "run delete 0123456789abcdef",
         "agent list",
         "agent setup claude",
         "gc --dry-run",

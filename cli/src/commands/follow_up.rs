@@ -37,6 +37,8 @@ pub(crate) struct Args {
     /// How long it may wait for the network; later it is not started, but reported [default: 7days].
     #[arg(long, value_name = "D", value_parser = handoff::duration)]
     expires: Option<Duration>,
+    #[command(flatten)]
+    terms: handoff::TermsArgs,
     /// The program and its arguments, never through a shell [default: those of the run].
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -57,6 +59,7 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         command: args.command.iter().map(workspace::bytes).collect(),
         expires_ms: args.expires.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         fork: args.fork,
+        terms: args.terms.terms(),
     };
     let answer = session.call(&Command::FollowUp(Box::new(call)))?;
     let started = expect_answer!(answer, FollowUp);

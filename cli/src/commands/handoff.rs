@@ -12,7 +12,7 @@ use std::time::Duration;
 use baton_daemon::api::control::{Answer, Command, HandoffAnswer, HandoffCall};
 use baton_daemon::environments::file::PATH;
 use baton_daemon::environments::key::Suggestion;
-use baton_protocol::message::{MAX_COMMAND, MAX_PROMPT};
+use baton_protocol::message::{MAX_CHECK, MAX_COMMAND, MAX_PROMPT, Terms};
 use baton_store::fs;
 
 use super::{later, push, restore, run};
@@ -26,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   baton handoff -- make test                        the tree, and a run of `make test` there
   baton handoff -f -- ./bench.sh                    and follow its output
+  baton handoff --variants 3 --check 'make test' -p 'make it fast' -- ./agent.sh
   baton handoff --attach notes.md -p 'see notes' -- ./agent.sh
   baton handoff                                     only the tree";
 
@@ -57,6 +58,8 @@ pub(crate) struct Args {
     /// How long it may wait for the network; later it is not started, but reported [default: 7days].
     #[arg(long, value_name = "D", value_parser = duration)]
     expires: Option<Duration>,
+    #[command(flatten)]
+    terms: TermsArgs,
     /// Say what would travel; a snapshot is kept here, and nothing changes on the node.
     #[arg(long)]
     dry_run: bool,
@@ -69,6 +72,43 @@ pub(crate) struct Args {
     /// The program and its arguments, never through a shell.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// How a run is to be treated.
+#[derive(Debug, clap::Args)]
+pub(super) struct TermsArgs {
+    /// Run CMD, by `sh -c`, in the run's checkout when its program has ended; `baton runs` shows whether it passed, and
+    /// what it changes is not in the result.
+    #[arg(long, value_name = "CMD", value_parser = check)]
+    check: Option<String>,
+    /// End the run when it takes longer; where the node allows less, that holds.
+    #[arg(long, value_name = "D", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Give the program an empty standard input, instead of one that stays open for `baton say`.
+    #[arg(long, conflicts_with = "input")]
+    no_input: bool,
+    /// Keep the standard input open for `baton say`, also where the node is set up otherwise.
+    #[arg(long)]
+    input: bool,
+}
+
+impl TermsArgs {
+    pub(super) fn terms(&self) -> Terms {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Terms {
+            check: self.check.clone(),
+            timeout_ms: self.timeout.map(milliseconds),
+            input: (self.input || self.no_input).then_some(self.input),
+        }
+    }
+}
+
+fn check(text: &str) -> Result<String, String> {
+    match text {
+        text if text.trim().is_empty() => Err("there is nothing to run".to_owned()),
+        text if text.len() > MAX_CHECK => Err(format!("it is longer than {MAX_CHECK} bytes")),
+        text => Ok(text.to_owned()),
+    }
 }
 
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
@@ -239,6 +279,7 @@ fn call(session: &Session, args: &Args, prompts: Vec<String>) -> Result<HandoffC
         attachments,
         expires_ms: args.expires.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         dry_run: args.dry_run,
+        terms: args.terms.terms(),
     })
 }
 

@@ -20,9 +20,6 @@ pub(crate) enum Verb {
     /// Takes a snapshot away everywhere (not in this version).
     #[command(hide = true)]
     Forget(Rest),
-    /// Steers a run (not in this version).
-    #[command(hide = true)]
-    Say(Rest),
     /// Agents here and there (not in this version).
     #[command(hide = true)]
     Agent(Rest),
@@ -41,7 +38,6 @@ pub(crate) enum Verb {
 pub(crate) fn refuse(verb: &Verb) -> CliError {
     let (name, instead) = match verb {
         Verb::Forget(_) => ("forget", "snapshots stay; baton log lists them"),
-        Verb::Say(_) => ("say", "baton run cancel RUN, then baton handoff again"),
         Verb::Agent(_) => ("agent", "baton handoff -- COMMAND runs any program"),
         Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
         Verb::Repair(_) => ("repair", "baton check says what is damaged"),

@@ -93,6 +93,9 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             figures::size(pulled.bytes),
             figures::one_line(&pulled.root)
         );
+        if pulled.live {
+            text.push_str("  of a run that is at work: what it had done by then\n");
+        }
         if let Some(branch) = &pulled.branch {
             let _ = writeln!(text, "  a worktree of its own, on branch {branch}");
             for name in pulled.refs.iter().take(SHOWN) {

@@ -1,11 +1,13 @@
 //! `baton run`, `baton runs`, `baton logs`: runs on all nodes.
 
 use std::fmt::Write as _;
+use std::io::Read as _;
 
-use baton_daemon::api::control::{Command, RunEntry, RunsAnswer};
+use baton_daemon::api::control::{Command, RunCall, RunEntry, RunsAnswer};
+use baton_protocol::message::{Answer, MAX_SAY};
 use serde::Serialize;
 
-use super::{diff, later};
+use super::diff;
 use crate::detach::Detach;
 use crate::error::{CliError, FAILED};
 use crate::report::{Report, Style, figures};
@@ -31,15 +33,10 @@ enum What {
     /// Ends a run.
     Cancel(OneArgs),
     Diff(DiffArgs),
-    /// Steers a run (not in this version).
-    #[command(hide = true)]
-    Say(later::Rest),
-    /// Answers what a run waits for (not in this version).
-    #[command(hide = true)]
-    Answer(later::Rest),
-    /// Takes a run away (not in this version).
-    #[command(hide = true)]
-    Delete(later::Rest),
+    Say(SayArgs),
+    Answer(AnswerArgs),
+    /// Takes a run away that has ended: its output, its checkout, its home. What it left stays a snapshot.
+    Delete(OneArgs),
 }
 
 /// Lists runs, newest first.
@@ -65,6 +62,37 @@ struct OneArgs {
     run: String,
 }
 
+/// Says a line to the program of a run, on its standard input.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    baton say 9c1d2e3f also fix the docs\n  \
+    baton say 9c1d2e3f - < notes.txt\n  \
+    baton run say --end 9c1d2e3f               its input ends: it waits no more")]
+pub(crate) struct SayArgs {
+    /// The run, or its thread: the id, or the first 8 digits or more.
+    run: String,
+    /// What to say; `-` reads it from stdin.
+    #[arg(required_unless_present = "end", num_args = 1..)]
+    text: Vec<String>,
+    /// Nothing more will be said: the program reads the end of its input.
+    #[arg(long)]
+    end: bool,
+}
+
+/// Answers what a run waits for.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    baton run answer 9c1d2e3f yes\n  \
+    baton run answer 9c1d2e3f 2 'the second one'    question 2, and no other\n\n\
+    baton run show RUN says what it waits for.")]
+struct AnswerArgs {
+    /// The run, or its thread: the id, or the first 8 digits or more.
+    run: String,
+    /// The question's id, where only that one is to be answered; then `allow`, `deny` or a text.
+    #[arg(required = true, num_args = 1..=2, value_names = ["ID] [ANSWER"])]
+    answer: Vec<String>,
+}
+
 /// What a run changed; or how what another one left differs from that.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -88,14 +116,9 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
         What::Wait(args) => wait(session, &args),
         What::Cancel(args) => cancel(session, &args),
         What::Diff(args) => diff(session, &args),
-        What::Say(_) => {
-            Err(later::not_yet("`baton run say`", "baton run cancel RUN, then baton handoff again"))
-        }
-        What::Answer(_) => Err(later::not_yet(
-            "`baton run answer`",
-            "a command is never asked; baton run show RUN",
-        )),
-        What::Delete(_) => Err(later::not_yet("`baton run delete`", "runs stay; baton run list")),
+        What::Say(args) => say(session, args),
+        What::Answer(args) => answer(session, args),
+        What::Delete(args) => delete(session, &args),
     }
 }
 
@@ -144,9 +167,62 @@ fn cancel(session: &Session, args: &OneArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
+pub(crate) fn say(session: &Session, args: SayArgs) -> Result<u8, CliError> {
+    let text = match args.text.as_slice() {
+        [] => None,
+        [dash] if dash == "-" => Some(from_stdin()?),
+        words => Some(words.join(" ")),
+    };
+    if text.as_ref().is_some_and(|text| text.len() > MAX_SAY) {
+        return Err(CliError::usage(format!("the text is longer than {MAX_SAY} bytes"))
+            .hint("say it in several parts, or put it into a file of the workspace"));
+    }
+    said(session, RunCall::Say { run: id(&args.run), text, end: args.end })
+}
+
+fn from_stdin() -> Result<String, CliError> {
+    let mut bytes = Vec::new();
+    // One byte more than may be said tells that it is too much.
+    let read = std::io::stdin().lock().take(MAX_SAY as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| CliError::caused("input", "reading what to say", &error))?;
+    String::from_utf8(bytes).map_err(|_| CliError::usage("what to say is not UTF-8 text"))
+}
+
+fn answer(session: &Session, args: AnswerArgs) -> Result<u8, CliError> {
+    let (question, answer) = match <[String; 2]>::try_from(args.answer) {
+        Ok([question, answer]) => (Some(question), answer),
+        Err(one) => (None, one.concat()),
+    };
+    let answer = match answer.as_str() {
+        "allow" => Answer::Allow,
+        "deny" => Answer::Deny,
+        _ => Answer::Text(answer),
+    };
+    said(session, RunCall::Answer { run: id(&args.run), question, answer })
+}
+
+fn said(session: &Session, call: RunCall) -> Result<u8, CliError> {
+    let said = expect_answer!(session.call(&Command::Run(call))?, Said);
+    session.report.answer(&said, |text| {
+        let run = session.report.paint(Style::Name, figures::short(&said.run));
+        let _ = writeln!(text, "run {run}  {}", state(&session.report, &said.state));
+    })?;
+    Ok(0)
+}
+
+fn delete(session: &Session, args: &OneArgs) -> Result<u8, CliError> {
+    let call = RunCall::Delete { run: id(&args.run) };
+    let deleted = expect_answer!(session.call(&Command::Run(call))?, Cancel);
+    session.report.answer(&deleted, |text| {
+        let run = session.report.paint(Style::Name, figures::short(&deleted.run));
+        let _ = writeln!(text, "run {run}  {}", deleted.state);
+    })?;
+    Ok(0)
+}
+
 fn diff(session: &Session, args: &DiffArgs) -> Result<u8, CliError> {
     let (run, other) = (id(&args.run), args.other.as_deref().map(id));
-    let command = Command::RunDiff { run, other, patch: args.patch };
+    let command = Command::Run(RunCall::Diff { run, other, patch: args.patch });
     let found = expect_answer!(session.call(&command)?, RunDiff);
     session.report.answer(&found, |text| match &found.patch {
         Some(patch) => diff::colour(&session.report, text, patch),
@@ -227,7 +303,7 @@ fn table(report: &Report, to: &mut String, answer: &RunsAnswer) {
             let code = run.exit_code.map(|code| format!(" (exit {code})")).unwrap_or_default();
             vec![
                 report.paint(Style::Name, figures::short(&run.run)),
-                format!("{}{code}", state(report, &run.state)),
+                format!("{}{code}{}", state(report, &run.state), check(report, run)),
                 figures::one_line(&run.remote),
                 run.started_at.as_deref().map(figures::time).unwrap_or_default(),
                 task(run),
@@ -235,6 +311,30 @@ fn table(report: &Report, to: &mut String, answer: &RunsAnswer) {
         })
         .collect();
     figures::table(to, &rows);
+    answer.runs.iter().for_each(|run| waiting(report, to, run));
+}
+
+/// `, check passed`.
+fn check(report: &Report, run: &RunEntry) -> String {
+    let Some(check) = &run.check else { return String::new() };
+    let style = match check.state.as_str() {
+        "passed" => Style::Good,
+        "failed" => Style::Bad,
+        _ => Style::Dim,
+    };
+    format!(", check {}", report.paint(style, &check.state))
+}
+
+/// What a run waits for, and the next command to type.
+fn waiting(report: &Report, to: &mut String, run: &RunEntry) {
+    let Some(waiting) = &run.waiting else { return };
+    let short = figures::short(&run.run);
+    let asks = figures::one_line(&waiting.text);
+    let _ = writeln!(to, "run {} waits: {asks}", report.paint(Style::Name, short));
+    let _ = writeln!(to, "  answer it with: baton run answer {short} TEXT");
+    if waiting.kind == "input" {
+        let _ = writeln!(to, "  or end its input: baton run say --end {short}");
+    }
 }
 
 /// What a run does, cut to a line.
@@ -261,7 +361,9 @@ fn details(report: &Report, to: &mut String, run: &RunEntry) {
         ("follows", run.parent.clone()),
         ("from", Some(run.snapshot.clone())),
         ("result", run.result.clone()),
-        ("waits for", run.waiting.clone()),
+        ("waits for", run.waiting.as_ref().map(|waiting| waiting.text.clone())),
+        ("check", checked(run)),
+        ("timeout", run.timeout_ms.map(|limit| figures::span(limit as f64))),
         ("isolated", Some(isolated.to_owned())),
         ("checkout", run.checkout.clone()),
         ("started", time(&run.started_at)),
@@ -272,6 +374,19 @@ fn details(report: &Report, to: &mut String, run: &RunEntry) {
             let _ = writeln!(to, "  {name:<9}  {}", figures::one_line(&value));
         }
     }
+    if let Some(check) = run.check.as_ref().filter(|check| !check.output.is_empty()) {
+        for line in check.output.lines() {
+            let _ = writeln!(to, "  | {}", figures::one_line(line));
+        }
+    }
+    waiting(report, to, run);
+}
+
+/// `failed (exit 2): make test`.
+fn checked(run: &RunEntry) -> Option<String> {
+    let check = run.check.as_ref()?;
+    let code = check.exit_code.map(|code| format!(" (exit {code})")).unwrap_or_default();
+    Some(format!("{}{code}: {}", check.state, check.command))
 }
 
 #[cfg(test)]
@@ -294,6 +409,8 @@ mod tests {
             result: None,
             exit_code: Some(3),
             waiting: None,
+            check: None,
+            timeout_ms: None,
             isolated: true,
             checkout: None,
             started_at: Some("2026-01-02T03:04:05.678Z".into()),

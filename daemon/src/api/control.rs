@@ -8,11 +8,13 @@
 
 #![expect(missing_docs, reason = "the fields are those of the command-line contract")]
 
+use baton_protocol::message::Terms;
 use baton_protocol::message::secrets::SetSecret;
 use serde::{Deserialize, Serialize};
 
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
 pub use super::receipt::{Bytes, GitOmittedEntry, GitReceipt, OmittedEntry, Receipt, ReportPath};
+pub use super::steer::{CheckEntry, RunCall, SaidAnswer, WaitingEntry};
 
 /// The first line from the command line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,8 +77,8 @@ pub enum Command {
     RunWait { run: String },
     /// `run cancel`.
     RunCancel { run: String },
-    /// `run diff`; without `other` what the run itself changed.
-    RunDiff { run: String, other: Option<String>, patch: bool },
+    /// `run say`, `run answer`, `run delete`, `run diff`.
+    Run(RunCall),
     /// `follow-up`.
     FollowUp(Box<FollowUpCall>),
     /// `secret set`.
@@ -124,6 +126,7 @@ impl Command {
                 | Self::Join { .. }
                 | Self::Handoff(_)
                 | Self::RunCancel { .. }
+                | Self::Run(RunCall::Say { .. } | RunCall::Answer { .. } | RunCall::Delete { .. })
                 | Self::FollowUp(_)
                 | Self::Restore { .. }
                 | Self::Pull(_)
@@ -152,6 +155,8 @@ pub struct HandoffCall {
     pub expires_ms: Option<u64>,
     /// Say what would travel and change nothing on the node.
     pub dry_run: bool,
+    /// How its runs are to be treated.
+    pub terms: Terms,
 }
 
 /// `follow-up`.
@@ -167,6 +172,8 @@ pub struct FollowUpCall {
     pub expires_ms: Option<u64>,
     /// In a thread of its own.
     pub fork: bool,
+    /// How it is to be treated; what is nothing is as it was for the run.
+    pub terms: Terms,
 }
 
 /// What the daemon answers; the last one is `done` or `failed`.
@@ -248,7 +255,9 @@ pub enum Answer {
     Runs(RunsAnswer),
     /// `run show` and `run wait`.
     Run(Box<RunEntry>),
+    /// `run cancel` and `run delete`.
     Cancel(CancelAnswer),
+    Said(SaidAnswer),
     RunDiff(RunDiffAnswer),
     FollowUp(Box<FollowUpAnswer>),
     Secrets(SecretsAnswer),
@@ -651,7 +660,11 @@ pub struct RunEntry {
     pub snapshot: String,
     pub result: Option<String>,
     pub exit_code: Option<i32>,
-    pub waiting: Option<String>,
+    pub waiting: Option<WaitingEntry>,
+    /// Null where none was asked for.
+    pub check: Option<CheckEntry>,
+    /// After how many milliseconds it is ended, where that was asked for.
+    pub timeout_ms: Option<u64>,
     pub isolated: bool,
     pub checkout: Option<String>,
     pub started_at: Option<String>,
@@ -715,6 +728,8 @@ pub struct PullAnswer {
     /// Other refs that came, below `refs/handoff/`.
     pub refs: Vec<String>,
     pub snapshot: String,
+    /// Whether the run was at work: it is what it had done by then.
+    pub live: bool,
     pub files: u64,
     pub bytes: u64,
     pub applied: Vec<ReportPath>,

@@ -89,6 +89,11 @@ struct Opened {
     reused: bool,
 }
 
+/// Whether it is harmless to ask twice. What is said to a program is read twice.
+const fn is_repeatable(request: &Request) -> bool {
+    !matches!(request, Request::SayRun { .. } | Request::AnswerRun { .. })
+}
+
 impl Pool {
     /// No connections yet. Must be called within a runtime.
     pub fn new(
@@ -131,7 +136,9 @@ impl Pool {
     pub async fn request(&self, remote: &Remote, request: Request) -> Result<Reply, ClientError> {
         let Opened { stream, reused } = self.open_one(remote.node, &remote.addresses).await?;
         match ask(stream, &request).await {
-            Err(ClientError::Transport(error)) if reused && error.is_retryable() => {
+            Err(ClientError::Transport(error))
+                if reused && error.is_retryable() && is_repeatable(&request) =>
+            {
                 tracing::debug!(node = %remote.node.short(), %error, "asking again");
                 self.forget(remote.node).await;
                 let again = self.open_one(remote.node, &remote.addresses).await?;

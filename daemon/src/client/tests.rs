@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use baton_protocol::frame::{FrameKind, encode_header};
 use baton_protocol::id::{NodeId, RunId, SnapshotId, ThreadId, WorkspaceId};
-use baton_protocol::message::{OLDEST, Opening, RefusalCode, Reply, Request, RunSpec, VERSION};
+use baton_protocol::message::{
+    OLDEST, Opening, RefusalCode, Reply, Request, RunSpec, Terms, VERSION,
+};
 use baton_protocol::ticket::Ticket;
 use baton_store::catalog::Catalog;
 use baton_store::catalog::devices::Role;
@@ -262,6 +264,7 @@ async fn a_role_decides_what_may_be_asked() {
         command: vec![b"true".to_vec()],
         prompt: None,
         parent: None,
+        terms: Terms::default(),
     };
     let pusher = node.home(Role::Push).await;
     let asked = pusher.request(&remote, Request::CreateRun(spec.clone())).await;

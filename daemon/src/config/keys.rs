@@ -31,8 +31,17 @@ const SERVE: &[&str] = &[
     "expose",
 ];
 const NOTIFY: &[&str] = &["command", "url"];
-const AGENT: &[&str] =
-    &["program", "args", "env", "pass_env", "permissions", "max_parallel", "timeout", "network"];
+const AGENT: &[&str] = &[
+    "program",
+    "args",
+    "env",
+    "pass_env",
+    "permissions",
+    "max_parallel",
+    "timeout",
+    "network",
+    "input",
+];
 
 /// A key that is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +143,7 @@ mod tests {
             program: Some("x".to_owned()),
             permissions: Some(Permissions::All),
             timeout: Some(std::time::Duration::from_secs(1)),
+            max_parallel: Some(1),
             ..AgentConfig::default()
         };
         config.agents.insert("x".to_owned(), agent);

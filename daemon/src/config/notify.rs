@@ -1,4 +1,4 @@
-//! `[notify]`: who is told that a run has ended.
+//! `[notify]`: who is told that a run has ended, or waits.
 //!
 //! **Invariant:** what could never be told is an error when the file is read, and not when a run ends.
 

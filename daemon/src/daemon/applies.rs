@@ -121,7 +121,8 @@ impl Daemon {
         call: ApplyCall,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        let (target, mut info) = self.find_run(&call.run).await?;
+        let (target, info) = self.find_run(&call.run).await?;
+        let mut info = self.up_to_now(&target, info, events).await?;
         let path = call.path.map(to_path);
         let (workspace, run) = (info.spec.workspace, info.spec.run.short());
         let root = self

@@ -99,73 +99,15 @@ impl Checkouts for NodeCheckouts {
     }
 
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
-        let Place { run, checkout, workspace, .. } = place;
-        let vault = self.store.vault(place.vault).doing(SEALING)?;
-        let before = load_snapshot(&vault, parent).doing(SEALING)?;
-        let head = vault.head(*workspace, run.device());
-        // What is in a snapshot may have been taken away since.
-        if let Some(head) = head
-            && (is_sealed(&place.layer) || !self.is_there(checkout, &place.layer))
-        {
-            return Ok(head.snapshot);
+        let sealed = self.store(place, parent, Moment::Last)?;
+        if !is_sealed(&place.layer) {
+            note_sealed(&place.layer);
         }
-        let intake = vault.intake();
-        let mut options = ScanOptions {
-            started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
-            guard: self.secrets.to_hold(place.vault, *run).map(Guard::Known),
-            ..ScanOptions::default()
-        };
-        let scanned = match (&self.shared, is_shared(&place.layer)) {
-            (Some(shared), true) => {
-                let repository = self.repository();
-                shared.scan(place, &before, &intake, &repository, &options).doing(SEALING)?
-            }
-            // What is at its place is nothing that the run has left.
-            (None, true) => {
-                return Err(SharedError::NoOverlays(place.layer.join("upper"))).doing(SEALING);
-            }
-            (_, false) => {
-                options.exclude = self.brought(place, &vault, &before)?;
-                let (cache, progress) = (StatCache::default(), Progress::default());
-                scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
-            }
-        };
-        let (state, omitted) = self.capture(checkout, &scanned, before.git, &intake);
-        let last = match head {
-            Some(head) => (head.snapshot, head.sequence),
-            None => (parent, before.sequence),
-        };
-        let parts = SnapshotParts {
-            workspace: *workspace,
-            device: run.device(),
-            sequence: last.1.saturating_add(1),
-            parents: vec![last.0],
-            git: state,
-            conversations: before.conversations,
-            created_at: self.clock.now_ms(),
-            message: format!("result of run {run}"),
-        };
-        let snapshot = build_snapshot(&scanned, &omitted, parts, &intake).doing(SEALING)?;
-        if let Some(head) = head {
-            // Sealed before, and nothing has changed since: the same answer.
-            let sealed = load_snapshot(&vault, head.snapshot).doing(SEALING)?;
-            if baton_store::snapshot::has_same_content(&sealed, &snapshot) {
-                note_sealed(&place.layer);
-                return Ok(head.snapshot);
-            }
-        }
-        let new = store_snapshot(&snapshot, &intake).doing(SEALING)?;
-        let update = RefUpdate {
-            workspace: *workspace,
-            device: run.device(),
-            expected: head.map(|head| head.snapshot),
-            new,
-            sequence: snapshot.sequence,
-            key: IdempotencyKey::from_bytes(random().doing(SEALING)?),
-        };
-        intake.commit(update).doing(SEALING)?;
-        note_sealed(&place.layer);
-        Ok(new)
+        Ok(sealed)
+    }
+
+    fn keep(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
+        self.store(place, parent, Moment::Live)
     }
 
     fn is_there(&self, checkout: &Path, layer: &Path) -> bool {
@@ -193,6 +135,108 @@ impl Checkouts for NodeCheckouts {
         };
         let environments = self.environments.sweep(is_there, stop);
         shared.and(environments).and(sweep(&self.aside, "", stop)).doing(RELEASING)
+    }
+}
+
+/// When a snapshot of a run is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// Its program is at work.
+    Live,
+    /// It has ended.
+    Last,
+}
+
+impl NodeCheckouts {
+    fn store(
+        &self,
+        place: &Place,
+        parent: SnapshotId,
+        moment: Moment,
+    ) -> Result<SnapshotId, CheckoutError> {
+        let Place { run, checkout, workspace, .. } = place;
+        let vault = self.store.vault(place.vault).doing(SEALING)?;
+        let before = load_snapshot(&vault, parent).doing(SEALING)?;
+        let head = vault.head(*workspace, run.device());
+        // What is in a snapshot may have been taken away since.
+        if let Some(head) = head
+            && moment == Moment::Last
+            && (is_sealed(&place.layer) || !self.is_there(checkout, &place.layer))
+        {
+            return Ok(head.snapshot);
+        }
+        let intake = vault.intake();
+        let mut options = ScanOptions {
+            started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
+            guard: self.secrets.to_hold(place.vault, *run).map(Guard::Known),
+            ..ScanOptions::default()
+        };
+        let scanned = match (&self.shared, is_shared(&place.layer)) {
+            (Some(shared), true) => {
+                let repository = self.repository();
+                let is_live = moment == Moment::Live;
+                shared
+                    .scan(place, &before, &intake, &repository, &options, is_live)
+                    .doing(SEALING)?
+            }
+            // What is at its place is nothing that the run has left.
+            (None, true) => {
+                return Err(SharedError::NoOverlays(place.layer.join("upper"))).doing(SEALING);
+            }
+            (_, false) => {
+                options.exclude = self.brought(place, &vault, &before)?;
+                let (cache, progress) = (StatCache::default(), Progress::default());
+                scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
+            }
+        };
+        let (state, omitted) = match moment {
+            // Who is at work could put another repository in its place between a look at it and the next.
+            Moment::Live => {
+                let worktrees = before.git.and_then(|id| git::worktrees(&intake, id).ok());
+                (before.git, not_carried(&scanned.omitted, &worktrees.unwrap_or_default()))
+            }
+            Moment::Last => self.capture(checkout, &scanned, before.git, &intake),
+        };
+        let sealed = head.map(|head| load_snapshot(&vault, head.snapshot)).transpose();
+        let sealed = sealed.doing(SEALING)?;
+        let at_work = format!("run {run} at work");
+        // One that was made while it was at work leads nowhere: what was in it for a moment only goes with it.
+        let (last, sequence) = match (head, &sealed) {
+            (Some(head), Some(sealed)) if sealed.message == at_work => (parent, head.sequence),
+            (Some(head), _) => (head.snapshot, head.sequence),
+            (None, _) => (parent, before.sequence),
+        };
+        let parts = SnapshotParts {
+            workspace: *workspace,
+            device: run.device(),
+            sequence: sequence.saturating_add(1),
+            parents: vec![last],
+            git: state,
+            conversations: before.conversations,
+            created_at: self.clock.now_ms(),
+            message: match moment {
+                Moment::Live => at_work,
+                Moment::Last => format!("result of run {run}"),
+            },
+        };
+        let snapshot = build_snapshot(&scanned, &omitted, parts, &intake).doing(SEALING)?;
+        if let (Some(head), Some(sealed)) = (head, &sealed)
+            && baton_store::snapshot::has_same_content(sealed, &snapshot)
+        {
+            // Sealed before, and nothing has changed since: the same answer.
+            return Ok(head.snapshot);
+        }
+        let new = store_snapshot(&snapshot, &intake).doing(SEALING)?;
+        let update = RefUpdate {
+            workspace: *workspace,
+            device: run.device(),
+            expected: head.map(|head| head.snapshot),
+            new,
+            sequence: snapshot.sequence,
+            key: IdempotencyKey::from_bytes(random().doing(SEALING)?),
+        };
+        intake.commit(update).doing(SEALING)?;
+        Ok(new)
     }
 }
 

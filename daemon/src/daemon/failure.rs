@@ -197,6 +197,7 @@ impl From<Refusal> for Fail {
             RefusalCode::Conflict => "conflict",
             RefusalCode::Internal => "remote-failed",
             RefusalCode::Unavailable => "remote-unreachable",
+            RefusalCode::Busy => "busy",
         };
         let hint = match refusal.code {
             RefusalCode::Version => "install the same version of Baton here and on the node",
@@ -210,6 +211,7 @@ impl From<Refusal> for Fail {
             }
             RefusalCode::Conflict => "baton runs, baton log",
             RefusalCode::Unavailable => REACH,
+            RefusalCode::Busy => "try again soon; baton runs says how it stands",
             RefusalCode::Malformed | RefusalCode::Internal => {
                 "see the log of the node; baton check, there, says whether its store is whole"
             }

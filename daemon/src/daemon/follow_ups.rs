@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use baton_protocol::id::{QueueId, RunId, ThreadId};
-use baton_protocol::message::{Request, RunInfo, RunSpec, RunState};
+use baton_protocol::message::{Request, RunInfo, RunSpec, RunState, Terms};
 use baton_store::catalog::queue::{Cost, Entry, EntryKind, NewEntry};
 use baton_store::diff::diff;
 use baton_store::snapshot::load_snapshot;
@@ -44,6 +44,7 @@ impl Daemon {
             prompt: call.prompt,
             command,
             parent: Some(parent.run),
+            terms: terms(call.terms, &parent.terms),
             ..parent.clone()
         };
         let asked = self.run_request(&target, Request::CreateRun(spec.clone())).await;
@@ -136,12 +137,14 @@ impl Daemon {
     ) -> Result<Answer, Fail> {
         let (target, info) = self.find_run(run).await?;
         let (old, new, other) = match other {
-            None => (info.spec.snapshot, self.result_of(&target, &info, events).await?, None),
+            None => {
+                (info.spec.snapshot, self.result_of(&target, info.clone(), events).await?, None)
+            }
             Some(other) => {
                 let (beside, second) = self.find_run(&other).await?;
-                let first = self.result_of(&target, &info, events).await?;
+                let first = self.result_of(&target, info.clone(), events).await?;
                 let id = second.spec.run.to_string();
-                (first, self.result_of(&beside, &second, events).await?, Some(id))
+                (first, self.result_of(&beside, second, events).await?, Some(id))
             }
         };
         self.fetch_from(&target, old, events).await?;
@@ -170,9 +173,10 @@ impl Daemon {
     async fn result_of(
         self: &Arc<Self>,
         target: &Target,
-        info: &RunInfo,
+        info: RunInfo,
         events: &EventSender,
     ) -> Result<baton_protocol::id::SnapshotId, Fail> {
+        let info = self.up_to_now(target, info, events).await?;
         let short = info.spec.run.short();
         let result = info.result.ok_or_else(|| {
             let message = format!("run {short} has left nothing yet: it is {}", info.state.name());
@@ -180,6 +184,15 @@ impl Daemon {
         })?;
         self.fetch_from(target, result, events).await?;
         Ok(result)
+    }
+}
+
+/// How a follow-up is to be treated: as it was asked for, and in everything else as what it follows up.
+fn terms(asked: Terms, before: &Terms) -> Terms {
+    Terms {
+        check: asked.check.or_else(|| before.check.clone()),
+        timeout_ms: asked.timeout_ms.or(before.timeout_ms),
+        input: asked.input.or(before.input),
     }
 }
 

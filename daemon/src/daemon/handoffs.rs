@@ -73,6 +73,7 @@ impl Daemon {
                 command: command.clone(),
                 prompt,
                 parent: None,
+                terms: call.terms.clone(),
             });
         }
         let expires_ms = call.expires_ms.unwrap_or(EXPIRES_MS);

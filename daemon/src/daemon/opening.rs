@@ -14,13 +14,14 @@ use super::checkouts::{NodeCheckouts, SharedLayers};
 use super::failure::{Fail, chain};
 use super::{Options, report};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{AgentConfig, Config};
 use crate::environments::cache::{CacheLimits, EnvironmentCache};
 use crate::environments::setups::Setups;
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::keeper::Watching;
 use crate::notices::{NoticeOptions, Notices};
+use crate::runs::{AgentLimits, RunOptions};
 use crate::secrets::Secrets;
 use crate::task::Tasks;
 use crate::workspace::{TakeOptions, Workspaces, random};
@@ -91,6 +92,16 @@ pub(super) fn workspaces(
         watching,
         kept: Mutex::default(),
     })
+}
+
+/// What the configuration says of runs.
+pub(super) fn limit(options: &mut RunOptions, config: &Config) {
+    options.max_parallel = config.serve.max_runs;
+    let of = |(name, agent): (&String, &AgentConfig)| {
+        let AgentConfig { max_parallel, timeout, input, .. } = *agent;
+        (name.clone(), AgentLimits { max_parallel, timeout, input })
+    };
+    options.agents = config.agents.iter().map(of).collect();
 }
 
 /// Who is told how runs ended.

@@ -31,6 +31,8 @@ impl Daemon {
         events: &EventSender,
     ) -> Result<Answer, Fail> {
         let (target, info) = self.find_run(&call.run).await?;
+        let info = self.up_to_now(&target, info, events).await?;
+        let live = !info.state.is_final();
         // A run that has left nothing yet stands where it started.
         let result = info.result.unwrap_or(info.spec.snapshot);
         self.fetch_from(&target, result, events).await?;
@@ -75,6 +77,7 @@ impl Daemon {
             branch,
             refs,
             snapshot: result.to_string(),
+            live,
             files: restored.files,
             bytes: restored.bytes,
             applied: Vec::new(),

@@ -92,6 +92,8 @@ impl Daemon {
                 created_at: entry.wanted.created_at,
                 started_at: None,
                 ended_at: entry.ended_at,
+                waiting: None,
+                checked: None,
             }
         };
         let runs = |entry: Entry| {

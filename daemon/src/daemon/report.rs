@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use baton_protocol::id::{GitStateId, SnapshotId};
-use baton_protocol::message::RunInfo;
+use baton_protocol::message::{Question, QuestionKind, RunInfo};
 use baton_protocol::object::{GitOmission, Omission, Snapshot};
 use baton_store::checkout::RestoredRepository;
 use baton_store::git::{self, GitError, Linked, Summary};
@@ -11,8 +11,8 @@ use baton_store::objects::ObjectSource;
 use baton_store::snapshot::{load_conversation, load_omissions};
 
 use crate::api::control::{
-    Bytes, GitOmittedEntry, GitReceipt, OmittedEntry, PushFields, Receipt, ReportPath, RunEntry,
-    SnapshotAnswer, TimingMs,
+    Bytes, CheckEntry, GitOmittedEntry, GitReceipt, OmittedEntry, PushFields, Receipt, ReportPath,
+    RunEntry, SnapshotAnswer, TimingMs, WaitingEntry,
 };
 use crate::clock::{decimal_ms, rfc3339};
 use crate::workspace::{Taken, split_torn};
@@ -157,11 +157,39 @@ pub fn run(remote: &str, info: &RunInfo) -> RunEntry {
         snapshot: spec.snapshot.to_string(),
         result: info.result.map(|id| id.to_string()),
         exit_code: info.exit_code,
-        waiting: None,
+        waiting: info.waiting.as_ref().map(waiting),
+        check: spec.terms.check.as_ref().map(|command| check(command, info)),
+        timeout_ms: spec.terms.timeout_ms,
         isolated: info.isolated,
         checkout: info.checkout.clone(),
         started_at: info.started_at.map(rfc3339),
         ended_at: info.ended_at.map(rfc3339),
+    }
+}
+
+fn waiting(question: &Question) -> WaitingEntry {
+    let kind = match question.kind {
+        QuestionKind::Input => "input",
+        QuestionKind::Permission => "permission",
+    };
+    WaitingEntry {
+        id: question.id.clone(),
+        kind: kind.to_owned(),
+        text: question.text.clone(),
+        options: question.options.clone(),
+        since: rfc3339(question.asked_at),
+    }
+}
+
+fn check(command: &str, info: &RunInfo) -> CheckEntry {
+    let checked = info.checked.as_ref();
+    let begun = checked.map(|checked| checked.state.name());
+    let waits = if info.state.is_final() { "interrupted" } else { "pending" };
+    CheckEntry {
+        command: command.to_owned(),
+        exit_code: checked.and_then(|checked| checked.exit_code),
+        state: begun.unwrap_or(waits).to_owned(),
+        output: checked.map(|checked| checked.tail.clone()).unwrap_or_default(),
     }
 }
 

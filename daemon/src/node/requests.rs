@@ -148,6 +148,14 @@ impl Requests {
             Request::ShowRun(run) => self.runs.show(&user, run).await.map(run_reply),
             Request::WaitRun(run) => self.runs.wait(&user, run).await.map(run_reply),
             Request::CancelRun(run) => self.runs.cancel(&user, run).await.map(run_reply),
+            Request::SayRun { run, text, end } => {
+                self.runs.say(&user, run, text, end).await.map(run_reply)
+            }
+            Request::AnswerRun { run, question, answer } => {
+                self.runs.answer(&user, run, question, answer).await.map(run_reply)
+            }
+            Request::DeleteRun(run) => self.runs.delete(&user, run).await.map(run_reply),
+            Request::KeepRun(run) => self.runs.keep(&user, run).await.map(run_reply),
             _ => return session.refuse(RefusalCode::Malformed, "not a request of this kind").await,
         };
         match reply {

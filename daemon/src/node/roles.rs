@@ -15,9 +15,13 @@ pub const fn required(request: &Request) -> Role {
         | Request::ListRuns
         | Request::ShowRun(_)
         | Request::Logs { .. }
-        | Request::WaitRun(_) => Role::Push,
+        | Request::WaitRun(_)
+        | Request::KeepRun(_) => Role::Push,
         Request::CreateRun(_)
         | Request::CancelRun(_)
+        | Request::SayRun { .. }
+        | Request::AnswerRun { .. }
+        | Request::DeleteRun(_)
         | Request::SetSecret(_)
         | Request::ListSecrets
         | Request::RemoveSecret(_) => Role::Run,

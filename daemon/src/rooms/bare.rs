@@ -3,9 +3,9 @@
 //! **Invariant:** it never claims to isolate.
 
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::{Job, Room, RoomError, check_program, has_slash};
+use super::{Job, Room, RoomError, Wrapped, check_program, has_slash};
 
 /// Runs commands as they are, with the rights of the node's own user.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ impl Room for BareRoom {
         false
     }
 
-    fn command(&self, job: &Job<'_>) -> Result<Command, RoomError> {
+    fn command(&self, job: &Job<'_>) -> Result<Wrapped, RoomError> {
         if !job.network {
             return Err(RoomError::NoWalls);
         }
@@ -40,11 +40,10 @@ impl Room for BareRoom {
         };
         command
             .args(job.arguments)
-            .stdin(Stdio::null())
             .current_dir(job.checkout)
             .env_clear()
             .envs(job.environment.iter().map(|(name, value)| (name, value)))
             .env("PWD", job.checkout);
-        Ok(command)
+        Ok(Wrapped { command, arguments: None })
     }
 }

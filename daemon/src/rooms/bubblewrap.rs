@@ -12,6 +12,7 @@
 //! **Invariant:** bubblewrap itself is told in no argument and no variable where folders are and what the run is given.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use baton_store::fs::{self, FsError};
 
-use super::{DEFAULT_PATH, Job, Room, RoomError, RoomSettings, check_program};
+use super::{DEFAULT_PATH, Job, Room, RoomError, RoomSettings, Wrapped, check_program};
 
 /// Shown read-only as they are: a folder as a folder, a link as a link. Programs of every
 /// distribution are here; `/nix/store` is those of one, and readable by everyone by design.
@@ -40,10 +41,10 @@ const SYSTEM: [&str; 10] = [
 /// Settings in which secrets of the machine stand beside what everyone needs.
 const SETTINGS: [&str; 2] = ["/etc", "/usr/local/etc"];
 
-/// Enters groups (a process that writes `0` there means itself), and hands what came as standard input on as the
-/// arguments of bubblewrap.
-const ENTER: &str = "while [ \"$1\" != -- ]; do echo 0 > \"$1\" || exit 126; shift; done; shift
-exec 3<&0 </dev/null; exec \"$@\"";
+/// Opens what bubblewrap is told, for it to read, and enters groups (a process that writes `0` there means itself). Its
+/// standard streams are those of the program.
+const ENTER: &str = "exec 3< \"$1\" || exit 126; shift
+while [ \"$1\" != -- ]; do echo 0 > \"$1\" || exit 126; shift; done; shift; exec \"$@\"";
 
 const SHELL: &str = "/bin/sh";
 
@@ -128,8 +129,9 @@ impl BubblewrapRoom {
             network: true,
             entrances: &[],
         };
-        let mut command = tokio::process::Command::from(self.command(&job)?);
-        command.kill_on_drop(true);
+        let Wrapped { command, arguments: _arguments } = self.command(&job)?;
+        let mut command = tokio::process::Command::from(command);
+        command.stdin(Stdio::null()).kill_on_drop(true);
         let output = limited(command.output()).await?;
         if output.status.success() {
             return Ok(());
@@ -185,7 +187,7 @@ impl Room for BubblewrapRoom {
         true
     }
 
-    fn command(&self, job: &Job<'_>) -> Result<Command, RoomError> {
+    fn command(&self, job: &Job<'_>) -> Result<Wrapped, RoomError> {
         let own = |path: &Path| path.starts_with(job.checkout) || path.starts_with(job.home);
         check_program(job, |path| own(path) || self.sees(path))?;
 
@@ -223,10 +225,13 @@ impl Room for BubblewrapRoom {
             mounts.add([OsStr::new("--setenv"), name, value]);
         }
 
+        let told = mounts.into_file().map_err(RoomError::Prepare)?;
         let mut command = Command::new(SHELL);
         let mark = job.environment.iter().filter(|(name, _)| name == MARK);
         command
             .args(["-c", ENTER, "sh"])
+            // By a path, because a descriptor goes only to who is started as a standard stream.
+            .arg(format!("/proc/{}/fd/{}", std::process::id(), told.as_raw_fd()))
             .args(job.entrances)
             .arg("--")
             .arg(&self.program)
@@ -234,9 +239,8 @@ impl Room for BubblewrapRoom {
             .arg(job.program)
             .args(job.arguments)
             .env_clear()
-            .envs(mark.map(|(name, value)| (name, value)))
-            .stdin(mounts.into_file().map_err(RoomError::Prepare)?);
-        Ok(command)
+            .envs(mark.map(|(name, value)| (name, value)));
+        Ok(Wrapped { command, arguments: Some(told) })
     }
 }
 
@@ -413,7 +417,7 @@ mod tests {
             network: true,
             entrances: &[],
         };
-        let command = chosen.room.command(&job).unwrap();
+        let Wrapped { command, arguments: _arguments } = chosen.room.command(&job).unwrap();
         let output = tokio::process::Command::from(command).output();
         let output = tokio::time::timeout(PROBE_LIMIT, output).await.unwrap().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();

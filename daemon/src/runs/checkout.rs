@@ -42,6 +42,10 @@ pub trait Checkouts: Send + Sync {
     /// Must be safe to repeat: a crash after it returned makes the node ask again.
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError>;
 
+    /// As [`Checkouts::seal`], of a checkout in which a program is at work: what changes while it is read is in it as last
+    /// seen. The same answer where nothing has changed since the last time.
+    fn keep(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError>;
+
     /// Whether anything of a checkout is left.
     fn is_there(&self, checkout: &Path, layer: &Path) -> bool;
 

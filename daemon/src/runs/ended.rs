@@ -37,6 +37,11 @@ impl Runs {
         self.0.parts.tasks.spawn_blocking("run-let-go", let_go).detach();
     }
 
+    /// The checkout of a run is not to be looked at any more.
+    pub(super) fn not_looked_at(&self, folders: &Folders) {
+        self.ended().retain(|known| known.root() != folders.root());
+    }
+
     /// Lets go of the checkout of a run that has ended.
     fn let_go(&self, folders: &Folders) {
         let let_go = self.0.parts.checkouts.let_go(&folders.checkout(), &folders.layer());
@@ -46,7 +51,7 @@ impl Runs {
     }
 
     /// Takes away what checkouts have left, some time soon. Nobody waits for it.
-    fn sweep_soon(&self) {
+    pub(super) fn sweep_soon(&self) {
         let runs = self.clone();
         // One at a time; whoever comes meanwhile makes it go round once more.
         if self.0.sweeps.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -116,7 +121,8 @@ impl Runs {
         let result = parts.checkouts.seal(&place, spec.snapshot)?;
         let before = row.info.reason.map_or(String::new(), |reason| format!("{reason}; "));
         let reason = Some(format!("{before}sealed at a later start of the node"));
-        let update = RunUpdate { result: Some(result), reason, ..RunUpdate::default() };
+        let unsealed = Some(false);
+        let update = RunUpdate { result: Some(result), reason, unsealed, ..RunUpdate::default() };
         parts.catalog.set_state(spec.run, row.info.state, &update)?;
         self.keep_for_looking(folders);
         Ok(true)

@@ -65,6 +65,10 @@ impl Folders {
         Self { root: runs.join(run.to_string()) }
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where its checkout is made.
     pub(super) fn place(&self, spec: &RunSpec, vault: VaultId) -> Place {
         Place {

@@ -12,7 +12,7 @@ use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStderr, ChildStdout, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use baton_protocol::id::RunId;
@@ -21,13 +21,14 @@ use baton_store::fs::{self, FsError};
 use baton_store::secrets::known::KnownValues;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::limits::Held;
 use super::log::writer::Log;
 use super::mask::MaskedLines;
 use super::process::Processes;
 use crate::clock::Clock;
+use crate::rooms::Wrapped;
 
 /// Read at once; what a pipe holds by default.
 const BUFFER: usize = 64 * 1024;
@@ -58,7 +59,9 @@ pub(super) enum ExecuteError {
 /// What is to be executed. Its command has values in its environment, so that it is not shown.
 pub(super) struct Execution {
     pub(super) run: RunId,
-    pub(super) command: Command,
+    pub(super) wrapped: Wrapped,
+    /// Its standard input.
+    pub(super) input: Stdio,
     /// As in [`Room::layers`](crate::rooms::Room::layers).
     pub(super) layers: usize,
     /// As in [`Room::enters`](crate::rooms::Room::enters).
@@ -70,21 +73,26 @@ pub(super) struct Execution {
     pub(super) known: Option<Arc<KnownValues>>,
     pub(super) clock: Clock,
     /// Gets the processes once they are there.
-    pub(super) started: oneshot::Sender<Arc<Processes>>,
+    pub(super) started: watch::Sender<Option<Arc<Processes>>>,
 }
 
 /// Starts a program, records its output until it ends, and ends what it leaves behind. Returns its exit
 /// code: its own, or 128 and the signal.
 pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, ExecuteError> {
-    let Execution { run, mut command, layers, enters, held, log, known, clock, started } =
+    let Execution { run, wrapped, input, layers, enters, held, log, known, clock, started } =
         execution;
+    // What it is told is read when it has started.
+    let Wrapped { mut command, arguments: _arguments } = wrapped;
     let (exited, exit) = io::pipe().map_err(ExecuteError::Start)?;
     let mut child = command
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
         .map_err(ExecuteError::Start)?;
+    // With it goes our end of its input, so that we notice when nobody reads it any more.
+    drop(command);
     let leader = Pid::from_child(&child);
     let processes = Arc::new(Processes::new(run, leader, layers, Arc::clone(&held.group)));
     if !enters {
@@ -101,7 +109,7 @@ pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, Execut
     let watched = recorded.is_ok().then(|| {
         held.watch(&processes);
         // Nobody may wait for it: then the run goes on all the same.
-        drop(started.send(Arc::clone(&processes)));
+        started.send_replace(Some(Arc::clone(&processes)));
         let wait = move || {
             wait_for_exit(leader);
             drop(exit);

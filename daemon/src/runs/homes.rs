@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use baton_protocol::id::{RunId, ThreadId, VaultId};
@@ -21,7 +22,7 @@ use baton_store::fs::{self, FsError};
 
 use super::refused::chain;
 use super::{Live, Runs, RunsError};
-use crate::rooms::{DEFAULT_PATH, Job, Room, RoomError};
+use crate::rooms::{DEFAULT_PATH, Job, Room, RoomError, Wrapped};
 
 /// Most of what `cp` says that is kept.
 const MAX_SAID: usize = 300;
@@ -132,7 +133,8 @@ impl Runs {
             entrances: &[],
         };
         let room: &Arc<dyn Room> = &self.0.parts.room;
-        let output = room.command(&job)?.output().map_err(CopyError::Start)?;
+        let Wrapped { mut command, arguments: _arguments } = room.command(&job)?;
+        let output = command.stdin(Stdio::null()).output().map_err(CopyError::Start)?;
         if output.status.success() {
             return Ok(());
         }

@@ -4,18 +4,20 @@
 //! how the program ended: the checkout stays, and the reason says what is missing.
 
 use std::error::Error;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use baton_protocol::id::SnapshotId;
-use baton_protocol::message::RunState;
+use baton_protocol::message::{Checked, RunState};
 use baton_store::catalog::runs::RunUpdate;
 use baton_store::error::StoreError;
 use baton_store::fs;
 use baton_store::secrets::known::KnownValues;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
+use super::attend::{Attention, attend};
 use super::checkout::{CheckoutError, Prepared};
 use super::environment::{Installed, arguments, environment, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
@@ -24,6 +26,7 @@ use super::limits::Held;
 use super::mask::masked;
 use super::process::Processes;
 use super::refused::chain;
+use super::turns::Asked;
 use super::{Live, Runs, RunsError, Stop};
 use crate::notices::Notice;
 use crate::rooms::{Job, RoomError};
@@ -46,6 +49,8 @@ pub(super) struct Ended {
     /// What kept it from running to its end.
     pub(super) failure: Option<String>,
     pub(super) at: u64,
+    /// What is known of its check, and with that what it left is sealed.
+    pub(super) checked: Option<Checked>,
 }
 
 impl Ended {
@@ -56,7 +61,9 @@ impl Ended {
             (Some(Stop::Interrupted), ..) => {
                 (RunState::Interrupted, Some("the node was shut down".to_owned()))
             }
-            (None, _, Some(reason)) => (RunState::Failed, Some(reason)),
+            (Some(Stop::TookTooLong), _, reason) | (None, _, reason @ Some(_)) => {
+                (RunState::Failed, reason)
+            }
             (None, Some(0), None) => (RunState::Succeeded, None),
             (None, Some(code), None) => {
                 (RunState::Failed, Some(format!("the program ended with code {code}")))
@@ -70,17 +77,17 @@ impl Ended {
 }
 
 /// The whole life of a queued run.
-pub(super) async fn live(runs: Runs, live: Arc<Live>) {
-    let slot = tokio::select! {
+pub(super) async fn live(runs: Runs, live: Arc<Live>, turn: Asked) {
+    let turn = tokio::select! {
         biased;
         stop = live.stopped() => Err(stop),
-        slot = Arc::clone(&runs.0.slots).acquire_owned() => slot.map_err(|_| Stop::Interrupted),
+        turn = turn.turn() => Ok(turn),
     };
-    match slot {
-        Ok(_slot) => runs.run_through(&live).await,
+    match turn {
+        Ok(_turn) => runs.run_through(&live).await,
         Err(Stop::Cancelled) => runs.finish(&live, RunState::Cancelled, None, None).await,
         // It was not begun: the next daemon will.
-        Err(Stop::Interrupted) => {}
+        Err(Stop::Interrupted | Stop::TookTooLong) => {}
     }
     runs.leave(&live);
 }
@@ -193,14 +200,27 @@ impl Runs {
                 return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let home = live.home();
+        let words = arguments(&live.spec);
+        drop(live.installed.set(installed));
+        self.run_in_room(live, &given, &words, Attention::Whole).await
+    }
+
+    /// Runs a program of a run, which finds installed what the run does, to its end.
+    pub(super) async fn run_in_room(
+        &self,
+        live: &Arc<Live>,
+        given: &Given,
+        words: &[OsString],
+        attention: Attention,
+    ) -> Ended {
+        let installed = live.installed.get().cloned().unwrap_or_default();
+        let (checkout, home) = (live.folders.checkout(), live.home());
         let node = &self.0.options.environment;
-        let mut variables = environment(node, &live.spec, &live.folders, &home, &given);
+        let mut variables = environment(node, &live.spec, &live.folders, &home, given);
         set_where_free(&mut variables, installed.variables);
-        let all = arguments(&live.spec);
-        let (program, arguments) = all
+        let (program, arguments) = words
             .split_first()
-            .map_or((OsStr::new(""), all.as_slice()), |(first, rest)| (first.as_os_str(), rest));
+            .map_or((OsStr::new(""), words), |(first, rest)| (first.as_os_str(), rest));
         let (attachments, receipt) = (live.folders.attachments(), live.folders.receipt());
         let temporary = live.folders.temporaries();
         let job = Job {
@@ -215,7 +235,7 @@ impl Runs {
             network: !self.is_without_network(&live.spec),
             entrances: &[],
         };
-        self.carry_out(live, &job, given.known.clone(), Vec::new()).await
+        self.carry_out(live, &job, given.known.clone(), Vec::new(), attention).await
     }
 
     /// Runs a program in the room and within the limits of a run, until it has ended or the run is to end. What is in
@@ -226,8 +246,9 @@ impl Runs {
         job: &Job<'_>,
         known: Option<Arc<KnownValues>>,
         written: Vec<PathBuf>,
+        attention: Attention,
     ) -> Ended {
-        let (clock, log) = (&self.0.parts.clock, &live.log);
+        let clock = &self.0.parts.clock;
         let held = match self.hold(live, written).await {
             Ok(held) => held,
             Err(failure) => {
@@ -235,8 +256,8 @@ impl Runs {
             }
         };
         let job = Job { entrances: held.group.entrances(), ..*job };
-        let command = match self.0.parts.room.command(&job) {
-            Ok(command) => command,
+        let wrapped = match self.0.parts.room.command(&job) {
+            Ok(wrapped) => wrapped,
             Err(error) => {
                 let code = match error {
                     RoomError::NotFound { .. } | RoomError::Hidden { .. } => NOT_FOUND,
@@ -246,17 +267,27 @@ impl Runs {
                 };
                 let failure = Some(chain(&error));
                 self.finish_holding(&held).await;
-                return Ended { code: Some(code), failure, at: clock.now_ms(), stop: None };
+                return Ended { code: Some(code), failure, at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let (started, is_started) = oneshot::channel();
+        let input = match self.input_of(live, attention) {
+            Ok(input) => input,
+            Err(error) => {
+                let failure = Some(reason("its input could not be made", &error));
+                self.finish_holding(&held).await;
+                return Ended { failure, at: clock.now_ms(), ..Ended::default() };
+            }
+        };
+        let started = watch::Sender::new(None);
+        let (mut is_started, attended) = (started.subscribe(), started.subscribe());
         let execution = Execution {
             run: live.run,
-            command,
+            wrapped,
+            input,
             layers: self.0.parts.room.layers(),
             enters: self.0.parts.room.enters(),
             held: Arc::clone(&held),
-            log: Arc::clone(log),
+            log: Arc::clone(&live.log),
             known,
             clock: clock.clone(),
             started,
@@ -264,17 +295,27 @@ impl Runs {
         let record = live.folders.process();
         let work = move || execute(execution, &record);
         let mut work = self.0.parts.tasks.spawn_blocking("run-program", work);
+        let over = watch::Sender::new(false);
+        let beside = attend(self.clone(), Arc::clone(live), attention, attended, over.subscribe());
+        let beside = self.0.parts.tasks.spawn("run-attend", beside);
         let (result, stop) = tokio::select! {
             biased;
             result = &mut work => (result, None),
             stop = live.stopped() => {
-                let result = match is_started.await {
-                    Ok(processes) => self.end(live, processes, work).await,
-                    Err(_) => work.await,
+                let processes = is_started.wait_for(Option::is_some).await;
+                let result = match processes.ok().and_then(|processes| processes.clone()) {
+                    Some(processes) => self.end(live, processes, work).await,
+                    None => work.await,
                 };
                 (result, Some(stop))
             }
         };
+        let at = clock.now_ms();
+        live.input.close();
+        over.send_replace(true);
+        if let Err(error) = beside.await {
+            tracing::error!(run = %live.run, %error, "a run was not attended to");
+        }
         let exceeded = self.finish_holding(&held).await;
         let (code, failure) = match result {
             Ok(Ok(code)) if exceeded.is_some() => (Some(code), exceeded),
@@ -295,7 +336,22 @@ impl Runs {
             }
             Err(error) => (None, Some(chain(&error))),
         };
-        Ended { code, stop, failure, at: clock.now_ms() }
+        let limit = self.time_limit(&live.spec).filter(|_| stop == Some(Stop::TookTooLong));
+        let late = limit
+            .map(|limit| format!("it took longer than its {}", humantime::format_duration(limit)));
+        Ended { code, stop, failure: late.or(failure), at, checked: None }
+    }
+
+    /// What a program in the room of a run reads.
+    fn input_of(&self, live: &Live, attention: Attention) -> std::io::Result<Stdio> {
+        let spec = &live.spec;
+        let open = spec.terms.input.unwrap_or_else(|| self.0.options.agent(&spec.agent).input);
+        if open && attention == Attention::Whole {
+            live.input.open().map(Stdio::from)
+        } else {
+            live.input.none();
+            Ok(Stdio::null())
+        }
     }
 
     /// Makes what holds a run to its limits.
@@ -323,7 +379,7 @@ impl Runs {
     }
 
     /// The secrets of a run: as they are when its program is started.
-    async fn give(&self, live: &Live) -> Result<Arc<Given>, String> {
+    pub(super) async fn give(&self, live: &Live) -> Result<Arc<Given>, String> {
         let (secrets, vault, run) = (self.0.parts.secrets.clone(), live.vault, live.run);
         let agent = live.spec.agent.clone();
         match self.blocking("run-secrets", move || secrets.give(vault, run, &agent)).await {
@@ -359,8 +415,14 @@ impl Runs {
     /// Keeps what is in the checkout, and ends the run.
     pub(super) async fn seal_and_finish(&self, live: &Arc<Live>, ended: Ended) {
         let (mut state, mut reason) = ended.state();
-        let result = match self.seal(live).await {
-            Ok(result) => Some(result),
+        let sealed = live.info.borrow().result.filter(|_| ended.checked.is_some());
+        let sealed = match sealed {
+            Some(sealed) => Ok(Some(sealed)),
+            None => self.seal(live).await,
+        };
+        let mut result = None;
+        match sealed {
+            Ok(sealed) => result = sealed,
             Err(failure) => {
                 tracing::error!(run = %live.run, failure, "the result of a run is not sealed");
                 if state == RunState::Succeeded {
@@ -368,25 +430,20 @@ impl Runs {
                 }
                 reason =
                     Some(reason.map_or(failure.clone(), |reason| format!("{reason}; {failure}")));
-                None
             }
-        };
+        }
+        let ended = Ended { checked: self.check(live, &ended, result).await, ..ended };
         self.finish_with(live, state, reason, result, &ended).await;
     }
 
-    async fn seal(&self, live: &Arc<Live>) -> Result<SnapshotId, String> {
-        let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
-        let seal = move || checkouts.seal(&work.place(), work.spec.snapshot);
+    async fn seal(&self, live: &Arc<Live>) -> Result<Option<SnapshotId>, String> {
         let doing = format!(
             "its result could not be sealed and is in {} only, where it is sealed when the daemon starts the next time",
             live.folders.checkout().display()
         );
-        match self.blocking("run-seal", seal).await {
-            Ok(Ok(result)) => Ok(result),
-            // It may name a file.
-            Ok(Err(error)) => Err(self.masked(live, self::reason(&doing, &error))),
-            Err(error) => Err(self::reason(&doing, &error)),
-        }
+        // It may name a file.
+        let sealed = self.keep_now(live, true).await;
+        sealed.map_err(|error| self.masked(live, reason(&doing, &*error)))
     }
 
     /// Ends a run of which nothing was prepared.
@@ -421,6 +478,8 @@ impl Runs {
             result,
             exit_code: ended.code,
             ended_at: Some(ended.at),
+            checked: ended.checked.clone(),
+            unsealed: Some(result.is_none()),
             ..RunUpdate::default()
         };
         if let Err(error) = self.advance(live, state, update).await {
@@ -432,8 +491,15 @@ impl Runs {
                 info.result = result.or(info.result);
                 info.exit_code = ended.code.or(info.exit_code);
                 info.ended_at = Some(ended.at);
+                info.waiting = None;
+                info.checked = ended.checked.clone().or_else(|| info.checked.take());
             });
         }
+        self.tell(live, state, ended.at);
+    }
+
+    /// Tells who wants to know how a run stands.
+    pub(super) fn tell(&self, live: &Live, state: RunState, time: u64) {
         let spec = &live.spec;
         self.0.parts.notices.tell(&Notice {
             run: live.run,
@@ -441,12 +507,12 @@ impl Runs {
             workspace: spec.workspace,
             user: live.user.clone(),
             state,
-            time: ended.at,
+            time,
         });
     }
 
     /// Moves a run to a state, durably, and tells who waits.
-    async fn advance(
+    pub(super) async fn advance(
         &self,
         live: &Arc<Live>,
         state: RunState,
@@ -465,7 +531,7 @@ impl Runs {
     }
 
     /// What is said of a run, without what it was given.
-    fn masked(&self, live: &Live, text: String) -> String {
+    pub(super) fn masked(&self, live: &Live, text: String) -> String {
         masked(self.0.parts.secrets.known_to(live.run).as_ref(), text)
     }
 }
@@ -495,7 +561,9 @@ mod tests {
     async fn a_run_works_on_its_checkout_and_leaves_a_snapshot() {
         for node in Node::in_every_room().await {
             let script = "cat given && echo new > made && rm given && echo err >&2 && cat";
-            let info = node.run(spec(1, &["sh", "-c", script])).await;
+            let mut asked = spec(1, &["sh", "-c", script]);
+            asked.terms.input = Some(false);
+            let info = node.run(asked).await;
             assert_eq!((info.state, info.exit_code), (RunState::Succeeded, Some(0)), "{info:?}");
             assert_eq!(info.reason, None);
             assert!(info.started_at.is_some() && info.ended_at.is_some());

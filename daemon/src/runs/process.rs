@@ -157,14 +157,30 @@ impl Seen {
     fn signal(&self, _signal: Signal) {}
 }
 
+/// A process, and whatever is in its group or session.
+fn around(leader: i32, all: &[Seen]) -> impl Iterator<Item = i32> {
+    let led = move |seen: &&Seen| [seen.pid, seen.group, seen.session].contains(&leader);
+    all.iter().filter(led).map(|seen| seen.pid)
+}
+
+fn add_descendants(pids: &mut HashSet<i32>, all: &[Seen]) {
+    loop {
+        let children = all.iter().filter(|seen| pids.contains(&seen.parent)).map(|seen| seen.pid);
+        let children: Vec<_> = children.filter(|pid| !pids.contains(pid)).collect();
+        if children.is_empty() {
+            break;
+        }
+        pids.extend(children);
+    }
+}
+
 /// The living processes of a run. `leader` is trusted to be the run's, and so is what is in its group.
 fn members(leader: Option<i32>, grouped: &[i32], marker: &[u8]) -> Vec<Seen> {
     let myself = rustix::process::getpid().as_raw_pid();
     let all = Seen::all();
     let mut pids: HashSet<i32> = grouped.iter().copied().collect();
     if let Some(leader) = leader {
-        let led = |seen: &&Seen| [seen.pid, seen.group, seen.session].contains(&leader);
-        pids.extend(all.iter().filter(led).map(|seen| seen.pid));
+        pids.extend(around(leader, &all));
     }
     let mut unsaid: Vec<&Seen> = Vec::new();
     for seen in all.iter().filter(|seen| !seen.gone && !seen.of_kernel()) {
@@ -180,14 +196,7 @@ fn members(leader: Option<i32>, grouped: &[i32], marker: &[u8]) -> Vec<Seen> {
         let late = unsaid.iter().filter(|seen| seen.carries(marker) == Some(true));
         pids.extend(late.map(|seen| seen.pid));
     }
-    loop {
-        let children = all.iter().filter(|seen| pids.contains(&seen.parent)).map(|seen| seen.pid);
-        let children: Vec<_> = children.filter(|pid| !pids.contains(pid)).collect();
-        if children.is_empty() {
-            break;
-        }
-        pids.extend(children);
-    }
+    add_descendants(&mut pids, &all);
     let lives = |seen: &Seen| !seen.gone && seen.pid != myself && pids.contains(&seen.pid);
     all.into_iter().filter(lives).collect()
 }
@@ -301,6 +310,19 @@ impl Processes {
         let pid = self.leader.as_raw_pid();
         let started = Seen::read(pid).map_or(0, |seen| seen.started);
         ProcessRecord { pid, started, boot: boot() }
+    }
+
+    /// The processes that descend from the leader, or are in its group or session. Cheaper than all that are the run's:
+    /// no environment is read.
+    pub(super) fn led(&self) -> Vec<i32> {
+        let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
+        if *reaped {
+            return Vec::new();
+        }
+        let all = Seen::all();
+        let mut led: HashSet<i32> = around(self.leader.as_raw_pid(), &all).collect();
+        add_descendants(&mut led, &all);
+        led.into_iter().collect()
     }
 
     /// Asks the run's processes to end. The room itself is left alone, or it would take them with it.

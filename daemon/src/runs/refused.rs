@@ -1,16 +1,18 @@
-//! Why a request about runs fails, and what whoever asked is told of it.
-//!
-//! **Invariant:** what went wrong inside the node stays in its log.
+//! What a request about runs is refused with, and what could never be run.
 
 use std::error::Error;
 
 use baton_protocol::id::RunId;
-use baton_protocol::message::{Refusal, RefusalCode};
+use baton_protocol::message::{MAX_CHECK, MAX_COMMAND, MAX_PROMPT, Refusal, RefusalCode, RunSpec};
 use baton_store::catalog::runs::RunConflict;
 use baton_store::error::StoreError;
 
+use super::environment::MAX_STRING;
 use super::log::LogError;
 use crate::task::TaskFailed;
+
+/// The one agent that needs no adapter: the command itself.
+const PLAIN_AGENT: &str = "command";
 
 /// A request about runs failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,56 @@ pub enum RunsError {
         /// What follows it up already.
         next: RunId,
     },
+    /// It is to be taken away and has not ended.
+    #[error("run {0} has not ended: cancel it first")]
+    Live(RunId),
+    /// It is to be taken away, and what it left is nowhere else.
+    #[error("what run {run} left is in no snapshot, only in {}; the node keeps it when it starts the next time", checkout.display())]
+    Unsealed {
+        /// Which run.
+        run: RunId,
+        /// Where that is.
+        checkout: std::path::PathBuf,
+    },
+    /// Nothing can be said to a run that has ended.
+    #[error("run {0} has ended")]
+    Ended(RunId),
+    /// Nothing can be said to it yet.
+    #[error("the program of run {0} has not started")]
+    NotStarted(RunId),
+    /// Nothing can be said to it any more, or ever.
+    #[error("the program of run {0} takes no input")]
+    NoInput(RunId),
+    /// It has not read what was said before.
+    #[error("the program of run {0} has not read what it was told before; nothing was said")]
+    Busy(RunId),
+    /// It asks nothing.
+    #[error("run {0} waits for nothing")]
+    NothingAsked(RunId),
+    /// It asks something else.
+    #[error("run {run} waits for the answer to question {asked}")]
+    OtherQuestion {
+        /// Which run.
+        run: RunId,
+        /// What it asks.
+        asked: String,
+    },
+    /// What it has done could not be kept.
+    #[error("what run {run} has done so far could not be kept: {why}")]
+    NotKept {
+        /// Which run.
+        run: RunId,
+        /// Why.
+        why: String,
+    },
+    /// It could not be taken away.
+    #[error("run {run} could not be taken away: {why}")]
+    NotDeleted {
+        /// Which run.
+        run: RunId,
+        /// Why.
+        why: String,
+    },
     /// Too many runs wait.
     #[error("{limit} runs wait already; try again when some have ended")]
     QueueFull {
@@ -53,6 +105,17 @@ pub enum RunsError {
     /// A part of the node ended where it must not.
     #[error(transparent)]
     Task(#[from] TaskFailed),
+}
+
+/// An error and its sources.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
 }
 
 /// A run cannot be run as it is.
@@ -89,14 +152,25 @@ impl RunsError {
     pub fn refusal(&self) -> Refusal {
         let code = match self {
             Self::NotFound(_) => RefusalCode::NotFound,
-            Self::Conflict(_) | Self::NotEnded(_) | Self::FollowedUp { .. } => {
-                RefusalCode::Conflict
-            }
+            Self::Conflict(_)
+            | Self::NotEnded(_)
+            | Self::Live(_)
+            | Self::Unsealed { .. }
+            | Self::Ended(_)
+            | Self::NoInput(_)
+            | Self::NothingAsked(_)
+            | Self::OtherQuestion { .. }
+            | Self::FollowedUp { .. } => RefusalCode::Conflict,
+            Self::NotStarted(_) | Self::Busy(_) => RefusalCode::Busy,
             Self::Spec(_) => RefusalCode::Malformed,
             Self::QueueFull { .. } => RefusalCode::Limit,
             Self::ShuttingDown => RefusalCode::Unavailable,
             Self::Store(error) if error.is_disk_full() => RefusalCode::DiskFull,
-            Self::Store(_) | Self::Log(_) | Self::Task(_) => RefusalCode::Internal,
+            Self::Store(_)
+            | Self::Log(_)
+            | Self::Task(_)
+            | Self::NotKept { .. }
+            | Self::NotDeleted { .. } => RefusalCode::Internal,
         };
         let message = match code {
             RefusalCode::Internal => "the node failed; its log has more".to_owned(),
@@ -107,13 +181,61 @@ impl RunsError {
     }
 }
 
-/// An error and its sources.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
+/// Refuses what could never be started, so that the user hears of it at once.
+pub(super) fn check(spec: &RunSpec) -> Result<(), SpecError> {
+    if spec.agent != PLAIN_AGENT {
+        return Err(SpecError::Agent(spec.agent.chars().take(80).collect()));
     }
-    text
+    if spec.command.first().is_none_or(Vec::is_empty) {
+        return Err(SpecError::NoCommand);
+    }
+    let bounded = |what, length, limit| {
+        if length > limit { Err(SpecError::TooLong { what, length, limit }) } else { Ok(()) }
+    };
+    bounded("command", spec.command.iter().map(|argument| argument.len() + 1).sum(), MAX_COMMAND)?;
+    for argument in &spec.command {
+        bounded("argument", argument.len(), MAX_STRING - 1)?;
+        if argument.contains(&0) {
+            return Err(SpecError::Nul("command"));
+        }
+    }
+    let prompt = spec.prompt.as_deref().unwrap_or_default();
+    bounded("prompt", prompt.len(), MAX_PROMPT.min(MAX_STRING - "BATON_PROMPT=\0".len()))?;
+    if prompt.contains('\0') {
+        return Err(SpecError::Nul("prompt"));
+    }
+    let check = spec.terms.check.as_deref();
+    bounded("check", check.unwrap_or_default().len(), MAX_CHECK)?;
+    if check.is_some_and(|check| check.contains('\0')) {
+        return Err(SpecError::Nul("check"));
+    }
+    if check.is_some_and(|check| check.trim().is_empty()) {
+        return Err(SpecError::NoCommand);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::spec;
+    use super::*;
+
+    #[test]
+    fn what_no_program_can_be_given_is_refused() {
+        assert_eq!(check(&spec(1, &["true"])), Ok(()));
+        assert_eq!(check(&spec(1, &[])), Err(SpecError::NoCommand));
+        assert_eq!(check(&spec(1, &["", "x"])), Err(SpecError::NoCommand));
+        assert_eq!(check(&spec(1, &["a", "b\0c"])), Err(SpecError::Nul("command")));
+        let mut agent = spec(1, &["true"]);
+        agent.agent = "claude".to_owned();
+        assert_eq!(check(&agent), Err(SpecError::Agent("claude".to_owned())));
+        let long = "x".repeat(MAX_STRING);
+        let refused = check(&spec(1, &["true", &long])).unwrap_err();
+        assert!(matches!(refused, SpecError::TooLong { what: "command", .. }), "{refused}");
+        for (prompt, fits) in [(MAX_STRING - 14, true), (MAX_STRING - 13, false)] {
+            let mut asked = spec(1, &["true"]);
+            asked.prompt = Some("p".repeat(prompt));
+            assert_eq!(check(&asked).is_ok(), fits, "{prompt}");
+        }
+    }
 }

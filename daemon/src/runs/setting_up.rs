@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::attend::Attention;
 use super::checkout::Environments;
 use super::environment::{Installed, Variables, environment, set_where_free};
 use super::life::{Ended, reason};
@@ -214,8 +215,8 @@ impl Runs {
         let (secrets, vault, run) = (self.0.parts.secrets.clone(), live.vault, live.run);
         let known = self.blocking("run-secrets", move || secrets.to_hold(vault, run)).await;
         let known = known.map_err(|error| self.failed(reason("reading its secrets", &error)))?;
-        let Ended { code, stop, failure, at } =
-            self.carry_out(live, &job, known, script.written.to_vec()).await;
+        let ended = self.carry_out(live, &job, known, script.written.to_vec(), Attention::TimeOnly);
+        let Ended { code, stop, failure, at, .. } = ended.await;
         if stop.is_some() {
             return Err(Ended { stop, at, ..Ended::default() });
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use baton_protocol::id::{RunId, SnapshotId, ThreadId, VaultId, WorkspaceId};
-use baton_protocol::message::{LogEntry, LogStream, RunInfo, RunSpec, RunState};
+use baton_protocol::message::{LogEntry, LogStream, RunInfo, RunSpec, RunState, Terms};
 use baton_store::catalog::Catalog;
 use baton_store::fs;
 
@@ -43,6 +43,7 @@ pub(super) fn spec(byte: u8, command: &[&str]) -> RunSpec {
         command: command.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
         prompt: None,
         parent: None,
+        terms: Terms::default(),
     }
 }
 
@@ -78,6 +79,10 @@ impl Checkouts for CopyCheckouts {
         Ok(Prepared { files: 1, bytes: 6, receipt })
     }
 
+    fn keep(&self, place: &Place, _parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
+        self.store(place)
+    }
+
     fn is_there(&self, checkout: &Path, _layer: &Path) -> bool {
         checkout.exists()
     }
@@ -95,7 +100,14 @@ impl Checkouts for CopyCheckouts {
     }
 
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
-        let Place { run, checkout, .. } = place;
+        let result = self.store(place)?;
+        self.seals.lock().unwrap().push((place.run, parent, result));
+        Ok(result)
+    }
+}
+
+impl CopyCheckouts {
+    fn store(&self, Place { checkout, .. }: &Place) -> Result<SnapshotId, CheckoutError> {
         let mut all = Vec::new();
         let mut files = Vec::new();
         for name in fs::list_dir(checkout).map_err(failed("listing"))? {
@@ -116,7 +128,6 @@ impl Checkouts for CopyCheckouts {
             let written = fs::write_atomic(&folder.join(name), &content, 0o644);
             written.map_err(failed("storing"))?;
         }
-        self.seals.lock().unwrap().push((*run, parent, result));
         Ok(result)
     }
 }
@@ -290,6 +301,21 @@ impl Node {
             let first = log.next().await.unwrap().unwrap();
             assert!(first[0].text.starts_with(b"prepared "), "{first:?}");
             self.runs.logs("ann", run, 2, true).await.unwrap()
+        })
+        .await
+    }
+
+    /// A run once it is as it is waited for.
+    pub(super) async fn until(&self, run: RunId, is: impl Fn(&RunInfo) -> bool) -> RunInfo {
+        within(async {
+            loop {
+                let info = self.runs.show("ann", run).await.unwrap();
+                if is(&info) {
+                    break info;
+                }
+                assert!(!info.state.is_final(), "{info:?}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         })
         .await
     }

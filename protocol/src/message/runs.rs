@@ -24,6 +24,94 @@ pub struct RunSpec {
     /// The run that it follows up: it starts from what that left. In the same thread, of which there is one next run
     /// only, or in one of its own.
     pub parent: Option<RunId>,
+    /// Under which terms.
+    #[serde(default)]
+    pub terms: Terms,
+}
+
+/// How a run is to be treated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// What is run by `sh -c` in its checkout when its program has ended; what that changes is not in the result.
+    pub check: Option<String>,
+    /// After so many milliseconds it is ended.
+    pub timeout_ms: Option<u64>,
+    /// Whether its program's standard input stays open for what is said to it. Nothing: as the node is set up.
+    pub input: Option<bool>,
+}
+
+/// What a run waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// By which it is answered: each of a run has another one.
+    pub id: String,
+    /// What answers it.
+    pub kind: QuestionKind,
+    /// For people: what is asked. At most [`MAX_QUESTION`](super::MAX_QUESTION) bytes.
+    pub text: String,
+    /// What can be chosen from; empty where anything can be said.
+    pub options: Vec<String>,
+    /// Milliseconds since 1970 by the node's clock.
+    pub asked_at: u64,
+}
+
+/// What a run can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuestionKind {
+    /// A line of input.
+    Input,
+    /// Whether it may do something.
+    Permission,
+}
+
+/// What a question is answered with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// It may. A program that waits for input gets the word.
+    Allow,
+    /// It may not. A program that waits for input gets the word.
+    Deny,
+    /// This.
+    Text(String),
+}
+
+/// What became of the check of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// How it stands.
+    pub state: CheckState,
+    /// How it ended: its code, or 128 and the signal.
+    pub exit_code: Option<i32>,
+    /// The end of what it said. At most [`MAX_QUESTION`](super::MAX_QUESTION) bytes.
+    pub tail: String,
+}
+
+/// How the check of a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// It is at work.
+    Running,
+    /// It ended with code 0.
+    Passed,
+    /// It ended otherwise.
+    Failed,
+    /// It did not come to its end, or did not begin.
+    Interrupted,
+}
+
+impl CheckState {
+    /// The word used in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// Where a run stands.
@@ -104,6 +192,10 @@ pub struct RunInfo {
     pub started_at: Option<u64>,
     /// Likewise.
     pub ended_at: Option<u64>,
+    /// What it waits for, while it does.
+    pub waiting: Option<Question>,
+    /// What became of its check, once that has begun.
+    pub checked: Option<Checked>,
 }
 
 /// Where a line of output came from.

@@ -407,6 +407,7 @@ mod tests {
             command: vec![b"sh".to_vec(), b"\xff".to_vec(), Vec::new()],
             prompt: Some("größe".to_owned()),
             parent: None,
+            terms: baton_protocol::message::Terms::default(),
         };
         NewEntry { kind: EntryKind::Handoff, runs: vec![run], expires_at: Some(2_000), ..wanted }
     }

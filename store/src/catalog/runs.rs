@@ -5,8 +5,10 @@
 
 use baton_protocol::encode::{Reader, Writer};
 use baton_protocol::id::{NodeId, RunId, SnapshotId, ThreadId, VaultId, WorkspaceId};
-use baton_protocol::message::{MAX_COMMAND, RunInfo, RunSpec, RunState};
+use baton_protocol::message::{Checked, MAX_COMMAND, Question, RunInfo, RunSpec, RunState};
 use rusqlite::{Connection, OptionalExtension, Row};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{Catalog, sql, unreadable, unsigned};
 use crate::error::StoreError;
@@ -44,6 +46,12 @@ pub struct RunUpdate {
     pub started_at: Option<u64>,
     /// When it ended.
     pub ended_at: Option<u64>,
+    /// What it waits for. It waits for nothing in any other state than [`RunState::Waiting`].
+    pub waiting: Option<Question>,
+    /// What became of its check.
+    pub checked: Option<Checked>,
+    /// Whether what it left is not in its result.
+    pub unsealed: Option<bool>,
 }
 
 /// Format 3: which run one follows up.
@@ -51,6 +59,17 @@ pub(super) const STEP_3: &str = "
 ALTER TABLE runs ADD COLUMN parent BLOB;
 ALTER TABLE remembered_runs ADD COLUMN parent BLOB;
 CREATE INDEX runs_by_parent ON runs(parent) WHERE parent IS NOT NULL;
+";
+
+/// Format 4: under which terms runs work, what they wait for, and what became of their checks; each as JSON.
+pub(super) const STEP_4: &str = "
+ALTER TABLE runs ADD COLUMN terms TEXT;
+ALTER TABLE runs ADD COLUMN waiting TEXT;
+ALTER TABLE runs ADD COLUMN checked TEXT;
+ALTER TABLE runs ADD COLUMN unsealed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE remembered_runs ADD COLUMN terms TEXT;
+ALTER TABLE remembered_runs ADD COLUMN waiting TEXT;
+ALTER TABLE remembered_runs ADD COLUMN checked TEXT;
 ";
 
 impl Catalog {
@@ -70,8 +89,8 @@ impl Catalog {
                 return Ok(if same { Ok(known) } else { Err(RunConflict(spec.run)) });
             }
             let add = "INSERT INTO runs(run, user, vault, thread, workspace, snapshot, agent,
-                       command, prompt, state, created_at, parent)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+                       command, prompt, state, created_at, parent, terms)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
             let values = (
                 spec.run.as_bytes(),
                 user,
@@ -85,6 +104,7 @@ impl Catalog {
                 RunState::Queued.name(),
                 sql(created_at),
                 spec.parent.as_ref().map(RunId::as_bytes),
+                to_json(&spec.terms)?,
             );
             db.execute(add, values)?;
             read(db, spec.run)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Ok)
@@ -128,12 +148,12 @@ impl Catalog {
         })
     }
 
-    /// Every run of every user that was started and has ended without a result, oldest first.
+    /// Every run of every user that was started and has ended without what it left being in a result, oldest first.
     pub fn unsealed_runs(&self) -> Result<Vec<RunRow>, StoreError> {
         self.read("listing unsealed runs", |db| {
             let list = format!(
                 "SELECT {COLUMNS}, user, vault FROM runs
-                 WHERE NOT {LIVE} AND result IS NULL AND checkout IS NOT NULL
+                 WHERE NOT ({LIVE}) AND (result IS NULL OR unsealed) AND checkout IS NOT NULL
                  ORDER BY created_at, rowid"
             );
             db.prepare_cached(&list)?.query_map([], row_from_row)?.collect()
@@ -156,7 +176,9 @@ impl Catalog {
                 "UPDATE runs SET state = ?2, reason = coalesce(?3, reason),
                  result = coalesce(?4, result), exit_code = coalesce(?5, exit_code),
                  isolated = coalesce(?6, isolated), checkout = coalesce(?7, checkout),
-                 started_at = coalesce(?8, started_at), ended_at = coalesce(?9, ended_at)
+                 started_at = coalesce(?8, started_at), ended_at = coalesce(?9, ended_at),
+                 waiting = ?10, checked = coalesce(?11, checked),
+                 unsealed = coalesce(?12, unsealed)
                  WHERE run = ?1 AND ({LIVE} OR state = ?2)"
             );
             let values = (
@@ -169,9 +191,20 @@ impl Catalog {
                 &update.checkout,
                 update.started_at.map(sql),
                 update.ended_at.map(sql),
+                update.waiting.as_ref().map(to_json).transpose()?,
+                update.checked.as_ref().map(to_json).transpose()?,
+                update.unsealed,
             );
             db.prepare_cached(&set)?.execute(values)?;
             read(db, run)
+        })
+    }
+
+    /// Notes what a run that has not ended has done so far. Its state stays as it is.
+    pub fn set_result(&self, run: RunId, result: SnapshotId) -> Result<(), StoreError> {
+        self.write("noting the snapshot of a run", |db| {
+            let set = format!("UPDATE runs SET result = ?2 WHERE run = ?1 AND ({LIVE})");
+            db.prepare_cached(&set)?.execute((run.as_bytes(), result.as_bytes())).map(drop)
         })
     }
 
@@ -186,7 +219,7 @@ impl Catalog {
             let set = format!(
                 "INSERT OR REPLACE INTO remembered_runs({COLUMNS}, node, seen_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                 ?17, ?18, ?19)"
+                 ?17, ?18, ?19, ?20, ?21, ?22)"
             );
             let RunInfo { spec, .. } = info;
             let values = rusqlite::params![
@@ -207,6 +240,9 @@ impl Catalog {
                 info.started_at.map(sql),
                 info.ended_at.map(sql),
                 spec.parent.as_ref().map(RunId::as_bytes),
+                to_json(&spec.terms)?,
+                info.waiting.as_ref().map(to_json).transpose()?,
+                info.checked.as_ref().map(to_json).transpose()?,
                 node.as_bytes(),
                 sql(seen_at),
             ];
@@ -230,6 +266,14 @@ impl Catalog {
         })
     }
 
+    /// Takes away a run of this user that has ended; whether there was one.
+    pub fn delete_run(&self, user: &str, run: RunId) -> Result<bool, StoreError> {
+        self.write("deleting a run", |db| {
+            let delete = format!("DELETE FROM runs WHERE run = ?1 AND user = ?2 AND NOT ({LIVE})");
+            Ok(db.execute(&delete, (run.as_bytes(), user))? > 0)
+        })
+    }
+
     /// Forgets a run of a node.
     pub fn forget_run(&self, node: NodeId, run: RunId) -> Result<(), StoreError> {
         self.write("forgetting a run", |db| {
@@ -241,10 +285,11 @@ impl Catalog {
 
 /// What both tables have, in the order in which [`info_from_row`] reads it.
 const COLUMNS: &str = "run, thread, workspace, snapshot, agent, command, prompt, state, reason,
-    result, exit_code, isolated, checkout, created_at, started_at, ended_at, parent";
+    result, exit_code, isolated, checkout, created_at, started_at, ended_at, parent, terms, waiting,
+    checked";
 
 /// The column after those.
-const FIRST_FREE: usize = 17;
+const FIRST_FREE: usize = 20;
 
 /// As the index of the table has it.
 const LIVE: &str = "state NOT IN ('succeeded', 'failed', 'cancelled', 'interrupted')";
@@ -276,6 +321,8 @@ fn info_from_row(row: &Row<'_>) -> rusqlite::Result<RunInfo> {
                 .ok_or_else(|| unreadable(5, "unreadable command"))?,
             prompt: row.get(6)?,
             parent: row.get::<_, Option<[u8; 16]>>(16)?.map(RunId::from_bytes),
+            // Those from before there were any have the usual ones.
+            terms: from_json(row, 17)?.unwrap_or_default(),
         },
         state: RunState::ALL
             .into_iter()
@@ -289,7 +336,20 @@ fn info_from_row(row: &Row<'_>) -> rusqlite::Result<RunInfo> {
         created_at: unsigned(row.get(13)?),
         started_at: row.get::<_, Option<i64>>(14)?.map(unsigned),
         ended_at: row.get::<_, Option<i64>>(15)?.map(unsigned),
+        waiting: from_json(row, 18)?,
+        checked: from_json(row, 19)?,
     })
+}
+
+fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = row.get(column)?;
+    let read = text.map(|text| serde_json::from_str(&text)).transpose();
+    read.map_err(|_| unreadable(column, "unreadable JSON of a run"))
 }
 
 /// Arguments are raw bytes, NUL aside; so each goes with its length.
@@ -314,6 +374,8 @@ fn decode_command(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use baton_protocol::message::{CheckState, QuestionKind, Terms};
+
     use super::*;
     use crate::catalog::testing::catalog;
 
@@ -329,7 +391,13 @@ mod tests {
             command: vec![b"sh".to_vec(), b"-c".to_vec(), b"\xff 'x'".to_vec(), Vec::new()],
             prompt: Some("do it".to_owned()),
             parent: None,
+            terms: Terms::default(),
         }
+    }
+
+    fn question() -> Question {
+        let (id, text) = ("1".to_owned(), "name?".to_owned());
+        Question { id, kind: QuestionKind::Input, text, options: Vec::new(), asked_at: 9 }
     }
 
     fn with_users() -> (tempfile::TempDir, Catalog) {
@@ -437,6 +505,8 @@ mod tests {
             created_at: 1,
             started_at: Some(2),
             ended_at: None,
+            waiting: None,
+            checked: None,
         };
         catalog.remember_run(rack, &info, 50).unwrap();
         info.state = RunState::Failed;
@@ -447,5 +517,59 @@ mod tests {
         assert_eq!(catalog.remembered_runs().unwrap().len(), 2);
         catalog.forget_run(rack, info.spec.run).unwrap();
         assert_eq!(catalog.remembered_runs().unwrap(), vec![(cloud, info, 70)]);
+    }
+
+    #[test]
+    fn a_run_waits_in_one_state_only() {
+        let (_folder, catalog) = with_users();
+        let mut asked = spec(1);
+        asked.terms = Terms { check: Some("ls".into()), timeout_ms: Some(5), input: Some(false) };
+        catalog.create_run(&asked, "ann", VAULT, 10).unwrap().unwrap();
+        assert_eq!(catalog.run("ann", asked.run).unwrap().unwrap().info.spec, asked);
+        let set = |state, update: RunUpdate| {
+            catalog.set_state(asked.run, state, &update).unwrap().unwrap().info
+        };
+        let waits = RunUpdate { waiting: Some(question()), ..RunUpdate::default() };
+        assert_eq!(set(RunState::Waiting, waits).waiting, Some(question()));
+        assert_eq!(set(RunState::Running, RunUpdate::default()).waiting, None);
+        let tail = "no\n".to_owned();
+        let checked = Checked { state: CheckState::Failed, exit_code: Some(3), tail };
+        let update = RunUpdate { checked: Some(checked.clone()), ..RunUpdate::default() };
+        assert_eq!(set(RunState::Running, update).checked, Some(checked.clone()));
+        assert_eq!(set(RunState::Succeeded, RunUpdate::default()).checked, Some(checked));
+    }
+
+    #[test]
+    fn what_a_run_has_done_so_far_is_no_last_result() {
+        let (_folder, catalog) = with_users();
+        let run = spec(1).run;
+        catalog.create_run(&spec(1), "ann", VAULT, 10).unwrap().unwrap();
+        let so_far = SnapshotId::from_bytes([7; 32]);
+        let checkout = Some("/w".to_owned());
+        let begun = RunUpdate { checkout, ..RunUpdate::default() };
+        catalog.set_state(run, RunState::Running, &begun).unwrap();
+        catalog.set_result(run, so_far).unwrap();
+        let failed = RunUpdate { unsealed: Some(true), ..RunUpdate::default() };
+        let info = catalog.set_state(run, RunState::Failed, &failed).unwrap().unwrap().info;
+        assert_eq!(info.result, Some(so_far));
+        assert_eq!(catalog.unsealed_runs().unwrap().len(), 1);
+        // An end is an end.
+        catalog.set_result(run, SnapshotId::from_bytes([8; 32])).unwrap();
+        assert_eq!(catalog.run("ann", run).unwrap().unwrap().info.result, Some(so_far));
+        let sealed = RunUpdate { unsealed: Some(false), ..RunUpdate::default() };
+        catalog.set_state(run, RunState::Failed, &sealed).unwrap();
+        assert_eq!(catalog.unsealed_runs().unwrap(), Vec::new());
+    }
+
+    #[test]
+    fn only_who_has_ended_is_deleted_and_only_by_its_user() {
+        let (_folder, catalog) = with_users();
+        let run = spec(1).run;
+        catalog.create_run(&spec(1), "ann", VAULT, 10).unwrap().unwrap();
+        assert!(!catalog.delete_run("ann", run).unwrap());
+        catalog.set_state(run, RunState::Cancelled, &RunUpdate::default()).unwrap();
+        assert!(!catalog.delete_run("bob", run).unwrap());
+        assert!(catalog.delete_run("ann", run).unwrap());
+        assert_eq!(catalog.run("ann", run).unwrap(), None);
     }
 }

@@ -74,6 +74,10 @@ pub(super) enum SharedError {
     #[error(transparent)]
     Scan(#[from] ScanError),
     #[error(
+        "what it finds installed, or what is below it, cannot be told from what it did while it is at work"
+    )]
+    AtWork,
+    #[error(
         "what the run changed is in {0}, and this machine cannot mount overlays any more: baton doctor says why"
     )]
     NoOverlays(PathBuf),
@@ -156,7 +160,7 @@ impl SharedLayers {
         Ok(Made { files: below.files, bytes: below.bytes, not_carried, repository })
     }
 
-    /// What a run has left, found in its own layer.
+    /// What a run has left, found in its own layer; or what it has done so far, of which nothing that it sees is touched.
     pub(super) fn scan(
         &self,
         place: &Place,
@@ -164,13 +168,20 @@ impl SharedLayers {
         intake: &Intake,
         repository: &RepositoryOptions,
         options: &ScanOptions,
+        is_live: bool,
     ) -> Result<Scanned, SharedError> {
         if !is_marked(&place.layer)? {
             return Err(SharedError::Altered(place.layer.join("upper")));
         }
         let layers = self.layers(place.vault, place.workspace)?;
         let user = place.run.to_string();
-        let stack = if let Some(stack) = layers.noted(&user, before, &self.boot)? {
+        let noted = layers.noted(&user, before, &self.boot)?;
+        if is_live
+            && (noted.is_none() || !overlay::is_mounted(&place.checkout)? || !is_gone(&note(place)))
+        {
+            return Err(SharedError::AtWork);
+        }
+        let stack = if let Some(stack) = noted {
             stack
         } else {
             // The machine was started again meanwhile, or somebody made room: what was below is made again, and is

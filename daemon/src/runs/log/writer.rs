@@ -7,7 +7,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use baton_protocol::message::LogStream;
+use baton_protocol::message::{LogStream, MAX_QUESTION};
 use baton_store::fs::{self, Context, FsError};
 use tokio::sync::watch;
 
@@ -17,6 +17,9 @@ use super::reader::LogReader;
 
 /// Room for what the node itself has to say behind the limit of a log.
 const NODE_RESERVE: u64 = 1024 * 1024;
+
+/// What is remembered of the end of the output at least, and at most twice of it.
+const TAIL: usize = MAX_QUESTION;
 
 /// How far a log has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +46,8 @@ struct State {
     /// Output is dropped from here on, because of the limit or because it cannot be written.
     cut: bool,
     buffer: Vec<u8>,
+    /// The end of the program's output.
+    tail: Vec<u8>,
 }
 
 impl Log {
@@ -102,7 +107,14 @@ impl Log {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = std::mem::take(&mut state.buffer);
         buffer.clear();
+        let mut tail = std::mem::take(&mut state.tail);
         fill(&mut |stream, text| {
+            if stream != LogStream::Node {
+                tail.extend_from_slice(text.get(text.len().saturating_sub(TAIL)..).unwrap_or(text));
+                if tail.len() > 2 * TAIL {
+                    tail.drain(..tail.len() - TAIL);
+                }
+            }
             let size = (OVERHEAD + text.len()) as u64;
             let after = state.bytes + buffer.len() as u64 + size;
             if stream == LogStream::Node {
@@ -118,6 +130,7 @@ impl Log {
                 encode(&mut buffer, time, LogStream::Node, note.as_bytes());
             }
         });
+        state.tail = tail;
         if !buffer.is_empty() {
             match state.write(&self.path, &buffer) {
                 Ok(bytes) => self.position.send_modify(|position| position.bytes = bytes),
@@ -129,6 +142,33 @@ impl Log {
             }
         }
         state.buffer = buffer;
+    }
+
+    /// The end of the program's output, of at most [`MAX_QUESTION`] bytes.
+    pub(in crate::runs) fn tail(&self) -> String {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = state.tail.len().saturating_sub(TAIL);
+        let text = String::from_utf8_lossy(state.tail.get(from..).unwrap_or_default()).into_owned();
+        // What is no UTF-8 is longer as text.
+        let from = text.ceil_char_boundary(text.len().saturating_sub(TAIL));
+        text.get(from..).unwrap_or_default().to_owned()
+    }
+
+    /// The last line of the program's output that is not blank, also where its end has not come.
+    pub(in crate::runs) fn last_line(&self) -> String {
+        let tail = self.tail();
+        let line = tail.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        line.unwrap_or_default().to_owned()
+    }
+
+    /// What comes now is another line for whoever reads it: somebody has answered.
+    pub(in crate::runs) fn break_tail(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).tail.push(b'\n');
+    }
+
+    /// What comes now has nothing to do with what came before.
+    pub(in crate::runs) fn forget_tail(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).tail.clear();
     }
 
     /// Makes everything so far survive a power cut.

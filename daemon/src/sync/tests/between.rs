@@ -226,7 +226,7 @@ async fn nothing_that_was_asked_for_and_not_found_is_kept_as_if_it_were() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_longer_than_a_message_comes_whole() {
     use baton_protocol::id::{RunId, ThreadId};
-    use baton_protocol::message::{MAX_PROMPT, RunSpec};
+    use baton_protocol::message::{MAX_PROMPT, RunSpec, Terms};
     let cloud = Cloud::start(&Settings::default());
     let (home, remote) = (cloud.home().await, cloud.remote());
     assert!(
@@ -243,6 +243,7 @@ async fn a_list_that_is_longer_than_a_message_comes_whole() {
             command: Vec::new(),
             prompt: Some("p".repeat(MAX_PROMPT)),
             parent: None,
+            terms: Terms::default(),
         };
         let created = cloud.catalog.create_run(&spec, "owner", vault, number.into()).unwrap();
         created.unwrap();

@@ -4,7 +4,9 @@ use baton_protocol::delta;
 use baton_protocol::encode::Writer;
 use baton_protocol::frame::{HEADER, MAX_FRAME};
 use baton_protocol::id::{ChunkId, ManifestId, RunId, ThreadId};
-use baton_protocol::message::{MAX_IDS, PushReply, PushRequest, RunSpec, RunState, WireId, encode};
+use baton_protocol::message::{
+    MAX_IDS, PushReply, PushRequest, RunSpec, RunState, Terms, WireId, encode,
+};
 use baton_protocol::object::{Blob, Content, Extent, MAX_CHUNK, MAX_OBJECT, Manifest, Tree};
 use baton_store::layout::Class;
 use baton_store::segment::RecordBuilder;
@@ -552,6 +554,7 @@ async fn run(
         command: vec![b"true".to_vec()],
         prompt: None,
         parent: None,
+        terms: Terms::default(),
     };
     let id = spec.run;
     for request in [Request::CreateRun(spec), Request::WaitRun(id)] {

@@ -48,7 +48,7 @@ fn set_up(node: &NodeCheckouts, place: &Place, snapshot: SnapshotId) -> Key {
     system::remove_dir_all(setup.checkout.join(".baton")).unwrap();
     write(&setup.checkout, ".baton/environment.toml/x", "a folder now");
     write(&setup.home, ".cache/tool", "of the home");
-    let kept = node.keep(place, snapshot, key).unwrap();
+    let kept = Environments::keep(node, place, snapshot, key).unwrap();
     assert_eq!(kept.files, 7);
     key
 }
@@ -221,7 +221,7 @@ fn a_value_of_a_secret_is_not_kept() {
         let key = key(&node, &place, snapshot);
         let setup = node.begin(&place, snapshot, key).unwrap();
         write(&setup.home, ".config/tool", "key = a value of many letters\n");
-        let error = node.keep(&place, snapshot, key).unwrap_err();
+        let error = Environments::keep(&node, &place, snapshot, key).unwrap_err();
         let why = error.source.to_string();
         assert_eq!(why, "the setup has left the value of a secret in .config/tool");
         node.leave_off(&place, key).unwrap();
@@ -244,7 +244,7 @@ fn an_environment_that_a_run_has_stays_and_the_layer_of_one_goes() {
     let key = key(&node, &first, snapshot);
     let setup = node.begin(&first, snapshot, key).unwrap();
     write(&setup.checkout, "deps/a", "installed");
-    node.keep(&first, snapshot, key).unwrap();
+    Environments::keep(&node, &first, snapshot, key).unwrap();
     let place = furnished_bare(&lab, &node, snapshot, key);
     sweep_all(&node);
     assert_eq!(read(&place, "deps/a"), "installed");

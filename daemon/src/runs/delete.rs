@@ -1,0 +1,109 @@
+//! Taking a run away.
+//!
+//! What it left stays in the store: other runs may start from there.
+//!
+//! **Invariant:** its row goes last. What a crash leaves of a run that was being taken away can be taken away again.
+
+use std::error::Error;
+use std::sync::PoisonError;
+
+use baton_protocol::id::RunId;
+use baton_protocol::message::RunInfo;
+use baton_store::fs;
+
+use super::environment::Folders;
+use super::refused::chain;
+use super::{Runs, RunsError};
+
+impl Runs {
+    /// Takes a run away that has ended: its output, its checkout, its home, and what is known of it. Runs that follow it
+    /// up stay. Returns it as it was.
+    pub async fn delete(&self, user: &str, run: RunId) -> Result<RunInfo, RunsError> {
+        let (runs, user) = (self.clone(), user.to_owned());
+        self.blocking("run-delete", move || runs.delete_now(&user, run)).await?
+    }
+
+    fn delete_now(&self, user: &str, run: RunId) -> Result<RunInfo, RunsError> {
+        // So that nobody follows it up meanwhile.
+        let _one = self.0.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        let catalog = &self.0.parts.catalog;
+        let info = catalog.run(user, run)?.ok_or(RunsError::NotFound(run))?.info;
+        if self.live().contains_key(&run) || !info.state.is_final() {
+            return Err(RunsError::Live(run));
+        }
+        let folders = Folders::of(&self.0.options.folder, run);
+        self.not_looked_at(&folders);
+        let failed = |error: &dyn Error| RunsError::NotDeleted { run, why: chain(error) };
+        let (checkout, layer) = (folders.checkout(), folders.layer());
+        let is_there = self.0.parts.checkouts.is_there(&checkout, &layer);
+        if is_there && catalog.unsealed_runs()?.iter().any(|row| row.info.spec.run == run) {
+            return Err(RunsError::Unsealed { run, checkout });
+        }
+        if is_there {
+            self.0.parts.checkouts.release(&checkout, &layer).map_err(|error| failed(&error))?;
+        }
+        fs::remove_dir_all(folders.root()).map_err(|error| failed(&error))?;
+        catalog.delete_run(user, run)?;
+        tracing::info!(%run, user, "run deleted");
+        self.sweep_soon();
+        Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_protocol::message::{RefusalCode, RunSpec, RunState};
+
+    use super::super::testing::{Node, spec, within};
+
+    #[tokio::test]
+    async fn a_run_that_has_ended_is_taken_away_with_all_that_is_its_own() {
+        let node = Node::new();
+        let info = node.run(spec(1, &["sh", "-c", "echo x > made"])).await;
+        let run = info.spec.run;
+        let next = RunSpec { parent: Some(run), ..spec(2, &["true"]) };
+        node.run(next.clone()).await;
+        let foreign = node.runs.delete("bob", run).await.unwrap_err();
+        assert_eq!(foreign.refusal().code, RefusalCode::NotFound);
+        assert_eq!(node.runs.delete("ann", run).await.unwrap(), info);
+        let folder = node.folder.path().join("runs").join(run.to_string());
+        assert!(!folder.exists());
+        let gone = node.runs.show("ann", run).await.unwrap_err();
+        assert_eq!(gone.refusal().code, RefusalCode::NotFound);
+        // What it left is there, and so is who went on with it.
+        assert_eq!(node.sealed(&info, "made"), b"x\n");
+        let all = node.runs.list("ann").await.unwrap();
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].spec.parent, Some(run));
+        let last = RunSpec { parent: Some(next.run), ..spec(3, &["true"]) };
+        assert_eq!(node.run(last).await.state, RunState::Succeeded);
+        let next = node.next_daemon();
+        next.runs.recover().await.unwrap();
+        assert_eq!(next.runs.list("ann").await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_no_snapshot_is_not_taken_away() {
+        let node = Node::new();
+        let info = node.run(spec(1, &["sh", "-c", "echo x > made; echo y > unsealable"])).await;
+        assert_eq!(info.result, None);
+        let refused = node.runs.delete("ann", info.spec.run).await.unwrap_err().refusal();
+        assert_eq!(refused.code, RefusalCode::Conflict);
+        assert!(refused.message.contains("in no snapshot"), "{refused}");
+        let checkout = std::path::PathBuf::from(info.checkout.unwrap());
+        assert!(checkout.join("made").exists());
+    }
+
+    #[tokio::test]
+    async fn a_live_run_is_not_taken_away() {
+        let node = Node::new();
+        let asked = spec(1, &["sleep", "300"]);
+        node.start(asked.clone()).await;
+        let refused = node.runs.delete("ann", asked.run).await.unwrap_err().refusal();
+        assert_eq!(refused.code, RefusalCode::Conflict);
+        assert!(refused.message.contains("cancel it first"), "{refused}");
+        let info = within(node.runs.cancel("ann", asked.run)).await.unwrap();
+        assert_eq!(info.state, RunState::Cancelled);
+        node.runs.delete("ann", asked.run).await.unwrap();
+    }
+}
