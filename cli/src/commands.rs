@@ -95,7 +95,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Run(args) => run::run(session, args),
         Verb::Runs(args) => run::list(session, args),
         Verb::Logs(args) => run::logs(session, &args),
-        Verb::Say(args) => run::say(session, args),
+        Verb::Say(args) => run::say(session, &args),
         Verb::Secret(args) => secret::run(session, args),
         Verb::Pull(args) => pull::run(session, &args),
         Verb::Undo(args) => undo::run(session, &args),

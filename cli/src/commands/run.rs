@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::time::Duration;
 
 use baton_daemon::api::control::{Command, RunCall, RunEntry, RunsAnswer};
 use baton_protocol::message::{Answer, MAX_SAY};
@@ -116,7 +117,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
         What::Wait(args) => wait(session, &args),
         What::Cancel(args) => cancel(session, &args),
         What::Diff(args) => diff(session, &args),
-        What::Say(args) => say(session, args),
+        What::Say(args) => say(session, &args),
         What::Answer(args) => answer(session, args),
         What::Delete(args) => delete(session, &args),
     }
@@ -167,7 +168,7 @@ fn cancel(session: &Session, args: &OneArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-pub(crate) fn say(session: &Session, args: SayArgs) -> Result<u8, CliError> {
+pub(crate) fn say(session: &Session, args: &SayArgs) -> Result<u8, CliError> {
     let text = match args.text.as_slice() {
         [] => None,
         [dash] if dash == "-" => Some(from_stdin()?),
@@ -363,7 +364,11 @@ fn details(report: &Report, to: &mut String, run: &RunEntry) {
         ("result", run.result.clone()),
         ("waits for", run.waiting.as_ref().map(|waiting| waiting.text.clone())),
         ("check", checked(run)),
-        ("timeout", run.timeout_ms.map(|limit| figures::span(limit as f64))),
+        (
+            "timeout",
+            run.timeout_ms
+                .map(|limit| humantime::format_duration(Duration::from_millis(limit)).to_string()),
+        ),
         ("isolated", Some(isolated.to_owned())),
         ("checkout", run.checkout.clone()),
         ("started", time(&run.started_at)),

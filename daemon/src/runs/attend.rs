@@ -49,11 +49,9 @@ pub(super) async fn attend(
     mut started: watch::Receiver<Option<Arc<Processes>>>,
     over: watch::Receiver<bool>,
 ) {
-    let processes = match started.wait_for(Option::is_some).await.map(|started| started.clone()) {
-        Ok(Some(processes)) => processes,
-        // It was never there.
-        Ok(None) | Err(_) => return,
-    };
+    let started = started.wait_for(Option::is_some).await.map(|started| started.clone());
+    // Otherwise it was never there.
+    let Ok(Some(processes)) = started else { return };
     let whole = what == Attention::Whole;
     let limit = limit(&runs, &live, over.clone());
     let look = async {
