@@ -196,17 +196,22 @@ pub fn find(home: Option<&Path>, chosen: Option<&[String]>) -> Toolchains {
         }
         found.expose.push(path);
     }
-    let private = home.iter().flat_map(|home| PRIVATE.iter().map(|path| home.join(path)));
-    let private = private.filter(|path| !found.expose.contains(path));
-    found.hide =
-        private.filter(|path| found.expose.iter().any(|it| path.starts_with(it))).collect();
     // Where one is reached over a link, its programs are where that leads.
     let real = found.expose.iter().filter_map(|path| path.canonicalize().ok());
     let real: Vec<_> = real.filter(|path| !found.expose.contains(path)).collect();
     found.expose.extend(real);
-    let real = found.hide.iter().filter_map(|path| path.canonicalize().ok());
-    let real: Vec<_> = real.filter(|path| !found.hide.contains(path)).collect();
-    found.hide.extend(real);
+    let real_home = home.and_then(|home| home.canonicalize().ok());
+    let homes = home.into_iter().chain(real_home.as_deref());
+    let mut private: Vec<_> =
+        homes.flat_map(|home| PRIVATE.iter().map(|path| home.join(path))).collect();
+    let real: Vec<_> = private.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    private.extend(real);
+    for path in private {
+        let is_seen = found.expose.iter().any(|it| path.starts_with(it));
+        if is_seen && !found.expose.contains(&path) && !found.hide.contains(&path) {
+            found.hide.push(path);
+        }
+    }
     found
 }
 
