@@ -21,6 +21,7 @@ use baton_store::fs::{self, FsError};
 
 use super::refused::chain;
 use super::{Live, Runs, RunsError};
+use crate::limits::disk::used;
 use crate::rooms::{DEFAULT_PATH, Job, Room, RoomError};
 
 /// Most of what `cp` says that is kept.
@@ -83,6 +84,18 @@ impl Runs {
         let folder = homes.of(vault, thread);
         let home = folder.join("home");
         let mut told = None;
+        if self.is_too_large(live, &home) {
+            let aside = homes.folder.join("aside");
+            fs::create_dir_all(&aside)?;
+            put_aside(&folder, &aside, "")?;
+            told = Some(
+                "the home of the thread was larger than the disk quota of a run: this one begins with an empty one"
+                    .to_owned(),
+            );
+            let runs = self.clone();
+            self.0.parts.tasks.spawn_blocking("run-home", move || runs.sweep_homes()).detach();
+            fs::create_dir_all(&home)?;
+        }
         if home.symlink_metadata().is_err() {
             let half = folder.join("half");
             remove_made(&half)?;
@@ -98,6 +111,14 @@ impl Runs {
         }
         live.has_home_at(home);
         Ok(told)
+    }
+
+    /// Whether a home alone is beyond what somebody has set for all that a run writes: what it grows by is bounded, and
+    /// so is what it may become.
+    fn is_too_large(&self, live: &Live, home: &Path) -> bool {
+        let Some(limit) = self.0.options.allowance.disk else { return false };
+        let go_on = || live.stop.borrow().is_none();
+        used(&[home.to_owned()], limit, &go_on).bytes > limit
     }
 
     /// The home of the thread that a fork goes on from.
@@ -186,12 +207,13 @@ pub(super) fn make_temporary(folders: &super::environment::Folders) -> Result<()
     Ok(())
 }
 
-/// Removes what a run had as `/tmp`. Blocks.
+/// Removes what a run had as `/tmp`, and the home that it alone had. Blocks.
 pub(super) fn remove_temporary(folders: &super::environment::Folders) {
-    let folder = folders.temporary();
-    if folder.symlink_metadata().is_ok()
-        && let Err(error) = remove_made(&folder)
-    {
-        tracing::warn!(%error, "what a run had as /tmp stays");
+    for folder in [folders.temporary(), folders.own_home()] {
+        if folder.symlink_metadata().is_ok()
+            && let Err(error) = remove_made(&folder)
+        {
+            tracing::warn!(%error, "what a run had for itself stays");
+        }
     }
 }
