@@ -37,6 +37,8 @@ mod parent;
 mod testing;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod filling;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;

@@ -369,3 +369,38 @@ impl Held {
         takes.then_some(exceeded)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::NoGroups;
+
+    #[test]
+    fn of_all_runs_one_is_ended_for_the_disk_and_the_next_one_only_if_that_was_of_no_use() {
+        let limits = Arc::new(NoGroups::because("a test".to_owned()));
+        let node = NodeLimits::new(limits, Allowance::default(), PathBuf::from("/"));
+        let run = |byte| RunId::from_bytes([byte; 16]);
+        let counted = |bytes, is_partial| Counted { bytes, is_partial };
+        for (byte, bytes, is_partial) in [(1, 9, false), (2, 9, false), (3, 1, true)] {
+            node.note(run(byte), counted(bytes, is_partial));
+        }
+        let first = |by: fn(RunId, &Counted) -> Rank| -> Vec<u8> {
+            (1..=3).filter(|&byte| node.is_first(run(byte), by)).collect()
+        };
+        let by_bytes = |run, counted: &Counted| (false, counted.bytes, run);
+        // Of two that have written as much it is one.
+        assert_eq!(first(by_bytes), [2]);
+        assert_eq!(first(|run, counted| (counted.is_partial, counted.bytes, run)), [3]);
+        node.forget(run(2));
+        assert_eq!(first(by_bytes), [1]);
+
+        let now = Instant::now();
+        let turn =
+            |passed, bytes| node.takes_turn(now, |_| passed, Free { bytes, inodes: u64::MAX });
+        assert!(turn(Duration::ZERO, 10));
+        assert!(!turn(SETTLE / 2, 1), "it has just been ended");
+        assert!(!turn(SETTLE, 10), "it does not get worse");
+        assert!(turn(SETTLE, 9));
+        assert!(turn(HELPS, 9));
+    }
+}
