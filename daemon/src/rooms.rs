@@ -138,6 +138,46 @@ pub struct RoomSettings {
     /// Files and folders that must stay out of sight even where they lie in one that is shown: the home of the
     /// daemon, and that of its user.
     pub hide: Vec<PathBuf>,
+    /// Of those, the ones in which nothing is exposed, whatever `expose` says.
+    pub never: Vec<PathBuf>,
+}
+
+impl RoomSettings {
+    /// With every path under all the names that it can be seen by in a room, and without what would show a hidden
+    /// folder itself or something in one of `never`. Says which paths those are.
+    pub fn resolve(mut self) -> (Self, Vec<PathBuf>) {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let both = |paths: &[PathBuf]| -> Vec<PathBuf> {
+            paths.iter().flat_map(|path| [path.clone(), real(path)]).collect()
+        };
+        let never = both(&self.never);
+        let mut hide = both(&self.hide);
+        hide.extend(never.iter().cloned());
+        let (mut expose, mut refused) = (Vec::new(), Vec::new());
+        let mut other_names = Vec::new();
+        for path in self.expose {
+            let target = real(&path);
+            let is_hidden = [&path, &target].into_iter().any(|name| {
+                hide.contains(name) || never.iter().any(|above| name.starts_with(above))
+            });
+            if is_hidden {
+                refused.push(path);
+                continue;
+            }
+            if path != target {
+                let below = hide.iter().filter_map(|hidden| hidden.strip_prefix(&target).ok());
+                other_names.extend(below.map(|below| path.join(below)));
+            }
+            expose.extend([path, target]);
+        }
+        hide.extend(other_names);
+        for paths in [&mut expose, &mut hide] {
+            paths.sort();
+            paths.dedup();
+        }
+        (self.expose, self.hide, self.never) = (expose, hide, never);
+        (self, refused)
+    }
 }
 
 /// The room of this node, and why it is that one.
@@ -271,6 +311,45 @@ mod tests {
         for hidden in ["sh", "./link", "/usr/bin/env"] {
             let error = check(hidden, here, folder.path()).unwrap_err();
             assert!(matches!(error, RoomError::Hidden { .. }), "{hidden}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_hidden_is_so_under_each_of_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let at = |path: &str| root.join(path);
+        for path in ["data/ann/.ssh", "data/ann/state/keys", "data/ann/tools", "home"] {
+            baton_store::fs::create_dir_all(&at(path)).unwrap();
+        }
+        for (name, target) in
+            [("home/ann", "data/ann"), ("other", "data"), ("link", "data/ann/state/keys")]
+        {
+            std::os::unix::fs::symlink(at(target), at(name)).unwrap();
+        }
+        let settings = RoomSettings {
+            expose: [
+                "other",
+                "home/ann",
+                "data/ann",
+                "link",
+                "home/ann/state/keys",
+                "home/ann/tools",
+            ]
+            .map(at)
+            .to_vec(),
+            hide: ["home/ann", "home/ann/.ssh"].map(at).to_vec(),
+            never: vec![at("home/ann/state")],
+            ..RoomSettings::default()
+        };
+        let (settings, refused) = settings.resolve();
+        // A tie is one for hiding, and the daemon's own folder is hidden whatever is said.
+        assert_eq!(refused, ["home/ann", "data/ann", "link", "home/ann/state/keys"].map(at));
+        assert_eq!(settings.expose, ["data", "data/ann/tools", "home/ann/tools", "other"].map(at));
+        for hidden in
+            ["data/ann", "home/ann/.ssh", "other/ann", "other/ann/state", "data/ann/state"]
+        {
+            assert!(settings.hide.contains(&at(hidden)), "{hidden}");
         }
     }
 

@@ -51,6 +51,8 @@ mod delete;
 mod testing;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod filling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;

@@ -30,15 +30,21 @@ pub(super) async fn choose(
 ) -> Result<(Rooming, Arc<dyn rooms::Room>, RunOptions), Fail> {
     let home = &options.home;
     let serve = &config.serve;
-    let toolchains = toolchains::find(options.git_user.home.as_deref(), serve.expose.as_deref());
+    let mut toolchains =
+        toolchains::find(options.git_user.home.as_deref(), serve.expose.as_deref());
     let mut hide = options.private.clone();
-    hide.push(home.state_dir.clone());
     hide.extend(toolchains.hide.iter().cloned());
     let settings = RoomSettings {
         path: options.environment.path().to_owned(),
         expose: toolchains.expose.clone(),
         hide,
+        never: vec![home.state_dir.clone()],
     };
+    let (settings, refused) = settings.resolve();
+    for path in refused {
+        tracing::warn!(path = %path.display(), "what is private is not exposed to runs");
+        toolchains.names.push(format!("not {}, which is private", path.display()));
+    }
     let chosen = rooms::choose(settings, &home.caches_dir()).await;
     let environment = options.environment.with_toolchains(&toolchains);
     let mut runs = RunOptions::new(home.runs_dir(), environment);

@@ -75,6 +75,10 @@ pub enum Exceeded {
     Disk(u64),
     /// It filled the disk of the node up to what is kept free; so many bytes.
     Reserve(u64),
+    /// It took the inodes of that disk up to those that are kept free.
+    Inodes(u64),
+    /// The disk of the node filled up, nobody is known to have done it, and this is the one that may have.
+    Unknown(u64),
 }
 
 impl fmt::Display for Exceeded {
@@ -87,6 +91,15 @@ impl fmt::Display for Exceeded {
             Self::Reserve(free) => write!(
                 f,
                 "filled the node's disk, of which {} stay free, and had written the most",
+                Size(free)
+            ),
+            Self::Inodes(free) => write!(
+                f,
+                "took the inodes of the node's disk, of which {free} stay free, and had written the most"
+            ),
+            Self::Unknown(free) => write!(
+                f,
+                "may have filled the node's disk, of which {} stay free, with what cannot be counted",
                 Size(free)
             ),
         }

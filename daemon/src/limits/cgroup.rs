@@ -120,14 +120,15 @@ impl Limits for CgroupLimits {
         let group = RunGroup {
             entrances: folders.iter().map(|folder| folder.inner().join("cgroup.procs")).collect(),
             folders,
+            refused: std::sync::OnceLock::new(),
         };
-        group.close()?;
+        group.take_away()?;
         let made = self.places.iter().zip(&group.folders).try_for_each(|(place, folder)| {
             folder.make()?;
             set_limits(place, &folder.top, allowance)
         });
         if let Err(error) = made {
-            drop(group.close());
+            drop(group.take_away());
             return Err(error.into());
         }
         Ok(Arc::new(group))
@@ -213,6 +214,35 @@ impl Folder {
 struct RunGroup {
     folders: Vec<Folder>,
     entrances: Vec<PathBuf>,
+    /// Processes that were refused before the group was killed: that refuses them, too.
+    refused: std::sync::OnceLock<u64>,
+}
+
+impl RunGroup {
+    fn sum(&self, name: &str, key: &str) -> u64 {
+        let counted = self.folders.iter().map(|folder| folder.number(name, key));
+        counted.fold(0, u64::saturating_add)
+    }
+
+    fn refused(&self) -> u64 {
+        self.sum("pids.events", "max ")
+    }
+
+    fn kill_all(&self) -> bool {
+        kill_below(&self.folders.iter().map(|folder| folder.top.as_path()).collect::<Vec<_>>())
+    }
+
+    fn take_away(&self) -> Result<(), LimitError> {
+        let there = self.folders.iter().find(|folder| folder.top.is_dir());
+        let Some(there) = there else { return Ok(()) };
+        if !self.kill_all() {
+            return Err(LimitError::Stuck { group: there.top.clone() });
+        }
+        for folder in &self.folders {
+            remove(&folder.top)?;
+        }
+        Ok(())
+    }
 }
 
 impl Group for RunGroup {
@@ -236,31 +266,22 @@ impl Group for RunGroup {
     }
 
     fn met(&self) -> Met {
-        let sum = |name: &str, key: &str| {
-            let counted = self.folders.iter().map(|folder| folder.number(name, key));
-            counted.fold(0, u64::saturating_add)
-        };
+        let memory = ["memory.events", "memory.oom_control"];
+        let memory = memory.map(|name| self.sum(name, "oom_kill "));
         Met {
-            memory_kills: sum("memory.events", "oom_kill ")
-                + sum("memory.oom_control", "oom_kill "),
-            refused_processes: sum("pids.events", "max "),
+            memory_kills: memory.into_iter().fold(0, u64::saturating_add),
+            refused_processes: self.refused.get().copied().unwrap_or_else(|| self.refused()),
         }
     }
 
     fn kill(&self) -> bool {
-        kill_below(&self.folders.iter().map(|folder| folder.top.as_path()).collect::<Vec<_>>())
+        self.refused.get_or_init(|| self.refused());
+        self.kill_all()
     }
 
     fn close(&self) -> Result<(), LimitError> {
-        let there = self.folders.iter().find(|folder| folder.top.is_dir());
-        let Some(there) = there else { return Ok(()) };
-        if !self.kill() {
-            return Err(LimitError::Stuck { group: there.top.clone() });
-        }
-        for folder in &self.folders {
-            remove(&folder.top)?;
-        }
-        Ok(())
+        self.refused.get_or_init(|| self.refused());
+        self.take_away()
     }
 }
 

@@ -21,6 +21,12 @@ const MAX_HELD: usize = 32;
 /// a gigabyte.
 const MAX_NAMES: usize = 64 << 20;
 
+/// What keeping a name takes beside it.
+const EACH_NAME: usize = 64;
+
+/// So many files of a folder are counted between two questions whether to go on.
+const MANY: usize = 1024;
+
 /// Of a file system, so many hundredths stay free, within bounds.
 const RESERVE: u64 = 5;
 const LEAST_RESERVE: u64 = 256 << 20;
@@ -34,44 +40,87 @@ const INODES: u64 = 2;
 pub struct Free {
     /// Bytes.
     pub bytes: u64,
-    /// Bytes that must stay free.
-    pub reserve: u64,
-    /// Whether there are few inodes left, though not few bytes.
-    pub few_inodes: bool,
+    /// Inodes; of a file system that counts none, as many as can be.
+    pub inodes: u64,
+}
+
+/// What must stay free on a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
 }
 
 impl Free {
     /// On the file system that a folder is on; nothing where it does not say.
     pub fn at(folder: &Path) -> Option<Self> {
         let found = rustix::fs::statvfs(folder).ok()?;
-        let size = found.f_blocks.saturating_mul(found.f_frsize);
         let bytes = found.f_bavail.saturating_mul(found.f_frsize);
-        let reserve = (size / 100 * RESERVE).clamp(LEAST_RESERVE, MOST_RESERVE).min(size / 2);
         // Some file systems make inodes as they need them, and count none.
-        let few_inodes = found.f_files > 0 && found.f_favail < found.f_files / 100 * INODES;
-        Some(Self { bytes, reserve, few_inodes })
+        let inodes = if found.f_files > 0 { found.f_favail } else { u64::MAX };
+        Some(Self { bytes, inodes })
     }
 
     /// Whether what must stay free is not free any more.
-    pub const fn is_short(&self) -> bool {
-        self.bytes < self.reserve || self.few_inodes
+    pub const fn is_short_of(&self, reserve: &Reserve) -> bool {
+        self.bytes < reserve.bytes || self.inodes < reserve.inodes
+    }
+
+    /// Whether there is less of it than there was.
+    pub const fn is_less_than(&self, earlier: &Self) -> bool {
+        self.bytes < earlier.bytes || self.inodes < earlier.inodes
     }
 }
 
+impl Reserve {
+    /// Of the file system that a folder is on; nothing where it does not say.
+    pub fn at(folder: &Path) -> Option<Self> {
+        let found = rustix::fs::statvfs(folder).ok()?;
+        let size = found.f_blocks.saturating_mul(found.f_frsize);
+        let bytes = (size / 100 * RESERVE).clamp(LEAST_RESERVE, MOST_RESERVE).min(size / 2);
+        Some(Self { bytes, inodes: found.f_files / 100 * INODES })
+    }
+
+    /// For one that begins when so much is free: a disk that is rather full already is nothing that it did.
+    #[must_use]
+    pub fn for_one_that_begins(self, free: &Free) -> Self {
+        Self { bytes: self.bytes.min(free.bytes / 2), inodes: self.inodes.min(free.inodes / 2) }
+    }
+
+    /// Half of it, beyond which somebody has to go, whoever it was.
+    #[must_use]
+    pub const fn half(self) -> Self {
+        Self { bytes: self.bytes / 2, inodes: self.inodes / 2 }
+    }
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Bytes.
+    pub bytes: u64,
+    /// Whether there may be any number more: a folder is closed to us, or so much was there that not all was looked into.
+    pub is_partial: bool,
+}
+
 /// Adds up what is in some folders, until there are more bytes than `limit` or `go_on` says no; then what was counted so
-/// far. What vanishes meanwhile, or cannot be read, counts nothing.
-pub fn used(folders: &[PathBuf], limit: u64, go_on: &dyn Fn() -> bool) -> u64 {
-    let mut walk = Walk { sum: 0, names: 0, limit, go_on };
+/// far. What vanishes meanwhile counts nothing.
+pub fn used(folders: &[PathBuf], limit: u64, go_on: &dyn Fn() -> bool) -> Counted {
+    let mut walk = Walk { sum: 0, is_partial: false, names: 0, limit, go_on };
     for folder in folders {
-        if let Ok(top) = open(rustix::fs::CWD, folder.as_os_str()) {
-            walk.run(top);
+        match open(rustix::fs::CWD, folder.as_os_str()) {
+            Ok(top) => walk.run(top),
+            Err(error) => walk.is_partial |= is_closed(error),
         }
     }
-    walk.sum
+    Counted { bytes: walk.sum, is_partial: walk.is_partial }
 }
 
 struct Walk<'a> {
     sum: u64,
+    is_partial: bool,
     /// Bytes of names that are kept.
     names: usize,
     limit: u64,
@@ -107,7 +156,8 @@ impl Walk<'_> {
                     let folder = done.folder.and_then(|folder| parent(&folder, above.is));
                     if folder.is_none() {
                         while let Some(level) = levels.pop_if(|level| level.folder.is_none()) {
-                            let names: usize = level.waiting.iter().map(Vec::len).sum();
+                            let names =
+                                level.waiting.iter().map(|name| name.len() + EACH_NAME).sum();
                             self.names = self.names.saturating_sub(names);
                         }
                     } else if let Some(above) = levels.last_mut() {
@@ -116,10 +166,11 @@ impl Walk<'_> {
                 }
                 continue;
             };
-            self.names = self.names.saturating_sub(name.len());
-            let below = level.folder.as_ref().map(|folder| open(folder, OsStr::from_bytes(&name)));
-            if let Some(Ok(below)) = below {
-                self.enter(below, &mut levels);
+            self.names = self.names.saturating_sub(name.len() + EACH_NAME);
+            match level.folder.as_ref().map(|folder| open(folder, OsStr::from_bytes(&name))) {
+                Some(Ok(below)) => self.enter(below, &mut levels),
+                Some(Err(error)) => self.is_partial |= is_closed(error),
+                None => {}
             }
         }
     }
@@ -129,7 +180,9 @@ impl Walk<'_> {
         let Ok(stat) = rustix::fs::fstat(&folder) else { return };
         let mut waiting = Vec::new();
         // It may be replaced, and its entries vanish: what is there now counts.
-        let _ = self.look_into(&folder, &mut waiting);
+        if let Err(error) = self.look_into(&folder, &mut waiting) {
+            self.is_partial |= is_closed(error);
+        }
         if levels.len() > MAX_HELD
             && let Some(above) = levels.last_mut()
         {
@@ -139,14 +192,21 @@ impl Walk<'_> {
     }
 
     fn look_into(&mut self, folder: &OwnedFd, waiting: &mut Vec<Vec<u8>>) -> Result<(), Errno> {
-        for entry in Dir::read_from(folder)? {
+        for (at, entry) in Dir::read_from(folder)?.enumerate() {
             let entry = entry?;
+            if at % MANY == MANY - 1 && !(self.go_on)() {
+                break;
+            }
             let name = entry.file_name();
             if name.to_bytes() == b"." || name.to_bytes() == b".." {
                 continue;
             }
-            let Ok(stat) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                continue;
+            let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(error) => {
+                    self.is_partial |= is_closed(error);
+                    continue;
+                }
             };
             self.sum = self.sum.saturating_add(size(&stat));
             if self.sum > self.limit {
@@ -154,12 +214,19 @@ impl Walk<'_> {
             }
             let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             if is_folder && self.names < MAX_NAMES {
-                self.names += name.to_bytes().len();
+                self.names += name.to_bytes().len() + EACH_NAME;
                 waiting.push(name.to_bytes().to_vec());
+            } else if is_folder {
+                self.is_partial = true;
             }
         }
         Ok(())
     }
+}
+
+/// Whether something is there that we may not look at.
+fn is_closed(error: Errno) -> bool {
+    matches!(error, Errno::ACCESS | Errno::PERM)
 }
 
 /// The folder above one, if it is the one that it was.
@@ -208,14 +275,14 @@ mod tests {
         std::os::unix::fs::symlink(&other, folder.path().join("top-link")).unwrap();
 
         let all = || true;
-        let counted = used(std::slice::from_ref(&top), u64::MAX, &all);
+        let counted = used(std::slice::from_ref(&top), u64::MAX, &all).bytes;
         assert!(((1 << 20)..(3 << 19)).contains(&counted), "{counted}");
         // A folder that is a link itself is not looked into, and one that is missing is empty.
         let links = [folder.path().join("top-link"), folder.path().join("missing")];
-        assert_eq!(used(&links, u64::MAX, &all), 0);
+        assert_eq!(used(&links, u64::MAX, &all), Counted::default());
         // Who has counted enough stops, and so does who is told to.
-        assert!(used(&[other.clone(), top.clone()], 1 << 20, &all) < 5 << 20);
-        assert_eq!(used(&[other, top], u64::MAX, &|| false), 0);
+        assert!(used(&[other.clone(), top.clone()], 1 << 20, &all).bytes < 5 << 20);
+        assert_eq!(used(&[other, top], u64::MAX, &|| false).bytes, 0);
     }
 
     #[test]
@@ -226,21 +293,28 @@ mod tests {
             rustix::fs::mkdirat(&fd, "d", Mode::RWXU).unwrap();
             fd = open(&fd, OsStr::new("d")).unwrap();
         }
-        let counted = used(&[folder.path().to_owned()], u64::MAX, &|| true);
+        let counted = used(&[folder.path().to_owned()], u64::MAX, &|| true).bytes;
         assert!(counted >= 3000 * LEAST, "{counted}");
         baton_store::checkout::remove_made(&folder.path().join("d")).unwrap();
         for name in 0..50 {
             fs::create_new(&folder.path().join(name.to_string())).unwrap();
         }
-        assert_eq!(used(&[folder.path().to_owned()], u64::MAX, &|| true), 50 * LEAST);
+        let counted = used(&[folder.path().to_owned()], u64::MAX, &|| true);
+        assert_eq!(counted, Counted { bytes: 50 * LEAST, is_partial: false });
     }
 
     #[test]
     fn a_part_of_the_disk_stays_free() {
-        let free = Free::at(Path::new("/")).unwrap();
-        assert!(free.reserve >= 1 && free.reserve <= MOST_RESERVE);
-        assert!(Free { bytes: 9, reserve: 10, few_inodes: false }.is_short());
-        assert!(!Free { bytes: 10, reserve: 10, few_inodes: false }.is_short());
-        assert!(Free { bytes: 10, reserve: 10, few_inodes: true }.is_short());
+        let reserve = Reserve::at(Path::new("/")).unwrap();
+        assert!(reserve.bytes >= 1 && reserve.bytes <= MOST_RESERVE);
+        let reserve = Reserve { bytes: 10, inodes: 10 };
+        for (bytes, inodes, short) in [(9, 10, true), (10, 10, false), (10, 9, true)] {
+            assert_eq!(Free { bytes, inodes }.is_short_of(&reserve), short);
+        }
+        // Where little is free from the beginning, half of that is.
+        let begins = reserve.for_one_that_begins(&Free { bytes: 8, inodes: u64::MAX });
+        assert_eq!(begins, Reserve { bytes: 4, inodes: 10 });
+        assert!(!Free { bytes: 8, inodes: u64::MAX }.is_short_of(&begins));
+        assert_eq!(begins.half(), Reserve { bytes: 2, inodes: 5 });
     }
 }

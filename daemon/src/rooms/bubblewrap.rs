@@ -41,9 +41,11 @@ const SYSTEM: [&str; 10] = [
 /// Settings in which secrets of the machine stand beside what everyone needs.
 const SETTINGS: [&str; 2] = ["/etc", "/usr/local/etc"];
 
-/// Opens what bubblewrap is told, for it to read, and enters groups (a process that writes `0` there means itself). Its
-/// standard streams are those of the program.
-const ENTER: &str = "exec 3< \"$1\" || exit 126; shift
+/// Lets the kernel end a run before anything else of the machine where memory is short, which needs no right, opens what
+/// bubblewrap is told, for it to read, and enters groups (a process that writes `0` there means itself). Its standard
+/// streams are those of the program.
+const ENTER: &str = "{ echo 500 > /proc/self/oom_score_adj; } 2> /dev/null
+exec 3< \"$1\" || exit 126; shift
 while [ \"$1\" != -- ]; do echo 0 > \"$1\" || exit 126; shift; done; shift; exec \"$@\"";
 
 const SHELL: &str = "/bin/sh";
@@ -158,12 +160,19 @@ impl BubblewrapRoom {
         let mut all: Vec<_> =
             expose.chain(self.settings.hide.iter().map(|path| (path, false))).collect();
         all.sort_by_key(|(path, shown)| (path.components().count(), !shown));
+        let all_shown = &self.settings.expose;
         for (path, shown) in all {
             if shown {
-                mounts.read_only(path);
-            } else if path.parent().is_some_and(|parent| self.sees(parent)) {
+                // Beyond a link in a folder that is shown, it is shown where that leads.
+                if path.parent().is_some_and(|parent| is_real(parent, all_shown)) {
+                    mounts.read_only(path);
+                }
+            } else if path
+                .parent()
+                .is_some_and(|parent| self.sees(parent) && is_real(parent, all_shown))
+            {
                 match path.symlink_metadata() {
-                    Ok(found) if found.is_dir() => mounts.empty(path),
+                    Ok(found) if found.is_dir() => mounts.closed(path),
                     // What a link leads to is hidden where that is.
                     Ok(found) if !found.is_symlink() => mounts.nothing(path),
                     _ => {}
@@ -205,6 +214,7 @@ impl Room for BubblewrapRoom {
         for path in job.readable {
             mounts.read_only(path);
         }
+        mounts.close();
         // What is written outside of the mounts above would be gone with the room: better refused.
         mounts.add(["--remount-ro", "/"]);
         // With a user namespace where there can be one: as root, bubblewrap works without, too.
@@ -244,6 +254,17 @@ impl Room for BubblewrapRoom {
     }
 }
 
+/// Whether no link is between a path and the shown folder that it lies in: nothing can be mounted beyond one.
+fn is_real(path: &Path, shown: &[PathBuf]) -> bool {
+    let above = shown.iter().filter(|above| path.starts_with(above));
+    let Some(above) = above.max_by_key(|above| above.components().count()) else { return true };
+    let Ok(below) = path.strip_prefix(above) else { return true };
+    match (above.canonicalize(), path.canonicalize()) {
+        (Ok(above), Ok(path)) if !below.as_os_str().is_empty() => above.join(below) == path,
+        _ => true,
+    }
+}
+
 /// The output of a program that must end soon.
 async fn limited(
     output: impl Future<Output = std::io::Result<std::process::Output>>,
@@ -254,13 +275,17 @@ async fn limited(
 
 /// What bubblewrap is told, each word with a NUL behind it. Mounts in their order: a later one covers an earlier one.
 #[derive(Default)]
-struct Arguments(Vec<u8>);
+struct Arguments {
+    words: Vec<u8>,
+    /// Empty folders over hidden ones.
+    closed: Vec<PathBuf>,
+}
 
 impl Arguments {
     fn add<S: AsRef<OsStr>>(&mut self, words: impl IntoIterator<Item = S>) {
         for word in words {
-            self.0.extend_from_slice(word.as_ref().as_bytes());
-            self.0.push(0);
+            self.words.extend_from_slice(word.as_ref().as_bytes());
+            self.words.push(0);
         }
     }
 
@@ -276,6 +301,19 @@ impl Arguments {
         self.add([OsStr::new("--tmpfs"), path.as_os_str()]);
     }
 
+    /// An empty folder over a hidden one. [`Self::close`] comes when all that is shown in it is there.
+    fn closed(&mut self, path: &Path) {
+        self.empty(path);
+        self.closed.push(path.to_owned());
+    }
+
+    /// Nothing is written where something is hidden: that would be memory without a bound.
+    fn close(&mut self) {
+        for path in std::mem::take(&mut self.closed) {
+            self.add([OsStr::new("--remount-ro"), path.as_os_str()]);
+        }
+    }
+
     /// An empty device over a file.
     fn nothing(&mut self, path: &Path) {
         self.add([OsStr::new("--ro-bind"), OsStr::new("/dev/null"), path.as_os_str()]);
@@ -287,7 +325,7 @@ impl Arguments {
         use std::io::{Seek as _, Write as _};
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
         let mut file = std::fs::File::from(rustix::fs::memfd_create("room", flags)?);
-        file.write_all(&self.0)?;
+        file.write_all(&self.words)?;
         file.rewind()?;
         Ok(file)
     }
@@ -328,7 +366,7 @@ impl Arguments {
                 if metadata.is_dir() && mode & 0o005 == 0o005 {
                     folders.push(path);
                 } else if metadata.is_dir() {
-                    self.empty(&path);
+                    self.closed(&path);
                 } else if !metadata.is_symlink() && mode & 0o004 == 0 {
                     self.nothing(&path);
                 }
@@ -368,6 +406,7 @@ mod tests {
             path: OsString::new(),
             expose: vec!["/home/ann/.cargo/bin".into()],
             hide: vec!["/home/ann".into(), "/usr/local/baton".into()],
+            never: Vec::new(),
         };
         let room = BubblewrapRoom::new("/usr/bin/bwrap".into(), settings);
         for seen in ["/usr/bin/sh", "/etc/passwd", "/home/ann/.cargo/bin/cargo", "/usr/local/bin/x"]
@@ -388,7 +427,8 @@ mod tests {
         for path in [&tools.join("bin"), &tools.join("keys/public"), &checkout, &home] {
             fs::create_dir_all(path).unwrap();
         }
-        let script = b"#!/bin/sh\ncd \"${0%/bin/*}\"; echo *; echo keys/*; (echo > new) 2> /dev/null || echo kept";
+        let script = b"#!/bin/sh\ncd \"${0%/bin/*}\"; echo *; echo keys/*; (echo > new) 2> /dev/null || echo kept;
+            (echo > keys/new) 2> /dev/null || echo kept; cat /proc/self/oom_score_adj";
         fs::write_atomic(&tools.join("bin/tool"), script, 0o755).unwrap();
         for name in ["keys/secret", "keys/public/key"] {
             fs::write_atomic(&tools.join(name), b"x", 0o644).unwrap();
@@ -397,6 +437,7 @@ mod tests {
             path: DEFAULT_PATH.into(),
             expose: vec![tools.join("keys/public"), tools.clone()],
             hide: vec![root.clone(), tools.join("keys")],
+            never: Vec::new(),
         };
         let chosen = super::super::choose(settings, &root).await;
         if !chosen.room.isolated() {
@@ -421,6 +462,6 @@ mod tests {
         let output = tokio::process::Command::from(command).output();
         let output = tokio::time::timeout(PROBE_LIMIT, output).await.unwrap().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(said, "bin keys\nkeys/public\nkept\n", "{:?}", output.stderr);
+        assert_eq!(said, "bin keys\nkeys/public\nkept\nkept\n500\n", "{:?}", output.stderr);
     }
 }

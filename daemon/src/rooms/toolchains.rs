@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** what tools keep to log in with is hidden, also in a folder that is exposed, unless it is exposed itself.
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,10 @@ enum Programs {
     Newest(&'static str, &'static str),
     /// In each folder of a folder, at a place.
     Each(&'static str, &'static str),
+    /// In the newest version of each folder of a folder, at a place.
+    NewestOfEach(&'static str, &'static str),
 }
-use Programs::{Each, In, Newest};
+use Programs::{Each, In, Newest, NewestOfEach};
 
 /// A toolchain that is looked for.
 struct Known {
@@ -71,9 +74,10 @@ const KNOWN: [Known; 12] = [
     },
     Known {
         name: "asdf",
-        shown: &[".asdf"],
-        programs: &[In(".asdf/shims"), In(".asdf/bin")],
-        variables: &[("ASDF_DIR", ".asdf"), ("ASDF_DATA_DIR", ".asdf")],
+        // Its shims ask for a version that only files in the home of its user name.
+        shown: &[".asdf/installs"],
+        programs: &[NewestOfEach(".asdf/installs", "bin")],
+        variables: &[],
     },
     Known {
         name: "pyenv",
@@ -139,6 +143,30 @@ const PRIVATE: [&str; 32] = [
     ".bash_history",
 ];
 
+/// What such files are called, wherever they are.
+const PRIVATE_NAMES: [&str; 16] = [
+    "npmrc",
+    ".npmrc",
+    ".yarnrc",
+    ".yarnrc.yml",
+    "pip.conf",
+    ".pypirc",
+    "credentials",
+    "credentials.toml",
+    ".credentials",
+    ".git-credentials",
+    ".netrc",
+    "_netrc",
+    ".env",
+    "settings.xml",
+    "settings-security.xml",
+    "gradle.properties",
+];
+
+/// How deep those are looked for in what is shown, and among how many files in all.
+const MAX_DEPTH: usize = 5;
+const MAX_LOOKED_AT: usize = 200_000;
+
 /// Versions in a folder that are looked at.
 const MAX_VERSIONS: usize = 1000;
 
@@ -196,28 +224,59 @@ pub fn find(home: Option<&Path>, chosen: Option<&[String]>) -> Toolchains {
         }
         found.expose.push(path);
     }
-    let private = home.iter().flat_map(|home| PRIVATE.iter().map(|path| home.join(path)));
-    let private = private.filter(|path| !found.expose.contains(path));
-    found.hide =
-        private.filter(|path| found.expose.iter().any(|it| path.starts_with(it))).collect();
     // Where one is reached over a link, its programs are where that leads.
     let real = found.expose.iter().filter_map(|path| path.canonicalize().ok());
     let real: Vec<_> = real.filter(|path| !found.expose.contains(path)).collect();
     found.expose.extend(real);
-    let real = found.hide.iter().filter_map(|path| path.canonicalize().ok());
-    let real: Vec<_> = real.filter(|path| !found.hide.contains(path)).collect();
-    found.hide.extend(real);
+    let real_home = home.and_then(|home| home.canonicalize().ok());
+    let homes = home.into_iter().chain(real_home.as_deref());
+    let mut private: Vec<_> =
+        homes.flat_map(|home| PRIVATE.iter().map(|path| home.join(path))).collect();
+    let real: Vec<_> = private.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    private.extend(real);
+    private.extend(private_by_name(&found.expose));
+    for path in private {
+        let is_seen = found.expose.iter().any(|it| path.starts_with(it));
+        if is_seen && !found.expose.contains(&path) && !found.hide.contains(&path) {
+            found.hide.push(path);
+        }
+    }
     found
 }
 
 impl Toolchains {
-    /// The folders in which runs look for programs, where the node itself looks in these.
+    /// The folders in which runs look for programs, where the node itself looks in these: what its user has chosen
+    /// comes first.
     pub fn path_with(&self, path: &OsStr) -> OsString {
         let known: Vec<_> = std::env::split_paths(path).collect();
         let new = self.path.iter().filter(|folder| !known.contains(folder));
         // A folder with a colon in its name cannot be in a search path.
-        std::env::join_paths(new.chain(&known)).unwrap_or_else(|_| path.to_owned())
+        std::env::join_paths(known.iter().chain(new)).unwrap_or_else(|_| path.to_owned())
     }
+}
+
+/// Files in what is shown that have a name under which tools keep what they log in with.
+fn private_by_name(shown: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: VecDeque<_> = shown.iter().map(|folder| (folder.clone(), 0)).collect();
+    let mut left = MAX_LOOKED_AT;
+    while let Some((folder, depth)) = folders.pop_front() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            left = left.saturating_sub(1);
+            if left == 0 {
+                return found;
+            }
+            let Ok(kind) = entry.file_type() else { continue };
+            let name = entry.file_name();
+            if kind.is_dir() && depth < MAX_DEPTH {
+                folders.push_back((entry.path(), depth + 1));
+            } else if !kind.is_dir() && name.to_str().is_some_and(|it| PRIVATE_NAMES.contains(&it))
+            {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 /// An absolute path; nothing for one that is none.
@@ -233,13 +292,17 @@ fn folders(home: &Path, programs: Programs) -> Vec<PathBuf> {
         let names = fs::list_dir(&home.join(folder)).unwrap_or_default();
         names.into_iter().take(MAX_VERSIONS)
     };
+    let newest = |folder: &str, at: &str| {
+        let there = |name: &OsString| home.join(folder).join(name).join(at).is_dir();
+        let newest = inner(folder).filter(there).max_by_key(|name| version(name));
+        newest.map(|name| home.join(folder).join(name).join(at))
+    };
     let mut all = match programs {
         In(folder) => vec![home.join(folder)],
-        Newest(folder, at) => {
-            let there = |name: &OsString| home.join(folder).join(name).join(at).is_dir();
-            let newest = inner(folder).filter(there).max_by_key(|name| version(name));
-            newest.map(|name| home.join(folder).join(name).join(at)).into_iter().collect()
-        }
+        Newest(folder, at) => newest(folder, at).into_iter().collect(),
+        NewestOfEach(folder, at) => inner(folder)
+            .filter_map(|name| newest(&Path::new(folder).join(name).to_string_lossy(), at))
+            .collect(),
         Each(folder, at) => {
             inner(folder).map(|name| home.join(folder).join(name).join(at)).collect()
         }
@@ -319,7 +382,7 @@ mod tests {
         assert_eq!((found.names.len(), found.hide.len()), (3, 0));
         let path = found.path_with(OsStr::new("/usr/bin:/bin"));
         let path = path.to_str().unwrap();
-        assert!(path.ends_with("/bin:/usr/bin:/bin"), "{path}");
+        assert!(path.starts_with("/usr/bin:/bin:/"), "{path}");
         // What is in it already stays where it stands.
         assert_eq!(found.path_with(OsStr::new(path)), path);
         assert_eq!(find(None, None), Toolchains::default());
@@ -341,6 +404,30 @@ mod tests {
         assert_eq!(find(Some(home.path()), Some(&[])), Toolchains::default());
         let both = ["~/.cargo/bin".to_owned(), "~/.rustup".to_owned()];
         assert_eq!(find(Some(home.path()), Some(&both)).variables.len(), 1);
+    }
+
+    #[test]
+    fn what_is_private_by_its_name_is_hidden_in_what_is_shown_and_shims_are_not_used() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |path: &str| home.path().join(path);
+        let private = [
+            ".asdf/installs/rust/1.9/credentials.toml",
+            ".nvm/versions/node/v22.1.0/etc/npmrc",
+            ".pyenv/versions/3.12/pip.conf",
+        ];
+        for folder in [".asdf/shims", ".asdf/installs/rust/1.9/bin", ".asdf/installs/rust/1.10/bin"]
+        {
+            fs::create_dir_all(&at(folder)).unwrap();
+        }
+        for file in private {
+            fs::create_dir_all(at(file).parent().unwrap()).unwrap();
+            fs::write_atomic(&at(file), b"a token", 0o644).unwrap();
+        }
+        let found = find(Some(home.path()), None);
+        for file in private {
+            assert!(found.hide.contains(&at(file)), "{file}: {:?}", found.hide);
+        }
+        assert_eq!(found.path, [at(".asdf/installs/rust/1.10/bin")]);
     }
 
     #[test]

@@ -125,9 +125,6 @@ impl Runs {
             }
         }
         self.seal_and_finish(live, ended).await;
-        let folders = live.folders.clone();
-        let remove = move || remove_temporary(&folders);
-        self.0.parts.tasks.spawn_blocking("run-tmp", remove).detach();
     }
 
     /// Makes the run's folders, checkout, attachments and receipt.
@@ -167,8 +164,16 @@ impl Runs {
         Err(failed)
     }
 
+    /// Removes what nobody needs of a run whose processes have ended: the result may need the place.
+    fn forget_temporary(&self, live: &Live) {
+        let folders = live.folders.clone();
+        let remove = move || remove_temporary(&folders);
+        self.0.parts.tasks.spawn_blocking("run-tmp", remove).detach();
+    }
+
     /// Removes a checkout in which nothing has run.
     pub(super) async fn discard_checkout(&self, live: &Live) {
+        self.forget_temporary(live);
         let (checkout, layer) = (live.folders.checkout(), live.folders.layer());
         let checkouts = Arc::clone(&self.0.parts.checkouts);
         let release = move || checkouts.release(&checkout, &layer);
@@ -414,6 +419,7 @@ impl Runs {
 
     /// Keeps what is in the checkout, and ends the run.
     pub(super) async fn seal_and_finish(&self, live: &Arc<Live>, ended: Ended) {
+        self.forget_temporary(live);
         let (mut state, mut reason) = ended.state();
         let sealed = live.info.borrow().result.filter(|_| ended.checked.is_some());
         let sealed = match sealed {

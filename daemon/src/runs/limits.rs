@@ -16,7 +16,7 @@ use baton_protocol::id::RunId;
 
 use super::process::Processes;
 use super::{Live, Runs};
-use crate::limits::disk::{Free, used};
+use crate::limits::disk::{Counted, Free, Reserve, used};
 use crate::limits::{Allowance, Exceeded, Group, LimitError, Limits};
 
 /// How often a run is looked at.
@@ -29,6 +29,16 @@ const PAUSE: u32 = 20;
 /// A run that has written less is not ended for a full disk: somebody else has filled it.
 const LITTLE: u64 = 64 << 20;
 
+/// A count that took longer is not begun again while the disk fills up: what the disk lost meanwhile is added to it.
+const LONG: Duration = Duration::from_secs(1);
+
+/// After a run was ended for the disk, no other one is for so long, and none for longer unless less is free than then.
+const SETTLE: Duration = Duration::from_secs(2);
+const HELPS: Duration = Duration::from_secs(60);
+
+/// What a run has written, as far as is known. The greatest is the one to be ended.
+type Rank = (bool, u64, RunId);
+
 /// What holds all runs of a node.
 #[derive(Debug)]
 pub(super) struct NodeLimits {
@@ -37,26 +47,46 @@ pub(super) struct NodeLimits {
     /// A folder of the file system that runs write to.
     folder: PathBuf,
     /// What each run that is watched has written, as it was counted last.
-    written: Mutex<HashMap<RunId, u64>>,
+    written: Mutex<HashMap<RunId, Counted>>,
+    /// When a run was ended for the disk, and what was free then.
+    eased: Mutex<Option<(Instant, Free)>>,
     /// One counts at a time.
     counting: Mutex<()>,
 }
 
 impl NodeLimits {
     pub(super) fn new(limits: Arc<dyn Limits>, allowance: Allowance, folder: PathBuf) -> Self {
-        let (written, counting) = (Mutex::default(), Mutex::default());
-        Self { limits, allowance: allowance.or_of_machine(), folder, written, counting }
+        let (written, eased, counting) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { limits, allowance: allowance.or_of_machine(), folder, written, eased, counting }
     }
 
     pub(super) fn shut_down(&self) {
         self.limits.shut_down();
     }
 
-    /// Notes what a run has written. Says whether no other one has written as much.
-    fn is_largest(&self, run: RunId, bytes: u64) -> bool {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.insert(run, bytes);
-        written.iter().all(|(&other, &others)| other == run || others < bytes)
+    /// Notes what a run has written.
+    fn note(&self, run: RunId, counted: Counted) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(run, counted);
+    }
+
+    /// Whether no other run comes before one in an order.
+    fn is_first(&self, run: RunId, rank: impl Fn(RunId, &Counted) -> Rank) -> bool {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = written.iter().map(|(&run, counted)| rank(run, counted)).max();
+        first.is_some_and(|(_, _, first)| first == run)
+    }
+
+    /// Whether a run may be ended for the disk, which another one may have been a moment ago: what that had open is free
+    /// soon. Where it may, it is.
+    fn takes_turn(&self, now: Instant, since: impl Fn(Instant) -> Duration, free: Free) -> bool {
+        let mut eased = self.eased.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = eased.is_some_and(|(at, then)| {
+            since(at) < SETTLE || (since(at) < HELPS && !free.is_less_than(&then))
+        });
+        if !waits {
+            *eased = Some((now, free));
+        }
+        !waits
     }
 
     fn forget(&self, run: RunId) {
@@ -74,6 +104,10 @@ pub(super) struct Held {
     /// What was in them before it began.
     before: u64,
     disk: u64,
+    /// What must stay free, as it was set when the run began.
+    reserve: Reserve,
+    /// What was counted last, what was free then, and how long counting took.
+    last: Mutex<(Counted, Option<Free>, Duration)>,
     exceeded: Mutex<Option<Exceeded>>,
     refused: AtomicBool,
     ended: Mutex<bool>,
@@ -94,22 +128,23 @@ impl Held {
         let disk = node.allowance.disk_of(free.map_or(u64::MAX, |free| free.bytes));
         let (layer, checkout) = (live.folders.layer(), live.folders.checkout());
         let all = || true;
-        // A checkout that shares nothing has been written by the node, and what an earlier run of the thread left counts
-        // where somebody has said how much there may be.
+        let reserve =
+            free.and_then(|free| Some(Reserve::at(&node.folder)?.for_one_that_begins(&free)));
+        // A checkout that shares nothing has been written by the node, and its home by earlier runs of the thread.
         let mut counted = Vec::new();
         let mut before = 0u64;
         if layer.is_dir() {
             counted.push(layer);
         } else {
-            before = used(std::slice::from_ref(&checkout), u64::MAX, &all);
+            before = used(std::slice::from_ref(&checkout), u64::MAX, &all).bytes;
             counted.push(checkout);
         }
         let home = live.home();
-        if node.allowance.disk.is_none() {
-            before = before.saturating_add(used(std::slice::from_ref(&home), u64::MAX, &all));
-        }
-        before = before.saturating_add(used(&written, u64::MAX, &all));
+        let kept = used(std::slice::from_ref(&home), u64::MAX, &all).bytes;
+        before = before.saturating_add(kept);
+        before = before.saturating_add(used(&written, u64::MAX, &all).bytes);
         counted.extend(written);
+        node.note(live.run, Counted::default());
         counted.extend([home, live.folders.temporary()]);
         Ok(Self {
             runs: runs.clone(),
@@ -118,6 +153,8 @@ impl Held {
             folders: counted,
             before,
             disk,
+            reserve: reserve.unwrap_or(Reserve { bytes: 0, inodes: 0 }),
+            last: Mutex::new((Counted::default(), free, Duration::ZERO)),
             exceeded: Mutex::default(),
             refused: AtomicBool::new(false),
             ended: Mutex::default(),
@@ -177,9 +214,20 @@ impl Held {
                 exceeded = self.look_at_processes(processes);
                 next_processes = paused(*processes_at);
             }
+            let free = Free::at(&self.runs.0.limits.folder);
+            let is_short = free.is_some_and(|free| free.is_short_of(&self.reserve));
+            if is_short {
+                next_files = next_files.min(COUNT);
+            }
             if exceeded.is_none() && due(files_at, &mut next_files) {
-                exceeded = self.look_at_files();
-                next_files = paused(*files_at);
+                next_files = Duration::ZERO;
+                if let Some(counted) = self.look_at_files(processes, is_short, free) {
+                    exceeded = counted;
+                    next_files = paused(*files_at);
+                }
+            }
+            if exceeded.is_none() {
+                exceeded = free.and_then(|free| self.look_at_disk(free));
             }
             if let Some(exceeded) = exceeded {
                 self.exceeded
@@ -231,21 +279,135 @@ impl Held {
         too_many.or(too_much)
     }
 
-    fn look_at_files(&self) -> Option<Exceeded> {
+    /// Counts what the run has written. Nothing where another one is counting.
+    fn look_at_files(
+        &self,
+        processes: &Processes,
+        is_short: bool,
+        free: Option<Free>,
+    ) -> Option<Option<Exceeded>> {
         let node = &self.runs.0.limits;
+        let clock = &self.runs.0.parts.clock;
+        let (last, last_free, took) = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = |now: Option<Free>| match (last_free, now) {
+            (Some(then), Some(now)) => then.bytes.saturating_sub(now.bytes),
+            _ => 0,
+        };
+        let estimated = |now| Counted { bytes: last.bytes.saturating_add(lost(now)), ..last };
+        if is_short && took > LONG {
+            self.note(estimated(free));
+            return Some(None);
+        }
         let _one = match node.counting.try_lock() {
             Ok(one) => one,
             Err(TryLockError::Poisoned(one)) => one.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        let ended = || *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = clock.instant();
+        let looked = std::cell::Cell::new(begun);
+        let filled = std::cell::Cell::new(false);
+        let go_on = || {
+            if is_short {
+                filled.set(clock.since(begun) > LONG);
+            } else if clock.since(looked.get()) >= LOOK {
+                looked.set(clock.instant());
+                let free = Free::at(&node.folder);
+                filled.set(free.is_some_and(|free| free.is_short_of(&self.reserve)));
+            }
+            !filled.get() && !self.has_ended()
+        };
         let limit = self.before.saturating_add(self.disk);
-        let written = used(&self.folders, limit, &|| !ended()).saturating_sub(self.before);
-        let is_largest = node.is_largest(self.live.run, written);
-        if written > self.disk {
-            return Some(Exceeded::Disk(self.disk));
+        let mut counted = used(&self.folders, limit, &go_on);
+        counted.bytes = counted.bytes.saturating_sub(self.before);
+        let mut folders = self.folders.clone();
+        folders.push(self.live.folders.checkout());
+        counted.bytes = counted.bytes.saturating_add(processes.unlinked(&folders));
+        let exceeded = (counted.bytes > self.disk).then_some(Exceeded::Disk(self.disk));
+        let now = if filled.get() { Free::at(&node.folder) } else { free };
+        if filled.get() {
+            // The disk fills up: there is no time for the rest.
+            counted.bytes = counted.bytes.max(estimated(now).bytes);
         }
-        let free = Free::at(&node.folder).filter(Free::is_short)?;
-        (is_largest && written >= LITTLE).then_some(Exceeded::Reserve(free.reserve))
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            (counted, now, clock.since(begun));
+        self.note(counted);
+        Some(exceeded)
+    }
+
+    /// Notes what was counted, unless the run has ended.
+    fn note(&self, counted: Counted) {
+        let node = &self.runs.0.limits;
+        node.note(self.live.run, counted);
+        if self.has_ended() {
+            // Who ended it may have forgotten it before.
+            node.forget(self.live.run);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the disk is so full that this run has to go.
+    fn look_at_disk(&self, free: Free) -> Option<Exceeded> {
+        let node = &self.runs.0.limits;
+        if !free.is_short_of(&self.reserve) {
+            return None;
+        }
+        let written = node.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = written.get(&self.live.run).map_or(0, |counted| counted.bytes);
+        drop(written);
+        let by_bytes = |run, counted: &Counted| (false, counted.bytes, run);
+        let by_unknown = |run, counted: &Counted| (counted.is_partial, counted.bytes, run);
+        let exceeded = if bytes >= LITTLE && node.is_first(self.live.run, by_bytes) {
+            if free.bytes < self.reserve.bytes {
+                Exceeded::Reserve(self.reserve.bytes)
+            } else {
+                Exceeded::Inodes(self.reserve.inodes)
+            }
+        } else if free.is_short_of(&self.reserve.half()) && node.is_first(self.live.run, by_unknown)
+        {
+            Exceeded::Unknown(self.reserve.bytes)
+        } else {
+            return None;
+        };
+        let clock = &self.runs.0.parts.clock;
+        let takes = node.takes_turn(clock.instant(), |at| clock.since(at), free);
+        takes.then_some(exceeded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::NoGroups;
+
+    #[test]
+    fn of_all_runs_one_is_ended_for_the_disk_and_the_next_one_only_if_that_was_of_no_use() {
+        let limits = Arc::new(NoGroups::because("a test".to_owned()));
+        let node = NodeLimits::new(limits, Allowance::default(), PathBuf::from("/"));
+        let run = |byte| RunId::from_bytes([byte; 16]);
+        let counted = |bytes, is_partial| Counted { bytes, is_partial };
+        for (byte, bytes, is_partial) in [(1, 9, false), (2, 9, false), (3, 1, true)] {
+            node.note(run(byte), counted(bytes, is_partial));
+        }
+        let first = |by: fn(RunId, &Counted) -> Rank| -> Vec<u8> {
+            (1..=3).filter(|&byte| node.is_first(run(byte), by)).collect()
+        };
+        let by_bytes = |run, counted: &Counted| (false, counted.bytes, run);
+        // Of two that have written as much it is one.
+        assert_eq!(first(by_bytes), [2]);
+        assert_eq!(first(|run, counted| (counted.is_partial, counted.bytes, run)), [3]);
+        node.forget(run(2));
+        assert_eq!(first(by_bytes), [1]);
+
+        let now = Instant::now();
+        let turn =
+            |passed, bytes| node.takes_turn(now, |_| passed, Free { bytes, inodes: u64::MAX });
+        assert!(turn(Duration::ZERO, 10));
+        assert!(!turn(SETTLE / 2, 1), "it has just been ended");
+        assert!(!turn(SETTLE, 10), "it does not get worse");
+        assert!(turn(SETTLE, 9));
+        assert!(turn(HELPS, 9));
     }
 }

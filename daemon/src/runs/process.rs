@@ -31,6 +31,9 @@ const ROUNDS: u32 = 200;
 /// What a killed process needs to be gone.
 const ROUND: std::time::Duration = std::time::Duration::from_millis(10);
 
+/// Descriptors of a process that are looked at.
+const MAX_OPEN: usize = 65_536;
+
 /// How long a process without an environment may be in the middle of an `exec`, on a busy machine.
 const EXEC: std::time::Duration = std::time::Duration::from_millis(5);
 
@@ -300,6 +303,41 @@ impl Processes {
             threads,
             memory: all(|member| member.share_of_memory().or_else(|| member.memory())),
         }
+    }
+
+    /// Bytes of files without a name that the run's processes hold open, on the file systems of some folders.
+    #[cfg(target_os = "linux")]
+    pub(super) fn unlinked(&self, folders: &[std::path::PathBuf]) -> u64 {
+        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+        // A file system of the run's own is not waited for.
+        let stat =
+            |path: &Path| statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS).ok();
+        let devices: HashSet<_> = folders
+            .iter()
+            .filter_map(|folder| stat(folder))
+            .map(|stat| (stat.stx_dev_major, stat.stx_dev_minor))
+            .collect();
+        let mut counted = HashSet::new();
+        let mut sum = 0u64;
+        for member in self.members() {
+            let folder = std::path::PathBuf::from(format!("/proc/{}/fd", member.pid));
+            for name in fs::list_dir(&folder).unwrap_or_default().into_iter().take(MAX_OPEN) {
+                let Some(stat) = stat(&folder.join(name)).filter(|stat| stat.stx_nlink == 0) else {
+                    continue;
+                };
+                let device = (stat.stx_dev_major, stat.stx_dev_minor);
+                if devices.contains(&device) && counted.insert((device, stat.stx_ino)) {
+                    sum = sum.saturating_add(stat.stx_blocks.saturating_mul(512));
+                }
+            }
+        }
+        sum
+    }
+
+    /// Nothing tells what a process has open.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn unlinked(&self, _folders: &[std::path::PathBuf]) -> u64 {
+        0
     }
 
     fn members(&self) -> Vec<Seen> {
