@@ -20,10 +20,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::{RunId, VaultId, WorkspaceId};
 use baton_protocol::object::Snapshot;
-use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository, put_aside};
+use baton_store::additions::{
+    AdditionsError, are_tracked, hidden, unchanged, unchanged_in_layer,
+};
+use baton_store::checkout::{
+    RepositoryOptions, RestoreError, RestoreOptions, RestoredRepository, put_aside, remove_made,
+    restore,
+};
 use baton_store::fs::{self, Context, FsError};
 use baton_store::layers::overlay::{self, Overlay};
-use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, left_out};
+use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, has_moved, left_out};
 use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
 use baton_store::trees;
 use baton_store::vault::{Intake, Vault};
@@ -31,6 +37,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::Made;
+use crate::environments::cache::Kept;
 use crate::runs::checkout::Place;
 use crate::runs::environment::Folders;
 use crate::workspace::random;
@@ -73,6 +80,10 @@ pub(super) enum SharedError {
     Store(#[from] baton_store::error::StoreError),
     #[error(transparent)]
     Scan(#[from] ScanError),
+    #[error(transparent)]
+    Additions(#[from] AdditionsError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     #[error(
         "what the run changed is in {0}, and this machine cannot mount overlays any more: baton doctor says why"
     )]
@@ -163,7 +174,8 @@ impl SharedLayers {
         before: &Snapshot,
         intake: &Intake,
         repository: &RepositoryOptions,
-        options: &ScanOptions,
+        options: &mut ScanOptions,
+        environment: Option<&Kept>,
     ) -> Result<Scanned, SharedError> {
         if !is_marked(&place.layer)? {
             return Err(SharedError::Altered(place.layer.join("upper")));
@@ -181,7 +193,10 @@ impl SharedLayers {
         };
         if !overlay::is_mounted(&place.checkout)? {
             fs::create_dir_all(&place.checkout)?;
-            show(place, &stack)?;
+            match environment {
+                Some(kept) => show_with(place, &stack, kept, intake, before)?,
+                None => show(place, &stack)?,
+            }
         }
         let upper = place.layer.join("upper");
         let made = MadeTree {
@@ -190,10 +205,17 @@ impl SharedLayers {
             repository: stack.repository(),
             dirty: changed(&upper)?,
         };
-        if is_gone(&note(place)) {
+        let Some(kept) = environment else {
+            return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
+        };
+        // What has another name now, or is tracked, is the run's, and is found in the environment only.
+        if has_moved(&upper)? || are_tracked(&kept.tree, &place.checkout)? {
+            options.exclude = unchanged(intake, before.root, &kept.tree, &place.checkout)?;
             return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
         }
-        // Without its environment, which is beside what is in its tree.
+        // Without its environment, which is beside what is in its tree; nor is what was only touched a change.
+        options.exclude =
+            unchanged_in_layer(intake, before.root, &kept.tree, &upper, &place.checkout)?;
         let view = place.layer.join(VIEW);
         overlay::unmount(&view)?;
         fs::create_dir_all(&view)?;
@@ -268,6 +290,30 @@ fn show(place: &Place, stack: &Stack) -> Result<(), FsError> {
         work: &work,
         at: &place.checkout,
     })
+}
+
+/// Shows a checkout with its environment.
+pub(super) fn show_with(
+    place: &Place,
+    stack: &Stack,
+    kept: &Kept,
+    intake: &Intake,
+    snapshot: &Snapshot,
+) -> Result<(), SharedError> {
+    let mut lower = Vec::new();
+    if let Some(tree) = hidden(intake, snapshot.root, &kept.tree)? {
+        let over = place.layer.join("over");
+        remove_made(&over)?;
+        let (options, progress) = (RestoreOptions::default(), Progress::default());
+        restore(intake, tree, snapshot.root_mode, &over, &options, &progress)?;
+        lower.push(over);
+    }
+    lower.push(kept.tree.clone());
+    lower.extend(stack.trees.iter().cloned());
+    overlay::unmount(&place.checkout)?;
+    let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
+    let overlay = Overlay { lower: &lower, upper: &upper, work: &work, at: &place.checkout };
+    Ok(overlay::mount(&overlay)?)
 }
 
 /// Whether a checkout shares layers.
