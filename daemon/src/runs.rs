@@ -78,6 +78,8 @@ pub struct RunOptions {
     pub max_log: u64,
     /// How long a program that was asked to end may take.
     pub grace: Duration,
+    /// How long a script of an environment may be at work.
+    pub setup_limit: Duration,
     /// How long [`Runs::shut_down`] waits for all runs.
     pub shutdown_limit: Duration,
 }
@@ -92,6 +94,7 @@ impl RunOptions {
             max_queued: 1000,
             max_log: 256 * 1024 * 1024,
             grace: Duration::from_secs(5),
+            setup_limit: Duration::from_secs(30 * 60),
             shutdown_limit: Duration::from_secs(30),
         }
     }

@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_protocol::id::SnapshotId;
 use baton_protocol::message::RunState;
@@ -13,7 +14,7 @@ use baton_store::catalog::runs::RunUpdate;
 use baton_store::error::StoreError;
 use baton_store::fs;
 use baton_store::secrets::known::KnownValues;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::checkout::{CheckoutError, Prepared};
 use super::environment::{Installed, arguments, environment, set_where_free};
@@ -42,6 +43,8 @@ pub(super) struct Ended {
     /// What kept it from running to its end.
     pub(super) failure: Option<String>,
     pub(super) at: u64,
+    /// Nothing was started in its checkout, in which there is half of an environment.
+    pub(super) is_half_made: bool,
 }
 
 impl Ended {
@@ -67,13 +70,8 @@ impl Ended {
 
 /// The whole life of a queued run.
 pub(super) async fn live(runs: Runs, live: Arc<Live>) {
-    let slot = tokio::select! {
-        biased;
-        stop = live.stopped() => Err(stop),
-        slot = Arc::clone(&runs.0.slots).acquire_owned() => slot.map_err(|_| Stop::Interrupted),
-    };
-    match slot {
-        Ok(_slot) => runs.run_through(&live).await,
+    match runs.slot(&live).await {
+        Ok(slot) => runs.run_through(&live, slot).await,
         Err(Stop::Cancelled) => runs.finish(&live, RunState::Cancelled, None, None).await,
         // It was not begun: the next daemon will.
         Err(Stop::Interrupted) => {}
@@ -82,7 +80,18 @@ pub(super) async fn live(runs: Runs, live: Arc<Live>) {
 }
 
 impl Runs {
-    async fn run_through(&self, live: &Arc<Live>) {
+    /// Waits until a run may be at work.
+    pub(super) async fn slot(&self, live: &Live) -> Result<OwnedSemaphorePermit, Stop> {
+        tokio::select! {
+            biased;
+            stop = live.stopped() => Err(stop),
+            slot = Arc::clone(&self.0.slots).acquire_owned() => slot.map_err(|_| Stop::Interrupted),
+        }
+    }
+
+    async fn run_through(&self, live: &Arc<Live>, slot: OwnedSemaphorePermit) {
+        // Held to the end, but while it waits for what another one sets up.
+        let mut slot = Some(slot);
         let isolated = Some(self.0.parts.room.isolated());
         let begun = RunUpdate { isolated, ..RunUpdate::default() };
         if let Err(error) = self.advance(live, RunState::Preparing, begun).await {
@@ -96,8 +105,14 @@ impl Runs {
         };
         let Prepared { files, bytes, .. } = prepared;
         self.note(live, &format!("prepared {files} files, {bytes} bytes"));
-        let mut ended = match self.furnish(live).await {
+        let mut ended = match self.furnish(live, &mut slot).await {
             Ok(installed) => self.run_program(live, installed).await,
+            Err(Ended { is_half_made: true, failure, .. }) => {
+                // Nobody has worked there, and half of what was brought would be taken for a change.
+                self.discard_checkout(live).await;
+                let failure = failure.map(|failure| self.masked(live, failure));
+                return self.finish(live, RunState::Failed, failure, None).await;
+            }
             Err(ended) => ended,
         };
         ended.failure = ended.failure.map(|failure| self.masked(live, failure));
@@ -196,15 +211,16 @@ impl Runs {
             seen_at: installed.made_at.as_ref().map(|(checkout, home)| (&**checkout, &**home)),
             environment: &variables,
         };
-        self.carry_out(live, &job, given.known.clone()).await
+        self.carry_out(live, &job, given.known.clone(), None).await
     }
 
-    /// Runs a program in the room, until it has ended or the run is to end.
+    /// Runs a program in the room, until it has ended or the run is to end, and no longer than its `limit`.
     pub(super) async fn carry_out(
         &self,
         live: &Arc<Live>,
         job: &Job<'_>,
         known: Option<Arc<KnownValues>>,
+        limit: Option<Duration>,
     ) -> Ended {
         let (clock, log) = (&self.0.parts.clock, &live.log);
         let command = match self.0.parts.room.command(job) {
@@ -215,7 +231,7 @@ impl Runs {
                     RoomError::NotExecutable { .. } => NOT_EXECUTABLE,
                 };
                 let failure = Some(error.to_string());
-                return Ended { code: Some(code), failure, at: clock.now_ms(), stop: None };
+                return Ended { code: Some(code), failure, at: clock.now_ms(), ..Ended::default() };
             }
         };
         let (started, is_started) = oneshot::channel();
@@ -231,15 +247,19 @@ impl Runs {
         let record = live.folders.process();
         let work = move || execute(execution, &record);
         let mut work = self.0.parts.tasks.spawn_blocking("run-program", work);
-        let (result, stop) = tokio::select! {
+        let stopped = async {
+            let Some(limit) = limit else { return Some(live.stopped().await) };
+            tokio::time::timeout(limit, live.stopped()).await.ok()
+        };
+        let (result, is_late, stop) = tokio::select! {
             biased;
-            result = &mut work => (result, None),
-            stop = live.stopped() => {
+            result = &mut work => (result, false, None),
+            stop = stopped => {
                 let result = match is_started.await {
                     Ok(processes) => self.end(live, processes, work).await,
                     Err(_) => work.await,
                 };
-                (result, Some(stop))
+                (result, stop.is_none(), stop)
             }
         };
         let (code, failure) = match result {
@@ -256,7 +276,10 @@ impl Runs {
             }
             Err(error) => (None, Some(chain(&error))),
         };
-        Ended { code, stop, failure, at: clock.now_ms() }
+        let late = limit.filter(|_| is_late).map(|limit| {
+            format!("it was at work for {} s, and may not be for longer", limit.as_secs())
+        });
+        Ended { code, stop, failure: failure.or(late), at: clock.now_ms(), ..Ended::default() }
     }
 
     /// The secrets of a run: as they are when its program is started.
@@ -430,7 +453,6 @@ pub(super) fn chain(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::time::Duration;
 
     use baton_protocol::id::VaultId;
     use baton_protocol::message::LogStream;

@@ -78,6 +78,7 @@ async fn recovered(runs: Runs, live: Arc<Live>) {
             stop: None,
             failure: info.reason,
             at: info.ended_at.unwrap_or(now),
+            ..Ended::default()
         };
         runs.seal_and_finish(&live, ended).await;
     }
