@@ -20,6 +20,7 @@ mod handoff;
 mod harmed;
 mod notices;
 mod offline;
+mod rooms;
 mod roundtrip;
 mod secrets;
 mod service;

@@ -7,8 +7,10 @@
 
 pub mod keys;
 mod duration;
+pub mod size;
 pub mod sync;
 pub mod notify;
+mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -19,6 +21,7 @@ use baton_store::fs::{self, FsError};
 use serde::{Deserialize, Serialize};
 
 use notify::NotifyConfig;
+use size::{Bytes, Processors};
 use sync::{Contradiction, SyncConfig};
 
 /// The UDP port of a node unless another is said.
@@ -114,6 +117,21 @@ pub struct ServeConfig {
     /// Most bytes of a user's vault; a push beyond is refused. Nothing: as much as the disk holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
+    /// Most bytes of memory of one run. Nothing: three quarters of the machine's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_memory: Option<Bytes>,
+    /// Most processors that one run keeps busy. Nothing: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_cpus: Option<Processors>,
+    /// Most processes and threads of one run. Nothing: 512 for each processor, from 2,048 to 16,384.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_processes: Option<u64>,
+    /// Most bytes that one run writes. Nothing: half of what is free when it starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_disk: Option<Bytes>,
+    /// Files and folders with toolchains that runs see. Nothing: what is found in the home of the node's user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expose: Option<Vec<String>>,
 }
 
 impl Default for ServeConfig {
@@ -125,6 +143,11 @@ impl Default for ServeConfig {
             max_connections_per_device: 8,
             max_runs: 4,
             quota_bytes: None,
+            run_memory: None,
+            run_cpus: None,
+            run_processes: None,
+            run_disk: None,
+            expose: None,
         }
     }
 }
@@ -231,6 +254,7 @@ impl Config {
             .sync
             .validate()
             .and_then(|()| config.notify.validate())
+            .and_then(|()| config.serve.validate())
             .map_err(|source| ConfigError::Meaning { path: path.to_owned(), source })?;
         config.set = keys::flatten(&table).into_iter().map(|(key, _)| key).collect();
         Ok(config)

@@ -5,6 +5,7 @@
 //! - [`failure`]: what a command that failed says
 //! - [`report`]: from what the store knows to what `--json` prints
 //! - [`opening`]: what a home keeps, opened
+//! - [`rooming`]: the rooms of runs, and their limits
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
 //! - [`transfer`]: between this home and a node
@@ -29,6 +30,7 @@ pub mod failure;
 pub mod report;
 pub mod checkouts;
 mod opening;
+mod rooming;
 mod remotes;
 mod transfer;
 mod patch;
@@ -75,9 +77,8 @@ use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
 use crate::notify_socket::{NotifySocket, State};
 use crate::queue::{Queue, QueueParts};
-use crate::rooms::{self, RoomSettings};
 use crate::runs::environment::NodeEnvironment;
-use crate::runs::{RunOptions, RunParts, Runs};
+use crate::runs::{RunParts, Runs};
 use crate::secrets::Secrets;
 use crate::sync::Quota;
 use crate::task::Tasks;
@@ -141,7 +142,7 @@ pub struct Daemon {
     inhibitor: Inhibitor,
     runs: Runs,
     secrets: Secrets,
-    isolation: Result<(), String>,
+    rooming: rooming::Rooming,
     /// Why checkouts of runs share no layers, where they do not.
     sharing: Result<(), String>,
     /// The node of this home: from the start where it serves, else when `local` is first used.
@@ -275,15 +276,7 @@ impl Daemon {
         });
         let inhibitor = Inhibitor::new(tasks.clone());
 
-        let mut hide = options.private.clone();
-        hide.push(home.state_dir.clone());
-        let settings =
-            RoomSettings { path: options.environment.path().to_owned(), expose: Vec::new(), hide };
-        let chosen = rooms::choose(settings, &home.caches_dir()).await;
-        let isolated = chosen.room.isolated();
-        let isolation = if isolated { Ok(()) } else { Err(chosen.detail) };
-        let mut run_options = RunOptions::new(home.runs_dir(), options.environment.clone());
-        run_options.max_parallel = config.serve.max_runs;
+        let (rooming, room, run_options) = rooming::choose(&options, &config).await?;
         let secrets = Secrets::new(home.secrets_dir());
         let notices = opening::notices(home, &options, &config, &tasks);
         let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets);
@@ -293,7 +286,8 @@ impl Daemon {
                 catalog: catalog.clone(),
                 clock: clock.clone(),
                 tasks: tasks.clone(),
-                room: chosen.room,
+                room,
+                limits: Arc::clone(&rooming.limits),
                 checkouts: Arc::new(checkouts),
                 secrets: secrets.clone(),
                 notices,
@@ -319,7 +313,7 @@ impl Daemon {
             inhibitor,
             runs,
             secrets,
-            isolation,
+            rooming,
             sharing,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),

@@ -120,7 +120,7 @@ impl Home {
 }
 
 /// Twelve digits that name a path.
-fn short_hash(path: &Path) -> String {
+pub(crate) fn short_hash(path: &Path) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, path.as_os_str().as_bytes());
     let mut hex = data_encoding::HEXLOWER.encode(digest.as_ref());
     hex.truncate(12);

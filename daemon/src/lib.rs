@@ -22,6 +22,7 @@ pub mod workspace;
 pub mod api;
 pub mod queue;
 pub mod rooms;
+pub mod limits;
 pub mod secrets;
 pub mod notices;
 pub mod environments;

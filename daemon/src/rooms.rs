@@ -11,6 +11,7 @@
 
 pub mod bare;
 pub mod bubblewrap;
+pub mod toolchains;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -33,13 +34,20 @@ pub struct Job<'a> {
     pub checkout: &'a Path,
     /// The run's own home, writable, absolute.
     pub home: &'a Path,
-    /// Files and folders outside of both that it may read.
+    /// Folders that it sees as `/tmp` and `/var/tmp`, writable, absolute. Nothing: those of a room are in memory.
+    pub temporary: Option<[&'a Path; 2]>,
+    /// Files and folders outside of all these that it may read.
     pub readable: &'a [&'a Path],
     /// Places at which the checkout and the home are seen once more, where the room can do that: what was installed
     /// elsewhere and brought into them knows them by these names.
     pub seen_at: Option<(&'a Path, &'a Path)>,
     /// Its whole environment.
     pub environment: &'a [(OsString, OsString)],
+    /// Whether it may use the network.
+    pub network: bool,
+    /// Files into which its first process writes `0` before it does anything else:
+    /// [`Group::entrances`](crate::limits::Group::entrances). A room that cannot make it do that leaves them alone.
+    pub entrances: &'a [PathBuf],
 }
 
 impl std::fmt::Debug for Job<'_> {
@@ -73,7 +81,11 @@ pub trait Room: Send + Sync + std::fmt::Debug {
     /// catch must not reach them, because with them the room ends at once.
     fn layers(&self) -> usize;
 
-    /// Wraps a command. The caller sets its standard streams and its process group.
+    /// Whether a program writes itself into [`Job::entrances`]; otherwise the caller puts it there once it is started.
+    fn enters(&self) -> bool;
+
+    /// Wraps a command. The caller sets its standard output, its standard error and its process group; its standard
+    /// input is set, and nothing comes from it.
     fn command(&self, job: &Job<'_>) -> Result<Command, RoomError>;
 }
 
@@ -98,6 +110,14 @@ pub enum RoomError {
         /// Which file.
         program: PathBuf,
     },
+    /// It is to run without a network, which takes walls.
+    #[error(
+        "it is to run without a network, which a node cannot see to whose runs are not isolated"
+    )]
+    NoWalls,
+    /// What the room is told could not be kept for it.
+    #[error("the room could not be prepared")]
+    Prepare(#[source] std::io::Error),
 }
 
 /// What a node tells its rooms about itself.
@@ -105,9 +125,9 @@ pub enum RoomError {
 pub struct RoomSettings {
     /// The node's `PATH`, in which `bwrap` is looked for.
     pub path: OsString,
-    /// Folders shown to runs beside the system's own, read-only: toolchains.
+    /// Files and folders shown to runs beside the system's own, read-only: toolchains.
     pub expose: Vec<PathBuf>,
-    /// Folders that must stay out of sight even where they lie in one that is shown: the home of the
+    /// Files and folders that must stay out of sight even where they lie in one that is shown: the home of the
     /// daemon, and that of its user.
     pub hide: Vec<PathBuf>,
 }
@@ -129,7 +149,7 @@ pub async fn choose(settings: RoomSettings, scratch: &Path) -> Chosen {
     let Some(program) = find_in(&settings.path, OsStr::new("bwrap")) else {
         return Chosen { room: Arc::new(BareRoom), detail: "bwrap is not installed".to_owned() };
     };
-    let room = BubblewrapRoom::new(program, settings);
+    let mut room = BubblewrapRoom::new(program, settings);
     match room.probe(scratch).await {
         Ok(()) => {
             let detail = format!("bubblewrap, {}", room.program().display());
@@ -208,9 +228,12 @@ mod tests {
             arguments: &[],
             checkout: folder,
             home: folder,
+            temporary: None,
             readable: &[],
             seen_at: None,
             environment: &environment,
+            network: true,
+            entrances: &[],
         };
         check_program(&job, sees)
     }

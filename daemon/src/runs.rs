@@ -3,7 +3,9 @@
 //! - [`checkout`]: the seam to the store
 //! - [`environment`]: a run's folders and variables
 //! - [`log`], [`lines`], [`mask`], [`follow`]: its output
+//! - [`refused`]: why a request about runs fails
 //! - [`process`], [`execute`]: its processes
+//! - [`homes`], [`limits`]: what it keeps for its thread, and what it may take of the machine
 //! - [`life`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //! - [`setting_up`]: what it finds installed
 //! - [`parent`]: what a run goes on from
@@ -23,7 +25,10 @@ pub mod log;
 mod lines;
 mod mask;
 pub mod follow;
+mod refused;
 mod process;
+mod limits;
+mod homes;
 mod execute;
 mod life;
 mod setting_up;
@@ -32,24 +37,24 @@ mod recover;
 mod parent;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod hostile;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::id::{RunId, VaultId};
-use baton_protocol::message::{
-    MAX_COMMAND, MAX_PROMPT, Refusal, RefusalCode, RunInfo, RunSpec, RunState,
-};
+use baton_protocol::message::{MAX_COMMAND, MAX_PROMPT, RunInfo, RunSpec, RunState};
 use baton_store::catalog::Catalog;
 use baton_store::catalog::runs::{RunConflict, RunRow};
-use baton_store::error::StoreError;
 use baton_store::fs::{self, Context, FsError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
+use crate::limits::{Allowance, Limits};
 use crate::notices::Notices;
 use crate::rooms::Room;
 use crate::secrets::Secrets;
@@ -57,8 +62,10 @@ use crate::task::{TaskFailed, Tasks};
 use checkout::{Checkouts, Place};
 use environment::{Folders, MAX_STRING, NodeEnvironment};
 use follow::RunLog;
-use log::LogError;
+use homes::Homes;
+use limits::NodeLimits;
 use log::writer::Log;
+pub use refused::{RunsError, SpecError};
 
 /// The one agent that needs no adapter: the command itself.
 const PLAIN_AGENT: &str = "command";
@@ -82,6 +89,10 @@ pub struct RunOptions {
     pub setup_limit: Duration,
     /// How long [`Runs::shut_down`] waits for all runs.
     pub shutdown_limit: Duration,
+    /// What one run may take of the machine; what is not set is derived from it.
+    pub allowance: Allowance,
+    /// Agents whose runs have no network.
+    pub without_network: BTreeSet<String>,
 }
 
 impl RunOptions {
@@ -96,6 +107,8 @@ impl RunOptions {
             grace: Duration::from_secs(5),
             setup_limit: Duration::from_secs(30 * 60),
             shutdown_limit: Duration::from_secs(30),
+            allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
+            without_network: BTreeSet::new(),
         }
     }
 }
@@ -111,102 +124,14 @@ pub struct RunParts {
     pub tasks: Tasks,
     /// Wraps their commands.
     pub room: Arc<dyn Room>,
+    /// Holds their processes to their limits.
+    pub limits: Arc<dyn Limits>,
     /// Makes their checkouts.
     pub checkouts: Arc<dyn Checkouts>,
     /// What they are given, and must not show.
     pub secrets: Secrets,
     /// Told when they have ended.
     pub notices: Notices,
-}
-
-/// A request about runs failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RunsError {
-    /// The user has no such run.
-    #[error("there is no run {0}")]
-    NotFound(RunId),
-    /// The id stands for another run.
-    #[error(transparent)]
-    Conflict(#[from] RunConflict),
-    /// It cannot be run as it is.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    /// It follows up a run that has not ended.
-    #[error("run {0} has not ended")]
-    NotEnded(RunId),
-    /// Its thread goes on already.
-    #[error("run {parent} has a follow-up already: run {next}")]
-    FollowedUp {
-        /// What it follows up.
-        parent: RunId,
-        /// What follows it up already.
-        next: RunId,
-    },
-    /// Too many runs wait.
-    #[error("{limit} runs wait already; try again when some have ended")]
-    QueueFull {
-        /// How many may.
-        limit: usize,
-    },
-    /// The node is shutting down.
-    #[error("the node is shutting down")]
-    ShuttingDown,
-    /// The catalog failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The output could not be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// A part of the node ended where it must not.
-    #[error(transparent)]
-    Task(#[from] TaskFailed),
-}
-
-/// A run cannot be run as it is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    /// No agent of that name.
-    #[error("there is no agent {0} on this node; a command can be run")]
-    Agent(String),
-    /// Nothing to run.
-    #[error("the run has no command")]
-    NoCommand,
-    /// A command, argument or prompt contains NUL, which no program can be given.
-    #[error("the {0} contains a NUL byte")]
-    Nul(&'static str),
-    /// Longer than a program can be given.
-    #[error("the {what} has {length} bytes, at most {limit} can be passed to a program")]
-    TooLong {
-        /// `command`, `argument`, `prompt`.
-        what: &'static str,
-        /// How long it is.
-        length: usize,
-        /// How long it may be.
-        limit: usize,
-    },
-}
-
-impl RunsError {
-    /// As the asking side is told. What went wrong inside the node stays in its log.
-    pub fn refusal(&self) -> Refusal {
-        let code = match self {
-            Self::NotFound(_) => RefusalCode::NotFound,
-            Self::Conflict(_) | Self::NotEnded(_) | Self::FollowedUp { .. } => {
-                RefusalCode::Conflict
-            }
-            Self::Spec(_) => RefusalCode::Malformed,
-            Self::QueueFull { .. } => RefusalCode::Limit,
-            Self::ShuttingDown => RefusalCode::Unavailable,
-            Self::Store(error) if error.is_disk_full() => RefusalCode::DiskFull,
-            Self::Store(_) | Self::Log(_) | Self::Task(_) => RefusalCode::Internal,
-        };
-        let message = match code {
-            RefusalCode::Internal => "the node failed; its log has more".to_owned(),
-            RefusalCode::DiskFull => "the node's disk is full".to_owned(),
-            _ => self.to_string(),
-        };
-        Refusal { code, message }
-    }
 }
 
 /// The runs of a node; clones share them.
@@ -216,6 +141,8 @@ pub struct Runs(Arc<Inner>);
 struct Inner {
     options: RunOptions,
     parts: RunParts,
+    limits: NodeLimits,
+    homes: Homes,
     /// One for each run that may be at work, handed out in the order of asking.
     slots: Arc<Semaphore>,
     /// Held while a run is looked for and created.
@@ -237,6 +164,8 @@ struct Live {
     vault: VaultId,
     spec: RunSpec,
     folders: Folders,
+    /// Known once it is prepared.
+    home: OnceLock<PathBuf>,
     info: watch::Sender<RunInfo>,
     stop: watch::Sender<Option<Stop>>,
     log: Arc<Log>,
@@ -254,6 +183,15 @@ enum Stop {
 impl Live {
     fn place(&self) -> Place {
         self.folders.place(&self.spec, self.vault)
+    }
+
+    fn has_home_at(&self, home: PathBuf) {
+        // A run is prepared once.
+        drop(self.home.set(home));
+    }
+
+    fn home(&self) -> PathBuf {
+        self.home.get().cloned().unwrap_or_else(|| self.folders.own_home())
     }
 
     fn ask_to_stop(&self, stop: Stop) {
@@ -283,7 +221,10 @@ impl Runs {
         let real = options.folder.canonicalize();
         options.folder = real.context("resolving", &options.folder)?;
         let slots = Arc::new(Semaphore::new(options.max_parallel.max(1)));
+        let (groups, folder) = (Arc::clone(&parts.limits), options.folder.clone());
         Ok(Self(Arc::new(Inner {
+            limits: NodeLimits::new(groups, options.allowance, folder),
+            homes: Homes::new(options.folder.join("homes")),
             options,
             parts,
             slots,
@@ -306,6 +247,9 @@ impl Runs {
         spec: RunSpec,
     ) -> Result<RunInfo, RunsError> {
         check(&spec)?;
+        if self.is_without_network(&spec) && !self.0.parts.room.isolated() {
+            return Err(SpecError::Network(spec.agent).into());
+        }
         let (runs, user) = (self.clone(), user.to_owned());
         self.blocking("run-create", move || runs.create_now(&user, vault, &spec)).await?
     }
@@ -359,6 +303,7 @@ impl Runs {
             vault: row.vault,
             spec: row.info.spec.clone(),
             folders,
+            home: OnceLock::new(),
             info: watch::Sender::new(row.info),
             stop: watch::Sender::new(None),
             log,
@@ -377,6 +322,7 @@ impl Runs {
     fn leave(&self, live: &Live) {
         live.log.end();
         self.0.parts.secrets.take_back(live.run);
+        self.0.homes.let_go(live.run);
         let mut all = self.live();
         all.remove(&live.run);
         self.0.count.send_replace(all.len());
@@ -455,7 +401,16 @@ impl Runs {
         let all = count.wait_for(|count| *count == 0);
         let ended = tokio::time::timeout(self.0.options.shutdown_limit, all).await.is_ok();
         self.let_go_of_looked_at().await;
+        let runs = self.clone();
+        let last = self.blocking("run-limits", move || runs.0.limits.shut_down()).await;
+        if let Err(error) = last {
+            tracing::warn!(%error, "control groups stay");
+        }
         if ended { 0 } else { self.live_count() }
+    }
+
+    fn is_without_network(&self, spec: &RunSpec) -> bool {
+        self.0.options.without_network.contains(&spec.agent)
     }
 
     fn find(&self, user: &str, run: RunId) -> Option<Arc<Live>> {
@@ -503,6 +458,8 @@ fn check(spec: &RunSpec) -> Result<(), SpecError> {
 
 #[cfg(test)]
 mod tests {
+    use baton_protocol::message::RefusalCode;
+
     use super::testing::{Node, spec, within};
     use super::*;
 

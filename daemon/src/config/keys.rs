@@ -24,6 +24,11 @@ const SERVE: &[&str] = &[
     "max_connections_per_device",
     "max_runs",
     "quota_bytes",
+    "run_memory",
+    "run_cpus",
+    "run_processes",
+    "run_disk",
+    "expose",
 ];
 const NOTIFY: &[&str] = &["command", "url"];
 const AGENT: &[&str] =
@@ -118,6 +123,11 @@ mod tests {
     fn the_lists_of_keys_are_those_of_the_structs() {
         let mut config = Config::default();
         config.serve.quota_bytes = Some(1);
+        config.serve.run_memory = Some(crate::config::size::Bytes(1));
+        config.serve.run_cpus = Some(crate::config::size::Processors(1));
+        config.serve.run_processes = Some(1);
+        config.serve.run_disk = Some(crate::config::size::Bytes(1));
+        config.serve.expose = Some(Vec::new());
         config.sync.max_watches = Some(1);
         config.notify.url = Some("http://x".to_owned());
         let agent = AgentConfig {

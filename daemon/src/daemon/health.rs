@@ -1,8 +1,10 @@
 //! Whether what is kept is whole, and whether this machine is fit.
 //!
 //! - [`machine`]: clock, disk, limits, permissions
+//! - [`room`]: the rooms of runs
 
 mod machine;
+mod room;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -55,15 +57,7 @@ impl Daemon {
         checks.extend(machine::watches(Path::new("/proc/sys/fs/inotify")));
         checks.push(machine::keys(&home.keys_dir(), &self.identity.node().short()));
         checks.push(verdict("version", true, format!("daemon and command line {VERSION}"), ""));
-        checks.push(match &self.isolation {
-            Ok(()) => verdict("isolation", true, "runs are in bubblewrap rooms".to_owned(), ""),
-            Err(why) => verdict(
-                "isolation",
-                false,
-                format!("runs are not isolated: {why}"),
-                "install bubblewrap (apt install bubblewrap) and allow user namespaces",
-            ),
-        });
+        checks.extend(room::checks(&self.rooming));
         checks.push(checkouts_check(&self.sharing));
         let path = self.options.environment.path();
         checks.push(machine::sleep(Path::new("/sys/class/power_supply"), path));

@@ -3,7 +3,7 @@
 //! **Invariant:** it never claims to isolate.
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::{Job, Room, RoomError, check_program, has_slash};
 
@@ -20,7 +20,14 @@ impl Room for BareRoom {
         0
     }
 
+    fn enters(&self) -> bool {
+        false
+    }
+
     fn command(&self, job: &Job<'_>) -> Result<Command, RoomError> {
+        if !job.network {
+            return Err(RoomError::NoWalls);
+        }
         check_program(job, |_| true)?;
         let mut command = if has_slash(job.program) {
             // Whether a relative program is meant from here or from the new folder is left open by the
@@ -33,6 +40,7 @@ impl Room for BareRoom {
         };
         command
             .args(job.arguments)
+            .stdin(Stdio::null())
             .current_dir(job.checkout)
             .env_clear()
             .envs(job.environment.iter().map(|(name, value)| (name, value)))

@@ -1,12 +1,18 @@
 //! A room made by bubblewrap: namespaces and a file system of its own.
 //!
 //! A run sees the system's programs and settings read-only, its own `/proc`, `/dev` and `/tmp`, its
-//! checkout and its home at their real paths, and what the node exposes. It shares the network.
+//! checkout and its home at their real paths, and what the node exposes. It shares the network, unless it is to have none.
+//!
+//! Bubblewrap is started by a shell, which takes no time: only a process itself can be in a control group before it has
+//! started others, and only so does it get a descriptor that no other child of the daemon could inherit.
 //!
 //! **Invariant:** nothing of the node's home can be seen but what the [`Job`] names; nothing in `/etc`
 //! that is not readable by everyone can be read, also when the node runs as root.
+//!
+//! **Invariant:** bubblewrap itself is told in no argument and no variable where folders are and what the run is given.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -34,6 +40,19 @@ const SYSTEM: [&str; 10] = [
 /// Settings in which secrets of the machine stand beside what everyone needs.
 const SETTINGS: [&str; 2] = ["/etc", "/usr/local/etc"];
 
+/// Enters groups (a process that writes `0` there means itself), and hands what came as standard input on as the
+/// arguments of bubblewrap.
+const ENTER: &str = "while [ \"$1\" != -- ]; do echo 0 > \"$1\" || exit 126; shift; done; shift
+exec 3<&0 </dev/null; exec \"$@\"";
+
+const SHELL: &str = "/bin/sh";
+
+/// Bytes of what a run may keep in `/dev/shm`, which is memory.
+const SHARED_MEMORY: u64 = 1 << 30;
+
+/// Of the variables of a run, the one that the processes above it have, too: they are told apart by it.
+const MARK: &str = "BATON_RUN";
+
 /// A machine on which an empty room takes longer than this is not one to run rooms on.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -42,6 +61,8 @@ const PROBE_LIMIT: Duration = Duration::from_secs(10);
 pub struct BubblewrapRoom {
     program: PathBuf,
     settings: RoomSettings,
+    /// Whether this `bwrap` can bound a file system in memory; those before 0.7 cannot.
+    bounds: bool,
 }
 
 /// `bwrap` is there and does not work.
@@ -70,7 +91,7 @@ pub enum ProbeError {
 impl BubblewrapRoom {
     /// With this `bwrap`.
     pub const fn new(program: PathBuf, settings: RoomSettings) -> Self {
-        Self { program, settings }
+        Self { program, settings, bounds: false }
     }
 
     /// The `bwrap` in use.
@@ -78,8 +99,13 @@ impl BubblewrapRoom {
         &self.program
     }
 
-    /// Runs `true` in a room like those of real runs.
-    pub async fn probe(&self, scratch: &Path) -> Result<(), ProbeError> {
+    /// Runs `true` in a room like those of real runs, and finds out what this `bwrap` can do.
+    pub async fn probe(&mut self, scratch: &Path) -> Result<(), ProbeError> {
+        let mut help = tokio::process::Command::new(&self.program);
+        help.arg("--help").env_clear().stdin(Stdio::null()).kill_on_drop(true);
+        let help = limited(help.output()).await?;
+        let said = [help.stdout, help.stderr].concat();
+        self.bounds = String::from_utf8_lossy(&said).contains("--size ");
         let folder = scratch.join(format!("probe-{}", std::process::id()));
         let (checkout, home) = (folder.join("checkout"), folder.join("home"));
         fs::create_dir_all(&checkout)?;
@@ -95,16 +121,16 @@ impl BubblewrapRoom {
             arguments: &[],
             checkout,
             home,
+            temporary: None,
             readable: &[],
             seen_at: None,
             environment: &[(OsString::from("PATH"), OsString::from(DEFAULT_PATH))],
+            network: true,
+            entrances: &[],
         };
         let mut command = tokio::process::Command::from(self.command(&job)?);
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(PROBE_LIMIT, command.output())
-            .await
-            .map_err(|_| ProbeError::TooSlow)?
-            .map_err(ProbeError::Start)?;
+        command.kill_on_drop(true);
+        let output = limited(command.output()).await?;
         if output.status.success() {
             return Ok(());
         }
@@ -125,7 +151,7 @@ impl BubblewrapRoom {
     }
 
     /// What the node shows and hides beside the system's folders, those above before those below.
-    fn own_view(&self, mounts: &mut Mounts<'_>) {
+    fn own_view(&self, mounts: &mut Arguments) {
         let expose = self.settings.expose.iter().map(|path| (path, true));
         let mut all: Vec<_> =
             expose.chain(self.settings.hide.iter().map(|path| (path, false))).collect();
@@ -133,8 +159,13 @@ impl BubblewrapRoom {
         for (path, shown) in all {
             if shown {
                 mounts.read_only(path);
-            } else if path.parent().is_some_and(|parent| self.sees(parent)) && path.is_dir() {
-                mounts.empty(path);
+            } else if path.parent().is_some_and(|parent| self.sees(parent)) {
+                match path.symlink_metadata() {
+                    Ok(found) if found.is_dir() => mounts.empty(path),
+                    // What a link leads to is hidden where that is.
+                    Ok(found) if !found.is_symlink() => mounts.nothing(path),
+                    _ => {}
+                }
             }
         }
     }
@@ -150,71 +181,125 @@ impl Room for BubblewrapRoom {
         2
     }
 
+    fn enters(&self) -> bool {
+        true
+    }
+
     fn command(&self, job: &Job<'_>) -> Result<Command, RoomError> {
         let own = |path: &Path| path.starts_with(job.checkout) || path.starts_with(job.home);
         check_program(job, |path| own(path) || self.sees(path))?;
 
-        let mut command = Command::new(&self.program);
-        let mut mounts = Mounts(&mut command);
+        let mut mounts = Arguments::default();
         mounts.system();
-        mounts.own_system_folders();
+        mounts.own_system_folders(self.bounds, job.temporary);
         mounts.hide_private_settings();
         self.own_view(&mut mounts);
         if let Some((checkout, home)) = job.seen_at {
-            mounts.writable_at(job.checkout, checkout);
-            mounts.writable_at(job.home, home);
+            mounts.writable(job.checkout, checkout);
+            mounts.writable(job.home, home);
         }
-        mounts.writable(job.checkout);
-        mounts.writable(job.home);
+        mounts.writable(job.checkout, job.checkout);
+        mounts.writable(job.home, job.home);
         for path in job.readable {
             mounts.read_only(path);
         }
+        // What is written outside of the mounts above would be gone with the room: better refused.
+        mounts.add(["--remount-ro", "/"]);
+        // With a user namespace where there can be one: as root, bubblewrap works without, too.
+        mounts.add(["--unshare-user-try", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]);
+        if !job.network {
+            mounts.add(["--unshare-net"]);
+        }
+        // As root, bubblewrap leaves every capability to the program unless told otherwise.
+        mounts.add(["--cap-drop", "ALL"]);
+        mounts.add(["--die-with-parent", "--new-session"]);
+        mounts.add([OsStr::new("--chdir"), job.checkout.as_os_str()]);
+        // Some shells hand on variables of their own.
+        for name in ["_", "SHLVL", "OLDPWD", MARK] {
+            mounts.add(["--unsetenv", name]);
+        }
+        let pwd = (OsString::from("PWD"), job.checkout.as_os_str().to_owned());
+        for (name, value) in job.environment.iter().chain([&pwd]) {
+            mounts.add([OsStr::new("--setenv"), name, value]);
+        }
+
+        let mut command = Command::new(SHELL);
+        let mark = job.environment.iter().filter(|(name, _)| name == MARK);
         command
-            // What is written outside of the mounts above would be gone with the room: better refused.
-            .args(["--remount-ro", "/"])
-            // With a user namespace where there can be one: as root, bubblewrap works without, too.
-            .args(["--unshare-user-try", "--unshare-pid", "--unshare-ipc", "--unshare-uts"])
-            // As root, bubblewrap leaves every capability to the program unless told otherwise.
-            .args(["--cap-drop", "ALL"])
-            .args(["--die-with-parent", "--new-session"])
-            .arg("--chdir")
-            .arg(job.checkout)
+            .args(["-c", ENTER, "sh"])
+            .args(job.entrances)
             .arg("--")
+            .arg(&self.program)
+            .args(["--args", "3", "--"])
             .arg(job.program)
             .args(job.arguments)
-            // Not `--setenv`: arguments can be read by every user of the machine.
             .env_clear()
-            .envs(job.environment.iter().map(|(name, value)| (name, value)))
-            .env("PWD", job.checkout);
+            .envs(mark.map(|(name, value)| (name, value)))
+            .stdin(mounts.into_file().map_err(RoomError::Prepare)?);
         Ok(command)
     }
 }
 
-/// The mounts of a room, in their order: a later one covers an earlier one.
-struct Mounts<'a>(&'a mut Command);
+/// The output of a program that must end soon.
+async fn limited(
+    output: impl Future<Output = std::io::Result<std::process::Output>>,
+) -> Result<std::process::Output, ProbeError> {
+    let output = tokio::time::timeout(PROBE_LIMIT, output).await;
+    output.map_err(|_| ProbeError::TooSlow)?.map_err(ProbeError::Start)
+}
 
-impl Mounts<'_> {
+/// What bubblewrap is told, each word with a NUL behind it. Mounts in their order: a later one covers an earlier one.
+#[derive(Default)]
+struct Arguments(Vec<u8>);
+
+impl Arguments {
+    fn add<S: AsRef<OsStr>>(&mut self, words: impl IntoIterator<Item = S>) {
+        for word in words {
+            self.0.extend_from_slice(word.as_ref().as_bytes());
+            self.0.push(0);
+        }
+    }
+
     fn read_only(&mut self, path: &Path) {
-        self.0.arg("--ro-bind-try").arg(path).arg(path);
+        self.add([OsStr::new("--ro-bind-try"), path.as_os_str(), path.as_os_str()]);
     }
 
-    fn writable(&mut self, path: &Path) {
-        self.writable_at(path, path);
-    }
-
-    fn writable_at(&mut self, path: &Path, at: &Path) {
-        self.0.arg("--bind").arg(path).arg(at);
+    fn writable(&mut self, path: &Path, at: &Path) {
+        self.add([OsStr::new("--bind"), path.as_os_str(), at.as_os_str()]);
     }
 
     fn empty(&mut self, path: &Path) {
-        self.0.arg("--tmpfs").arg(path);
+        self.add([OsStr::new("--tmpfs"), path.as_os_str()]);
+    }
+
+    /// An empty device over a file.
+    fn nothing(&mut self, path: &Path) {
+        self.add([OsStr::new("--ro-bind"), OsStr::new("/dev/null"), path.as_os_str()]);
+    }
+
+    /// In memory, and nowhere on a disk.
+    #[cfg(target_os = "linux")]
+    fn into_file(self) -> std::io::Result<std::fs::File> {
+        use std::io::{Seek as _, Write as _};
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let mut file = std::fs::File::from(rustix::fs::memfd_create("room", flags)?);
+        file.write_all(&self.0)?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    /// Bubblewrap is for Linux.
+    #[cfg(not(target_os = "linux"))]
+    fn into_file(self) -> std::io::Result<std::fs::File> {
+        drop(self);
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 
     fn system(&mut self) {
         for path in SYSTEM.map(Path::new) {
             match path.read_link() {
                 Ok(target) => {
-                    self.0.arg("--symlink").arg(target).arg(path);
+                    self.add([OsStr::new("--symlink"), target.as_os_str(), path.as_os_str()]);
                 }
                 Err(_) => self.read_only(path),
             }
@@ -241,21 +326,31 @@ impl Mounts<'_> {
                 } else if metadata.is_dir() {
                     self.empty(&path);
                 } else if !metadata.is_symlink() && mode & 0o004 == 0 {
-                    self.0.args(["--ro-bind", "/dev/null"]).arg(path);
+                    self.nothing(&path);
                 }
             }
         }
     }
 
-    fn own_system_folders(&mut self) {
-        self.0.args(["--proc", "/proc"]);
+    fn own_system_folders(&mut self, bounds: bool, temporary: Option<[&Path; 2]>) {
+        self.add(["--proc", "/proc"]);
         // Bubblewrap covers /proc/sys only where it looks writable; to root without capabilities it
         // does not, and yet the files in it are: kernel/core_pattern alone would be the way out.
-        self.0.args(["--ro-bind", "/proc/sys", "/proc/sys"]);
-        self.0.args(["--dev", "/dev"]);
-        self.empty(Path::new("/tmp"));
-        self.empty(Path::new("/var/tmp"));
-        self.0.args(["--dir", "/run"]);
+        self.add(["--ro-bind", "/proc/sys", "/proc/sys"]);
+        self.add(["--dev", "/dev"]);
+        if bounds {
+            self.add(["--size", &SHARED_MEMORY.to_string()]);
+        }
+        self.empty(Path::new("/dev/shm"));
+        // It is in memory, and has no bound of its own.
+        self.add(["--remount-ro", "/dev"]);
+        for (at, path) in ["/tmp", "/var/tmp"].map(Path::new).into_iter().enumerate() {
+            match temporary.and_then(|all| all.get(at).copied()) {
+                Some(folder) => self.writable(folder, path),
+                None => self.empty(path),
+            }
+        }
+        self.add(["--dir", "/run"]);
     }
 }
 
@@ -311,9 +406,12 @@ mod tests {
             arguments: &[],
             checkout: &checkout,
             home: &home,
+            temporary: None,
             readable: &[],
             seen_at: None,
             environment: &[("PATH".into(), path)],
+            network: true,
+            entrances: &[],
         };
         let command = chosen.room.command(&job).unwrap();
         let output = tokio::process::Command::from(command).output();

@@ -14,7 +14,8 @@ use baton_store::fs;
 
 use super::Runs;
 use super::environment::Folders;
-use super::life::chain;
+use super::homes::remove_temporary;
+use super::refused::chain;
 
 /// Checkouts of ended runs that can still be looked at. What is in them is in snapshots, too.
 const MAX_ENDED: usize = 32;
@@ -135,8 +136,11 @@ pub(super) async fn look_after_ended(runs: Runs) {
         let names = fs::list_dir(folder).unwrap_or_default();
         let there = names.iter().filter_map(|name| name.to_str()?.parse().ok());
         for run in there.filter(|run| !live.contains(run)) {
-            all.let_go(&Folders::of(folder, run));
+            let folders = Folders::of(folder, run);
+            all.let_go(&folders);
+            remove_temporary(&folders);
         }
+        all.sweep_homes();
         all.0.parts.catalog.unsealed_runs()
     };
     let rows = match runs.blocking("run-recover", let_go).await {

@@ -11,6 +11,7 @@ use baton_protocol::message::RunSpec;
 
 use super::checkout::Place;
 use crate::rooms::DEFAULT_PATH;
+use crate::rooms::toolchains::Toolchains;
 use crate::secrets::Given;
 
 /// Longest string that Linux takes as one argument or variable, its NUL included (`MAX_ARG_STRLEN`).
@@ -30,6 +31,15 @@ impl NodeEnvironment {
     /// What it let through.
     pub fn variables(&self) -> &[(OsString, OsString)] {
         &self.0
+    }
+
+    /// The same, with toolchains that it may use.
+    #[must_use]
+    pub fn with_toolchains(&self, toolchains: &Toolchains) -> Self {
+        let path = toolchains.path_with(self.path());
+        let own = self.0.iter().filter(|(name, _)| name != "PATH").cloned();
+        let told = toolchains.variables.iter().cloned();
+        Self(own.chain([("PATH".into(), path)]).chain(told).collect())
     }
 
     /// The folders in which programs are looked for.
@@ -77,8 +87,19 @@ impl Folders {
         self.root.join("layer")
     }
 
-    pub(super) fn home(&self) -> PathBuf {
+    /// The home of a run that cannot have that of its thread.
+    pub(super) fn own_home(&self) -> PathBuf {
         self.root.join("home")
+    }
+
+    /// Where what it has as `/tmp` and `/var/tmp` is.
+    pub(super) fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Both.
+    pub(super) fn temporaries(&self) -> [PathBuf; 2] {
+        ["tmp", "var"].map(|name| self.temporary().join(name))
     }
 
     pub(super) fn attachments(&self) -> PathBuf {
@@ -105,6 +126,7 @@ pub(super) fn environment(
     node: &NodeEnvironment,
     spec: &RunSpec,
     folders: &Folders,
+    home: &Path,
     given: &Given,
 ) -> Variables {
     let mut all = node.0.clone();
@@ -112,7 +134,7 @@ pub(super) fn environment(
         all.push(("PATH".into(), DEFAULT_PATH.into()));
     }
     let mut add = |name: &str, value: OsString| all.push((name.into(), value));
-    add("HOME", folders.home().into());
+    add("HOME", home.into());
     add("BATON_RUN", spec.run.to_string().into());
     add("BATON_THREAD", spec.thread.to_string().into());
     add("BATON_SNAPSHOT", spec.snapshot.to_string().into());

@@ -23,6 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::sync::oneshot;
 
+use super::limits::Held;
 use super::log::writer::Log;
 use super::mask::MaskedLines;
 use super::process::Processes;
@@ -60,6 +61,10 @@ pub(super) struct Execution {
     pub(super) command: Command,
     /// As in [`Room::layers`](crate::rooms::Room::layers).
     pub(super) layers: usize,
+    /// As in [`Room::enters`](crate::rooms::Room::enters).
+    pub(super) enters: bool,
+    /// Its limits.
+    pub(super) held: Arc<Held>,
     pub(super) log: Arc<Log>,
     /// What must not be in the log.
     pub(super) known: Option<Arc<KnownValues>>,
@@ -71,17 +76,20 @@ pub(super) struct Execution {
 /// Starts a program, records its output until it ends, and ends what it leaves behind. Returns its exit
 /// code: its own, or 128 and the signal.
 pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, ExecuteError> {
-    let Execution { run, mut command, layers, log, known, clock, started } = execution;
+    let Execution { run, mut command, layers, enters, held, log, known, clock, started } =
+        execution;
     let (exited, exit) = io::pipe().map_err(ExecuteError::Start)?;
     let mut child = command
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
         .map_err(ExecuteError::Start)?;
     let leader = Pid::from_child(&child);
-    let processes = Arc::new(Processes::new(run, leader, layers));
+    let processes = Arc::new(Processes::new(run, leader, layers, Arc::clone(&held.group)));
+    if !enters {
+        processes.enter();
+    }
     let mut output = Output {
         stdout: child.stdout.take(),
         stderr: child.stderr.take(),
@@ -91,6 +99,7 @@ pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, Execut
     };
     let recorded = processes.record().write(record);
     let watched = recorded.is_ok().then(|| {
+        held.watch(&processes);
         // Nobody may wait for it: then the run goes on all the same.
         drop(started.send(Arc::clone(&processes)));
         let wait = move || {

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::checkout::{CheckoutError, Prepared};
 use super::environment::{Installed, arguments, environment, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
+use super::homes::{make_temporary, remove_temporary};
+use super::limits::Held;
 use super::mask::masked;
 use super::process::Processes;
+use super::refused::chain;
 use super::{Live, Runs, RunsError, Stop};
 use crate::notices::Notice;
 use crate::rooms::{Job, RoomError};
@@ -80,15 +84,6 @@ pub(super) async fn live(runs: Runs, live: Arc<Live>) {
 }
 
 impl Runs {
-    /// Waits until a run may be at work.
-    pub(super) async fn slot(&self, live: &Live) -> Result<OwnedSemaphorePermit, Stop> {
-        tokio::select! {
-            biased;
-            stop = live.stopped() => Err(stop),
-            slot = Arc::clone(&self.0.slots).acquire_owned() => slot.map_err(|_| Stop::Interrupted),
-        }
-    }
-
     async fn run_through(&self, live: &Arc<Live>, slot: OwnedSemaphorePermit) {
         // Held to the end, but while it waits for what another one sets up.
         let mut slot = Some(slot);
@@ -129,23 +124,34 @@ impl Runs {
             }
         }
         self.seal_and_finish(live, ended).await;
+        let folders = live.folders.clone();
+        let remove = move || remove_temporary(&folders);
+        self.0.parts.tasks.spawn_blocking("run-tmp", remove).detach();
     }
 
     /// Makes the run's folders, checkout, attachments and receipt.
     async fn prepare(&self, live: &Arc<Live>) -> Result<Prepared, String> {
         let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(live));
         let isolated = self.0.parts.room.isolated();
+        let runs = self.clone();
         let prepare = move || -> Result<Prepared, CheckoutError> {
             let folders = &work.folders;
             let own = |doing, result: Result<(), fs::FsError>| {
                 result.map_err(|source| CheckoutError { doing, source: Box::new(source) })
             };
-            for folder in [folders.home(), folders.attachments()] {
-                own("making the run's folders", fs::create_dir_all(&folder))?;
-            }
+            let folder = folders.attachments();
+            own("making the run's folders", fs::create_dir_all(&folder))?;
+            own("making the run's folders", make_temporary(&work.folders))?;
             let mut prepared = checkouts.prepare(&work.place(), work.spec.snapshot)?;
             if let Some(receipt) = prepared.receipt.as_object_mut() {
                 receipt.insert("isolated".to_owned(), isolated.into());
+            }
+            let told = runs.make_home(&work).map_err(|source| CheckoutError {
+                doing: "making the run's home",
+                source: Box::new(source),
+            })?;
+            if let Some(told) = told {
+                runs.note(&work, &told);
             }
             let receipt = prepared.receipt.to_string();
             let written = fs::write_whole(&folders.receipt(), receipt.as_bytes(), 0o644);
@@ -193,44 +199,60 @@ impl Runs {
                 return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let mut variables =
-            environment(&self.0.options.environment, &live.spec, &live.folders, &given);
+        let home = live.home();
+        let node = &self.0.options.environment;
+        let mut variables = environment(node, &live.spec, &live.folders, &home, &given);
         set_where_free(&mut variables, installed.variables);
         let all = arguments(&live.spec);
         let (program, arguments) = all
             .split_first()
             .map_or((OsStr::new(""), all.as_slice()), |(first, rest)| (first.as_os_str(), rest));
-        let (home, attachments, receipt) =
-            (live.folders.home(), live.folders.attachments(), live.folders.receipt());
+        let (attachments, receipt) = (live.folders.attachments(), live.folders.receipt());
+        let temporary = live.folders.temporaries();
         let job = Job {
             program,
             arguments,
             checkout: &checkout,
             home: &home,
+            temporary: Some(temporary.each_ref().map(std::path::PathBuf::as_path)),
             readable: &[&attachments, &receipt],
             seen_at: installed.made_at.as_ref().map(|(checkout, home)| (&**checkout, &**home)),
             environment: &variables,
+            network: !self.is_without_network(&live.spec),
+            entrances: &[],
         };
-        self.carry_out(live, &job, given.known.clone(), None).await
+        self.carry_out(live, &job, given.known.clone(), Vec::new(), None).await
     }
 
-    /// Runs a program in the room, until it has ended or the run is to end, and no longer than its `limit`.
+    /// Runs a program in the room and within the limits of a run, until it has ended or the run is to end, and no longer
+    /// than its `limit`. What is in `written` counts as written by the run, too.
     pub(super) async fn carry_out(
         &self,
         live: &Arc<Live>,
         job: &Job<'_>,
         known: Option<Arc<KnownValues>>,
+        written: Vec<PathBuf>,
         limit: Option<Duration>,
     ) -> Ended {
         let (clock, log) = (&self.0.parts.clock, &live.log);
-        let command = match self.0.parts.room.command(job) {
+        let held = match self.hold(live, written).await {
+            Ok(held) => held,
+            Err(failure) => {
+                return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
+            }
+        };
+        let job = Job { entrances: held.group.entrances(), ..*job };
+        let command = match self.0.parts.room.command(&job) {
             Ok(command) => command,
             Err(error) => {
                 let code = match error {
                     RoomError::NotFound { .. } | RoomError::Hidden { .. } => NOT_FOUND,
-                    RoomError::NotExecutable { .. } => NOT_EXECUTABLE,
+                    RoomError::NotExecutable { .. }
+                    | RoomError::NoWalls
+                    | RoomError::Prepare(_) => NOT_EXECUTABLE,
                 };
-                let failure = Some(error.to_string());
+                let failure = Some(chain(&error));
+                self.finish_holding(&held).await;
                 return Ended { code: Some(code), failure, at: clock.now_ms(), ..Ended::default() };
             }
         };
@@ -239,6 +261,8 @@ impl Runs {
             run: live.run,
             command,
             layers: self.0.parts.room.layers(),
+            enters: self.0.parts.room.enters(),
+            held: Arc::clone(&held),
             log: Arc::clone(log),
             known,
             clock: clock.clone(),
@@ -262,8 +286,14 @@ impl Runs {
                 (result, stop.is_none(), stop)
             }
         };
+        let exceeded = self.finish_holding(&held).await;
         let (code, failure) = match result {
-            Ok(Ok(code)) => (Some(code), None),
+            Ok(Ok(code)) if exceeded.is_some() => (Some(code), exceeded),
+            Ok(Ok(code)) => {
+                let refused = held.refused().filter(|_| code != 0);
+                let text = |refused| format!("the program ended with code {code}; {refused}");
+                (Some(code), refused.map(text))
+            }
             Ok(Err(error)) => {
                 let not_found =
                     |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::NotFound;
@@ -280,6 +310,30 @@ impl Runs {
             format!("it was at work for {} s, and may not be for longer", limit.as_secs())
         });
         Ended { code, stop, failure: failure.or(late), at: clock.now_ms(), ..Ended::default() }
+    }
+
+    /// Makes what holds a run to its limits.
+    async fn hold(&self, live: &Arc<Live>, written: Vec<PathBuf>) -> Result<Arc<Held>, String> {
+        let (runs, work) = (self.clone(), Arc::clone(live));
+        let opened = self.blocking("run-limits", move || Held::open(&runs, &work, written)).await;
+        let what = "the limits of the run could not be set";
+        match opened {
+            Ok(Ok(held)) => Ok(Arc::new(held)),
+            Ok(Err(error)) => Err(reason(what, &error)),
+            Err(error) => Err(reason(what, &error)),
+        }
+    }
+
+    /// Returns when what held a run is gone, and says which limit it went beyond.
+    async fn finish_holding(&self, held: &Arc<Held>) -> Option<String> {
+        let work = Arc::clone(held);
+        match self.blocking("run-limits", move || work.finish()).await {
+            Ok(exceeded) => exceeded.map(|exceeded| exceeded.to_string()),
+            Err(error) => {
+                tracing::error!(%error, "the limits of a run are not looked at");
+                None
+            }
+        }
     }
 
     /// The secrets of a run: as they are when its program is started.
@@ -437,17 +491,6 @@ pub(super) fn reason(what: &str, error: &dyn Error) -> String {
         reason.truncate(end);
     }
     reason
-}
-
-/// An error and its sources.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -644,7 +687,7 @@ mod tests {
                 format!("BATON_RUN={}", asked.run),
                 format!("BATON_SNAPSHOT={}", asked.snapshot),
                 format!("BATON_THREAD={}", asked.thread),
-                format!("HOME={folder}/home"),
+                format!("HOME={}", node.home_of(&asked)),
                 "LANG=C.UTF-8".to_owned(),
                 format!("PATH={}", crate::rooms::DEFAULT_PATH),
                 format!("PWD={folder}/checkout"),
@@ -671,8 +714,8 @@ mod tests {
             assert_eq!(receipt["snapshot"], info.spec.snapshot.to_string());
             assert_eq!(lines.next(), Some("the attachment"));
             assert!(lines.next().unwrap().starts_with("a b||$(c)|"));
-            let home = Path::new(info.checkout.as_ref().unwrap()).with_file_name("home");
-            assert!(home.join(".kept").exists());
+            let home = node.home_of(&info.spec);
+            assert!(Path::new(&home).join(".kept").exists());
             // Without a prompt there is an empty one.
             let script = "test \"${BATON_PROMPT-unset}\" = ''";
             assert_eq!(node.run(spec(2, &["sh", "-c", script])).await.exit_code, Some(0));
@@ -774,8 +817,8 @@ mod tests {
             let stdout = String::from_utf8(stdout).unwrap();
             let run = info.spec.run;
             let expected = format!(
-                "/run:\n\n{root}/runs:\n{run}\n\n{root}/runs/{run}:\n\
-                 attachments\ncheckout\nhome\nreceipt.json\nx\n\
+                "/run:\n\n{root}/runs:\n{run}\nhomes\n\n{root}/runs/{run}:\n\
+                 attachments\ncheckout\nreceipt.json\nx\n\
                  CapInh: CapPrm: CapEff: CapBnd: CapAmb: 2\nfine\n"
             );
             assert_eq!(stdout, expected, "{}", String::from_utf8_lossy(&stderr));

@@ -2,7 +2,8 @@
 //!
 //! A run's processes are its leader, whatever descends from it, whatever is in its group or session, and
 //! whatever carries its `BATON_RUN` in its environment: a daemon that a build left behind has a session
-//! and a parent of its own, and still the environment.
+//! and a parent of its own, and still the environment. Where the machine has control groups for us, whatever is in the
+//! run's is the run's, too.
 //!
 //! Not here: starting the leader and reading its output ([`execute`](super::execute)).
 //!
@@ -11,12 +12,14 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::RunId;
 use baton_store::fs::{self, FsError};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
+
+use crate::limits::Group;
 
 /// Most bytes of an environment that are looked through; the system's own limit is 6 MiB for arguments
 /// and environment together, unless the stack is unlimited.
@@ -63,7 +66,17 @@ struct Seen {
     group: i32,
     session: i32,
     started: u64,
+    threads: u64,
     gone: bool,
+}
+
+/// What processes take of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Processes and threads.
+    pub(super) threads: u64,
+    /// Bytes of memory.
+    pub(super) memory: u64,
 }
 
 impl Seen {
@@ -81,6 +94,7 @@ impl Seen {
             group: field(2)?.parse().ok()?,
             session: field(3)?.parse().ok()?,
             started: field(19)?.parse().ok()?,
+            threads: field(17)?.parse().ok()?,
             gone: matches!(field(0)?, "Z" | "X"),
         })
     }
@@ -99,6 +113,25 @@ impl Seen {
         let environment = environment.ok().flatten()?;
         let mut variables = environment.split(|&byte| byte == 0);
         (!environment.is_empty()).then(|| variables.any(|variable| variable == marker))
+    }
+
+    /// All the memory that it uses.
+    fn memory(&self) -> Option<u64> {
+        self.said_of_memory("status", "VmRSS:")
+    }
+
+    /// Its part of the memory that it shares with others, and all of what it does not.
+    fn share_of_memory(&self) -> Option<u64> {
+        self.said_of_memory("smaps_rollup", "Pss:")
+    }
+
+    fn said_of_memory(&self, file: &str, key: &str) -> Option<u64> {
+        let path = format!("/proc/{}/{file}", self.pid);
+        let text = fs::read_if_exists(Path::new(&path), 64 * 1024).ok().flatten()?;
+        let text = String::from_utf8_lossy(&text);
+        let said = text.lines().find_map(|line| line.strip_prefix(key))?;
+        let kilobytes: u64 = said.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        Some(kilobytes.saturating_mul(1024))
     }
 
     /// Threads of the kernel have no environment and never will.
@@ -124,11 +157,11 @@ impl Seen {
     fn signal(&self, _signal: Signal) {}
 }
 
-/// The living processes of a run. `leader` is trusted to be the run's.
-fn members(leader: Option<i32>, marker: &[u8]) -> Vec<Seen> {
+/// The living processes of a run. `leader` is trusted to be the run's, and so is what is in its group.
+fn members(leader: Option<i32>, grouped: &[i32], marker: &[u8]) -> Vec<Seen> {
     let myself = rustix::process::getpid().as_raw_pid();
     let all = Seen::all();
-    let mut pids: HashSet<i32> = HashSet::new();
+    let mut pids: HashSet<i32> = grouped.iter().copied().collect();
     if let Some(leader) = leader {
         let led = |seen: &&Seen| [seen.pid, seen.group, seen.session].contains(&leader);
         pids.extend(all.iter().filter(led).map(|seen| seen.pid));
@@ -162,7 +195,7 @@ fn members(leader: Option<i32>, marker: &[u8]) -> Vec<Seen> {
 /// The living processes that carry a run in their environment.
 #[cfg(test)]
 pub(super) fn carriers(run: RunId) -> Vec<i32> {
-    members(None, &marker(run)).iter().map(|seen| seen.pid).collect()
+    members(None, &[], &marker(run)).iter().map(|seen| seen.pid).collect()
 }
 
 fn marker(run: RunId) -> Vec<u8> {
@@ -188,7 +221,7 @@ pub(super) fn kill_leftovers(run: RunId, record: Option<&ProcessRecord>) -> (usi
 fn kill_all(leader: Option<i32>, marker: &[u8]) -> (usize, bool) {
     let mut found = 0;
     for round in 0..ROUNDS {
-        let members = members(leader, marker);
+        let members = members(leader, &[], marker);
         if members.is_empty() {
             return (found, true);
         }
@@ -208,6 +241,7 @@ fn kill_all(leader: Option<i32>, marker: &[u8]) -> (usize, bool) {
 pub(super) struct Processes {
     leader: Pid,
     layers: usize,
+    group: Arc<dyn Group>,
     marker: Vec<u8>,
     /// Once the leader was waited for, its number may be another's.
     reaped: Mutex<bool>,
@@ -216,8 +250,51 @@ pub(super) struct Processes {
 impl Processes {
     /// Of a leader that was just started and leads a group. `layers` as in
     /// [`Room::layers`](crate::rooms::Room::layers).
-    pub(super) fn new(run: RunId, leader: Pid, layers: usize) -> Self {
-        Self { leader, layers, marker: marker(run), reaped: Mutex::new(false) }
+    pub(super) fn new(run: RunId, leader: Pid, layers: usize, group: Arc<dyn Group>) -> Self {
+        Self { leader, layers, group, marker: marker(run), reaped: Mutex::new(false) }
+    }
+
+    /// Puts the run's processes into its group, where the room has not done so.
+    pub(super) fn enter(&self) {
+        if self.group.entrances().is_empty() {
+            return;
+        }
+        let leader = self.leader.as_raw_pid();
+        if let Err(error) = self.group.add(leader) {
+            tracing::warn!(%error, "a program is not held to its limits");
+            return;
+        }
+        // What it has started by then; what those start from then on is in the group with them.
+        for _ in 0..ROUNDS {
+            let grouped: HashSet<i32> = self.group.processes().into_iter().collect();
+            let members = members(Some(leader), &[], &self.marker);
+            let outside = members.iter().filter(|member| !grouped.contains(&member.pid));
+            if outside.filter(|member| self.group.add(member.pid).is_ok()).count() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// What the run's processes take. Memory that several share counts once, where that decides whether it is more than
+    /// `memory`.
+    pub(super) fn taken(&self, memory: u64) -> Taken {
+        let members = self.members();
+        let threads = members.iter().map(|member| member.threads).sum();
+        let all = |of: fn(&Seen) -> Option<u64>| {
+            members.iter().filter_map(of).fold(0, u64::saturating_add)
+        };
+        let most = all(Seen::memory);
+        if most <= memory {
+            return Taken { threads, memory: most };
+        }
+        Taken {
+            threads,
+            memory: all(|member| member.share_of_memory().or_else(|| member.memory())),
+        }
+    }
+
+    fn members(&self) -> Vec<Seen> {
+        members(Some(self.leader.as_raw_pid()), &self.group.processes(), &self.marker)
     }
 
     pub(super) fn record(&self) -> ProcessRecord {
@@ -233,7 +310,7 @@ impl Processes {
             return;
         }
         let leader = self.leader.as_raw_pid();
-        let members = members(Some(leader), &self.marker);
+        let members = self.members();
         let mut room: HashSet<i32> = HashSet::new();
         if self.layers > 0 {
             room.insert(leader);
@@ -259,8 +336,9 @@ impl Processes {
             self.signal_group(Signal::KILL);
         }
         let leader = (!*reaped).then_some(self.leader.as_raw_pid());
+        let grouped_gone = self.group.kill();
         let (_, gone) = kill_all(leader, &self.marker);
-        gone
+        gone && grouped_gone
     }
 
     /// Waits for the leader with `wait`; from then on its number is never signalled.
@@ -284,6 +362,11 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::limits::NoGroups;
+
+    fn no_group() -> Arc<dyn Group> {
+        Arc::new(NoGroups::because(String::new()))
+    }
 
     fn start(run: RunId, script: &str) -> (Child, String) {
         let mut child = Command::new("sh")
@@ -307,10 +390,9 @@ mod tests {
         let (mut stranger, _) = start(RunId::from_bytes([8; 16]), "echo; exec sleep 300");
         let orphan: i32 = orphan.parse().unwrap();
         let leader = Pid::from_child(&child);
-        let processes = Processes::new(run, leader, 0);
+        let processes = Processes::new(run, leader, 0, no_group());
 
-        let found: Vec<_> =
-            members(Some(leader.as_raw_pid()), &marker(run)).iter().map(|seen| seen.pid).collect();
+        let found: Vec<_> = processes.members().iter().map(|seen| seen.pid).collect();
         assert!(found.contains(&orphan) && found.contains(&leader.as_raw_pid()), "{found:?}");
 
         assert!(processes.kill());
@@ -326,7 +408,7 @@ mod tests {
         let (mut child, _) = start(RunId::from_bytes([9; 16]), "echo; exec env -i sleep 300");
         let leader = Pid::from_child(&child);
         let run = RunId::from_bytes([10; 16]);
-        let mut record = Processes::new(run, leader, 0).record();
+        let mut record = Processes::new(run, leader, 0, no_group()).record();
         record.started += 1;
         assert_eq!(kill_leftovers(run, Some(&record)), (0, true));
         record.started -= 1;

@@ -146,7 +146,6 @@ mod tests {
             let run: RunId = run.parse().unwrap();
 
             let home = folder.path().to_owned();
-            let node = Node::in_home_of_another(home, walls == "walls").await.unwrap();
             if walls == "bare" {
                 // What the program starts it does not wait for.
                 within(async {
@@ -156,6 +155,7 @@ mod tests {
                 })
                 .await;
             }
+            let node = Node::in_home_of_another(home, walls == "walls").await.unwrap();
             node.runs.recover().await.unwrap();
             assert_eq!(Node::processes_of(run), Vec::<i32>::new());
             let info = within(node.runs.wait("ann", run)).await.unwrap();
@@ -198,7 +198,8 @@ mod tests {
             .spawn()
             .unwrap();
         let leader = rustix::process::Pid::from_child(&program);
-        Processes::new(asked.run, leader, 0).record().write(&folders.process()).unwrap();
+        let no_group = Arc::new(crate::limits::NoGroups::because(String::new()));
+        Processes::new(asked.run, leader, 0, no_group).record().write(&folders.process()).unwrap();
         let mut orphan = Command::new("sleep")
             .arg("307")
             .env("BATON_RUN", asked.run.to_string())

@@ -36,6 +36,8 @@ struct Script<'a> {
     home: &'a Path,
     /// Where what it finds installed was made.
     made_at: Option<&'a (PathBuf, PathBuf)>,
+    /// What it writes to, beside the folders of the run.
+    written: &'a [PathBuf],
 }
 
 impl Runs {
@@ -124,8 +126,9 @@ impl Runs {
                 name: "maintain",
                 text: &asked.description.maintain,
                 checkout: &live.folders.checkout(),
-                home: &live.folders.home(),
+                home: &live.home(),
                 made_at: Some(&kept.made_at),
+                written: &[],
             };
             self.run_script(live, asked, script).await?;
         }
@@ -135,7 +138,7 @@ impl Runs {
     async fn give_kept(&self, live: &Arc<Live>, key: Key) -> Result<Option<Kept>, Ended> {
         let found =
             self.on_environments(live, "giving it its environment", move |environments, live| {
-                environments.furnish(&live.place(), &live.folders.home(), live.spec.snapshot, key)
+                environments.furnish(&live.place(), &live.home(), live.spec.snapshot, key)
             });
         match found.await {
             Ok(found) => Ok(found.flatten()),
@@ -187,7 +190,11 @@ impl Runs {
         };
         let text = &asked.description.setup;
         let (checkout, home) = (&*place.checkout, &*place.home);
-        let script = Script { name: "setup", text, checkout, home, made_at: None };
+        // Of an overlay only what lies above the tree is written by the script.
+        let is_shared = live.folders.layer().is_dir();
+        let tree = if is_shared { &place.upper } else { &place.checkout };
+        let written = &[tree.clone(), place.home.clone()];
+        let script = Script { name: "setup", text, checkout, home, made_at: None, written };
         self.run_script(live, asked, script).await?;
         let kept =
             self.on_environments(live, "keeping the environment", move |environments, live| {
@@ -203,29 +210,32 @@ impl Runs {
         asked: &Asked,
         script: Script<'_>,
     ) -> Result<(), Ended> {
-        let options = &self.0.options;
-        let mut all =
-            environment(&options.environment, &live.spec, &live.folders, &Given::default());
+        let (node, given) = (&self.0.options.environment, Given::default());
+        let mut all = environment(node, &live.spec, &live.folders, script.home, &given);
         all.retain(|(name, _)| name != "HOME" && !OF_PROGRAMS.iter().any(|other| name == other));
         all.push(("HOME".into(), script.home.into()));
         set_where_free(&mut all, variables(asked));
         let arguments = ["-e", "-c", script.text].map(OsString::from);
+        let temporary = live.folders.temporaries();
         let job = Job {
             program: OsStr::new("sh"),
             arguments: &arguments,
             checkout: script.checkout,
             home: script.home,
+            temporary: Some(temporary.each_ref().map(PathBuf::as_path)),
             readable: &[],
             seen_at: script.made_at.map(|(checkout, home)| (&**checkout, &**home)),
             environment: &all,
+            network: !self.is_without_network(&live.spec),
+            entrances: &[],
         };
         // It is given none, but may find one in the tree.
         let (secrets, vault, run) = (self.0.parts.secrets.clone(), live.vault, live.run);
         let known = self.blocking("run-secrets", move || secrets.to_hold(vault, run)).await;
         let known = known.map_err(|error| self.failed(reason("reading its secrets", &error)))?;
-        let limit = Some(options.setup_limit);
+        let (limit, written) = (Some(self.0.options.setup_limit), script.written.to_vec());
         let Ended { code, stop, failure, at, .. } =
-            self.carry_out(live, &job, known, limit).await;
+            self.carry_out(live, &job, known, written, limit).await;
         if stop.is_some() {
             return Err(Ended { stop, at, ..Ended::default() });
         }
@@ -237,6 +247,15 @@ impl Runs {
                 let code = code.map_or("no code".to_owned(), |code| format!("code {code}"));
                 Err(self.failed(format!("the environment's {name} ended with {code}")))
             }
+        }
+    }
+
+    /// Waits until a run may be at work.
+    pub(super) async fn slot(&self, live: &Live) -> Result<OwnedSemaphorePermit, Stop> {
+        tokio::select! {
+            biased;
+            stop = live.stopped() => Err(stop),
+            slot = Arc::clone(&self.0.slots).acquire_owned() => slot.map_err(|_| Stop::Interrupted),
         }
     }
 

@@ -15,6 +15,7 @@ use super::environment::NodeEnvironment;
 use super::follow::RunLog;
 use super::{RunOptions, RunParts, Runs};
 use crate::clock::Clock;
+use crate::limits::{self, Limits};
 use crate::notices::Notices;
 use crate::rooms::{BareRoom, DEFAULT_PATH, Room, RoomSettings, choose};
 use crate::secrets::Secrets;
@@ -120,6 +121,13 @@ impl Checkouts for CopyCheckouts {
     }
 }
 
+/// A daemon that ends takes its control groups with it; one that is dropped in a test did not die.
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.runs.0.parts.limits.shut_down();
+    }
+}
+
 /// The home of a node; removed with its last daemon unless another process has made it.
 pub(super) struct Folder {
     path: PathBuf,
@@ -192,12 +200,38 @@ impl Node {
         Some(Self::build(folder, room, |_| {}))
     }
 
+    /// One with walls, where this machine can have them, and with the best limits that it has, or those that are said.
+    pub(super) async fn walled(
+        limits: Option<Arc<dyn Limits>>,
+        change: impl Fn(&mut RunOptions),
+    ) -> Option<Self> {
+        let folder = Folder::new();
+        let room = Self::walls(&folder).await?;
+        Some(Self::build_with(folder, room, limits, change))
+    }
+
+    /// Without walls, and with these limits.
+    pub(super) fn bare(limits: Arc<dyn Limits>, change: impl Fn(&mut RunOptions)) -> Self {
+        Self::build_with(Folder::new(), Arc::new(BareRoom), Some(limits), change)
+    }
+
     fn build(folder: Arc<Folder>, room: Arc<dyn Room>, change: impl Fn(&mut RunOptions)) -> Self {
+        Self::build_with(folder, room, None, change)
+    }
+
+    fn build_with(
+        folder: Arc<Folder>,
+        room: Arc<dyn Room>,
+        limits: Option<Arc<dyn Limits>>,
+        change: impl Fn(&mut RunOptions),
+    ) -> Self {
         let variables = [("PATH", DEFAULT_PATH), ("LANG", "C.UTF-8"), ("SECRET", "s")];
         let variables = variables.map(|(name, value)| (name.into(), value.into()));
         let mut options =
             RunOptions::new(folder.path().join("runs"), NodeEnvironment::new(variables));
         change(&mut options);
+        fs::create_dir_all(&options.folder).unwrap();
+        let limits = limits.unwrap_or_else(|| limits::choose(&options.folder));
         let catalog = Catalog::open(&folder.path().join("catalog.db")).unwrap();
         let vault = VaultId::from_bytes([1; 16]);
         catalog.ensure_user("ann", vault).unwrap();
@@ -208,6 +242,7 @@ impl Node {
             clock: Clock::system(),
             tasks: Tasks::new(),
             room,
+            limits,
             checkouts: Arc::clone(&checkouts) as Arc<dyn Checkouts>,
             secrets: Secrets::new(folder.path().join("secrets")),
             notices: Notices::default(),
@@ -224,6 +259,11 @@ impl Node {
     /// What its users' runs are given.
     pub(super) fn secrets(&self) -> &Secrets {
         &self.runs.0.parts.secrets
+    }
+
+    /// What holds its runs to their limits.
+    pub(super) fn limits(&self) -> &Arc<dyn Limits> {
+        &self.runs.0.parts.limits
     }
 
     pub(super) fn isolated(&self) -> bool {
@@ -277,6 +317,13 @@ impl Node {
 
     pub(super) fn sealed(&self, info: &RunInfo, name: &str) -> Vec<u8> {
         fs::read_if_exists(&self.sealed_path(info, name), 1 << 20).unwrap().unwrap()
+    }
+
+    /// The home of the thread of a run.
+    pub(super) fn home_of(&self, spec: &RunSpec) -> String {
+        let runs = self.folder.path().canonicalize().unwrap().join("runs/homes");
+        let thread = runs.join(self.vault.to_string()).join(spec.thread.to_string());
+        thread.join("home").to_str().unwrap().to_owned()
     }
 
     /// The processes of the machine that carry this run in their environment and live.

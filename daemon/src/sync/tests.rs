@@ -294,6 +294,7 @@ impl Cloud {
             system: String::new(),
         };
         let parts = RunParts {
+            limits: Arc::new(crate::limits::NoGroups::because("a test".to_owned())),
             catalog: catalog.clone(),
             clock: clock.clone(),
             tasks: tasks.clone(),

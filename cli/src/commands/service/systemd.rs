@@ -1,7 +1,8 @@
 //! The text of a systemd user unit.
 //!
 //! The unit restricts little: what the daemon starts inherits every restriction, and a run is somebody's
-//! build, with its own namespaces, just-in-time compilers and file modes. Rooms are what separates runs.
+//! build, with its own namespaces, just-in-time compilers and file modes. Rooms are what separates runs. Its control
+//! group is handed to the daemon, which makes one in it for each run.
 //!
 //! A daemon that fails is started again, five times in five minutes. One that finds its home in use, or is
 //! called wrongly, is not: another try would find the same.
@@ -53,6 +54,7 @@ TimeoutStopSec=90
 LimitNOFILE=1024:524288
 LimitCORE=0:infinity
 RestrictRealtime=yes
+Delegate=cpu memory pids
 
 [Install]
 WantedBy=default.target
@@ -102,6 +104,7 @@ mod tests {
         for line in [
             "# Written by baton for the home /srv/100%/a\"b",
             "Type=notify",
+            "Delegate=cpu memory pids",
             "ExecStart=\"/opt/my tools/baton\" --home \"/srv/100%%/a\\\"b\" serve",
             "Environment=\"PATH=/usr/bin:/home/a/.cargo/bin\"",
             "RestartPreventExitStatus=2 4",

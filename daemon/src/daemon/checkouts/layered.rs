@@ -20,9 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::{RunId, VaultId, WorkspaceId};
 use baton_protocol::object::Snapshot;
-use baton_store::additions::{
-    AdditionsError, are_tracked, hidden, unchanged, unchanged_in_layer,
-};
+use baton_store::additions::{AdditionsError, are_tracked, hidden, unchanged, unchanged_in_layer};
 use baton_store::checkout::{
     RepositoryOptions, RestoreError, RestoreOptions, RestoredRepository, put_aside, remove_made,
     restore,

@@ -1,0 +1,58 @@
+//! In what kind of room the runs of this node are, what they are shown of it, and what they may take.
+
+use std::sync::Arc;
+
+use super::Options;
+use super::failure::Fail;
+use crate::config::Config;
+use crate::limits::{self, Allowance, Limits};
+use crate::rooms::toolchains::{self, Toolchains};
+use crate::rooms::{self, RoomSettings};
+use crate::runs::RunOptions;
+
+/// What was found out about this machine, for `doctor`.
+#[derive(Debug)]
+pub(super) struct Rooming {
+    /// Why runs are not isolated, where they are not.
+    pub(super) isolation: Result<(), String>,
+    /// What runs are shown of the toolchains of the node's user.
+    pub(super) toolchains: Toolchains,
+    /// What holds runs to their limits.
+    pub(super) limits: Arc<dyn Limits>,
+    /// What one may take.
+    pub(super) allowance: Allowance,
+}
+
+/// Finds the best room and limits that this machine has for runs, and sets what runs are told and may.
+pub(super) async fn choose(
+    options: &Options,
+    config: &Config,
+) -> Result<(Rooming, Arc<dyn rooms::Room>, RunOptions), Fail> {
+    let home = &options.home;
+    let serve = &config.serve;
+    let toolchains = toolchains::find(options.git_user.home.as_deref(), serve.expose.as_deref());
+    let mut hide = options.private.clone();
+    hide.push(home.state_dir.clone());
+    hide.extend(toolchains.hide.iter().cloned());
+    let settings = RoomSettings {
+        path: options.environment.path().to_owned(),
+        expose: toolchains.expose.clone(),
+        hide,
+    };
+    let chosen = rooms::choose(settings, &home.caches_dir()).await;
+    let environment = options.environment.with_toolchains(&toolchains);
+    let mut runs = RunOptions::new(home.runs_dir(), environment);
+    runs.max_parallel = serve.max_runs;
+    runs.allowance = Allowance {
+        memory: serve.run_memory.map(|bytes| bytes.0),
+        milli_cpus: serve.run_cpus.map(|processors| processors.0),
+        processes: serve.run_processes,
+        disk: serve.run_disk.map(|bytes| bytes.0),
+    };
+    let offline = config.agents.iter().filter(|(_, agent)| !agent.network);
+    runs.without_network = offline.map(|(name, _)| name.clone()).collect();
+    baton_store::fs::create_dir_all(&runs.folder)?;
+    let isolation = if chosen.room.isolated() { Ok(()) } else { Err(chosen.detail) };
+    let (limits, allowance) = (limits::choose(&runs.folder), runs.allowance.or_of_machine());
+    Ok((Rooming { isolation, toolchains, limits, allowance }, chosen.room, runs))
+}

@@ -1,0 +1,198 @@
+//! The homes of threads: a run has the home that the one before it in its thread has left.
+//!
+//! ```text
+//! homes/VAULT/THREAD/home    what `HOME` says
+//! ```
+//!
+//! A fork begins with a copy. It is made in a room, so that whatever the run before has left there, nothing but that is
+//! read. A home stays until [`Runs::forget_home`]: caches of package managers and logins of tools are in it.
+//!
+//! **Invariant:** a home is that of one user's thread, and of one live run. Another one that claims the same thread has a
+//! home of its own.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use baton_protocol::id::{RunId, ThreadId, VaultId};
+use baton_store::checkout::{put_aside, remove_made};
+use baton_store::fs::{self, FsError};
+
+use super::refused::chain;
+use super::{Live, Runs, RunsError};
+use crate::rooms::{DEFAULT_PATH, Job, Room, RoomError};
+
+/// Most of what `cp` says that is kept.
+const MAX_SAID: usize = 300;
+
+/// The homes of a node.
+#[derive(Debug)]
+pub(super) struct Homes {
+    folder: PathBuf,
+    claimed: Mutex<HashMap<(VaultId, ThreadId), RunId>>,
+}
+
+/// A copy of a home could not be made whole.
+#[derive(Debug, thiserror::Error)]
+enum CopyError {
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    #[error("starting cp failed")]
+    Start(#[source] std::io::Error),
+    #[error("cp failed: {0}")]
+    Failed(String),
+}
+
+impl Homes {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folder, claimed: Mutex::default() }
+    }
+
+    fn of(&self, vault: VaultId, thread: ThreadId) -> PathBuf {
+        self.folder.join(vault.to_string()).join(thread.to_string())
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, HashMap<(VaultId, ThreadId), RunId>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether the home of the thread is that run's now, and nobody else's.
+    fn claim(&self, run: RunId, vault: VaultId, thread: ThreadId) -> bool {
+        *self.claimed().entry((vault, thread)).or_insert(run) == run
+    }
+
+    /// Lets go of what a run has claimed.
+    pub(super) fn let_go(&self, run: RunId) {
+        self.claimed().retain(|_, claimed| *claimed != run);
+    }
+}
+
+impl Runs {
+    /// Makes the home of a run, or finds that of its thread. Blocks. Says what is to be told of it.
+    pub(super) fn make_home(&self, live: &Live) -> Result<Option<String>, FsError> {
+        let (homes, vault, thread) = (&self.0.homes, live.vault, live.spec.thread);
+        if !homes.claim(live.run, vault, thread) {
+            fs::create_dir_all(&live.folders.own_home())?;
+            live.has_home_at(live.folders.own_home());
+            let why = "another run of the thread is at work in its home: this one has an empty one";
+            return Ok(Some(why.to_owned()));
+        }
+        let folder = homes.of(vault, thread);
+        let home = folder.join("home");
+        let mut told = None;
+        if home.symlink_metadata().is_err() {
+            let half = folder.join("half");
+            remove_made(&half)?;
+            fs::create_dir_all(&half)?;
+            if let Some(source) = self.forked_from(live)
+                && let Err(error) = self.copy(&source, &half)
+            {
+                let error = chain(&error);
+                told =
+                    Some(format!("not all of the home that it goes on from was copied: {error}"));
+            }
+            fs::rename(&half, &home)?;
+        }
+        live.has_home_at(home);
+        Ok(told)
+    }
+
+    /// The home of the thread that a fork goes on from.
+    fn forked_from(&self, live: &Live) -> Option<PathBuf> {
+        let parent = live.spec.parent?;
+        let row = self.0.parts.catalog.run(&live.user, parent).ok().flatten()?;
+        let thread = row.info.spec.thread;
+        let home = self.0.homes.of(row.vault, thread).join("home");
+        let is_other = thread != live.spec.thread && row.vault == live.vault;
+        (is_other && home.is_dir()).then_some(home)
+    }
+
+    fn copy(&self, from: &Path, to: &Path) -> Result<(), CopyError> {
+        let mut source = from.as_os_str().to_owned();
+        source.push("/.");
+        let arguments: [OsString; 5] =
+            ["-a".into(), "--reflink=auto".into(), "--".into(), source, to.into()];
+        let environment = [
+            (OsString::from("PATH"), OsString::from(DEFAULT_PATH)),
+            (OsString::from("LC_ALL"), OsString::from("C")),
+        ];
+        let job = Job {
+            program: OsStr::new("cp"),
+            arguments: &arguments,
+            checkout: to,
+            home: to,
+            temporary: None,
+            readable: &[from],
+            seen_at: None,
+            environment: &environment,
+            network: true,
+            entrances: &[],
+        };
+        let room: &Arc<dyn Room> = &self.0.parts.room;
+        let output = room.command(&job)?.output().map_err(CopyError::Start)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let first = said.lines().next().unwrap_or_default();
+        Err(CopyError::Failed(first.chars().take(MAX_SAID).collect()))
+    }
+
+    /// Takes away the home of a thread of a user, with all that is in it. Says whether it did: not while a run of the
+    /// thread is at work. What is in it is gone at once; that it takes no place any more may take a while.
+    pub async fn forget_home(&self, vault: VaultId, thread: ThreadId) -> Result<bool, RunsError> {
+        let runs = self.clone();
+        let forget = move || -> Result<bool, FsError> {
+            let homes = &runs.0.homes;
+            let claimed = homes.claimed();
+            if claimed.contains_key(&(vault, thread)) {
+                return Ok(false);
+            }
+            let aside = homes.folder.join("aside");
+            fs::create_dir_all(&aside)?;
+            put_aside(&homes.of(vault, thread), &aside, "")?;
+            drop(claimed);
+            Ok(true)
+        };
+        let forgotten = self.blocking("run-home", forget).await?;
+        let forgotten = forgotten.map_err(|error| RunsError::Store(error.into()))?;
+        let runs = self.clone();
+        let sweep = move || runs.sweep_homes();
+        self.0.parts.tasks.spawn_blocking("run-home", sweep).detach();
+        Ok(forgotten)
+    }
+
+    /// Removes what was put aside.
+    pub(super) fn sweep_homes(&self) {
+        let aside = self.0.homes.folder.join("aside");
+        if !aside.is_dir() {
+            return;
+        }
+        if let Err(error) = baton_store::checkout::sweep(&aside, "", &self.0.stopping) {
+            tracing::warn!(%error, "a home that was forgotten stays");
+        }
+    }
+}
+
+/// Makes the folders that a run has as `/tmp` and `/var/tmp`, empty.
+pub(super) fn make_temporary(folders: &super::environment::Folders) -> Result<(), FsError> {
+    remove_made(&folders.temporary())?;
+    for folder in folders.temporaries() {
+        fs::create_dir_all(&folder)?;
+        fs::set_mode(&folder, 0o1777)?;
+    }
+    Ok(())
+}
+
+/// Removes what a run had as `/tmp`. Blocks.
+pub(super) fn remove_temporary(folders: &super::environment::Folders) {
+    let folder = folders.temporary();
+    if folder.symlink_metadata().is_ok()
+        && let Err(error) = remove_made(&folder)
+    {
+        tracing::warn!(%error, "what a run had as /tmp stays");
+    }
+}
