@@ -45,6 +45,11 @@ const SEALED: &str = "sealed";
 
 const VIEW: &str = "view";
 
+/// Beside a checkout, where it has an environment: which one; and, where it shares no layers, that what its run left is in
+/// a snapshot.
+const NOTE: &str = "environment";
+const NOTE_SEALED: &str = "environment-sealed";
+
 /// The attribute of a writable layer in which its mark stands.
 const MARK: &str = "trusted.baton";
 
@@ -272,7 +277,7 @@ impl SharedLayers {
 
 /// Where it is said which environment a checkout has.
 pub(super) fn note(place: &Place) -> PathBuf {
-    place.checkout.with_file_name("environment")
+    place.checkout.with_file_name(NOTE)
 }
 
 /// Whether a path is known to be free. What cannot be looked at is not.
@@ -326,7 +331,18 @@ pub(super) fn is_sealed(layer: &Path) -> bool {
 
 /// Notes that what is in a layer is in a snapshot, too. That takes no room, for there may be none.
 pub(super) fn note_sealed(layer: &Path) {
-    if !is_shared(layer) || is_sealed(layer) {
+    if !is_shared(layer) {
+        // One of its own stays, unless it holds an environment.
+        let (has, sealed) = (layer.with_file_name(NOTE), layer.with_file_name(NOTE_SEALED));
+        if !is_gone(&has)
+            && is_gone(&sealed)
+            && let Err(error) = fs::create_new(&sealed)
+        {
+            tracing::warn!(%error, "the checkout of a run stays");
+        }
+        return;
+    }
+    if is_sealed(layer) {
         return;
     }
     let noted = marks(layer).and_then(|marks| match marks.first() {
@@ -377,7 +393,8 @@ pub(super) fn release(checkout: &Path, layer: &Path, aside: &Path) -> Result<(),
     put_aside(layer, aside, "")
 }
 
-/// Puts a checkout aside that shares layers, and is sealed.
+/// Puts a checkout aside that shares layers, or holds an environment, and is sealed.
 pub(super) fn let_go(checkout: &Path, layer: &Path, aside: &Path) -> Result<(), FsError> {
-    if is_sealed(layer) { release(checkout, layer, aside) } else { Ok(()) }
+    let is_copy_sealed = !is_shared(layer) && !is_gone(&layer.with_file_name(NOTE_SEALED));
+    if is_sealed(layer) || is_copy_sealed { release(checkout, layer, aside) } else { Ok(()) }
 }

@@ -342,6 +342,34 @@ fn an_environment_that_a_run_has_stays_and_the_layer_of_one_goes() {
     assert!(node.furnish(&first, &home, snapshot, key).unwrap().is_none());
 }
 
+#[test]
+fn a_checkout_with_an_environment_is_let_go_of_once_it_is_sealed() {
+    for (lab, open) in nodes() {
+        let (mut node, snapshot) = (open(&lab), lab.snapshot());
+        let first = lab.place(1);
+        node.prepare(&first, snapshot).unwrap();
+        let key = set_up(&node, &first, snapshot);
+        node.release(&first.checkout, &first.layer).unwrap();
+        let place = furnished(&lab, &node, 2, snapshot, key);
+        write(&place.checkout, "made", "by the run");
+        let limits = CacheLimits { per_workspace: 0, bytes: 0 };
+        node.environments = EnvironmentCache::open(lab.path("environments"), limits);
+        node.let_go(&place.checkout, &place.layer).unwrap();
+        sweep_all(&node);
+        assert_eq!(
+            (read(&place, "made"), read(&place, "deps/a")),
+            ("by the run".into(), "installed".into())
+        );
+        let result = node.seal(&place, snapshot).unwrap();
+        node.let_go(&place.checkout, &place.layer).unwrap();
+        sweep_all(&node);
+        assert!(!place.checkout.exists() && names(&node.aside).is_empty());
+        // Nobody has it any more, and what was sealed is.
+        assert!(node.environments.look((VAULT, WORKSPACE, key)).unwrap().is_none());
+        assert_eq!(node.seal(&place, snapshot).unwrap(), result);
+    }
+}
+
 /// The paths in a folder, with their modes.
 fn listed(folder: &Path) -> Vec<String> {
     let mut all = Vec::new();
