@@ -279,7 +279,8 @@ impl Daemon {
         let (rooming, room, run_options) = rooming::choose(&options, &config).await?;
         let secrets = Secrets::new(home.secrets_dir());
         let notices = opening::notices(home, &options, &config, &tasks);
-        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets);
+        let path = run_options.environment.path();
+        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets, path);
         let runs = Runs::new(
             run_options,
             RunParts {

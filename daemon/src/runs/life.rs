@@ -18,7 +18,7 @@ use baton_store::secrets::known::KnownValues;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::checkout::{CheckoutError, Prepared};
-use super::environment::{Installed, arguments, environment, set_where_free};
+use super::environment::{Installed, arguments, environment, find_in_home_first, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
 use super::homes::{make_temporary, remove_temporary};
 use super::limits::Held;
@@ -203,6 +203,9 @@ impl Runs {
         let node = &self.0.options.environment;
         let mut variables = environment(node, &live.spec, &live.folders, &home, &given);
         set_where_free(&mut variables, installed.variables);
+        if installed.made_at.is_some() {
+            find_in_home_first(&mut variables, &home);
+        }
         let all = arguments(&live.spec);
         let (program, arguments) = all
             .split_first()

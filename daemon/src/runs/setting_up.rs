@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::checkout::Environments;
-use super::environment::{Installed, Variables, environment, set_where_free};
+use super::environment::{Installed, Variables, environment, find_in_home_first, set_where_free};
 use super::life::{Ended, reason};
 use super::{Live, Runs, Stop};
 use crate::environments::cache::{Kept, Record};
@@ -215,6 +215,7 @@ impl Runs {
         all.retain(|(name, _)| name != "HOME" && !OF_PROGRAMS.iter().any(|other| name == other));
         all.push(("HOME".into(), script.home.into()));
         set_where_free(&mut all, variables(asked));
+        find_in_home_first(&mut all, script.home);
         let arguments = ["-e", "-c", script.text].map(OsString::from);
         let temporary = live.folders.temporaries();
         let job = Job {
