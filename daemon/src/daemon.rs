@@ -282,7 +282,8 @@ impl Daemon {
         opening::limit(&mut run_options, &config);
         let secrets = Secrets::new(home.secrets_dir());
         let notices = opening::notices(home, &options, &config, &tasks);
-        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets);
+        let path = run_options.environment.path();
+        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets, path);
         let runs = Runs::new(
             run_options,
             RunParts {

@@ -13,6 +13,7 @@
 
 pub mod glob;
 pub mod file;
+pub mod system;
 pub mod key;
 pub mod cache;
 pub mod setups;

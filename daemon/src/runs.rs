@@ -82,7 +82,7 @@ use limits::NodeLimits;
 use log::writer::Log;
 use refused::check;
 pub use refused::{RunsError, SpecError};
-use turns::Turns;
+use turns::{Asked, Turn, Turns};
 
 /// Limits of a node's runs, and where they live.
 #[derive(Clone, Debug)]
@@ -103,6 +103,8 @@ pub struct RunOptions {
     pub agents: BTreeMap<String, AgentLimits>,
     /// How long it takes at least from one snapshot of a live run to the next.
     pub keep_every: Duration,
+    /// How long a script of an environment may be at work.
+    pub setup_limit: Duration,
     /// How long [`Runs::shut_down`] waits for all runs.
     pub shutdown_limit: Duration,
     /// What one run may take of the machine; what is not set is derived from it.
@@ -123,6 +125,7 @@ impl RunOptions {
             grace: Duration::from_secs(5),
             agents: BTreeMap::new(),
             keep_every: Duration::from_secs(30),
+            setup_limit: Duration::from_secs(30 * 60),
             shutdown_limit: Duration::from_secs(30),
             allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
             without_network: BTreeSet::new(),
@@ -247,6 +250,15 @@ impl Live {
             asked.get_or_insert(stop);
             first
         });
+    }
+
+    /// Resolves when it is the run's turn, or why it is not waited for any more.
+    async fn turn(&self, asked: Asked) -> Result<Turn, Stop> {
+        tokio::select! {
+            biased;
+            stop = self.stopped() => Err(stop),
+            turn = asked.turn() => Ok(turn),
+        }
     }
 
     /// Resolves when the run is to end.

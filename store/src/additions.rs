@@ -35,7 +35,7 @@ use crate::trees::for_each_entry;
 pub use copy::{Copied, copy_missing};
 pub use hidden::hidden;
 pub use keep::{Kept, keep_additions};
-pub use unchanged::unchanged;
+pub use unchanged::{are_tracked, unchanged, unchanged_in_layer};
 
 /// Folders in one another at most; each takes a descriptor or two while it is looked through.
 pub const MAX_LEVELS: usize = 100;

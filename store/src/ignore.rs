@@ -382,3 +382,24 @@ impl Scope {
         worktree.ignores(path, is_directory)
     }
 }
+
+/// What the repository of a whole tree tracks.
+pub(crate) struct Tracked(Option<Worktree>);
+
+impl Tracked {
+    /// That of the repository in a folder; nothing where it has none that can be read.
+    pub(crate) fn by_repository_of(root: &Path) -> Self {
+        let opened = Worktree::open(root, b"", &GitUser::default());
+        Self(opened.ok().and_then(|(worktree, _)| worktree))
+    }
+
+    /// Whether it tracks the file at `path`.
+    pub(crate) fn has(&self, path: &[u8]) -> bool {
+        self.0.as_ref().is_some_and(|worktree| worktree.tracks(worktree.relative(path)))
+    }
+
+    /// Whether it tracks any file for which this holds.
+    pub(crate) fn any(&self, is: impl Fn(&[u8]) -> bool) -> bool {
+        self.0.as_ref().is_some_and(|worktree| worktree.tracks_any(is))
+    }
+}

@@ -32,7 +32,8 @@ use crate::git::GitError;
 pub use known::{LayerId, Stack};
 pub use making::LayerOptions;
 pub use stack::Layers;
-pub use writable::{changed, left_out};
+pub(crate) use writable::hides;
+pub use writable::{changed, has_moved, left_out};
 
 /// A layer could not be made.
 #[derive(Debug, thiserror::Error)]

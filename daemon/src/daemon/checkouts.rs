@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use baton_protocol::id::{GitStateId, IdempotencyKey, ObjectKind, SnapshotId, TreeId};
 use baton_protocol::object::{Entry, EntryKind, Omission, Snapshot, build_tree};
 use baton_protocol::path::RelPath;
+use baton_store::additions::unchanged;
 use baton_store::checkout::{
     RepositoryOptions, RestoreOptions, Restored, RestoredRepository, restore, restore_snapshot,
     sweep,
@@ -174,9 +175,12 @@ impl NodeCheckouts {
         let scanned = match (&self.shared, is_shared(&place.layer)) {
             (Some(shared), true) => {
                 let repository = self.repository();
-                let is_live = moment == Moment::Live;
+                let environment = self.given(place)?;
+                if moment == Moment::Live {
+                    shared.check_at_work(place, &before).doing(SEALING)?;
+                }
                 shared
-                    .scan(place, &before, &intake, &repository, &options, is_live)
+                    .scan(place, &before, &intake, &repository, &mut options, environment.as_ref())
                     .doing(SEALING)?
             }
             // What is at its place is nothing that the run has left.
@@ -184,7 +188,10 @@ impl NodeCheckouts {
                 return Err(SharedError::NoOverlays(place.layer.join("upper"))).doing(SEALING);
             }
             (_, false) => {
-                options.exclude = self.brought(place, &vault, &before)?;
+                if let Some(kept) = self.given(place)? {
+                    options.exclude =
+                        unchanged(&intake, before.root, &kept.tree, checkout).doing(SEALING)?;
+                }
                 let (cache, progress) = (StatCache::default(), Progress::default());
                 scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
             }

@@ -1,5 +1,6 @@
 //! Opening what a home keeps: by its daemon, and by a command that does without one.
 
+use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 
 use baton_protocol::id::VaultId;
@@ -17,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::{AgentConfig, Config};
 use crate::environments::cache::{CacheLimits, EnvironmentCache};
 use crate::environments::setups::Setups;
+use crate::environments::system::system;
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::keeper::Watching;
@@ -111,12 +113,13 @@ pub(super) fn notices(home: &Home, options: &Options, config: &Config, tasks: &T
     Notices::start(&config.notify, &telling, tasks)
 }
 
-/// The checkouts of runs, and why they share no layers, where they do not.
+/// The checkouts of runs, whose programs are found in `path`, and why they share no layers, where they do not.
 pub(super) fn checkouts(
     home: &Home,
     store: &Store,
     workspaces: &Workspaces,
     secrets: &Secrets,
+    path: &OsStr,
 ) -> (NodeCheckouts, Result<(), String>) {
     let shared = SharedLayers::choose(home.caches_dir().join("checkouts"), home.runs_dir());
     let sharing = shared.as_ref().map(|_| ()).map_err(|error| chain(error));
@@ -133,17 +136,9 @@ pub(super) fn checkouts(
             CacheLimits::default(),
         ),
         setups: Setups::default(),
-        system: system(),
+        system: system(path),
     };
     (checkouts, sharing)
-}
-
-/// What programs that are installed here were made for.
-fn system() -> String {
-    let release = fs::read_if_exists(std::path::Path::new("/etc/os-release"), 64 * 1024);
-    let release = release.ok().flatten().unwrap_or_default();
-    let (system, processor) = (std::env::consts::OS, std::env::consts::ARCH);
-    format!("{system}\n{processor}\n{}", String::from_utf8_lossy(&release))
 }
 
 /// The vault of this home's own workspaces.

@@ -43,7 +43,7 @@ const MAX_RECORD: u64 = 4096;
 pub struct CacheLimits {
     /// Environments of a workspace.
     pub per_workspace: usize,
-    /// Bytes of all environments.
+    /// Bytes of them, of all workspaces.
     pub bytes: u64,
 }
 
@@ -135,18 +135,24 @@ impl EnvironmentCache {
         let _one = self.lock();
         let above = self.workspace(vault, workspace);
         let Some(record) = read(&above.join(key.to_string()))? else { return Ok(None) };
-        fs::create_dir_all(&above.join(USERS))?;
-        let note = above.join(USERS).join(run.to_string());
-        fs::write_atomic(&note, key.to_string().as_bytes(), 0o600)?;
+        note_user(&above, run, key)?;
         let record = Record { used: now_ms, ..record };
         let folder = above.join(key.to_string());
         if let Err(error) = write(&folder, record) {
             // It goes earlier than it should.
             tracing::warn!(%error, "when an environment was used is not kept");
         }
-        let place = place(&above, key);
-        let made_at = (place.checkout, place.home);
-        Ok(Some(Kept { tree: folder.join("tree"), home: folder.join("home"), made_at, record }))
+        Ok(Some(kept_in(&above, key, record)))
+    }
+
+    /// Looks whether an environment is there that a run has; changes nothing.
+    pub fn look(
+        &self,
+        (vault, workspace, key): (VaultId, WorkspaceId, Key),
+    ) -> Result<Option<Kept>, FsError> {
+        let above = self.workspace(vault, workspace);
+        let record = read(&above.join(key.to_string()))?;
+        Ok(record.map(|record| kept_in(&above, key, record)))
     }
 
     /// Makes the place for a setup, in which nothing is.
@@ -164,11 +170,12 @@ impl EnvironmentCache {
         Ok(place)
     }
 
-    /// Keeps what a setup has made: `tree` is the folder with what lies beside the files. It is on the disk when this
-    /// returns.
+    /// Keeps what the setup of a run has made: `tree` is the folder with what lies beside the files. It is on the disk
+    /// when this returns, and the run has it.
     pub fn keep(
         &self,
         (vault, workspace, key): (VaultId, WorkspaceId, Key),
+        run: RunId,
         tree: &Path,
         record: Record,
     ) -> Result<(), FsError> {
@@ -186,6 +193,7 @@ impl EnvironmentCache {
         let _one = self.lock();
         let to = above.join(key.to_string());
         put_away(&to, &above)?;
+        note_user(&above, run, key)?;
         fs::rename(&new, &to)?;
         put_away(&place.folder, &above)
     }
@@ -233,16 +241,14 @@ impl EnvironmentCache {
             let used = users(workspace, &is_there)?;
             let mut of_workspace = Vec::new();
             for (key, record) in kept(workspace)? {
-                bytes = bytes.saturating_add(record.bytes);
-                let folder = workspace.join(key.to_string());
-                of_workspace.push((record.used, folder, record.bytes, used.contains(&key)));
+                if !used.contains(&key) {
+                    bytes = bytes.saturating_add(record.bytes);
+                    of_workspace.push((record.used, workspace.join(key.to_string()), record.bytes));
+                }
             }
             of_workspace.sort();
             let too_many = of_workspace.len().saturating_sub(self.limits.per_workspace);
-            for (at, (used, folder, size, has_user)) in of_workspace.into_iter().enumerate() {
-                if has_user {
-                    continue;
-                }
+            for (at, (used, folder, size)) in of_workspace.into_iter().enumerate() {
                 if at < too_many {
                     put_away(&folder, workspace)?;
                     bytes = bytes.saturating_sub(size);
@@ -284,6 +290,18 @@ impl EnvironmentCache {
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Notes which environment a run has.
+fn note_user(above: &Path, run: RunId, key: Key) -> Result<(), FsError> {
+    fs::create_dir_all(&above.join(USERS))?;
+    fs::write_atomic(&above.join(USERS).join(run.to_string()), key.to_string().as_bytes(), 0o600)
+}
+
+fn kept_in(above: &Path, key: Key, record: Record) -> Kept {
+    let (folder, place) = (above.join(key.to_string()), place(above, key));
+    let made_at = (place.checkout, place.home);
+    Kept { tree: folder.join("tree"), home: folder.join("home"), made_at, record }
 }
 
 fn place(above: &Path, key: Key) -> SetupPlace {
@@ -362,7 +380,7 @@ mod tests {
         fs::write_atomic(&place.upper.join("made"), &[byte], 0o644).unwrap();
         fs::write_atomic(&place.home.join("tool"), &[byte], 0o644).unwrap();
         let record = Record { files: 2, bytes, used: byte.into() };
-        cache.keep(which, &place.upper, record).unwrap();
+        cache.keep(which, run(99), &place.upper, record).unwrap();
     }
 
     fn has(cache: &EnvironmentCache, byte: u8) -> bool {
@@ -421,10 +439,14 @@ mod tests {
         cache.sweep(|_| false, &go).unwrap();
         let left: Vec<_> = (1..=9).filter(|&byte| has(&cache, byte)).collect();
         assert_eq!(left, [1, 9]);
-        // However large, as long as somebody has it.
+        // What somebody has is no burden to the others, however large it is.
         set_up(&cache, 10, 500);
         cache.find((VAULT, WORKSPACE, key(10)), run(3), 70).unwrap().unwrap();
         cache.sweep(|who| who == run(3), &go).unwrap();
-        assert!(has(&cache, 10) && !has(&cache, 9));
+        assert!(has(&cache, 10) && has(&cache, 9));
+        // From when it is kept, the run that has set it up has it.
+        set_up(&cache, 11, 500);
+        cache.sweep(|who| who == run(99), &go).unwrap();
+        assert!(has(&cache, 11) && !has(&cache, 10));
     }
 }

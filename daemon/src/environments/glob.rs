@@ -1,10 +1,13 @@
 //! Patterns for the paths of a tree: names with `*` and `?` in them, and `**` for any folders.
 //!
-//! **Invariant:** only folders that a pattern could lead into are gone into, and no pattern takes longer than its length
-//! times that of a name.
+//! **Invariant:** only folders that a pattern could lead into are gone into, and every step of a comparison is counted, so
+//! that whoever looks through a tree can end it.
 
 /// Longest pattern in bytes.
 const MAX_LEN: usize = 256;
+
+/// Most `**` of a pattern: each is looked for in every folder below.
+const MAX_ANYWHERE: usize = 2;
 
 /// A pattern that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +21,9 @@ pub enum GlobError {
     /// It has signs that mean more elsewhere.
     #[error("a pattern has `*`, `?` and `**` as a whole name, and nothing else that is special")]
     Sign,
+    /// It may lead anywhere from anywhere.
+    #[error("a pattern has at most {MAX_ANYWHERE} `**`")]
+    Anywhere,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +55,9 @@ impl Glob {
         let mut parts = text.split('/').map(part).collect::<Result<Vec<_>, _>>()?;
         // As often as one likes in a row, it means the same.
         parts.dedup_by(|a, b| (&*a, &*b) == (&Part::Folders, &Part::Folders));
+        if parts.iter().filter(|part| **part == Part::Folders).count() > MAX_ANYWHERE {
+            return Err(GlobError::Anywhere);
+        }
         if parts.last() == Some(&Part::Folders) {
             parts.push(Part::Name(b"*".to_vec()));
         }
@@ -72,34 +81,47 @@ impl<'a> Globs<'a> {
         globs
     }
 
-    /// Whether there may be something below.
-    pub const fn lead_on(&self) -> bool {
-        !self.at.is_empty()
-    }
-
-    /// Whether a file of this name is one of those that are meant.
-    pub fn mean(&self, name: &[u8]) -> bool {
+    /// Whether a file of this name is one of those that are meant. Adds to `steps` how long that took.
+    pub fn mean(&self, name: &[u8], steps: &mut u64) -> bool {
         self.at.iter().any(|&(glob, part)| {
+            *steps = steps.saturating_add(1);
             let parts = self.parts(glob);
             part + 1 == parts.len()
-                && matches!(parts.get(part), Some(Part::Name(wanted)) if fits(wanted, name))
+                && matches!(parts.get(part), Some(Part::Name(wanted)) if fits(wanted, name, steps))
+        })
+    }
+
+    /// Whether there may be something in a folder of this name.
+    pub fn lead_into(&self, name: &[u8], steps: &mut u64) -> bool {
+        self.at.iter().any(|&(glob, part)| {
+            *steps = steps.saturating_add(1);
+            let parts = self.parts(glob);
+            match parts.get(part) {
+                Some(Part::Folders) => true,
+                Some(Part::Name(wanted)) => part + 1 < parts.len() && fits(wanted, name, steps),
+                None => false,
+            }
         })
     }
 
     /// The same in a folder of this name.
     #[must_use]
-    pub fn below(&self, name: &[u8]) -> Self {
+    pub fn below(&self, name: &[u8], steps: &mut u64) -> Self {
         let mut below = Self { all: self.all, at: Vec::new() };
         for &(glob, part) in &self.at {
+            *steps = steps.saturating_add(1);
             let parts = self.parts(glob);
             match parts.get(part) {
                 Some(Part::Folders) => below.reach(glob, part),
-                Some(Part::Name(wanted)) if part + 1 < parts.len() && fits(wanted, name) => {
+                Some(Part::Name(wanted)) if part + 1 < parts.len() && fits(wanted, name, steps) => {
                     below.reach(glob, part + 1);
                 }
                 _ => {}
             }
         }
+        // Each adds two at most.
+        below.at.sort_unstable();
+        below.at.dedup();
         below
     }
 
@@ -108,9 +130,6 @@ impl<'a> Globs<'a> {
     }
 
     fn reach(&mut self, glob: usize, part: usize) {
-        if self.at.contains(&(glob, part)) {
-            return;
-        }
         self.at.push((glob, part));
         if self.parts(glob).get(part) == Some(&Part::Folders) {
             self.reach(glob, part + 1);
@@ -119,11 +138,12 @@ impl<'a> Globs<'a> {
 }
 
 /// Whether a name is one that a pattern without slashes stands for.
-fn fits(pattern: &[u8], name: &[u8]) -> bool {
+fn fits(pattern: &[u8], name: &[u8], steps: &mut u64) -> bool {
     let (mut at, mut from) = (0, 0);
     // The last `*`, and how much of the name it has taken.
     let mut star: Option<(usize, usize)> = None;
     while let Some(&byte) = name.get(from) {
+        *steps = steps.saturating_add(1);
         match pattern.get(at) {
             Some(b'*') => {
                 star = Some((at, from));
@@ -152,15 +172,15 @@ mod tests {
     fn means(pattern: &str, path: &str) -> bool {
         let all = [Glob::parse(pattern).unwrap()];
         let mut globs = Globs::at_top(&all);
-        let mut names = path.split('/').peekable();
+        let (mut names, mut steps) = (path.split('/').peekable(), 0);
         while let Some(name) = names.next() {
             if names.peek().is_none() {
-                return globs.mean(name.as_bytes());
+                return globs.mean(name.as_bytes(), &mut steps);
             }
-            globs = globs.below(name.as_bytes());
-            if !globs.lead_on() {
+            if !globs.lead_into(name.as_bytes(), &mut steps) {
                 return false;
             }
+            globs = globs.below(name.as_bytes(), &mut steps);
         }
         false
     }
@@ -204,6 +224,7 @@ mod tests {
             ("a/", GlobError::Path),
             ("a**", GlobError::Sign),
             ("[ab]", GlobError::Sign),
+            ("**/a/**/b/**/c", GlobError::Anywhere),
         ] {
             assert_eq!(Glob::parse(text), Err(error), "{text}");
         }
@@ -214,6 +235,13 @@ mod tests {
         let pattern = format!("{}b", "*a".repeat(100));
         assert!(!means(&pattern, &"a".repeat(200)));
         let deep = vec!["a"; 1000].join("/");
-        assert!(!means("**/a/**/a/**/a/**/a/**/b", &deep));
+        assert!(!means("**/a/**/b", &deep));
+        let all = vec![Glob::parse(&format!("**{}", "/*".repeat(127))).unwrap(); 64];
+        let mut globs = Globs::at_top(&all);
+        for _ in 0..200 {
+            globs = globs.below(b"a", &mut 0);
+        }
+        // Each part of each pattern once, however it was come to.
+        assert!(globs.at.len() <= 64 * 128);
     }
 }

@@ -26,6 +26,9 @@ const MAX_FILES: usize = 10_000;
 /// Most folders that are gone into for them.
 const MAX_FOLDERS: usize = 200_000;
 
+/// Most steps of comparing names with patterns: a second or two.
+const MAX_STEPS: u64 = 500_000_000;
+
 /// Files that pin what is to be installed, and what would mostly install it.
 const LOCKFILES: [(&str, &str); 17] = [
     ("package-lock.json", "npm ci"),
@@ -151,13 +154,15 @@ pub fn wanted<S: ObjectSource + ?Sized>(
     hash.add(b"files");
     let added = match &description.cache_key {
         Some(globs) => {
-            let mut search = Search { objects, hash: &mut hash, files: 0, folders: 0 };
+            let mut search = Search::new(objects, &mut hash);
             search.directory(snapshot.root, &[], &Globs::at_top(globs))?
         }
         None => of_lockfiles(objects, snapshot.root, &mut hash).map(|()| true)?,
     };
     if !added {
-        let limit = format!("{MAX_FILES} files, or leads into {MAX_FOLDERS} folders");
+        let limit = format!(
+            "{MAX_FILES} files, leads into {MAX_FOLDERS} folders, or compares too many names"
+        );
         return Ok(Wanted::Refused(FileError::TooMuch { key: "cache_key", limit }));
     }
     let digest = hash.0.finish();
@@ -234,9 +239,18 @@ struct Search<'a, S: ?Sized> {
     hash: &'a mut Hash,
     files: usize,
     folders: usize,
+    steps: u64,
 }
 
-impl<S: ObjectSource + ?Sized> Search<'_, S> {
+impl<'a, S: ObjectSource + ?Sized> Search<'a, S> {
+    const fn new(objects: &'a S, hash: &'a mut Hash) -> Self {
+        Self { objects, hash, files: 0, folders: 0, steps: 0 }
+    }
+
+    const fn is_too_much(&self) -> bool {
+        self.files > MAX_FILES || self.folders > MAX_FOLDERS || self.steps > MAX_STEPS
+    }
+
     /// Adds the files of a folder that are meant; says whether they were not too many.
     fn directory(
         &mut self,
@@ -244,29 +258,33 @@ impl<S: ObjectSource + ?Sized> Search<'_, S> {
         path: &[u8],
         globs: &Globs<'_>,
     ) -> Result<bool, StoreError> {
-        self.folders += 1;
-        if self.folders > MAX_FOLDERS || self.files > MAX_FILES {
-            return Ok(false);
-        }
+        // Counted as they are found: what waits takes room, too.
         let mut inner = Vec::new();
         for_each_entry(self.objects, tree, |entry| {
+            if self.is_too_much() {
+                return Ok(());
+            }
             if let EntryKind::Directory { tree, .. } = entry.kind {
-                let globs = globs.below(&entry.name);
-                if globs.lead_on() {
-                    inner.push((entry.name, tree, globs));
+                if globs.lead_into(&entry.name, &mut self.steps) {
+                    self.folders += 1;
+                    inner.push((entry.name, tree));
                 }
-            } else if globs.mean(&entry.name) {
+            } else if globs.mean(&entry.name, &mut self.steps) {
                 self.files += 1;
                 self.hash.entry(path, &entry);
             }
             Ok::<_, StoreError>(())
         })?;
-        for (name, tree, globs) in inner {
+        for (name, tree) in inner {
+            if self.is_too_much() {
+                break;
+            }
+            let globs = globs.below(&name, &mut self.steps);
             let path = [path, b"/", &name].concat();
             if !self.directory(tree, &path, &globs)? {
                 return Ok(false);
             }
         }
-        Ok(self.files <= MAX_FILES)
+        Ok(!self.is_too_much())
     }
 }

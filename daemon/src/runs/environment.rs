@@ -161,6 +161,19 @@ pub(super) struct Installed {
     pub(super) made_at: Option<(PathBuf, PathBuf)>,
 }
 
+/// Has programs that were installed in a home found before others.
+pub(super) fn find_in_home_first(all: &mut Variables, home: &Path) {
+    for (_, path) in all.iter_mut().filter(|(name, _)| name == "PATH") {
+        let mut folders = OsString::new();
+        for folder in [".local/bin", ".cargo/bin"] {
+            folders.push(home.join(folder));
+            folders.push(":");
+        }
+        folders.push(&*path);
+        *path = folders;
+    }
+}
+
 /// Sets variables that are not set.
 pub(super) fn set_where_free(all: &mut Variables, others: Variables) {
     for (name, value) in others {

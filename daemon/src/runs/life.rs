@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_protocol::id::SnapshotId;
 use baton_protocol::message::{Checked, RunState};
@@ -19,14 +20,14 @@ use tokio::sync::watch;
 
 use super::attend::{Attention, attend};
 use super::checkout::{CheckoutError, Prepared};
-use super::environment::{Installed, arguments, environment, set_where_free};
+use super::environment::{Installed, arguments, environment, find_in_home_first, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
 use super::homes::{make_temporary, remove_temporary};
 use super::limits::Held;
 use super::mask::masked;
 use super::process::Processes;
 use super::refused::chain;
-use super::turns::Asked;
+use super::turns::{Asked, Turn};
 use super::{Live, Runs, RunsError, Stop};
 use crate::notices::Notice;
 use crate::rooms::{Job, RoomError};
@@ -51,6 +52,8 @@ pub(super) struct Ended {
     pub(super) at: u64,
     /// What is known of its check, and with that what it left is sealed.
     pub(super) checked: Option<Checked>,
+    /// Nothing was started in its checkout, in which there is half of an environment.
+    pub(super) is_half_made: bool,
 }
 
 impl Ended {
@@ -77,14 +80,9 @@ impl Ended {
 }
 
 /// The whole life of a queued run.
-pub(super) async fn live(runs: Runs, live: Arc<Live>, turn: Asked) {
-    let turn = tokio::select! {
-        biased;
-        stop = live.stopped() => Err(stop),
-        turn = turn.turn() => Ok(turn),
-    };
-    match turn {
-        Ok(_turn) => runs.run_through(&live).await,
+pub(super) async fn live(runs: Runs, live: Arc<Live>, asked: Asked) {
+    match live.turn(asked).await {
+        Ok(turn) => runs.run_through(&live, turn).await,
         Err(Stop::Cancelled) => runs.finish(&live, RunState::Cancelled, None, None).await,
         // It was not begun: the next daemon will.
         Err(Stop::Interrupted | Stop::TookTooLong) => {}
@@ -93,7 +91,9 @@ pub(super) async fn live(runs: Runs, live: Arc<Live>, turn: Asked) {
 }
 
 impl Runs {
-    async fn run_through(&self, live: &Arc<Live>) {
+    async fn run_through(&self, live: &Arc<Live>, turn: Turn) {
+        // Held to the end, but while it waits for what another one sets up.
+        let mut turn = Some(turn);
         let isolated = Some(self.0.parts.room.isolated());
         let begun = RunUpdate { isolated, ..RunUpdate::default() };
         if let Err(error) = self.advance(live, RunState::Preparing, begun).await {
@@ -107,8 +107,14 @@ impl Runs {
         };
         let Prepared { files, bytes, .. } = prepared;
         self.note(live, &format!("prepared {files} files, {bytes} bytes"));
-        let mut ended = match self.furnish(live).await {
+        let mut ended = match self.furnish(live, &mut turn).await {
             Ok(installed) => self.run_program(live, installed).await,
+            Err(Ended { is_half_made: true, failure, .. }) => {
+                // Nobody has worked there, and half of what was brought would be taken for a change.
+                self.discard_checkout(live).await;
+                let failure = failure.map(|failure| self.masked(live, failure));
+                return self.finish(live, RunState::Failed, failure, None).await;
+            }
             Err(ended) => ended,
         };
         ended.failure = ended.failure.map(|failure| self.masked(live, failure));
@@ -223,6 +229,9 @@ impl Runs {
         let node = &self.0.options.environment;
         let mut variables = environment(node, &live.spec, &live.folders, &home, given);
         set_where_free(&mut variables, installed.variables);
+        if installed.made_at.is_some() {
+            find_in_home_first(&mut variables, &home);
+        }
         let (program, arguments) = words
             .split_first()
             .map_or((OsStr::new(""), words), |(first, rest)| (first.as_os_str(), rest));
@@ -240,18 +249,18 @@ impl Runs {
             network: !self.is_without_network(&live.spec),
             entrances: &[],
         };
-        self.carry_out(live, &job, given.known.clone(), Vec::new(), attention).await
+        self.carry_out(live, &job, given.known.clone(), Vec::new(), (attention, None)).await
     }
 
-    /// Runs a program in the room and within the limits of a run, until it has ended or the run is to end. What is in
-    /// `written` counts as written by the run, too.
+    /// Runs a program in the room and within the limits of a run, until it has ended or the run is to end, and no longer
+    /// than its `limit`. What is in `written` counts as written by the run, too.
     pub(super) async fn carry_out(
         &self,
         live: &Arc<Live>,
         job: &Job<'_>,
         known: Option<Arc<KnownValues>>,
         written: Vec<PathBuf>,
-        attention: Attention,
+        (attention, limit): (Attention, Option<Duration>),
     ) -> Ended {
         let clock = &self.0.parts.clock;
         let held = match self.hold(live, written).await {
@@ -303,16 +312,20 @@ impl Runs {
         let over = watch::Sender::new(false);
         let beside = attend(self.clone(), Arc::clone(live), attention, attended, over.subscribe());
         let beside = self.0.parts.tasks.spawn("run-attend", beside);
-        let (result, stop) = tokio::select! {
+        let stopped = async {
+            let Some(limit) = limit else { return Some(live.stopped().await) };
+            tokio::time::timeout(limit, live.stopped()).await.ok()
+        };
+        let (result, is_late, stop) = tokio::select! {
             biased;
-            result = &mut work => (result, None),
-            stop = live.stopped() => {
+            result = &mut work => (result, false, None),
+            stop = stopped => {
                 let processes = is_started.wait_for(Option::is_some).await;
                 let result = match processes.ok().and_then(|processes| processes.clone()) {
                     Some(processes) => self.end(live, processes, work).await,
                     None => work.await,
                 };
-                (result, Some(stop))
+                (result, stop.is_none(), stop)
             }
         };
         let at = clock.now_ms();
@@ -341,10 +354,13 @@ impl Runs {
             }
             Err(error) => (None, Some(chain(&error))),
         };
+        let of_script = limit.filter(|_| is_late).map(|limit| {
+            format!("it was at work for {} s, and may not be for longer", limit.as_secs())
+        });
         let limit = self.time_limit(&live.spec).filter(|_| stop == Some(Stop::TookTooLong));
         let late = limit
             .map(|limit| format!("it took longer than its {}", humantime::format_duration(limit)));
-        Ended { code, stop, failure: late.or(failure), at, checked: None }
+        Ended { code, stop, failure: late.or(failure).or(of_script), at, ..Ended::default() }
     }
 
     /// What a program in the room of a run reads.
@@ -554,7 +570,6 @@ pub(super) fn reason(what: &str, error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::time::Duration;
 
     use baton_protocol::id::VaultId;
     use baton_protocol::message::LogStream;

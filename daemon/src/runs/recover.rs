@@ -79,6 +79,7 @@ async fn recovered(runs: Runs, live: Arc<Live>) {
             failure: info.reason,
             at: info.ended_at.unwrap_or(now),
             checked: info.checked,
+            ..Ended::default()
         };
         runs.seal_and_finish(&live, ended).await;
     }

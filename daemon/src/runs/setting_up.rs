@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use super::attend::Attention;
 use super::checkout::Environments;
-use super::environment::{Installed, Variables, environment, set_where_free};
+use super::environment::{Installed, Variables, environment, find_in_home_first, set_where_free};
 use super::life::{Ended, reason};
-use super::{Live, Runs};
+use super::{Live, Runs, Stop, turns};
 use crate::environments::cache::{Kept, Record};
 use crate::environments::file::PATH;
 use crate::environments::key::{Asked, Key, Wanted};
@@ -41,12 +41,21 @@ struct Script<'a> {
 
 impl Runs {
     /// Gives a run what its tree asks for; returns what it is to be told of that.
-    pub(super) async fn furnish(&self, live: &Arc<Live>) -> Result<Installed, Ended> {
-        let wanted = self
-            .on_environments(live, "finding out what the tree asks for", |environments, live| {
-                environments.wanted(&live.place(), live.spec.snapshot)
-            })
-            .await?;
+    pub(super) async fn furnish(
+        &self,
+        live: &Arc<Live>,
+        place: &mut Option<turns::Turn>,
+    ) -> Result<Installed, Ended> {
+        let doing = "finding out what the tree asks for";
+        let wanted = self.on_environments(live, doing, |environments, live| {
+            environments.wanted(&live.place(), live.spec.snapshot)
+        });
+        // It only reads, and comes to its end by itself.
+        let wanted = tokio::select! {
+            biased;
+            stop = live.stopped() => return Err(self.stopped(stop)),
+            wanted = wanted => wanted?,
+        };
         let asked = match wanted {
             None | Some(Wanted::Nothing(None)) => return Ok(Installed::default()),
             Some(Wanted::Nothing(Some(suggestion))) => {
@@ -56,11 +65,16 @@ impl Runs {
             Some(Wanted::Refused(error)) => return Err(self.failed(format!("{PATH}: {error}"))),
             Some(Wanted::Environment(asked)) => asked,
         };
-        let made_at = self.find_or_set_up(live, &asked).await?.map(|kept| kept.made_at);
+        let made_at = self.find_or_set_up(live, &asked, place).await?.map(|kept| kept.made_at);
         Ok(Installed { variables: variables(&asked), made_at })
     }
 
-    async fn find_or_set_up(&self, live: &Arc<Live>, asked: &Asked) -> Result<Option<Kept>, Ended> {
+    async fn find_or_set_up(
+        &self,
+        live: &Arc<Live>,
+        asked: &Asked,
+        place: &mut Option<turns::Turn>,
+    ) -> Result<Option<Kept>, Ended> {
         let key = asked.key;
         loop {
             if let Some(kept) = self.reuse(live, asked).await? {
@@ -81,12 +95,11 @@ impl Runs {
                         live,
                         &format!("environment: waiting for run {}, which sets it up", wait.by),
                     );
+                    // Meanwhile another one may be at work.
+                    drop(place.take());
                     let outcome = tokio::select! {
                         biased;
-                        stop = live.stopped() => {
-                            let at = self.0.parts.clock.now_ms();
-                            return Err(Ended { stop: Some(stop), at, ..Ended::default() });
-                        }
+                        stop = live.stopped() => return Err(self.stopped(stop)),
                         outcome = wait.outcome() => outcome,
                     };
                     if let Outcome::Failed(why) = outcome {
@@ -95,6 +108,8 @@ impl Runs {
                             self.failed(format!("{why}; its output is in the log of run {by}"))
                         );
                     }
+                    let asked = self.0.turns.ask(&live.user, &live.spec.agent);
+                    *place = Some(live.turn(asked).await.map_err(|stop| self.stopped(stop))?);
                 }
             }
         }
@@ -125,7 +140,10 @@ impl Runs {
             self.on_environments(live, "giving it its environment", move |environments, live| {
                 environments.furnish(&live.place(), &live.home(), live.spec.snapshot, key)
             });
-        Ok(found.await?.flatten())
+        match found.await {
+            Ok(found) => Ok(found.flatten()),
+            Err(ended) => Err(Ended { is_half_made: true, ..ended }),
+        }
     }
 
     async fn set_up(&self, live: &Arc<Live>, asked: &Asked, mine: Mine) -> Result<Kept, Ended> {
@@ -197,6 +215,7 @@ impl Runs {
         all.retain(|(name, _)| name != "HOME" && !OF_PROGRAMS.iter().any(|other| name == other));
         all.push(("HOME".into(), script.home.into()));
         set_where_free(&mut all, variables(asked));
+        find_in_home_first(&mut all, script.home);
         let arguments = ["-e", "-c", script.text].map(OsString::from);
         let temporary = live.folders.temporaries();
         let job = Job {
@@ -215,7 +234,9 @@ impl Runs {
         let (secrets, vault, run) = (self.0.parts.secrets.clone(), live.vault, live.run);
         let known = self.blocking("run-secrets", move || secrets.to_hold(vault, run)).await;
         let known = known.map_err(|error| self.failed(reason("reading its secrets", &error)))?;
-        let ended = self.carry_out(live, &job, known, script.written.to_vec(), Attention::TimeOnly);
+        let written = script.written.to_vec();
+        let how = (Attention::TimeOnly, Some(self.0.options.setup_limit));
+        let ended = self.carry_out(live, &job, known, written, how);
         let Ended { code, stop, failure, at, .. } = ended.await;
         if stop.is_some() {
             return Err(Ended { stop, at, ..Ended::default() });
@@ -235,6 +256,11 @@ impl Runs {
     fn failed(&self, failure: String) -> Ended {
         let at = self.0.parts.clock.now_ms();
         Ended { failure: Some(failure), at, ..Ended::default() }
+    }
+
+    /// The end of a run that is stopped before its program was started.
+    fn stopped(&self, stop: Stop) -> Ended {
+        Ended { stop: Some(stop), at: self.0.parts.clock.now_ms(), ..Ended::default() }
     }
 
     /// Does something that takes long; nothing where the node has no environments.

@@ -2,11 +2,14 @@
 //!
 //! They are named as rules in the syntax of `.gitignore`, by the shortest list there is: mostly one folder.
 //!
-//! **Invariant:** what is named is the same, byte by byte, as it was brought, and is no file of the snapshot.
+//! **Invariant:** what is named is the same, byte by byte, as it was brought, is no file of the snapshot, and is tracked by
+//! no repository of the checkout. What cannot be looked at in a checkout is not named, and keeps nothing else from it.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use baton_protocol::id::TreeId;
@@ -16,6 +19,8 @@ use rustix::io::Errno;
 use super::{
     AdditionsError, Failure, borrowed, check_level, entries, of_snapshot, open_top, tree_of,
 };
+use crate::ignore::Tracked;
+use crate::layers::hides;
 use crate::objects::ObjectSource;
 use crate::scan::directory::{join, open_in};
 
@@ -29,59 +34,137 @@ pub fn unchanged<S: ObjectSource + ?Sized>(
     additions: &Path,
     checkout: &Path,
 ) -> Result<Vec<u8>, AdditionsError> {
-    let (ours, theirs) = (open_top(additions)?, open_top(checkout)?);
+    find(objects, snapshot, additions, (checkout, checkout), Shown::All)
+}
+
+/// Finds those that the writable layer of a checkout has, too: touched, and left as they were.
+pub fn unchanged_in_layer<S: ObjectSource + ?Sized>(
+    objects: &S,
+    snapshot: TreeId,
+    additions: &Path,
+    upper: &Path,
+    checkout: &Path,
+) -> Result<Vec<u8>, AdditionsError> {
+    find(objects, snapshot, additions, (upper, checkout), Shown::Changes)
+}
+
+/// Whether the repository of a checkout tracks any of them: somebody has made them part of it.
+pub fn are_tracked(additions: &Path, checkout: &Path) -> Result<bool, AdditionsError> {
+    let top = entries(borrowed(&open_top(additions)?));
+    let top = top.map_err(|error| Failure::from(error).at("reading", additions))?;
+    let at_top = |path: &[u8]| {
+        let first = path.split(|&byte| byte == b'/').next().unwrap_or_default();
+        top.binary_search_by(|(name, _)| name.as_slice().cmp(first)).is_ok()
+    };
+    let is_there = |path: &[u8]| {
+        at_top(path) && additions.join(OsStr::from_bytes(path)).symlink_metadata().is_ok()
+    };
+    Ok(Tracked::by_repository_of(checkout).any(is_there))
+}
+
+fn find<S: ObjectSource + ?Sized>(
+    objects: &S,
+    snapshot: TreeId,
+    additions: &Path,
+    (found_in, checkout): (&Path, &Path),
+    shown: Shown,
+) -> Result<Vec<u8>, AdditionsError> {
+    let (ours, theirs) = (open_top(additions)?, open_top(found_in)?);
+    let comparison = Comparison { objects, tracked: Tracked::by_repository_of(checkout), shown };
     let mut rules = Vec::new();
-    compare(objects, Some(snapshot), (&ours, &theirs), &[], 0, &mut rules)
-        .map_err(|failure| failure.at("comparing", checkout))?;
+    comparison
+        .compare(Some(snapshot), (&ours, &theirs), &[], 0, &mut rules)
+        .map_err(|failure| failure.at("comparing", found_in))?;
     Ok(rules)
 }
 
-/// Names what is unchanged in a folder; says whether that is all there is in it.
-fn compare<S: ObjectSource + ?Sized>(
-    objects: &S,
-    snapshot: Option<TreeId>,
-    (ours, theirs): (&OwnedFd, &OwnedFd),
-    path: &[u8],
-    level: usize,
-    rules: &mut Vec<u8>,
-) -> Result<bool, Failure> {
-    check_level(level)?;
-    let (ours_fd, theirs_fd) = (borrowed(ours), borrowed(theirs));
-    let (added, found) = (entries(ours_fd)?, entries(theirs_fd)?);
-    let of_snapshot = of_snapshot(objects, snapshot, &added)?;
-    let mut is_all =
-        found.iter().all(|(name, _)| added.binary_search_by(|(other, _)| other.cmp(name)).is_ok());
-    for (name, kind) in added {
-        let known = of_snapshot.get(&name);
-        let inner = join(path, &name);
-        let is_there = found.binary_search_by(|(other, _)| other.cmp(&name));
-        let is_same_kind =
-            is_there.ok().and_then(|at| found.get(at)).is_some_and(|(_, other)| *other == kind);
-        if !is_same_kind || (known.is_some() && tree_of(known).is_none()) {
-            is_all = false;
-            continue;
+/// What a folder that is compared shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// All that is in a checkout.
+    All,
+    /// What is in its writable layer.
+    Changes,
+}
+
+struct Comparison<'a, S: ?Sized> {
+    objects: &'a S,
+    tracked: Tracked,
+    shown: Shown,
+}
+
+impl<S: ObjectSource + ?Sized> Comparison<'_, S> {
+    /// Names what is unchanged in a folder; says whether that is all there is in it.
+    fn compare(
+        &self,
+        snapshot: Option<TreeId>,
+        (ours, theirs): (&OwnedFd, &OwnedFd),
+        path: &[u8],
+        level: usize,
+        rules: &mut Vec<u8>,
+    ) -> Result<bool, Failure> {
+        check_level(level)?;
+        let (ours_fd, theirs_fd) = (borrowed(ours), borrowed(theirs));
+        let added = entries(ours_fd)?;
+        let Some(found) = seen(entries(theirs_fd))? else { return Ok(false) };
+        if self.shown == Shown::Changes && seen(hides(theirs))? != Some(false) {
+            // All in it is what somebody has made.
+            return Ok(false);
         }
-        if kind == FileType::Directory {
-            let folders = (open_in(ours_fd, &name)?, open_in(theirs_fd, &name)?);
-            let mut of_inner = Vec::new();
-            let tree = tree_of(known);
-            let is_same =
-                compare(objects, tree, (&folders.0, &folders.1), &inner, level + 1, &mut of_inner)?;
-            let mode = |folder: &OwnedFd| rustix::fs::fstat(folder).map(|it| it.st_mode & 0o777);
-            let is_same = is_same && mode(&folders.0)? == mode(&folders.1)?;
-            if is_same && tree.is_none() && add_rule(rules, &inner, true) {
+        let of_snapshot = of_snapshot(self.objects, snapshot, &added)?;
+        let mut is_all = found
+            .iter()
+            .all(|(name, _)| added.binary_search_by(|(other, _)| other.cmp(name)).is_ok());
+        for (name, kind) in added {
+            let known = of_snapshot.get(&name);
+            let inner = join(path, &name);
+            let is_there = found.binary_search_by(|(other, _)| other.cmp(&name));
+            if is_there.is_err() && self.shown == Shown::Changes {
                 continue;
             }
-            rules.extend(of_inner);
-            is_all = false;
-        } else if known.is_some()
-            || !is_same(ours, theirs, &name, kind)?
-            || !add_rule(rules, &inner, false)
-        {
-            is_all = false;
+            let is_same_kind =
+                is_there.ok().and_then(|at| found.get(at)).is_some_and(|(_, other)| *other == kind);
+            if !is_same_kind || (known.is_some() && tree_of(known).is_none()) {
+                is_all = false;
+                continue;
+            }
+            if kind == FileType::Directory {
+                let Some(folder) = seen(open_in(theirs_fd, &name))? else {
+                    is_all = false;
+                    continue;
+                };
+                let folders = (open_in(ours_fd, &name)?, folder);
+                let mut of_inner = Vec::new();
+                let tree = tree_of(known);
+                let both = (&folders.0, &folders.1);
+                let is_same = self.compare(tree, both, &inner, level + 1, &mut of_inner)?;
+                let mode =
+                    |folder: &OwnedFd| rustix::fs::fstat(folder).map(|it| it.st_mode & 0o777);
+                let is_same = is_same && mode(&folders.0)? == mode(&folders.1)?;
+                if is_same && tree.is_none() && add_rule(rules, &inner, true) {
+                    continue;
+                }
+                rules.extend(of_inner);
+                is_all = false;
+            } else if known.is_some()
+                || self.tracked.has(&inner)
+                || seen(is_same(ours, theirs, &name, kind))? != Some(true)
+                || !add_rule(rules, &inner, false)
+            {
+                is_all = false;
+            }
         }
+        Ok(is_all)
     }
-    Ok(is_all)
+}
+
+/// What was seen of somebody's files; nothing where it cannot be, unless that is because this process can see no more.
+fn seen<T>(looked: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 fn is_same(ours: &OwnedFd, theirs: &OwnedFd, name: &[u8], kind: FileType) -> Result<bool, Errno> {
@@ -96,11 +179,7 @@ fn is_same(ours: &OwnedFd, theirs: &OwnedFd, name: &[u8], kind: FileType) -> Res
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let open = |folder| rustix::fs::openat(folder, name, flags, Mode::empty()).map(File::from);
-    match (open(ours), open(theirs)) {
-        (Ok(ours), Ok(theirs)) => have_same_bytes(ours, theirs),
-        // What cannot be read is nobody's business here.
-        _ => Ok(false),
-    }
+    have_same_bytes(open(ours)?, open(theirs)?)
 }
 
 fn have_same_bytes(mut ours: File, mut theirs: File) -> Result<bool, Errno> {

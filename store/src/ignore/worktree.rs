@@ -187,6 +187,14 @@ impl Worktree {
             || (self.index.is_sparse() && self.in_sparse_directory(path))
     }
 
+    /// Whether the index names a path for which this holds.
+    pub(super) fn tracks_any(&self, is: impl Fn(&[u8]) -> bool) -> bool {
+        self.index.entries().iter().any(|entry| {
+            let path: &[u8] = entry.path(&self.index);
+            is(path)
+        })
+    }
+
     /// Whether the index names anything below this directory.
     pub(super) fn tracks_below(&self, directory: &[u8]) -> bool {
         let mut prefix = directory.to_vec();

@@ -50,6 +50,29 @@ pub fn changed(upper: &Path) -> Result<Dirty, FsError> {
     Ok(dirty)
 }
 
+/// Whether a directory has a new name in a writable layer, so that what it shows is found below another one. Where that
+/// would take long to find out, it may have.
+pub fn has_moved(upper: &Path) -> Result<bool, FsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(upper, flags, Mode::empty()).context("opening", upper)?;
+    let mut left = vec![Vec::new()];
+    while let Some(path) = left.pop() {
+        let directory = open_below(root.as_fd(), &path).context("opening", upper)?;
+        if has_attribute(&directory, REDIRECT).context("reading", upper)? {
+            return Ok(true);
+        }
+        for (name, kind) in list(directory.as_fd()).context("reading", upper)? {
+            if kind == FileType::Directory {
+                left.push(join(&path, &name));
+            }
+        }
+        if left.len() > MAX_DIRECTORIES || left.last().is_some_and(|path| path.len() > MAX_PATH) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What a scan of a snapshot's checkout leaves out: what the snapshot says, and the repositories, which it has otherwise.
 pub fn left_out<S: ObjectSource + ?Sized>(
     objects: &S,
@@ -108,14 +131,15 @@ fn look_in(path: &[u8], directory: &OwnedFd, dirty: &mut Dirty) -> Result<Vec<Ve
 }
 
 /// Whether a directory does not show what is below its own name.
-fn hides(directory: &OwnedFd) -> Result<bool, Errno> {
-    for name in [OPAQUE, REDIRECT] {
-        match rustix::fs::fgetxattr(directory, name, &mut [0u8; 1]) {
-            // Longer than one byte, too.
-            Ok(_) | Err(Errno::RANGE) => return Ok(true),
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error),
-        }
+pub(crate) fn hides(directory: &OwnedFd) -> Result<bool, Errno> {
+    Ok(has_attribute(directory, OPAQUE)? || has_attribute(directory, REDIRECT)?)
+}
+
+fn has_attribute(directory: &OwnedFd, name: &str) -> Result<bool, Errno> {
+    match rustix::fs::fgetxattr(directory, name, &mut [0u8; 1]) {
+        // Longer than one byte, too.
+        Ok(_) | Err(Errno::RANGE) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(false)
 }

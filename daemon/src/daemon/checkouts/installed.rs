@@ -11,12 +11,12 @@
 //!
 //! **Invariant:** what a run leaves is found without its environment: what that has is no change by the run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use baton_protocol::id::{ObjectId, ObjectKind, SnapshotId};
 use baton_protocol::object::Snapshot;
-use baton_store::additions::{copy_missing, hidden, keep_additions, unchanged};
-use baton_store::checkout::{RestoreOptions, remove_made, restore, restore_snapshot};
+use baton_store::additions::{copy_missing, keep_additions};
+use baton_store::checkout::{RestoreOptions, restore_snapshot};
 use baton_store::error::StoreError;
 use baton_store::fs;
 use baton_store::layers::overlay::{self, Overlay};
@@ -26,7 +26,7 @@ use baton_store::snapshot::load_snapshot;
 use baton_store::stat_cache::StatCache;
 use baton_store::vault::Vault;
 
-use super::layered::{is_shared, note};
+use super::layered::{is_shared, note, show_with};
 use super::{Doing, NodeCheckouts};
 use crate::environments::cache::{Kept, Record, SetupPlace};
 use crate::environments::key::{Key, Wanted, wanted};
@@ -36,6 +36,7 @@ use crate::runs::checkout::{CheckoutError, Environments, Place};
 const FURNISHING: &str = "giving it its environment";
 const SETTING_UP: &str = "preparing the environment's setup";
 const KEEPING: &str = "keeping the environment";
+const TELLING: &str = "telling what the run has left from its environment";
 
 /// Most bytes of an environment.
 const MAX_BYTES: u64 = 32 << 30;
@@ -48,6 +49,16 @@ enum NotKept {
     #[error("the setup has left {0} bytes; at most {MAX_BYTES} are kept")]
     TooLarge(u64),
 }
+
+/// What a run has left cannot be told from its environment.
+#[derive(Debug, thiserror::Error)]
+#[error("the environment {} is not there any more", .0.short())]
+struct Gone(Key);
+
+/// A note names no environment.
+#[derive(Debug, thiserror::Error)]
+#[error("{} does not say which environment the checkout has", .0.display())]
+struct NoKey(PathBuf);
 
 impl Environments for NodeCheckouts {
     fn wanted(&self, place: &Place, snapshot: SnapshotId) -> Result<Wanted, CheckoutError> {
@@ -129,7 +140,7 @@ impl Environments for NodeCheckouts {
         }
         let files = beside.files.saturating_add(at_home.files);
         let record = Record { files, bytes, used: self.clock.now_ms() };
-        self.environments.keep(which(place, key), tree, record).doing(KEEPING)?;
+        self.environments.keep(which(place, key), place.run, tree, record).doing(KEEPING)?;
         Ok(record)
     }
 
@@ -164,22 +175,7 @@ impl NodeCheckouts {
     ) -> Result<(), CheckoutError> {
         let Some(shared) = &self.shared else { return Ok(()) };
         let stack = shared.stack_of(place, snapshot).doing(FURNISHING)?;
-        let intake = vault.intake();
-        let mut lower = Vec::new();
-        if let Some(tree) = hidden(&intake, snapshot.root, &kept.tree).doing(FURNISHING)? {
-            let over = place.layer.join("over");
-            remove_made(&over).doing(FURNISHING)?;
-            let (options, progress) = (RestoreOptions::default(), Progress::default());
-            restore(&intake, tree, snapshot.root_mode, &over, &options, &progress)
-                .doing(FURNISHING)?;
-            lower.push(over);
-        }
-        lower.push(kept.tree.clone());
-        lower.extend(stack.trees);
-        overlay::unmount(&place.checkout).doing(FURNISHING)?;
-        let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
-        let overlay = Overlay { lower: &lower, upper: &upper, work: &work, at: &place.checkout };
-        overlay::mount(&overlay).doing(FURNISHING)
+        show_with(place, &stack, kept, &vault.intake(), snapshot).doing(FURNISHING)
     }
 
     /// Refuses what has a value that only runs may have.
@@ -197,21 +193,13 @@ impl NodeCheckouts {
         }
     }
 
-    /// Rules that leave out of a checkout of its own what its environment has brought into it.
-    pub(super) fn brought(
-        &self,
-        place: &Place,
-        vault: &Vault,
-        snapshot: &Snapshot,
-    ) -> Result<Vec<u8>, CheckoutError> {
-        let doing = "telling what the run has left from its environment";
-        let Some(key) = key_of(place) else { return Ok(Vec::new()) };
-        let found = self.environments.find(which(place, key), place.run, self.clock.now_ms());
-        let Some(kept) = found.doing(doing)? else {
-            tracing::warn!(run = %place.run, "the environment of a run is gone, so that its result has it");
-            return Ok(Vec::new());
-        };
-        unchanged(vault, snapshot.root, &kept.tree, &place.checkout).doing(doing)
+    /// The environment that a checkout was given. Writes nothing: there may be no room.
+    pub(super) fn given(&self, place: &Place) -> Result<Option<Kept>, CheckoutError> {
+        let Some(key) = key_of(place)? else { return Ok(None) };
+        match self.environments.look(which(place, key)).doing(TELLING)? {
+            Some(kept) => Ok(Some(kept)),
+            None => Err(Gone(key)).doing(TELLING),
+        }
     }
 }
 
@@ -220,9 +208,15 @@ fn which(place: &Place, key: Key) -> Which {
 }
 
 /// The environment that a checkout has.
-fn key_of(place: &Place) -> Option<Key> {
-    let text = fs::read_if_exists(&note(place), Key::TEXT as u64).ok().flatten()?;
-    Key::parse(std::str::from_utf8(&text).ok()?)
+fn key_of(place: &Place) -> Result<Option<Key>, CheckoutError> {
+    let path = note(place);
+    let Some(text) = fs::read_if_exists(&path, Key::TEXT as u64).doing(TELLING)? else {
+        return Ok(None);
+    };
+    match std::str::from_utf8(&text).ok().and_then(Key::parse) {
+        Some(key) => Ok(Some(key)),
+        None => Err(NoKey(path)).doing(TELLING),
+    }
 }
 
 /// Objects that are looked through and not kept.

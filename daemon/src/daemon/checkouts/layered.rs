@@ -20,10 +20,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::{RunId, VaultId, WorkspaceId};
 use baton_protocol::object::Snapshot;
-use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository, put_aside};
+use baton_store::additions::{AdditionsError, are_tracked, hidden, unchanged, unchanged_in_layer};
+use baton_store::checkout::{
+    RepositoryOptions, RestoreError, RestoreOptions, RestoredRepository, put_aside, remove_made,
+    restore,
+};
 use baton_store::fs::{self, Context, FsError};
 use baton_store::layers::overlay::{self, Overlay};
-use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, left_out};
+use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, has_moved, left_out};
 use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
 use baton_store::trees;
 use baton_store::vault::{Intake, Vault};
@@ -31,6 +35,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::Made;
+use crate::environments::cache::Kept;
 use crate::runs::checkout::Place;
 use crate::runs::environment::Folders;
 use crate::workspace::random;
@@ -39,6 +44,11 @@ const OPEN: &str = "open-";
 const SEALED: &str = "sealed";
 
 const VIEW: &str = "view";
+
+/// Beside a checkout, where it has an environment: which one; and, where it shares no layers, that what its run left is in
+/// a snapshot.
+const NOTE: &str = "environment";
+const NOTE_SEALED: &str = "environment-sealed";
 
 /// The attribute of a writable layer in which its mark stands.
 const MARK: &str = "trusted.baton";
@@ -73,6 +83,10 @@ pub(super) enum SharedError {
     Store(#[from] baton_store::error::StoreError),
     #[error(transparent)]
     Scan(#[from] ScanError),
+    #[error(transparent)]
+    Additions(#[from] AdditionsError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     #[error(
         "what it finds installed, or what is below it, cannot be told from what it did while it is at work"
     )]
@@ -160,28 +174,34 @@ impl SharedLayers {
         Ok(Made { files: below.files, bytes: below.bytes, not_carried, repository })
     }
 
-    /// What a run has left, found in its own layer; or what it has done so far, of which nothing that it sees is touched.
+    /// Whether a run that is at work can be looked at without touching anything that it sees.
+    pub(super) fn check_at_work(
+        &self,
+        place: &Place,
+        before: &Snapshot,
+    ) -> Result<(), SharedError> {
+        let layers = self.layers(place.vault, place.workspace)?;
+        let noted = layers.noted(&place.run.to_string(), before, &self.boot)?;
+        let is_shown = noted.is_some() && overlay::is_mounted(&place.checkout)?;
+        if is_shown && is_gone(&note(place)) { Ok(()) } else { Err(SharedError::AtWork) }
+    }
+
+    /// What a run has left, found in its own layer.
     pub(super) fn scan(
         &self,
         place: &Place,
         before: &Snapshot,
         intake: &Intake,
         repository: &RepositoryOptions,
-        options: &ScanOptions,
-        is_live: bool,
+        options: &mut ScanOptions,
+        environment: Option<&Kept>,
     ) -> Result<Scanned, SharedError> {
         if !is_marked(&place.layer)? {
             return Err(SharedError::Altered(place.layer.join("upper")));
         }
         let layers = self.layers(place.vault, place.workspace)?;
         let user = place.run.to_string();
-        let noted = layers.noted(&user, before, &self.boot)?;
-        if is_live
-            && (noted.is_none() || !overlay::is_mounted(&place.checkout)? || !is_gone(&note(place)))
-        {
-            return Err(SharedError::AtWork);
-        }
-        let stack = if let Some(stack) = noted {
+        let stack = if let Some(stack) = layers.noted(&user, before, &self.boot)? {
             stack
         } else {
             // The machine was started again meanwhile, or somebody made room: what was below is made again, and is
@@ -192,7 +212,10 @@ impl SharedLayers {
         };
         if !overlay::is_mounted(&place.checkout)? {
             fs::create_dir_all(&place.checkout)?;
-            show(place, &stack)?;
+            match environment {
+                Some(kept) => show_with(place, &stack, kept, intake, before)?,
+                None => show(place, &stack)?,
+            }
         }
         let upper = place.layer.join("upper");
         let made = MadeTree {
@@ -201,10 +224,17 @@ impl SharedLayers {
             repository: stack.repository(),
             dirty: changed(&upper)?,
         };
-        if is_gone(&note(place)) {
+        let Some(kept) = environment else {
+            return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
+        };
+        // What has another name now, or is tracked, is the run's, and is found in the environment only.
+        if has_moved(&upper)? || are_tracked(&kept.tree, &place.checkout)? {
+            options.exclude = unchanged(intake, before.root, &kept.tree, &place.checkout)?;
             return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
         }
-        // Without its environment, which is beside what is in its tree.
+        // Without its environment, which is beside what is in its tree; nor is what was only touched a change.
+        options.exclude =
+            unchanged_in_layer(intake, before.root, &kept.tree, &upper, &place.checkout)?;
         let view = place.layer.join(VIEW);
         overlay::unmount(&view)?;
         fs::create_dir_all(&view)?;
@@ -263,7 +293,7 @@ impl SharedLayers {
 
 /// Where it is said which environment a checkout has.
 pub(super) fn note(place: &Place) -> PathBuf {
-    place.checkout.with_file_name("environment")
+    place.checkout.with_file_name(NOTE)
 }
 
 /// Whether a path is known to be free. What cannot be looked at is not.
@@ -281,6 +311,30 @@ fn show(place: &Place, stack: &Stack) -> Result<(), FsError> {
     })
 }
 
+/// Shows a checkout with its environment.
+pub(super) fn show_with(
+    place: &Place,
+    stack: &Stack,
+    kept: &Kept,
+    intake: &Intake,
+    snapshot: &Snapshot,
+) -> Result<(), SharedError> {
+    let mut lower = Vec::new();
+    if let Some(tree) = hidden(intake, snapshot.root, &kept.tree)? {
+        let over = place.layer.join("over");
+        remove_made(&over)?;
+        let (options, progress) = (RestoreOptions::default(), Progress::default());
+        restore(intake, tree, snapshot.root_mode, &over, &options, &progress)?;
+        lower.push(over);
+    }
+    lower.push(kept.tree.clone());
+    lower.extend(stack.trees.iter().cloned());
+    overlay::unmount(&place.checkout)?;
+    let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
+    let overlay = Overlay { lower: &lower, upper: &upper, work: &work, at: &place.checkout };
+    Ok(overlay::mount(&overlay)?)
+}
+
 /// Whether a checkout shares layers.
 pub(super) fn is_shared(layer: &Path) -> bool {
     !is_gone(layer)
@@ -293,7 +347,18 @@ pub(super) fn is_sealed(layer: &Path) -> bool {
 
 /// Notes that what is in a layer is in a snapshot, too. That takes no room, for there may be none.
 pub(super) fn note_sealed(layer: &Path) {
-    if !is_shared(layer) || is_sealed(layer) {
+    if !is_shared(layer) {
+        // One of its own stays, unless it holds an environment.
+        let (has, sealed) = (layer.with_file_name(NOTE), layer.with_file_name(NOTE_SEALED));
+        if !is_gone(&has)
+            && is_gone(&sealed)
+            && let Err(error) = fs::create_new(&sealed)
+        {
+            tracing::warn!(%error, "the checkout of a run stays");
+        }
+        return;
+    }
+    if is_sealed(layer) {
         return;
     }
     let noted = marks(layer).and_then(|marks| match marks.first() {
@@ -344,7 +409,8 @@ pub(super) fn release(checkout: &Path, layer: &Path, aside: &Path) -> Result<(),
     put_aside(layer, aside, "")
 }
 
-/// Puts a checkout aside that shares layers, and is sealed.
+/// Puts a checkout aside that shares layers, or holds an environment, and is sealed.
 pub(super) fn let_go(checkout: &Path, layer: &Path, aside: &Path) -> Result<(), FsError> {
-    if is_sealed(layer) { release(checkout, layer, aside) } else { Ok(()) }
+    let is_copy_sealed = !is_shared(layer) && !is_gone(&layer.with_file_name(NOTE_SEALED));
+    if is_sealed(layer) || is_copy_sealed { release(checkout, layer, aside) } else { Ok(()) }
 }

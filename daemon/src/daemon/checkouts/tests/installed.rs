@@ -144,6 +144,91 @@ fn what_a_run_changes_is_its_own_wherever_it_is() {
 }
 
 #[test]
+fn what_gets_another_name_or_is_committed_is_the_run_s_and_what_is_touched_is_not() {
+    for (mut lab, open) in nodes() {
+        let found = ["/usr/bin/git", "/usr/local/bin/git"].map(PathBuf::from);
+        lab.git = Some(GitProgram::new(found.into_iter().find(|path| path.exists()).unwrap()));
+        run_git(&lab.path("plain"), &["init", "-q"]);
+        run_git(&lab.path("plain"), &["add", "-A"]);
+        run_git(&lab.path("plain"), &["commit", "-qm", "first"]);
+        let (node, snapshot) = (open(&lab), lab.snapshot());
+        let first = lab.place(1);
+        node.prepare(&first, snapshot).unwrap();
+        let key = set_up(&node, &first, snapshot);
+
+        let touched = furnished(&lab, &node, 2, snapshot, key);
+        for name in ["deps/a", "deps/b/c", "src/deep/made"] {
+            let file = system::File::options().append(true).open(touched.checkout.join(name));
+            file.unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        write(&touched.checkout, "src/deep/moment", "x");
+        system::remove_file(touched.checkout.join("src/deep/moment")).unwrap();
+        assert_eq!(lab.files(node.seal(&touched, snapshot).unwrap()), lab.files(snapshot));
+
+        // Under its new name it is all there, and what stays where it was is not.
+        let renamed = furnished(&lab, &node, 3, snapshot, key);
+        system::rename(renamed.checkout.join("deps"), renamed.checkout.join("vendor")).unwrap();
+        system::rename(renamed.checkout.join("src"), renamed.checkout.join("lib")).unwrap();
+        write(&renamed.checkout, "lib/made", "by the run");
+        let left = left_by(&lab, node.seal(&renamed, snapshot).unwrap(), "renamed");
+        for (name, text) in [
+            ("vendor/a", "installed"),
+            ("vendor/b/c", "installed"),
+            ("lib/deep/made", "installed"),
+            ("lib/made", "by the run"),
+            ("lib/kept", "kept"),
+        ] {
+            assert_eq!(system::read_to_string(left.join(name)).unwrap(), text, "{name}");
+        }
+        assert!(!left.join("src").exists() && !left.join("deps").exists());
+
+        let committed = furnished(&lab, &node, 4, snapshot, key);
+        run_git(&committed.checkout, &["add", "deps/b", "src/deep"]);
+        run_git(&committed.checkout, &["commit", "-qm", "second"]);
+        let left = left_by(&lab, node.seal(&committed, snapshot).unwrap(), "committed");
+        for name in ["deps/b/c", "src/deep/made"] {
+            assert_eq!(system::read_to_string(left.join(name)).unwrap(), "installed", "{name}");
+        }
+        assert!(!left.join("deps/a").exists() && !left.join("src/made").exists());
+    }
+}
+
+fn run_git(at: &Path, args: &[&str]) {
+    let mut git = std::process::Command::new("git");
+    git.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
+    git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-C"]).arg(at).args(args);
+    let output = git.output().unwrap();
+    assert!(output.status.success(), "{args:?}: {output:?}");
+}
+
+/// The files of a result, in a folder.
+fn left_by(lab: &Lab, result: SnapshotId, name: &str) -> PathBuf {
+    let (left, options) = (lab.path(name), RestoreOptions::default());
+    restore(&lab.vault(), lab.files(result), 0o755, &left, &options, &Progress::default()).unwrap();
+    left
+}
+
+#[test]
+fn an_environment_that_is_gone_is_no_result() {
+    for (lab, open) in nodes() {
+        let (node, snapshot) = (open(&lab), lab.snapshot());
+        let first = lab.place(1);
+        node.prepare(&first, snapshot).unwrap();
+        let key = set_up(&node, &first, snapshot);
+        let place = furnished(&lab, &node, 2, snapshot, key);
+        write(&place.checkout, "made", "by the run");
+        system::rename(lab.path("environments"), lab.path("elsewhere")).unwrap();
+        let refused = node.seal(&place, snapshot).unwrap_err();
+        assert!(refused.source.to_string().ends_with("is not there any more"), "{refused:?}");
+        // What is there is read, and nothing is written where it is.
+        system::rename(lab.path("elsewhere"), lab.path("environments")).unwrap();
+        let left = left_by(&lab, node.seal(&place, snapshot).unwrap(), "left");
+        assert!(left.join("made").exists() && !left.join("deps").exists());
+    }
+}
+
+#[test]
 fn a_later_snapshot_is_seen_through_what_was_installed_before_it() {
     for (lab, open) in nodes() {
         let (node, snapshot) = (open(&lab), lab.snapshot());
@@ -250,10 +335,39 @@ fn an_environment_that_a_run_has_stays_and_the_layer_of_one_goes() {
     assert_eq!(read(&place, "deps/a"), "installed");
     assert_eq!(lab.files(node.seal(&place, snapshot).unwrap()), lab.files(snapshot));
     node.let_go(&place.checkout, &place.layer).unwrap();
+    node.release(&first.checkout, &first.layer).unwrap();
     sweep_all(&node);
     assert!(names(&node.aside).is_empty());
     let home = place.checkout.with_file_name("home");
     assert!(node.furnish(&first, &home, snapshot, key).unwrap().is_none());
+}
+
+#[test]
+fn a_checkout_with_an_environment_is_let_go_of_once_it_is_sealed() {
+    for (lab, open) in nodes() {
+        let (mut node, snapshot) = (open(&lab), lab.snapshot());
+        let first = lab.place(1);
+        node.prepare(&first, snapshot).unwrap();
+        let key = set_up(&node, &first, snapshot);
+        node.release(&first.checkout, &first.layer).unwrap();
+        let place = furnished(&lab, &node, 2, snapshot, key);
+        write(&place.checkout, "made", "by the run");
+        let limits = CacheLimits { per_workspace: 0, bytes: 0 };
+        node.environments = EnvironmentCache::open(lab.path("environments"), limits);
+        node.let_go(&place.checkout, &place.layer).unwrap();
+        sweep_all(&node);
+        assert_eq!(
+            (read(&place, "made"), read(&place, "deps/a")),
+            ("by the run".into(), "installed".into())
+        );
+        let result = node.seal(&place, snapshot).unwrap();
+        node.let_go(&place.checkout, &place.layer).unwrap();
+        sweep_all(&node);
+        assert!(!place.checkout.exists() && names(&node.aside).is_empty());
+        // Nobody has it any more, and what was sealed is.
+        assert!(node.environments.look((VAULT, WORKSPACE, key)).unwrap().is_none());
+        assert_eq!(node.seal(&place, snapshot).unwrap(), result);
+    }
 }
 
 /// The paths in a folder, with their modes.
