@@ -105,7 +105,7 @@ impl RunOptions {
             max_queued: 1000,
             max_log: 256 * 1024 * 1024,
             grace: Duration::from_secs(5),
-            setup_limit: Duration::from_secs(30 * 60),
+            setup_limit: Duration::from_mins(30),
             shutdown_limit: Duration::from_secs(30),
             allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
             without_network: BTreeSet::new(),
