@@ -2,6 +2,7 @@
 //!
 //! - [`glob`]: patterns for paths
 //! - [`file`]: what a tree asks for, in `.baton/environment.toml`
+//! - [`system`]: what it depends on beside that
 //! - [`key`]: which environment that is
 //! - [`cache`]: those that are kept
 //! - [`setups`]: one at a time of each

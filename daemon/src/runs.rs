@@ -125,7 +125,7 @@ impl RunOptions {
             grace: Duration::from_secs(5),
             agents: BTreeMap::new(),
             keep_every: Duration::from_secs(30),
-            setup_limit: Duration::from_secs(30 * 60),
+            setup_limit: Duration::from_mins(30),
             shutdown_limit: Duration::from_secs(30),
             allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
             without_network: BTreeSet::new(),
