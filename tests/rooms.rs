@@ -99,6 +99,38 @@ fn toolchains_of_the_nodes_user_are_used_and_what_they_log_in_with_is_hidden() {
 }
 
 #[test]
+fn what_is_private_stays_hidden_in_what_is_exposed() {
+    let node = TestHome::new();
+    let user = node.user_home();
+    for (path, content) in [
+        (".cargo/bin/tool", "#!/bin/sh\necho used\n"),
+        (".cargo/credentials.toml", "a token\n"),
+        (".cargo/registry/.netrc", "a token\n"),
+        (".ssh/id", "a key\n"),
+    ] {
+        let path = user.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::create_dir_all(node.baton_home()).unwrap();
+    let config = format!("[serve]\nexpose = ['~/.cargo', '{}']\n", user.display());
+    std::fs::write(node.baton_home().join("config.toml"), config).unwrap();
+    let cloud = Cloud::in_home(node);
+    let home = cloud.device();
+    let shown = check(&cloud.home, "toolchains");
+    assert!(text(&shown, "detail").contains("which is private"), "{shown}");
+    let script = format!(
+        "tool; cd '{}'; cat .cargo/credentials.toml .cargo/registry/.netrc .ssh/id 2> /dev/null; true",
+        user.display()
+    );
+    let shown = run(&home, &workspace(&home), &script);
+    if shown["isolated"] == true {
+        assert_eq!(said(&home, &shown), "used\n");
+    }
+}
+
+#[test]
 fn without_bubblewrap_all_say_so_and_what_takes_walls_is_refused() {
     let mut node = configured("[agents.command]\nnetwork = false\n");
     let bin = node.folder("bin");

@@ -32,7 +32,7 @@ const MAX_SAID: usize = 300;
 const MAX_READ: u64 = 4096;
 
 /// A home that takes longer to copy is not worth it.
-const COPY_LIMIT: Duration = Duration::from_secs(60);
+const COPY_LIMIT: Duration = Duration::from_mins(1);
 
 /// How often a copy is looked at.
 const LOOK: Duration = Duration::from_millis(20);

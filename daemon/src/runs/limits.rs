@@ -34,7 +34,7 @@ const LONG: Duration = Duration::from_secs(1);
 
 /// After a run was ended for the disk, no other one is for so long, and none for longer unless less is free than then.
 const SETTLE: Duration = Duration::from_secs(2);
-const HELPS: Duration = Duration::from_secs(60);
+const HELPS: Duration = Duration::from_mins(1);
 
 /// What a run has written, as far as is known. The greatest is the one to be ended.
 type Rank = (bool, u64, RunId);
@@ -93,6 +93,9 @@ impl NodeLimits {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&run);
     }
 }
+
+/// A run cannot be counted while another one is.
+struct AnotherCounts;
 
 /// One run that is held to its limits.
 pub(super) struct Held {
@@ -221,7 +224,7 @@ impl Held {
             }
             if exceeded.is_none() && due(files_at, &mut next_files) {
                 next_files = Duration::ZERO;
-                if let Some(counted) = self.look_at_files(processes, is_short, free) {
+                if let Ok(counted) = self.look_at_files(processes, is_short, free) {
                     exceeded = counted;
                     next_files = paused(*files_at);
                 }
@@ -279,13 +282,13 @@ impl Held {
         too_many.or(too_much)
     }
 
-    /// Counts what the run has written. Nothing where another one is counting.
+    /// Counts what the run has written.
     fn look_at_files(
         &self,
         processes: &Processes,
         is_short: bool,
         free: Option<Free>,
-    ) -> Option<Option<Exceeded>> {
+    ) -> Result<Option<Exceeded>, AnotherCounts> {
         let node = &self.runs.0.limits;
         let clock = &self.runs.0.parts.clock;
         let (last, last_free, took) = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -296,12 +299,12 @@ impl Held {
         let estimated = |now| Counted { bytes: last.bytes.saturating_add(lost(now)), ..last };
         if is_short && took > LONG {
             self.note(estimated(free));
-            return Some(None);
+            return Ok(None);
         }
         let _one = match node.counting.try_lock() {
             Ok(one) => one,
             Err(TryLockError::Poisoned(one)) => one.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
+            Err(TryLockError::WouldBlock) => return Err(AnotherCounts),
         };
         let begun = clock.instant();
         let looked = std::cell::Cell::new(begun);
@@ -331,7 +334,7 @@ impl Held {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
             (counted, now, clock.since(begun));
         self.note(counted);
-        Some(exceeded)
+        Ok(exceeded)
     }
 
     /// Notes what was counted, unless the run has ended.
@@ -401,7 +404,7 @@ mod tests {
         node.forget(run(2));
         assert_eq!(first(by_bytes), [1]);
 
-        let now = Instant::now();
+        let now = crate::clock::Clock::system().instant();
         let turn =
             |passed, bytes| node.takes_turn(now, |_| passed, Free { bytes, inodes: u64::MAX });
         assert!(turn(Duration::ZERO, 10));

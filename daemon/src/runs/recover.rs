@@ -175,6 +175,10 @@ mod tests {
         let folders = Folders::of(&runs, spec.run);
         fs::create_dir_all(&folders.checkout()).unwrap();
         fs::write_atomic(&folders.checkout().join("made"), b"half\n", 0o644).unwrap();
+        for folder in [folders.temporary(), folders.own_home()] {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write_atomic(&folder.join("large"), b"left", 0o644).unwrap();
+        }
         let log = Log::new(folders.log(), 1 << 20);
         log.append(6, |add| add(LogStream::Stdout, b"before\n"));
         folders
@@ -182,7 +186,16 @@ mod tests {
 
     async fn recovered(node: &Node, spec: &RunSpec) -> RunInfo {
         node.runs.recover().await.unwrap();
-        within(node.runs.wait("ann", spec.run)).await.unwrap()
+        let info = within(node.runs.wait("ann", spec.run)).await.unwrap();
+        let runs = node.folder.path().canonicalize().unwrap().join("runs");
+        let folders = Folders::of(&runs, spec.run);
+        within(async {
+            while folders.temporary().exists() || folders.own_home().exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        info
     }
 
     #[tokio::test]
