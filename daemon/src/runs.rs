@@ -9,6 +9,7 @@
 //! - [`turns`]: whose is next
 //! - [`input`], [`reads`], [`steer`]: what it is told, and whether it waits for that
 //! - [`kept`], [`attend`]: what it has done so far, and what goes on beside it
+//! - [`program`]: what it executes
 //! - [`life`], [`checked`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //! - [`setting_up`]: what it finds installed
 //! - [`delete`]: taking one away
@@ -39,6 +40,7 @@ mod homes;
 mod execute;
 mod kept;
 mod attend;
+mod program;
 mod life;
 mod setting_up;
 mod checked;

@@ -13,7 +13,7 @@ use baton_protocol::message::{CheckState, Checked, RunState};
 use baton_store::catalog::runs::RunUpdate;
 
 use super::attend::Attention;
-use super::life::Ended;
+use super::program::Ended;
 use super::{Live, Runs};
 
 impl Runs {

@@ -11,8 +11,8 @@ use baton_store::fs;
 
 use super::ended::look_after_ended;
 use super::environment::Folders;
-use super::life::Ended;
 use super::process::{ProcessRecord, kill_leftovers};
+use super::program::Ended;
 use super::{Live, Runs, RunsError};
 
 impl Runs {

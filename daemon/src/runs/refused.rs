@@ -14,6 +14,9 @@ use crate::task::TaskFailed;
 /// The one agent that needs no adapter: the command itself.
 const PLAIN_AGENT: &str = "command";
 
+/// Longest reason that is kept.
+const MAX_REASON: usize = 4096;
+
 /// A request about runs failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunsError {
@@ -105,6 +108,15 @@ pub enum RunsError {
     /// A part of the node ended where it must not.
     #[error(transparent)]
     Task(#[from] TaskFailed),
+}
+
+/// What failed and why, in one line for people.
+pub(super) fn reason(what: &str, error: &dyn Error) -> String {
+    let mut reason = format!("{what}: {}", chain(error));
+    if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+        reason.truncate(end);
+    }
+    reason
 }
 
 /// An error and its sources.
