@@ -25,13 +25,20 @@ fn until_it_waits(home: &TestHome, run: &str, id: &str) -> Value {
     shown(home, run)
 }
 
+/// Its words may come after it is seen that it waits.
+fn until_it_asks(home: &TestHome, run: &str, id: &str, words: &str) -> Value {
+    until_it_waits(home, run, id);
+    eventually("its words are known", || shown(home, run)["waiting"]["text"] == words);
+    shown(home, run)
+}
+
 #[test]
 fn a_run_that_asks_is_answered_from_here() {
     let cloud = Cloud::new();
     let home = cloud.device();
     let script = "printf 'name? '; read x; echo \"hi $x\"; read y; cat > rest";
     let run = handed(&home, &[], script);
-    let waits = until_it_waits(&home, &run, "1");
+    let waits = until_it_asks(&home, &run, "1", "name?");
     assert_eq!(text(&waits, "state"), "waiting");
     assert_eq!(
         (text(&waits["waiting"], "kind"), text(&waits["waiting"], "text")),
@@ -47,8 +54,7 @@ fn a_run_that_asks_is_answered_from_here() {
     assert!(wrong.contains("question 1"), "{wrong}");
     let said = home.json(&["run", "answer", &run, "1", "bob"]);
     assert_eq!(said["delivered"], true);
-    let waits = until_it_waits(&home, &run, "2");
-    assert_eq!(text(&waits["waiting"], "text"), "hi bob");
+    until_it_asks(&home, &run, "2", "hi bob");
     home.json(&["say", &run, "go", "on"]);
     home.json(&["run", "say", &run, "the", "rest"]);
     home.json(&["run", "say", "--end", &run]);

@@ -155,6 +155,11 @@ fn a_live_run_is_not_gone_on_with_and_a_node_that_is_away_is_waited_for() {
     let handed = home.json(&["handoff", arg(&tree), "--", "sh", "-c", "echo x > made; sleep 300"]);
     let run = run_ids(&handed).remove(0);
     refused(&home, &["follow-up", &run, "--", "true"], 4, "run-live");
+    eventually("it has done something", || {
+        let compared = home.baton(&["run", "diff", &run, "--json"]).stdout;
+        let compared: Value = serde_json::from_slice(&compared).unwrap_or_default();
+        compared["changes"][0]["path"] == "made"
+    });
     home.json(&["run", "cancel", &run]);
 
     let address = cloud.kill();

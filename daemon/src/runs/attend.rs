@@ -171,9 +171,14 @@ impl Runs {
     async fn wait_for_answer(&self, live: &Arc<Live>, question: Question) {
         let run = live.run;
         let time = question.asked_at;
+        let known = live.info.borrow().waiting.as_ref().map(|known| known.id.clone());
+        let is_new = known.as_ref() != Some(&question.id);
         let update = RunUpdate { waiting: Some(question), ..RunUpdate::default() };
         if let Err(error) = self.advance(live, RunState::Waiting, update).await {
             tracing::error!(%run, error = &error as &dyn std::error::Error, "that a run waits is not kept");
+            return;
+        }
+        if !is_new {
             return;
         }
         let short = run.short();
@@ -210,6 +215,12 @@ mod tests {
         node.until(run, |info| info.waiting.as_ref().is_some_and(|asked| asked.id == id)).await
     }
 
+    /// Its words may come after it is seen that it waits.
+    async fn asking(node: &Node, run: RunId, id: &str, text: &str) -> RunInfo {
+        let is = |asked: &Question| asked.id == id && asked.text == text;
+        node.until(run, |info| info.waiting.as_ref().is_some_and(is)).await
+    }
+
     fn text(text: &str) -> Answer {
         Answer::Text(text.to_owned())
     }
@@ -222,7 +233,7 @@ mod tests {
             let asked = spec(1, &["sh", "-c", script]);
             let run = asked.run;
             node.runs.create("ann", node.vault, asked).await.unwrap();
-            let info = waiting(&node, run, "1").await;
+            let info = asking(&node, run, "1", "name?").await;
             assert_eq!(info.state, RunState::Waiting);
             let question = info.waiting.clone().unwrap();
             assert_eq!((question.kind, question.text.as_str()), (QuestionKind::Input, "name?"));
@@ -237,7 +248,7 @@ mod tests {
             let info = node.runs.answer("ann", run, Some("1".into()), text("bob")).await.unwrap();
             assert!(info.waiting.is_none_or(|asked| asked.id != "1"));
 
-            assert_eq!(waiting(&node, run, "2").await.waiting.unwrap().text, "hi bob");
+            asking(&node, run, "2", "hi bob").await;
             node.runs.answer("ann", run, None, Answer::Deny).await.unwrap();
             waiting(&node, run, "3").await;
             // Whatever is said is an answer, too.

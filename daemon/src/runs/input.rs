@@ -64,7 +64,7 @@ pub(super) enum Unsaid {
 pub(super) enum Found {
     /// It waits for what it waited for before; or it does not wait, as before.
     Nothing,
-    /// It asks something.
+    /// It asks something, or the same in other words.
     Asks(Question),
     /// It asks no more.
     GoesOn,
@@ -123,6 +123,8 @@ impl Input {
     /// Looks whether the program waits for input: `reads` is asked whether a process of the run is in a read of the pipe
     /// of this name, which is empty. What it then asks `ask` says, given the question's id.
     ///
+    /// A question that is asked already may have got other words: the last of its line was still on its way.
+    ///
     /// Nothing can be said meanwhile, so that what was found is still so when it is kept.
     pub(super) fn look(
         &self,
@@ -146,7 +148,16 @@ impl Input {
                 state.question = None;
                 Found::GoesOn
             }
-            (true, true) | (false, false) => Found::Nothing,
+            (true, true) => {
+                let Some(known) = &mut state.question else { return Found::Nothing };
+                let now = Question { asked_at: known.asked_at, ..ask(known.id.clone()) };
+                if *known == now {
+                    return Found::Nothing;
+                }
+                known.clone_from(&now);
+                Found::Asks(now)
+            }
+            (false, false) => Found::Nothing,
         }
     }
 
@@ -260,6 +271,18 @@ mod tests {
         assert_eq!(asked(&input, true), Found::Asks(question("2".into())));
         assert_eq!(asked(&input, false), Found::GoesOn);
         assert_eq!(input.answer(None, b"x\n"), Err(Unsaid::NothingAsked));
+    }
+
+    #[test]
+    fn a_question_may_get_other_words() {
+        let input = Input::default();
+        let _reader = input.open().unwrap();
+        assert_eq!(asked(&input, true), Found::Asks(question("1".into())));
+        let words = |id| Question { text: "name?".into(), asked_at: 9, ..question(id) };
+        let now = Question { asked_at: 0, ..words("1".into()) };
+        assert_eq!(input.look(|_| true, words), Found::Asks(now));
+        assert_eq!(input.look(|_| true, words), Found::Nothing);
+        assert_eq!(input.answer(Some("1"), b"x\n"), Ok(()));
     }
 
     #[test]

@@ -131,7 +131,11 @@ impl Runs {
 
     /// Keeps what is in the checkout, and ends the run.
     pub(super) async fn seal_and_finish(&self, live: &Arc<Live>, ended: Ended) {
-        self.forget_temporary(live);
+        // A check has what the program had.
+        let is_checked = live.spec.terms.check.is_some();
+        if !is_checked {
+            self.forget_temporary(live);
+        }
         let (mut state, mut reason) = ended.state();
         let sealed = live.info.borrow().result.filter(|_| ended.checked.is_some());
         let sealed = match sealed {
@@ -151,6 +155,9 @@ impl Runs {
             }
         }
         let ended = Ended { checked: self.check(live, &ended, result).await, ..ended };
+        if is_checked {
+            self.forget_temporary(live);
+        }
         self.finish_with(live, state, reason, result, &ended).await;
     }
 
