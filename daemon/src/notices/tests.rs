@@ -142,9 +142,10 @@ async fn what_waits_when_a_node_ends_is_tried_once() {
     lines(&folder, "told", 1).await;
     notices.tell(&notice(2, RunState::Interrupted));
     tasks.cancel();
-    let told = lines(&folder, "told", 3).await;
-    assert_eq!(told, ["01", "01", "02"]);
     assert_eq!(tasks.shut_down(Duration::from_mins(1)).await, [""; 0]);
+    // The first one waits for its second try, or has not ended its first one yet.
+    let told = lines(&folder, "told", 2).await;
+    assert!(told == ["01", "01", "02"] || told == ["01", "02"], "{told:?}");
 }
 
 /// One request as it comes: its head and its body.
