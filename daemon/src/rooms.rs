@@ -361,10 +361,12 @@ mod tests {
         assert_eq!(chosen.detail, "bwrap is not installed");
 
         // One that is there and cannot make a room.
-        let file = folder.path().join("bwrap");
-        let script =
-            b"#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n";
-        baton_store::fs::write_atomic(&file, script, 0o755).unwrap();
+        // By another process: whoever is started meanwhile would hold the file open as one that is being written.
+        let write = r#"printf '#!/bin/sh\necho "bwrap: No permissions to create new namespace" >&2\nexit 1\n' > bwrap
+            chmod 755 bwrap"#;
+        let mut shell = Command::new("sh");
+        let written = shell.args(["-c", write]).current_dir(folder.path()).status();
+        assert!(written.unwrap().success());
         let settings = RoomSettings { path: folder.path().into(), ..RoomSettings::default() };
         let chosen = choose(settings, folder.path()).await;
         assert!(!chosen.room.isolated());
