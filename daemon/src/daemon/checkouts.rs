@@ -101,9 +101,7 @@ impl Checkouts for NodeCheckouts {
 
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
         let sealed = self.store(place, parent, Moment::Last)?;
-        if !is_sealed(&place.layer) {
-            note_sealed(&place.layer);
-        }
+        note_sealed(&place.layer);
         Ok(sealed)
     }
 

@@ -40,10 +40,9 @@ impl Daemon {
         let target = self.target(call.remote).await?;
         let handoff = RunId::from_bytes(random()?).to_string();
         let options = TakeOptions {
-            message: None,
             attachments: call.attachments.into_iter().map(to_path).collect(),
             session: handoff.clone(),
-            receiver: None,
+            ..TakeOptions::default()
         };
         let root = to_path(call.path);
         let (workspace, order) = self.order(&root, &target, events).await?;

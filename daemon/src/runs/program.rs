@@ -123,7 +123,7 @@ impl Runs {
             arguments,
             checkout: &checkout,
             home: &home,
-            temporary: Some(temporary.each_ref().map(std::path::PathBuf::as_path)),
+            temporary: Some(temporary.each_ref().map(PathBuf::as_path)),
             readable: &[&attachments, &receipt],
             seen_at: installed.made_at.as_ref().map(|(checkout, home)| (&**checkout, &**home)),
             environment: &variables,

@@ -471,20 +471,22 @@ fn a_sweep_that_is_told_to_stop_leaves_the_rest_to_the_next_one() {
     assert!(names(&node.aside).is_empty());
 }
 
+/// What git says.
+fn run_git(at: &Path, args: &[&str]) -> String {
+    let mut git = std::process::Command::new("git");
+    git.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
+    git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-C"]).arg(at).args(args);
+    let output = git.output().unwrap();
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn a_repository_and_those_in_it_come_back_from_every_kind_of_checkout() {
     let mut lab = Lab::new();
     let found = ["/usr/bin/git", "/usr/local/bin/git"].map(PathBuf::from);
     lab.git = Some(GitProgram::new(found.into_iter().find(|path| path.exists()).unwrap()));
-    let run_git = |at: &Path, args: &[&str]| {
-        let mut git = std::process::Command::new("git");
-        git.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
-        git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-        git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-C"]).arg(at).args(args);
-        let output = git.output().unwrap();
-        assert!(output.status.success(), "{args:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
     let plain = lab.path("plain");
     for at in [plain.join("inner"), plain.clone()] {
         write(&at, "file", "x\n");

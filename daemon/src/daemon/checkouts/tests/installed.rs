@@ -53,6 +53,14 @@ fn set_up(node: &NodeCheckouts, place: &Place, snapshot: SnapshotId) -> Key {
     key
 }
 
+/// A checkout in which an environment was set up that is kept now.
+fn first_set_up(lab: &Lab, node: &NodeCheckouts, snapshot: SnapshotId) -> (Place, Key) {
+    let place = lab.place(1);
+    node.prepare(&place, snapshot).unwrap();
+    let key = set_up(node, &place, snapshot);
+    (place, key)
+}
+
 /// A checkout with its environment.
 fn furnished(lab: &Lab, node: &NodeCheckouts, number: u8, snapshot: SnapshotId, key: Key) -> Place {
     let place = lab.place(number);
@@ -73,9 +81,7 @@ fn read(place: &Place, name: &str) -> String {
 fn what_is_installed_is_seen_and_is_no_change_by_a_run() {
     for (lab, open) in nodes() {
         let (node, snapshot) = (open(&lab), lab.snapshot());
-        let first = lab.place(1);
-        node.prepare(&first, snapshot).unwrap();
-        let key = set_up(&node, &first, snapshot);
+        let (first, key) = first_set_up(&lab, &node, snapshot);
         // The one that set up sees what all see.
         let home = first.checkout.with_file_name("home");
         system::create_dir_all(&home).unwrap();
@@ -101,9 +107,7 @@ fn what_is_installed_is_seen_and_is_no_change_by_a_run() {
 fn what_a_run_changes_is_its_own_wherever_it_is() {
     for (lab, open) in nodes() {
         let (node, snapshot) = (open(&lab), lab.snapshot());
-        let first = lab.place(1);
-        node.prepare(&first, snapshot).unwrap();
-        let key = set_up(&node, &first, snapshot);
+        let (_, key) = first_set_up(&lab, &node, snapshot);
         let place = furnished(&lab, &node, 2, snapshot, key);
         write(&place.checkout, "lock", "2");
         write(&place.checkout, "src/deep/made", "by the run");
@@ -152,9 +156,7 @@ fn what_gets_another_name_or_is_committed_is_the_run_s_and_what_is_touched_is_no
         run_git(&lab.path("plain"), &["add", "-A"]);
         run_git(&lab.path("plain"), &["commit", "-qm", "first"]);
         let (node, snapshot) = (open(&lab), lab.snapshot());
-        let first = lab.place(1);
-        node.prepare(&first, snapshot).unwrap();
-        let key = set_up(&node, &first, snapshot);
+        let (_, key) = first_set_up(&lab, &node, snapshot);
 
         let touched = furnished(&lab, &node, 2, snapshot, key);
         for name in ["deps/a", "deps/b/c", "src/deep/made"] {
@@ -193,15 +195,6 @@ fn what_gets_another_name_or_is_committed_is_the_run_s_and_what_is_touched_is_no
     }
 }
 
-fn run_git(at: &Path, args: &[&str]) {
-    let mut git = std::process::Command::new("git");
-    git.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
-    git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-    git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-C"]).arg(at).args(args);
-    let output = git.output().unwrap();
-    assert!(output.status.success(), "{args:?}: {output:?}");
-}
-
 /// The files of a result, in a folder.
 fn left_by(lab: &Lab, result: SnapshotId, name: &str) -> PathBuf {
     let (left, options) = (lab.path(name), RestoreOptions::default());
@@ -213,9 +206,7 @@ fn left_by(lab: &Lab, result: SnapshotId, name: &str) -> PathBuf {
 fn an_environment_that_is_gone_is_no_result() {
     for (lab, open) in nodes() {
         let (node, snapshot) = (open(&lab), lab.snapshot());
-        let first = lab.place(1);
-        node.prepare(&first, snapshot).unwrap();
-        let key = set_up(&node, &first, snapshot);
+        let (_, key) = first_set_up(&lab, &node, snapshot);
         let place = furnished(&lab, &node, 2, snapshot, key);
         write(&place.checkout, "made", "by the run");
         system::rename(lab.path("environments"), lab.path("elsewhere")).unwrap();
@@ -232,9 +223,7 @@ fn an_environment_that_is_gone_is_no_result() {
 fn a_later_snapshot_is_seen_through_what_was_installed_before_it() {
     for (lab, open) in nodes() {
         let (node, snapshot) = (open(&lab), lab.snapshot());
-        let first = lab.place(1);
-        node.prepare(&first, snapshot).unwrap();
-        let key = set_up(&node, &first, snapshot);
+        let (_, key) = first_set_up(&lab, &node, snapshot);
         let plain = lab.path("plain");
         // A file where a file is, a file where a folder is, a folder where a file is, and another mode.
         write(&plain, "deps/a", "of the tree");
