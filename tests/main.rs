@@ -22,6 +22,7 @@ mod live;
 mod notices;
 mod offline;
 mod rooms;
+mod restarts;
 mod roundtrip;
 mod secrets;
 mod service;

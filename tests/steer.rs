@@ -84,6 +84,61 @@ fn each_prompt_makes_a_run_of_its_own() {
 }
 
 #[test]
+fn a_follow_up_takes_files_along_and_goes_on_at_another_node() {
+    let (cloud, other) = (Cloud::new(), Cloud::new());
+    let home = cloud.device();
+    home.json(&["join", &other.ticket(&[]), "--name", "other"]);
+    let tree = workspace(&home);
+    std::fs::write(home.user_home().join("notes"), "first\n").unwrap();
+    let notes = home.user_home().join("notes");
+    let begun = "echo 1 > story; cat \"$BATON_ATTACHMENTS/notes\"";
+    let handed = home.json(&["handoff", arg(&tree), "--attach", arg(&notes), "--", "sh", "-c", begun]);
+    let first = run_ids(&handed).remove(0);
+    home.json_exit(&["run", "wait", &first], 0);
+    assert_eq!(said(&home, &first), "first\n");
+
+    // What is attached now is beside what was; one of the same name is in its place.
+    std::fs::write(&notes, "second\n").unwrap();
+    std::fs::write(home.user_home().join("more"), "more\n").unwrap();
+    let more = home.user_home().join("more");
+    let script = "cat story \"$BATON_ATTACHMENTS\"/*; echo 2 >> story";
+    let second = home.json(&[
+        "follow-up", &first, "--attach", arg(&notes), "--attach", arg(&more), "--", "sh", "-c", script,
+    ]);
+    assert_eq!((&second["parent"], &second["remote"]), (&first.as_str().into(), &handed["remote"]));
+    assert_eq!(second["thread"], handed["runs"][0]["thread"]);
+    let second = text(&second, "run").to_owned();
+    home.json_exit(&["run", "wait", &second], 0);
+    assert_eq!(said(&home, &second), "1\nmore\nsecond\n");
+    refused(&home, &["follow-up", &first, "--attach", arg(&more), "--", "true"], 4, "conflict");
+    refused(&home, &["follow-up", &first, "--remote", "other", "--", "true"], 4, "conflict");
+
+    let third = home.json(&["--remote", "other", "follow-up", &second, "--", "sh", "-c", script]);
+    assert_eq!(third["remote"], "other", "{third}");
+    assert_eq!(third["thread"], handed["runs"][0]["thread"]);
+    let third = text(&third, "run").to_owned();
+    home.json_exit(&["run", "wait", &third], 0);
+    assert_eq!(said(&home, &third), "1\n2\nmore\nsecond\n");
+    // Whoever names one that was followed up is told, on whichever node that was.
+    let shown = home.baton(&["run", "show", &second]);
+    let noted = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert!(noted.contains(&format!("was followed up by run {}", &third[..8])), "{noted}");
+    refused(&home, &["follow-up", &second, "--", "true"], 4, "conflict");
+    // What comes home is what all of them did, and the tree's next push goes on from its own.
+    std::fs::write(tree.join("kept"), "one\ntwo\nthree\nhere\n").unwrap();
+    home.json(&["pull", &third, "--apply"]);
+    assert_eq!(std::fs::read_to_string(tree.join("story")).unwrap(), "1\n2\n2\n");
+    let pushed = home.baton(&["push", arg(&tree)]);
+    assert_eq!((pushed.status.code(), String::from_utf8_lossy(&pushed.stderr)), (Some(0), "".into()));
+    // A fork begins beside it, and a node that is away is waited for.
+    drop(other);
+    let queued = ["--remote", "other", "follow-up", &second, "--fork", "--", "true"];
+    let queued = home.json_exit(&queued, 3);
+    assert_ne!(queued["thread"], handed["runs"][0]["thread"]);
+    assert_eq!(list(&home.json(&["queue"]), "queue")[0]["kind"], "handoff");
+}
+
+#[test]
 fn a_follow_up_goes_on_where_a_run_ended_and_there_is_one() {
     let mut cloud = Cloud::new();
     let home = cloud.device();

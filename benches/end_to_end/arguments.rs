@@ -38,6 +38,12 @@ pub(crate) struct Arguments {
     /// Pushes over links of several kinds.
     #[arg(long)]
     pub(crate) links: bool,
+    /// Runs of one handoff of `--tree`, beside worktrees and copies; nothing else is measured with the tree then.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, requires = "tree", value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub(crate) variants: u32,
+    /// Small runs at once, beside plain processes.
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) small: u32,
     /// The program to measure.
     #[arg(long, value_name = "PROGRAM", default_value = env!("CARGO_BIN_EXE_baton"))]
     pub(crate) baton: PathBuf,

@@ -85,6 +85,25 @@ impl<'a> Home<'a> {
         Answered { answer, ran }
     }
 
+    /// The same for one that answers line by line.
+    pub(crate) fn lines(&self, args: &[&str]) -> Vec<Value> {
+        let ran = self.scratch.must(self.command().args(args));
+        let text = String::from_utf8_lossy(&ran.stdout);
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Writes its configuration.
+    pub(crate) fn configure(&self, text: &str) {
+        let file = self.baton().join("config.toml");
+        std::fs::create_dir_all(self.baton()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+
+    /// Where a node keeps the folders of its runs.
+    pub(crate) fn runs(&self) -> PathBuf {
+        self.baton().join("runs")
+    }
+
     /// Bytes of all that it keeps.
     pub(crate) fn stored(&self) -> u64 {
         crate::ground::size(&self.baton())

@@ -10,6 +10,7 @@
 //! cargo bench -p baton --bench end_to_end -- --work DIR --growth --growth-max 6   # to a million
 //! cargo bench -p baton --bench end_to_end -- --work DIR --edits CRATES --fetch    # 300 real edits
 //! cargo bench -p baton --bench end_to_end -- --work DIR --links                   # near and far
+//! cargo bench -p baton --bench end_to_end -- --work DIR --tree TREE --variants 8  # runs at once
 //! ```
 //!
 //! `--work` decides on which file system is measured. Everything is made in a folder of its own there, and
@@ -32,6 +33,7 @@
 //! - [`growth`]: each cost at 10³ to 10⁶ files
 //! - [`crates`], [`edits`]: real edits
 //! - [`links`]: near and far, with and without loss
+//! - [`variants`]: several runs of one handoff, and many small ones
 //!
 //! **Invariant:** the given tree is never written to: edits are made in a copy.
 //!
@@ -67,6 +69,7 @@ mod growth;
 mod crates;
 mod edits;
 mod links;
+mod variants;
 
 use arguments::Arguments;
 use processes::Scratch;
@@ -91,7 +94,10 @@ fn main() {
         links::run(&arguments, &scratch);
         did = true;
     }
-    if let Some(tree) = &arguments.tree {
+    if let Some(tree) = arguments.tree.as_ref().filter(|_| arguments.variants > 0) {
+        variants::run(&arguments, tree, &scratch);
+        did = true;
+    } else if let Some(tree) = &arguments.tree {
         compare::run(&arguments, tree, &scratch);
         did = true;
     }

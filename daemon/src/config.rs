@@ -141,7 +141,7 @@ impl Default for ServeConfig {
             advertise: Vec::new(),
             max_connections: 256,
             max_connections_per_device: 8,
-            max_runs: 4,
+            max_runs: 8,
             quota_bytes: None,
             run_memory: None,
             run_cpus: None,
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(config.sync.settle, Duration::from_millis(250));
         assert_eq!((config.sync.exclude.len(), config.sync.max_watches), (1, Some(1000)));
         assert_eq!(config.serve.listen.port(), 9);
-        assert_eq!(config.serve.max_runs, 4);
+        assert_eq!(config.serve.max_runs, 8);
         assert_eq!(config.notify.command, ["notify-send", "Baton"]);
         let claude = config.agent("claude");
         assert_eq!(claude.timeout, Some(Duration::from_hours(2)));

@@ -461,12 +461,12 @@ impl Daemon {
             }
             Command::Handoff(call) => self.handoff(*call, events).await,
             Command::RunList { remote } => self.run_list(remote).await,
-            Command::RunShow { run } => self.run_show(&run).await,
+            Command::RunShow { run } => self.run_show(&run, events).await,
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,
-            Command::RunWait { run } => self.run_wait(&run).await,
+            Command::RunWait { run } => self.run_wait(&run, events).await,
             Command::RunCancel { run } => self.run_cancel(&run, events).await,
             Command::Run(call) => self.run_call(call, events).await,
-            Command::FollowUp(call) => self.follow_up(*call).await,
+            Command::FollowUp(call) => self.follow_up(*call, events).await,
             Command::SecretSet { secret, remote } => self.secret_set(secret, remote).await,
             Command::SecretList { remote } => self.secret_list(remote).await,
             Command::SecretRemove { name, agent, remote } => {

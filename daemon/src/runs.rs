@@ -1,5 +1,6 @@
 //! Runs of this node: accepted, queued, executed, and kept.
 //!
+//! - [`options`]: what holds for all of them
 //! - [`checkout`]: the seam to the store
 //! - [`environment`]: a run's folders and variables
 //! - [`log`], [`lines`], [`mask`], [`follow`]: its output
@@ -24,6 +25,7 @@
 //! **Invariant:** a run that ended is taken off the live ones only when its end is in the catalog, and both
 //! are looked at in that order when a run is created.
 
+mod options;
 pub mod checkout;
 pub mod environment;
 pub mod log;
@@ -56,11 +58,10 @@ mod hostile;
 #[cfg(test)]
 mod filling;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use baton_protocol::id::{RunId, VaultId};
 use baton_protocol::message::{RunInfo, RunSpec, RunState};
@@ -70,91 +71,22 @@ use baton_store::fs::{self, Context, FsError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
-use crate::limits::{Allowance, Limits};
+use crate::limits::Limits;
 use crate::notices::Notices;
 use crate::rooms::Room;
 use crate::secrets::Secrets;
 use crate::task::{TaskFailed, Tasks};
 use checkout::{Checkouts, Place};
-use environment::{Folders, Installed, NodeEnvironment};
+use environment::{Folders, Installed};
 use follow::RunLog;
 use homes::Homes;
 use input::Input;
 use limits::NodeLimits;
 use log::writer::Log;
+pub use options::{AgentLimits, RunOptions};
 use refused::check;
 pub use refused::{RunsError, SpecError};
 use turns::{Asked, Turn, Turns};
-
-/// Limits of a node's runs, and where they live.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
-    /// Has one folder for each run.
-    pub folder: PathBuf,
-    /// What runs inherit of the node's environment.
-    pub environment: NodeEnvironment,
-    /// Runs at once; further ones are queued.
-    pub max_parallel: usize,
-    /// Runs that wait; further ones are refused.
-    pub max_queued: usize,
-    /// Bytes of output that are kept of one run.
-    pub max_log: u64,
-    /// How long a program that was asked to end may take.
-    pub grace: Duration,
-    /// What holds for the runs of some agents.
-    pub agents: BTreeMap<String, AgentLimits>,
-    /// How long it takes at least from one snapshot of a live run to the next.
-    pub keep_every: Duration,
-    /// How long a script of an environment may be at work.
-    pub setup_limit: Duration,
-    /// How long [`Runs::shut_down`] waits for all runs.
-    pub shutdown_limit: Duration,
-    /// What one run may take of the machine; what is not set is derived from it.
-    pub allowance: Allowance,
-    /// Agents whose runs have no network.
-    pub without_network: BTreeSet<String>,
-}
-
-impl RunOptions {
-    /// The usual limits.
-    pub const fn new(folder: PathBuf, environment: NodeEnvironment) -> Self {
-        Self {
-            folder,
-            environment,
-            max_parallel: 4,
-            max_queued: 1000,
-            max_log: 256 * 1024 * 1024,
-            grace: Duration::from_secs(5),
-            agents: BTreeMap::new(),
-            keep_every: Duration::from_secs(30),
-            setup_limit: Duration::from_mins(30),
-            shutdown_limit: Duration::from_secs(30),
-            allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
-            without_network: BTreeSet::new(),
-        }
-    }
-
-    fn agent(&self, name: &str) -> AgentLimits {
-        self.agents.get(name).cloned().unwrap_or_default()
-    }
-}
-
-/// What holds for the runs of an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentLimits {
-    /// Runs at once. Nothing: as many as the node has at once.
-    pub max_parallel: Option<usize>,
-    /// When one is ended. Nothing: never.
-    pub timeout: Option<Duration>,
-    /// Whether something can be said to them, unless they were asked for otherwise.
-    pub input: bool,
-}
-
-impl Default for AgentLimits {
-    fn default() -> Self {
-        Self { max_parallel: None, timeout: None, input: true }
-    }
-}
 
 /// What runs need of their node.
 #[derive(Clone)]
@@ -192,6 +124,8 @@ struct Inner {
     slots: Arc<Semaphore>,
     /// Held while a run is looked for and created.
     creating: Mutex<()>,
+    /// Runs that are being taken away.
+    leaving: Mutex<BTreeSet<RunId>>,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
     /// Runs that ended, or were sealed, while this daemon was there, and of which the checkout can be looked at; the
     /// oldest first.
@@ -200,6 +134,12 @@ struct Inner {
     /// How often somebody has asked for a sweep since the last one that found nothing more to do.
     sweeps: AtomicU64,
     stopping: AtomicBool,
+}
+
+impl Inner {
+    fn leaving(&self) -> MutexGuard<'_, BTreeSet<RunId>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A run that has not ended.
@@ -217,6 +157,8 @@ struct Live {
     log: Arc<Log>,
     /// What is said to its program.
     input: Input,
+    /// Its own while it is at work.
+    turn: Mutex<Option<Turn>>,
     /// Held while a snapshot of it is made; whether the last one was.
     sealed: Arc<tokio::sync::Mutex<bool>>,
 }
@@ -254,13 +196,25 @@ impl Live {
         });
     }
 
-    /// Resolves when it is the run's turn, or why it is not waited for any more.
-    async fn turn(&self, asked: Asked) -> Result<Turn, Stop> {
-        tokio::select! {
+    /// Waits until it is the run's turn, or says why it is not waited for any more.
+    async fn wait_for_turn(&self, asked: Asked) -> Result<(), Stop> {
+        let turn = tokio::select! {
             biased;
-            stop = self.stopped() => Err(stop),
-            turn = asked.turn() => Ok(turn),
-        }
+            stop = self.stopped() => return Err(stop),
+            turn = asked.turn() => turn,
+        };
+        *self.turn() = Some(turn);
+        Ok(())
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets another one be at work.
+    fn give_turn_back(&self) {
+        let turn = self.turn().take();
+        drop(turn);
     }
 
     /// Resolves when the run is to end.
@@ -297,6 +251,7 @@ impl Runs {
             turns,
             slots,
             creating: Mutex::default(),
+            leaving: Mutex::default(),
             live: Mutex::default(),
             ended: Mutex::default(),
             count: watch::Sender::new(0),
@@ -379,6 +334,7 @@ impl Runs {
             stop: watch::Sender::new(None),
             log,
             input: Input::default(),
+            turn: Mutex::default(),
             sealed: Arc::default(),
         });
         let mut all = self.live();
@@ -393,6 +349,7 @@ impl Runs {
     }
 
     fn leave(&self, live: &Live) {
+        live.give_turn_back();
         live.log.end();
         self.0.parts.secrets.take_back(live.run);
         self.0.homes.let_go(live.run);
@@ -616,7 +573,7 @@ mod tests {
         let node = Node::with(|options| {
             options.max_parallel = 1;
             let few = AgentLimits { max_parallel: Some(1), ..AgentLimits::default() };
-            options.agents = BTreeMap::from([("command".to_owned(), few)]);
+            options.agents = std::collections::BTreeMap::from([("command".to_owned(), few)]);
         });
         let bobs = VaultId::from_bytes([9; 16]);
         node.catalog.ensure_user("bob", bobs).unwrap();

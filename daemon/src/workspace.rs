@@ -4,6 +4,7 @@
 //! at a time.
 
 mod attach;
+mod carried;
 mod history;
 mod place;
 pub(crate) mod repository;

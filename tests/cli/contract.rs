@@ -26,7 +26,7 @@ fn every_command_of_this_version_has_help_with_its_flags() {
         ),
         ("run", "list show logs wait cancel diff"),
         ("run diff", "--patch"),
-        ("follow-up", "--prompt --prompt-file --fork --expires COMMAND"),
+        ("follow-up", "--prompt --prompt-file --attach --fork --expires COMMAND"),
         ("runs", "--remote"),
         ("logs", "--follow"),
         ("pull", "RUN --into --apply --only --conflicts --dry-run"),

@@ -17,9 +17,10 @@ const EXAMPLES: &str = "\
 Examples:
   baton follow-up 9c1d2e3f -- make test             on what the run left, on its node
   baton follow-up 9c1d2e3f -p 'now the docs'        its program again, with another prompt
+  baton --remote big follow-up 9c1d2e3f -- make     on another node, which gets what the run left
   baton follow-up 9c1d2e3f --fork -- ./other.sh     beside another follow-up of the same run";
 
-/// Goes on with a run that has ended, on its node, in what it left.
+/// Goes on with a run that has ended, in what it left: on its node, or with --remote on another one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     /// The same from a file.
     #[arg(long, value_name = "F", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
+    /// A file to take along, into the folder BATON_ATTACHMENTS; may be given more than once.
+    #[arg(long, value_name = "FILE")]
+    attach: Vec<PathBuf>,
     /// In a thread of its own: a run has one follow-up in its thread.
     #[arg(long)]
     fork: bool,
@@ -59,6 +63,8 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         command: args.command.iter().map(workspace::bytes).collect(),
         expires_ms: args.expires.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         fork: args.fork,
+        remote: session.remote.clone(),
+        attachments: handoff::attachments(session, &args.attach)?,
         terms: args.terms.terms(),
     };
     let answer = session.call(&Command::FollowUp(Box::new(call)))?;

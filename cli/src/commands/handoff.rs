@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use baton_daemon::api::control::{Answer, Command, HandoffAnswer, HandoffCall};
+use baton_daemon::api::control::{Answer, Bytes, Command, HandoffAnswer, HandoffCall};
 use baton_daemon::environments::file::PATH;
 use baton_daemon::environments::key::Suggestion;
 use baton_protocol::message::{MAX_CHECK, MAX_COMMAND, MAX_PROMPT, Terms};
@@ -252,9 +252,10 @@ fn read_bounded(from: impl Read) -> Result<Vec<u8>, CliError> {
     Ok(bytes)
 }
 
-fn call(session: &Session, args: &Args, prompts: Vec<String>) -> Result<HandoffCall, CliError> {
-    let mut attachments = Vec::with_capacity(args.attach.len());
-    for file in &args.attach {
+/// Files to take along, which must be there.
+pub(super) fn attachments(session: &Session, files: &[PathBuf]) -> Result<Vec<Bytes>, CliError> {
+    let mut attachments = Vec::with_capacity(files.len());
+    for file in files {
         let path = session.absolute(file);
         let found = std::fs::metadata(&path).map_err(|error| {
             let what = format!("{} cannot be attached", figures::one_line(&file.to_string_lossy()));
@@ -270,13 +271,17 @@ fn call(session: &Session, args: &Args, prompts: Vec<String>) -> Result<HandoffC
         }
         attachments.push(workspace::bytes(&path));
     }
+    Ok(attachments)
+}
+
+fn call(session: &Session, args: &Args, prompts: Vec<String>) -> Result<HandoffCall, CliError> {
     Ok(HandoffCall {
         path: session.workspace(args.path.as_deref())?,
         remote: session.remote.clone(),
         prompts,
         variants: args.variants.unwrap_or(1),
         command: args.command.iter().map(workspace::bytes).collect(),
-        attachments,
+        attachments: attachments(session, &args.attach)?,
         expires_ms: args.expires.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         dry_run: args.dry_run,
         terms: args.terms.terms(),

@@ -172,6 +172,10 @@ pub struct FollowUpCall {
     pub expires_ms: Option<u64>,
     /// In a thread of its own.
     pub fork: bool,
+    /// On this node; on that of the run unless said.
+    pub remote: Option<String>,
+    /// Files to take along.
+    pub attachments: Vec<Bytes>,
     /// How it is to be treated; what is nothing is as it was for the run.
     pub terms: Terms,
 }

@@ -121,7 +121,7 @@ impl Daemon {
         call: ApplyCall,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(&call.run).await?;
+        let (target, info) = self.find_run(&call.run, events).await?;
         let mut info = self.up_to_now(&target, info, events).await?;
         let path = call.path.map(to_path);
         let (workspace, run) = (info.spec.workspace, info.spec.run.short());

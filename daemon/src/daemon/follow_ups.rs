@@ -1,6 +1,7 @@
-//! Going on with a run where it ended, on the node that has it; and what runs changed.
+//! Going on with a run where it ended; and what runs changed.
 //!
-//! Nothing of a tree travels for it: the node has what the run left.
+//! On the node that has it nothing of a tree travels for it: the node has what the run left. What another one lacks of that,
+//! and what is attached, goes there from here.
 
 use std::sync::Arc;
 
@@ -12,17 +13,22 @@ use baton_store::snapshot::load_snapshot;
 use tokio::task::JoinSet;
 
 use super::failure::Fail;
-use super::outbox::is_away;
+use super::outbox::{Parcel, is_away};
 use super::remotes::Target;
+use super::report::to_path;
 use super::trees::change_entry;
 use super::{Daemon, handoffs, patch};
 use crate::api::control::{Answer, Bytes, FollowUpAnswer, FollowUpCall, RunChange, RunDiffAnswer};
 use crate::api::socket::EventSender;
-use crate::workspace::random;
+use crate::workspace::{TakeOptions, random};
 
 impl Daemon {
-    pub(super) async fn follow_up(self: &Arc<Self>, call: FollowUpCall) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(&call.run).await?;
+    pub(super) async fn follow_up(
+        self: &Arc<Self>,
+        call: FollowUpCall,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
+        let (target, info) = self.find_run(&call.run, events).await?;
         let parent = &info.spec;
         let short = parent.run.short();
         if !info.state.is_final() {
@@ -47,6 +53,21 @@ impl Daemon {
             terms: terms(call.terms, &parent.terms),
             ..parent.clone()
         };
+        let other = match call.remote {
+            Some(name) => Some(self.target(Some(name)).await?),
+            None => None,
+        };
+        let other = other.filter(|other| other.remote.node != target.remote.node);
+        if other.is_some() || !call.attachments.is_empty() {
+            let options = TakeOptions {
+                attachments: call.attachments.into_iter().map(to_path).collect(),
+                session: spec.run.to_string(),
+                ..TakeOptions::default()
+            };
+            let to = other.unwrap_or_else(|| target.clone());
+            let expires_ms = call.expires_ms.unwrap_or(handoffs::EXPIRES_MS);
+            return self.carry((&target, info), to, spec, (options, expires_ms), events).await;
+        }
         let asked = self.run_request(&target, Request::CreateRun(spec.clone())).await;
         let started = match asked {
             Ok(started) => started,
@@ -60,6 +81,41 @@ impl Daemon {
         };
         self.remember(&target, &started).await?;
         Ok(follow_up_answer(&target, &started.spec, Some(&started), None))
+    }
+
+    /// Brings what a run left to a node, with what is attached to it, and has it followed up there.
+    async fn carry(
+        self: &Arc<Self>,
+        (from, before): (&Target, RunInfo),
+        to: Target,
+        mut spec: RunSpec,
+        (options, expires_ms): (TakeOptions, u64),
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
+        // A node knows of its own runs only.
+        if spec.thread == before.spec.thread
+            && let Some(next) = self.follower_of(&before).await?
+        {
+            let (run, next) = (before.spec.run.short(), next.spec.run.short());
+            return Err(Fail::new("conflict", format!("run {run} was followed up by run {next}"))
+                .hint("follow up the newest run of the thread, or add --fork")
+                .exit(4));
+        }
+        let result = spec.snapshot;
+        self.fetch_from(from, result, events).await?;
+        let order = self.queue.order(spec.workspace, to.remote.node).await;
+        let carried =
+            self.blocking("carry", move |daemon| Ok(daemon.workspaces.carry(result, &options)?));
+        let (id, snapshot) = carried.await?;
+        spec.snapshot = id;
+        let now = self.clock.now_ms();
+        let parcel = Parcel::carried(to.clone(), (id, snapshot), spec.clone(), now, expires_ms)?;
+        let sent = self.send(parcel, order, false, events).await?;
+        spec.snapshot = sent.id;
+        for info in &sent.runs {
+            self.remember(&to, info).await?;
+        }
+        Ok(follow_up_answer(&to, &spec, sent.runs.first(), sent.queue))
     }
 
     /// Has a follow-up asked for when the node can be reached.
@@ -135,13 +191,13 @@ impl Daemon {
         with_patch: bool,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(run).await?;
+        let (target, info) = self.find_run(run, events).await?;
         let (old, new, other) = match other {
             None => {
                 (info.spec.snapshot, self.result_of(&target, info.clone(), events).await?, None)
             }
             Some(other) => {
-                let (beside, second) = self.find_run(&other).await?;
+                let (beside, second) = self.find_run(&other, events).await?;
                 let first = self.result_of(&target, info.clone(), events).await?;
                 let id = second.spec.run.to_string();
                 (first, self.result_of(&beside, second, events).await?, Some(id))

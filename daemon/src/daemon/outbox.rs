@@ -102,6 +102,29 @@ impl Parcel {
         Ok(parcel)
     }
 
+    /// A snapshot that this home has made of what a run left, and what goes on from there.
+    pub(super) fn carried(
+        target: Target,
+        (id, snapshot): (SnapshotId, Snapshot),
+        run: RunSpec,
+        now: u64,
+        expires_ms: u64,
+    ) -> Result<Self, Fail> {
+        let wanted = NewEntry {
+            id: QueueId::from_bytes(random()?),
+            kind: EntryKind::Handoff,
+            workspace: run.workspace,
+            node: target.remote.node,
+            remote: target.remote.name.clone(),
+            snapshot: id,
+            runs: vec![run],
+            created_at: now,
+            expires_at: Some(now.saturating_add(expires_ms)),
+            begun: false,
+        };
+        Ok(Self { target, wanted, snapshot, ahead: SentAhead::default() })
+    }
+
     fn new(
         target: Target,
         taken: &Taken,
@@ -273,7 +296,10 @@ impl Daemon {
             EntryKind::Push => Pin::Push,
             EntryKind::Handoff | EntryKind::FollowUp => Pin::Handoff,
         };
-        self.acks.pin(wanted.workspace, pushed.id, pin);
+        // What a run left is in its own history.
+        if pushed.snapshot.workspace == wanted.workspace {
+            self.acks.pin(wanted.workspace, pushed.id, pin);
+        }
         Ok(Sent {
             state: "acked",
             id: pushed.id,

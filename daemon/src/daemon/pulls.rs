@@ -30,7 +30,7 @@ impl Daemon {
         call: PullCall,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(&call.run).await?;
+        let (target, info) = self.find_run(&call.run, events).await?;
         let info = self.up_to_now(&target, info, events).await?;
         let live = !info.state.is_final();
         // A run that has left nothing yet stands where it started.

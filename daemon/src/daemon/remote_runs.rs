@@ -121,9 +121,12 @@ impl Daemon {
 
     /// The run that an id, a prefix, or a thread means, and the node it is on. One that is still in the
     /// queue is on none.
+    ///
+    /// Whoever names one that was followed up is told.
     pub(super) async fn find_run(
         self: &Arc<Self>,
         digits: &str,
+        events: &EventSender,
     ) -> Result<(Target, RunInfo), Fail> {
         if let Some((entry, info)) = self.run_in_queue(digits).await? {
             let (run, remote) = (info.spec.run.short(), &entry.wanted.remote);
@@ -136,6 +139,7 @@ impl Daemon {
             return Err(Fail::new("run-queued", message).hint("baton queue"));
         }
         let mut found: Vec<(Target, RunInfo)> = Vec::new();
+        let mut all = Vec::new();
         for target in self.targets(None).await? {
             let (runs, _) = self.runs_of(&target).await?;
             // Newest first: a thread means its newest run.
@@ -147,10 +151,28 @@ impl Daemon {
                 runs => runs,
             };
             found.extend(fits.into_iter().map(|info| (target.clone(), info.clone())));
+            all.extend(runs);
         }
         let places: Vec<usize> = (0..found.len()).collect();
         let at = only(&places, "run", digits, "baton runs")?;
-        Ok(found.swap_remove(at))
+        let (target, info) = found.swap_remove(at);
+        if let Some(next) = next_of(&info, &all) {
+            let (short, next) = (info.spec.run.short(), next.spec.run.short());
+            events.note(format!("run {short} was followed up by run {next}")).await;
+        }
+        Ok((target, info))
+    }
+
+    /// What goes on from a run in its thread, on whichever node.
+    pub(super) async fn follower_of(
+        self: &Arc<Self>,
+        info: &RunInfo,
+    ) -> Result<Option<RunInfo>, Fail> {
+        let mut all = Vec::new();
+        for target in self.targets(None).await? {
+            all.extend(self.runs_of(&target).await?.0);
+        }
+        Ok(next_of(info, &all).cloned())
     }
 
     /// Asks a node something about a run.
@@ -176,7 +198,10 @@ impl Daemon {
         if at.spec.parent.is_none() {
             return Ok(at.spec.snapshot);
         }
-        let (runs, _) = self.runs_of(target).await?;
+        let (mut runs, _) = self.runs_of(target).await?;
+        // It may have begun on another node.
+        let kept = self.blocking("remembered", |daemon| Ok(daemon.catalog.remembered_runs()?));
+        runs.extend(kept.await?.into_iter().map(|(_, info, _)| info));
         // Not more often than there are runs: a node may say anything.
         for _ in 0..=runs.len() {
             let Some(parent) = at.spec.parent else { return Ok(at.spec.snapshot) };
@@ -188,16 +213,24 @@ impl Daemon {
             .hint(format!("baton pull {} --into DIR", info.spec.run.short())))
     }
 
-    pub(super) async fn run_show(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
+    pub(super) async fn run_show(
+        self: &Arc<Self>,
+        run: &str,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
         if let Some((entry, info)) = self.run_in_queue(run).await? {
             return Ok(Answer::Run(Box::new(report::run(&entry.wanted.remote, &info))));
         }
-        let (target, info) = self.find_run(run).await?;
+        let (target, info) = self.find_run(run, events).await?;
         Ok(Answer::Run(Box::new(report::run(&target.remote.name, &info))))
     }
 
-    pub(super) async fn run_wait(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
-        let (target, mut info) = self.find_run(run).await?;
+    pub(super) async fn run_wait(
+        self: &Arc<Self>,
+        run: &str,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
+        let (target, mut info) = self.find_run(run, events).await?;
         let id = info.spec.run;
         let mut failures = 0;
         while !info.state.is_final() {
@@ -229,7 +262,7 @@ impl Daemon {
                 Err(fail) => return Err(fail),
             }
         }
-        let (target, info) = self.find_run(run).await?;
+        let (target, info) = self.find_run(run, events).await?;
         let id = info.spec.run;
         if info.state.is_final() {
             let what = format!("run {id} has ended already: it is {}", info.state.name());
@@ -262,7 +295,7 @@ impl Daemon {
         follow: bool,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(run).await?;
+        let (target, info) = self.find_run(run, events).await?;
         let id = info.spec.run;
         let mut seen = 0u64;
         let mut failures = 0;
@@ -316,6 +349,12 @@ impl Daemon {
             }
         }
     }
+}
+
+/// What of these goes on from a run in its thread.
+fn next_of<'a>(info: &RunInfo, all: &'a [RunInfo]) -> Option<&'a RunInfo> {
+    let RunSpec { run, thread, .. } = &info.spec;
+    all.iter().find(|next| next.spec.parent == Some(*run) && next.spec.thread == *thread)
 }
 
 fn line(entry: LogEntry) -> LogLine {

@@ -18,12 +18,13 @@ impl Daemon {
     ) -> Result<Answer, Fail> {
         match call {
             RunCall::Say { run, text, end } => {
-                self.tell_run(&run, |run| Request::SayRun { run, text, end }).await
+                self.tell_run(&run, events, |run| Request::SayRun { run, text, end }).await
             }
             RunCall::Answer { run, question, answer } => {
-                self.tell_run(&run, |run| Request::AnswerRun { run, question, answer }).await
+                let ask = |run| Request::AnswerRun { run, question, answer };
+                self.tell_run(&run, events, ask).await
             }
-            RunCall::Delete { run } => self.run_delete(&run).await,
+            RunCall::Delete { run } => self.run_delete(&run, events).await,
             RunCall::Diff { run, other, patch } => self.run_diff(&run, other, patch, events).await,
         }
     }
@@ -32,9 +33,10 @@ impl Daemon {
     async fn tell_run(
         self: &Arc<Self>,
         run: &str,
+        events: &EventSender,
         request: impl FnOnce(baton_protocol::id::RunId) -> Request,
     ) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(run).await?;
+        let (target, info) = self.find_run(run, events).await?;
         let id = info.spec.run;
         let short = id.short();
         if info.state.is_final() {
@@ -56,8 +58,12 @@ impl Daemon {
         Ok(Answer::Said(SaidAnswer { run: id.to_string(), delivered: true, state }))
     }
 
-    async fn run_delete(self: &Arc<Self>, run: &str) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(run).await?;
+    async fn run_delete(
+        self: &Arc<Self>,
+        run: &str,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
+        let (target, info) = self.find_run(run, events).await?;
         let (id, node) = (info.spec.run, target.remote.node);
         let short = id.short();
         let live = |state: RunState| {

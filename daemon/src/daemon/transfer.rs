@@ -429,6 +429,10 @@ impl Daemon {
             Err(StoreError::Absent(_)) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
+        if self.catalog.workspace(workspace)?.is_none() {
+            // What a run left has a ref of ours where it went to another node.
+            return Ok(false);
+        }
         if self.catalog.history(workspace)?.iter().any(|row| row.snapshot == id) {
             return Ok(true);
         }

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use baton_protocol::message::{LogReply, RefusalCode, Reply, Request, RunSpec};
-use baton_store::snapshot::load_snapshot;
 use baton_store::store::Store;
 
 use super::{Handler, Handling, Session};
@@ -167,12 +166,10 @@ impl Requests {
     /// Whether the snapshot of a run is whole in the vault of whoever asks for it.
     async fn holds(&self, session: &Session, spec: &RunSpec) -> Result<bool, RunsError> {
         let (store, vault, snapshot) = (self.store.clone(), session.device.vault, spec.snapshot);
-        let workspace = spec.workspace;
         let work = move || {
             let vault = store.vault(vault)?;
-            let whole = vault.intake().missing(snapshot.into(), 1)?.is_empty();
             Ok::<_, baton_store::error::StoreError>(
-                whole && load_snapshot(&vault, snapshot)?.workspace == workspace,
+                vault.intake().missing(snapshot.into(), 1)?.is_empty(),
             )
         };
         Ok(self.tasks.spawn_blocking("run-snapshot", work).await??)

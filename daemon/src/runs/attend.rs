@@ -178,6 +178,9 @@ impl Runs {
             tracing::error!(%run, error = &error as &dyn std::error::Error, "that a run waits is not kept");
             return;
         }
+        if let Some(turn) = live.turn().as_mut() {
+            turn.lend();
+        }
         if !is_new {
             return;
         }
@@ -192,6 +195,9 @@ impl Runs {
     }
 
     async fn go_on(&self, live: &Arc<Live>) {
+        if let Some(turn) = live.turn().as_mut() {
+            turn.take_back();
+        }
         if let Err(error) = self.advance(live, RunState::Running, RunUpdate::default()).await {
             let error = &error as &dyn std::error::Error;
             tracing::error!(run = %live.run, error, "that a run waits no more is not kept");
@@ -263,6 +269,21 @@ mod tests {
             let ended = node.runs.say("ann", run, Some("x".into()), false).await.unwrap_err();
             assert_eq!(ended.refusal().code, RefusalCode::Conflict);
         }
+    }
+
+    #[tokio::test]
+    async fn while_one_waits_another_one_is_at_work() {
+        let node = Node::with(|options| options.max_parallel = 1);
+        let asked = spec(1, &["sh", "-c", "read x; echo \"<$x>\""]);
+        let run = asked.run;
+        node.runs.create("ann", node.vault, asked).await.unwrap();
+        waiting(&node, run, "1").await;
+        let info = node.run(spec(2, &["true"])).await;
+        assert_eq!(info.state, RunState::Succeeded);
+        node.runs.answer("ann", run, None, text("x")).await.unwrap();
+        let info = within(node.runs.wait("ann", run)).await.unwrap();
+        assert_eq!(info.state, RunState::Succeeded);
+        assert_eq!(node.output(run).await.0, b"<x>\n");
     }
 
     #[tokio::test]

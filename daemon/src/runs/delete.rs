@@ -9,28 +9,50 @@ use std::sync::PoisonError;
 
 use baton_protocol::id::RunId;
 use baton_protocol::message::RunInfo;
-use baton_store::fs;
+use baton_store::catalog::runs::RunRow;
+use baton_store::checkout::remove_made;
 
 use super::environment::Folders;
 use super::refused::chain;
 use super::{Runs, RunsError};
 
 impl Runs {
-    /// Takes a run away that has ended: its output, its checkout, its home, and what is known of it. Runs that follow it
-    /// up stay. Returns it as it was.
+    /// Takes a run away that has ended: its output, its checkout, and what is known of it; with the last run of a thread
+    /// the thread's home. Runs that follow it up stay. Returns it as it was.
     pub async fn delete(&self, user: &str, run: RunId) -> Result<RunInfo, RunsError> {
-        let (runs, user) = (self.clone(), user.to_owned());
-        self.blocking("run-delete", move || runs.delete_now(&user, run)).await?
+        let (runs, owner) = (self.clone(), user.to_owned());
+        let work = move || {
+            let row = runs.begin_to_delete(&owner, run)?;
+            let deleted = runs.delete_now(&row);
+            runs.0.leaving().remove(&run);
+            deleted.map(|is_last| (row, is_last))
+        };
+        let (row, is_last) = self.blocking("run-delete", work).await??;
+        if is_last && let Err(error) = self.forget_home(row.vault, row.info.spec.thread).await {
+            tracing::warn!(%run, error = chain(&error), "the home of a thread without runs stays");
+        }
+        tracing::info!(%run, user, "run deleted");
+        self.sweep_soon();
+        Ok(row.info)
     }
 
-    fn delete_now(&self, user: &str, run: RunId) -> Result<RunInfo, RunsError> {
-        // So that nobody follows it up meanwhile.
+    /// From here on nobody goes on from it.
+    fn begin_to_delete(&self, user: &str, run: RunId) -> Result<RunRow, RunsError> {
         let _one = self.0.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        let catalog = &self.0.parts.catalog;
-        let info = catalog.run(user, run)?.ok_or(RunsError::NotFound(run))?.info;
-        if self.live().contains_key(&run) || !info.state.is_final() {
+        let row = self.0.parts.catalog.run(user, run)?.ok_or(RunsError::NotFound(run))?;
+        if self.live().contains_key(&run) || !row.info.state.is_final() {
             return Err(RunsError::Live(run));
         }
+        if !self.0.leaving().insert(run) {
+            return Err(RunsError::NotFound(run));
+        }
+        Ok(row)
+    }
+
+    /// Says whether no other run of its thread is left.
+    fn delete_now(&self, row: &RunRow) -> Result<bool, RunsError> {
+        let (run, thread) = (row.info.spec.run, row.info.spec.thread);
+        let catalog = &self.0.parts.catalog;
         let folders = Folders::of(&self.0.options.folder, run);
         self.not_looked_at(&folders);
         let failed = |error: &dyn Error| RunsError::NotDeleted { run, why: chain(error) };
@@ -42,11 +64,11 @@ impl Runs {
         if is_there {
             self.0.parts.checkouts.release(&checkout, &layer).map_err(|error| failed(&error))?;
         }
-        fs::remove_dir_all(folders.root()).map_err(|error| failed(&error))?;
-        catalog.delete_run(user, run)?;
-        tracing::info!(%run, user, "run deleted");
-        self.sweep_soon();
-        Ok(info)
+        if folders.root().symlink_metadata().is_ok() {
+            remove_made(folders.root()).map_err(|error| failed(&error))?;
+        }
+        catalog.delete_run(&row.user, run)?;
+        Ok(!catalog.has_runs_of(thread)?)
     }
 }
 
@@ -70,6 +92,8 @@ mod tests {
         assert!(!folder.exists());
         let gone = node.runs.show("ann", run).await.unwrap_err();
         assert_eq!(gone.refusal().code, RefusalCode::NotFound);
+        let home = node.folder.path().join("runs/homes").join(node.vault.to_string());
+        assert!(home.join(info.spec.thread.to_string()).join("home").is_dir());
         // What it left is there, and so is who went on with it.
         assert_eq!(node.sealed(&info, "made"), b"x\n");
         let all = node.runs.list("ann").await.unwrap();
@@ -79,7 +103,38 @@ mod tests {
         assert_eq!(node.run(last).await.state, RunState::Succeeded);
         let next = node.next_daemon();
         next.runs.recover().await.unwrap();
-        assert_eq!(next.runs.list("ann").await.unwrap().len(), 2);
+        let left = next.runs.list("ann").await.unwrap();
+        assert_eq!(left.len(), 2);
+        for info in left {
+            assert!(home.join(info.spec.thread.to_string()).is_dir());
+            next.runs.delete("ann", info.spec.run).await.unwrap();
+        }
+        // The home goes with the last run of its thread.
+        assert!(!home.join(info.spec.thread.to_string()).exists());
+    }
+
+    #[tokio::test]
+    async fn nobody_goes_on_from_what_is_being_taken_away() {
+        let node = Node::new();
+        let info = node.run(spec(1, &["true"])).await;
+        let run = info.spec.run;
+        node.runs.begin_to_delete("ann", run).unwrap();
+        let next = RunSpec { parent: Some(run), ..spec(2, &["true"]) };
+        let refused = node.runs.create("ann", node.vault, next.clone()).await.unwrap_err();
+        assert_eq!(refused.refusal().code, RefusalCode::NotFound);
+        let twice = node.runs.delete("ann", run).await.unwrap_err();
+        assert_eq!(twice.refusal().code, RefusalCode::NotFound);
+        node.runs.0.leaving().clear();
+        assert_eq!(node.run(next).await.state, RunState::Succeeded);
+    }
+
+    #[tokio::test]
+    async fn folders_that_nobody_may_write_to_are_taken_away_too() {
+        let node = Node::new();
+        let script = "mkdir -p \"$HOME/a/b\" made; echo x > made/f; chmod 500 \"$HOME/a/b\" \"$HOME/a\" made";
+        let info = node.run(spec(1, &["sh", "-c", script])).await;
+        node.runs.delete("ann", info.spec.run).await.unwrap();
+        assert!(!node.folder.path().join("runs").join(info.spec.run.to_string()).exists());
     }
 
     #[tokio::test]

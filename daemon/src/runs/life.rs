@@ -16,14 +16,14 @@ use super::homes::{make_temporary, remove_temporary};
 use super::mask::masked;
 use super::program::Ended;
 use super::refused::{chain, reason};
-use super::turns::{Asked, Turn};
+use super::turns::Asked;
 use super::{Live, Runs, RunsError, Stop};
 use crate::notices::Notice;
 
 /// The whole life of a queued run.
 pub(super) async fn live(runs: Runs, live: Arc<Live>, asked: Asked) {
-    match live.turn(asked).await {
-        Ok(turn) => runs.run_through(&live, turn).await,
+    match live.wait_for_turn(asked).await {
+        Ok(()) => runs.run_through(&live).await,
         Err(Stop::Cancelled) => runs.finish(&live, RunState::Cancelled, None, None).await,
         // It was not begun: the next daemon will.
         Err(Stop::Interrupted | Stop::TookTooLong) => {}
@@ -32,9 +32,7 @@ pub(super) async fn live(runs: Runs, live: Arc<Live>, asked: Asked) {
 }
 
 impl Runs {
-    async fn run_through(&self, live: &Arc<Live>, turn: Turn) {
-        // Held to the end, but while it waits for what another one sets up.
-        let mut turn = Some(turn);
+    async fn run_through(&self, live: &Arc<Live>) {
         let isolated = Some(self.0.parts.room.isolated());
         let begun = RunUpdate { isolated, ..RunUpdate::default() };
         if let Err(error) = self.advance(live, RunState::Preparing, begun).await {
@@ -48,7 +46,7 @@ impl Runs {
         };
         let Prepared { files, bytes, .. } = prepared;
         self.note(live, &format!("prepared {files} files, {bytes} bytes"));
-        let mut ended = match self.furnish(live, &mut turn).await {
+        let mut ended = match self.furnish(live).await {
             Ok(installed) => self.run_program(live, installed).await,
             Err(Ended { is_half_made: true, failure, .. }) => {
                 // Nobody has worked there, and half of what was brought would be taken for a change.

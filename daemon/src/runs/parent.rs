@@ -8,11 +8,16 @@ use baton_protocol::message::RunSpec;
 use super::{Runs, RunsError};
 
 impl Runs {
-    /// Whether what a run follows up is there and has ended; in the thread of that it is the only one that does.
+    /// Whether what a run follows up has ended, and in the thread of that it is the only one that does.
     pub(super) fn check_parent(&self, user: &str, spec: &RunSpec) -> Result<(), RunsError> {
         let Some(parent) = spec.parent else { return Ok(()) };
         let catalog = &self.0.parts.catalog;
-        let known = catalog.run(user, parent)?.ok_or(RunsError::NotFound(parent))?.info;
+        // One that is not here is on another node, or was taken away: what it left came with who goes on from it.
+        let Some(row) = catalog.run(user, parent)? else { return Ok(()) };
+        let known = row.info;
+        if self.0.leaving().contains(&parent) {
+            return Err(RunsError::NotFound(parent));
+        }
         if self.live().contains_key(&parent) || !known.state.is_final() {
             return Err(RunsError::NotEnded(parent));
         }

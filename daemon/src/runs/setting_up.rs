@@ -15,7 +15,7 @@ use super::checkout::Environments;
 use super::environment::{Installed, Variables, environment, find_in_home_first, set_where_free};
 use super::program::Ended;
 use super::refused::reason;
-use super::{Live, Runs, Stop, turns};
+use super::{Live, Runs, Stop};
 use crate::environments::cache::{Kept, Record};
 use crate::environments::file::PATH;
 use crate::environments::key::{Asked, Key, Wanted};
@@ -42,11 +42,7 @@ struct Script<'a> {
 
 impl Runs {
     /// Gives a run what its tree asks for; returns what it is to be told of that.
-    pub(super) async fn furnish(
-        &self,
-        live: &Arc<Live>,
-        place: &mut Option<turns::Turn>,
-    ) -> Result<Installed, Ended> {
+    pub(super) async fn furnish(&self, live: &Arc<Live>) -> Result<Installed, Ended> {
         let doing = "finding out what the tree asks for";
         let wanted = self.on_environments(live, doing, |environments, live| {
             environments.wanted(&live.place(), live.spec.snapshot)
@@ -66,7 +62,7 @@ impl Runs {
             Some(Wanted::Refused(error)) => return Err(self.failed(format!("{PATH}: {error}"))),
             Some(Wanted::Environment(asked)) => asked,
         };
-        let made_at = self.find_or_set_up(live, &asked, place).await?.map(|kept| kept.made_at);
+        let made_at = self.find_or_set_up(live, &asked).await?.map(|kept| kept.made_at);
         Ok(Installed { variables: variables(&asked), made_at })
     }
 
@@ -74,7 +70,6 @@ impl Runs {
         &self,
         live: &Arc<Live>,
         asked: &Asked,
-        place: &mut Option<turns::Turn>,
     ) -> Result<Option<Kept>, Ended> {
         let key = asked.key;
         loop {
@@ -97,7 +92,7 @@ impl Runs {
                         &format!("environment: waiting for run {}, which sets it up", wait.by),
                     );
                     // Meanwhile another one may be at work.
-                    drop(place.take());
+                    live.give_turn_back();
                     let outcome = tokio::select! {
                         biased;
                         stop = live.stopped() => return Err(self.stopped(stop)),
@@ -110,7 +105,7 @@ impl Runs {
                         );
                     }
                     let asked = self.0.turns.ask(&live.user, &live.spec.agent);
-                    *place = Some(live.turn(asked).await.map_err(|stop| self.stopped(stop))?);
+                    live.wait_for_turn(asked).await.map_err(|stop| self.stopped(stop))?;
                 }
             }
         }

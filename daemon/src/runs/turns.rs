@@ -3,8 +3,11 @@
 //! Users are taken in turn, and the runs of one in the order in which they were asked for; one whose agent may not have
 //! more at once lets the next one pass.
 //!
-//! **Invariant:** at most as many turns as were agreed on are taken at once, and one that is given back, or that nobody
-//! took, is the next one's.
+//! Who waits for its user needs no place at work: it lends its own to the next one, and takes it back the moment it goes
+//! on, since a program does not wait for that.
+//!
+//! **Invariant:** at most as many turns as were agreed on are given out at once, and one that is given back, or that nobody
+//! took, is the next one's. At most as many again are lent, so that no more than twice as many are ever there.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,12 +19,15 @@ use tokio::sync::oneshot;
 pub(super) struct Turns(Arc<Inner>);
 
 struct Inner {
+    at_once: usize,
     limit: Box<dyn Fn(&str) -> usize + Send + Sync>,
     state: Mutex<State>,
 }
 
 struct State {
-    free: usize,
+    /// Below nothing where one was taken back that another one has.
+    free: isize,
+    lent: usize,
     /// How many of each agent have one.
     at_work: HashMap<String, usize>,
     /// Who waits; whoever got a turn goes to the end.
@@ -51,14 +57,41 @@ impl Asked {
 pub(super) struct Turn {
     turns: Turns,
     agent: String,
+    is_lent: bool,
+}
+
+impl Turn {
+    /// Lets another one have it, unless too many are lent already.
+    pub(super) fn lend(&mut self) {
+        let mut state = self.turns.state();
+        if self.is_lent || state.lent >= self.turns.0.at_once {
+            return;
+        }
+        self.is_lent = true;
+        state.lent += 1;
+        state.give_back(&self.agent);
+        drop(state);
+        self.turns.hand_out();
+    }
+
+    /// Has it again, also where another one is still at work with it.
+    pub(super) fn take_back(&mut self) {
+        if self.is_lent {
+            self.is_lent = false;
+            let mut state = self.turns.state();
+            state.lent -= 1;
+            state.give_out(&self.agent);
+        }
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.turns.state();
-        state.free += 1;
-        if let Some(count) = state.at_work.get_mut(&self.agent) {
-            *count = count.saturating_sub(1);
+        if self.is_lent {
+            state.lent -= 1;
+        } else {
+            state.give_back(&self.agent);
         }
         drop(state);
         self.turns.hand_out();
@@ -71,8 +104,9 @@ impl Turns {
         at_once: usize,
         limit: impl Fn(&str) -> usize + Send + Sync + 'static,
     ) -> Self {
-        let state = State { free: at_once, at_work: HashMap::new(), users: VecDeque::new() };
-        Self(Arc::new(Inner { limit: Box::new(limit), state: Mutex::new(state) }))
+        let free = isize::try_from(at_once).unwrap_or(isize::MAX);
+        let state = State { free, lent: 0, at_work: HashMap::new(), users: VecDeque::new() };
+        Self(Arc::new(Inner { at_once, limit: Box::new(limit), state: Mutex::new(state) }))
     }
 
     /// Asks for a turn, behind what the same user has asked for.
@@ -94,14 +128,13 @@ impl Turns {
         let mut state = self.state();
         while state.free > 0 {
             let Some(waiter) = state.next(&*self.0.limit) else { break };
-            state.free -= 1;
-            *state.at_work.entry(waiter.agent.clone()).or_default() += 1;
+            state.give_out(&waiter.agent);
             next.push(waiter);
         }
         drop(state);
         for Waiter { agent, to } in next {
             // One that nobody takes is given back here.
-            drop(to.send(Turn { turns: self.clone(), agent }));
+            drop(to.send(Turn { turns: self.clone(), agent, is_lent: false }));
         }
     }
 
@@ -111,6 +144,18 @@ impl Turns {
 }
 
 impl State {
+    fn give_out(&mut self, agent: &str) {
+        self.free -= 1;
+        *self.at_work.entry(agent.to_owned()).or_default() += 1;
+    }
+
+    fn give_back(&mut self, agent: &str) {
+        self.free += 1;
+        if let Some(count) = self.at_work.get_mut(agent) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     fn next(&mut self, limit: &dyn Fn(&str) -> usize) -> Option<Waiter> {
         for (_, waiting) in &mut self.users {
             waiting.retain(|waiter| !waiter.to.is_closed());
@@ -192,5 +237,32 @@ mod tests {
         drop(turn);
         drop(sent);
         assert!(taken(&mut turns.ask("cyd", "a")).is_some());
+    }
+    #[test]
+    fn who_waits_for_its_user_lends_its_turn_and_has_it_again_at_once() {
+        let turns = Turns::new(1, |agent| if agent == "one" { 1 } else { usize::MAX });
+        let mut first = taken(&mut turns.ask("ann", "one")).unwrap();
+        let mut second = turns.ask("ann", "one");
+        let mut third = turns.ask("bob", "many");
+        first.lend();
+        first.lend();
+        // Neither more at once nor more of one agent than agreed on.
+        let mut second = taken(&mut second).unwrap();
+        assert!(taken(&mut third).is_none());
+        // Only so many are lent.
+        second.lend();
+        assert!(taken(&mut third).is_none());
+        // Both are at work: nobody else is until both have ended.
+        first.take_back();
+        drop(second);
+        assert!(taken(&mut third).is_none());
+        drop(first);
+        let mut third = taken(&mut third).unwrap();
+        // One that ends while it is lent is not given back twice.
+        third.lend();
+        drop(third);
+        let held = taken(&mut turns.ask("ann", "one"));
+        assert!(held.is_some());
+        assert!(taken(&mut turns.ask("ann", "many")).is_none());
     }
 }

@@ -274,6 +274,14 @@ impl Catalog {
         })
     }
 
+    /// Whether there is a run of this thread.
+    pub fn has_runs_of(&self, thread: ThreadId) -> Result<bool, StoreError> {
+        self.read("reading runs", |db| {
+            let find = "SELECT EXISTS (SELECT 1 FROM runs WHERE thread = ?1)";
+            db.query_row(find, [thread.as_bytes()], |row| row.get(0))
+        })
+    }
+
     /// Forgets a run of a node.
     pub fn forget_run(&self, node: NodeId, run: RunId) -> Result<(), StoreError> {
         self.write("forgetting a run", |db| {

@@ -1,0 +1,78 @@
+//! What holds for the runs of a node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::environment::NodeEnvironment;
+use crate::limits::Allowance;
+
+/// Limits of a node's runs, and where they live.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Has one folder for each run.
+    pub folder: PathBuf,
+    /// What runs inherit of the node's environment.
+    pub environment: NodeEnvironment,
+    /// Runs at once; further ones are queued.
+    pub max_parallel: usize,
+    /// Runs that wait; further ones are refused.
+    pub max_queued: usize,
+    /// Bytes of output that are kept of one run.
+    pub max_log: u64,
+    /// How long a program that was asked to end may take.
+    pub grace: Duration,
+    /// What holds for the runs of some agents.
+    pub agents: BTreeMap<String, AgentLimits>,
+    /// How long it takes at least from one snapshot of a live run to the next.
+    pub keep_every: Duration,
+    /// How long a script of an environment may be at work.
+    pub setup_limit: Duration,
+    /// How long [`Runs::shut_down`] waits for all runs.
+    pub shutdown_limit: Duration,
+    /// What one run may take of the machine; what is not set is derived from it.
+    pub allowance: Allowance,
+    /// Agents whose runs have no network.
+    pub without_network: BTreeSet<String>,
+}
+
+impl RunOptions {
+    /// The usual limits.
+    pub const fn new(folder: PathBuf, environment: NodeEnvironment) -> Self {
+        Self {
+            folder,
+            environment,
+            max_parallel: 8,
+            max_queued: 1000,
+            max_log: 256 * 1024 * 1024,
+            grace: Duration::from_secs(5),
+            agents: BTreeMap::new(),
+            keep_every: Duration::from_secs(30),
+            setup_limit: Duration::from_mins(30),
+            shutdown_limit: Duration::from_secs(30),
+            allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
+            without_network: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn agent(&self, name: &str) -> AgentLimits {
+        self.agents.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// What holds for the runs of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentLimits {
+    /// Runs at once. Nothing: as many as the node has at once.
+    pub max_parallel: Option<usize>,
+    /// When one is ended. Nothing: never.
+    pub timeout: Option<Duration>,
+    /// Whether something can be said to them, unless they were asked for otherwise.
+    pub input: bool,
+}
+
+impl Default for AgentLimits {
+    fn default() -> Self {
+        Self { max_parallel: None, timeout: None, input: true }
+    }
+}
