@@ -135,7 +135,8 @@ impl Place {
             .iter()
             .map(|run| {
                 let script = "cat given && { test ! -e made || cat made; }";
-                let command = ["follow-up", text(run, "run"), "--no-input", "--", "sh", "-c", script];
+                let command =
+                    ["follow-up", text(run, "run"), "--no-input", "--", "sh", "-c", script];
                 self.home.json(&command)
             })
             .collect();

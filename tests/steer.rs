@@ -87,12 +87,25 @@ fn each_prompt_makes_a_run_of_its_own() {
 fn a_follow_up_takes_files_along_and_goes_on_at_another_node() {
     let (cloud, other) = (Cloud::new(), Cloud::new());
     let home = cloud.device();
+    let joined = home.json(&["remote", "list"]);
+    let near = text(&list(&joined, "remotes")[0], "name").to_owned();
     home.json(&["join", &other.ticket(&[]), "--name", "other"]);
     let tree = workspace(&home);
     std::fs::write(home.user_home().join("notes"), "first\n").unwrap();
     let notes = home.user_home().join("notes");
     let begun = "echo 1 > story; cat \"$BATON_ATTACHMENTS/notes\"";
-    let handed = home.json(&["handoff", arg(&tree), "--attach", arg(&notes), "--", "sh", "-c", begun]);
+    let handed = home.json(&[
+        "--remote",
+        &near,
+        "handoff",
+        arg(&tree),
+        "--attach",
+        arg(&notes),
+        "--",
+        "sh",
+        "-c",
+        begun,
+    ]);
     let first = run_ids(&handed).remove(0);
     home.json_exit(&["run", "wait", &first], 0);
     assert_eq!(said(&home, &first), "first\n");
@@ -103,9 +116,21 @@ fn a_follow_up_takes_files_along_and_goes_on_at_another_node() {
     let more = home.user_home().join("more");
     let script = "cat story \"$BATON_ATTACHMENTS\"/*; echo 2 >> story";
     let second = home.json(&[
-        "follow-up", &first, "--attach", arg(&notes), "--attach", arg(&more), "--", "sh", "-c", script,
+        "follow-up",
+        &first,
+        "--attach",
+        arg(&notes),
+        "--attach",
+        arg(&more),
+        "--",
+        "sh",
+        "-c",
+        script,
     ]);
-    assert_eq!((&second["parent"], &second["remote"]), (&first.as_str().into(), &handed["remote"]));
+    assert_eq!(
+        (&second["parent"], &second["remote"]),
+        (&first.as_str().into(), &near.as_str().into())
+    );
     assert_eq!(second["thread"], handed["runs"][0]["thread"]);
     let second = text(&second, "run").to_owned();
     home.json_exit(&["run", "wait", &second], 0);
@@ -129,13 +154,17 @@ fn a_follow_up_takes_files_along_and_goes_on_at_another_node() {
     home.json(&["pull", &third, "--apply"]);
     assert_eq!(std::fs::read_to_string(tree.join("story")).unwrap(), "1\n2\n2\n");
     let pushed = home.baton(&["push", arg(&tree)]);
-    assert_eq!((pushed.status.code(), String::from_utf8_lossy(&pushed.stderr)), (Some(0), "".into()));
+    assert_eq!(
+        (pushed.status.code(), String::from_utf8_lossy(&pushed.stderr)),
+        (Some(0), "".into())
+    );
     // A fork begins beside it, and a node that is away is waited for.
     drop(other);
     let queued = ["--remote", "other", "follow-up", &second, "--fork", "--", "true"];
     let queued = home.json_exit(&queued, 3);
     assert_ne!(queued["thread"], handed["runs"][0]["thread"]);
-    assert_eq!(list(&home.json(&["queue"]), "queue")[0]["kind"], "handoff");
+    let queue = home.json(&["queue"]);
+    assert_eq!(list(&queue, "queue")[0]["kind"], "handoff", "{queue}");
 }
 
 #[test]

@@ -20,7 +20,8 @@ use crate::samples::{bytes, quantile, seconds};
 const ATTEMPT: &str = "date +%s%N; exec sleep 60";
 
 /// How long git's first look at a checkout takes, in nanoseconds.
-const STATUS: &str = "a=$(date +%s%N); git status --porcelain > /dev/null; b=$(date +%s%N); echo $((b - a))";
+const STATUS: &str =
+    "a=$(date +%s%N); git status --porcelain > /dev/null; b=$(date +%s%N); echo $((b - a))";
 
 /// What each of many small runs writes, and how many lines that are.
 const SMALL: &str = "seq 1 1000; pwd > written";
@@ -163,7 +164,11 @@ fn small(
         times.add("small runs, all ended", begun.elapsed().as_secs_f64());
         sizes.add("node, memory after them", memory(node.pid(), "VmRSS") as f64);
         for run in &runs {
-            assert_eq!(written(home, run).lines().count(), LINES, "the output of {run} is not whole");
+            assert_eq!(
+                written(home, run).lines().count(),
+                LINES,
+                "the output of {run} is not whole"
+            );
         }
         let begun = Instant::now();
         let children: Vec<_> = (0..count)

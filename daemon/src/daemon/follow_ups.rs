@@ -22,13 +22,15 @@ use crate::api::control::{Answer, Bytes, FollowUpAnswer, FollowUpCall, RunChange
 use crate::api::socket::EventSender;
 use crate::workspace::{TakeOptions, random};
 
+const ONE_NEXT: &str = "follow up the newest run of the thread, or add --fork";
+
 impl Daemon {
     pub(super) async fn follow_up(
         self: &Arc<Self>,
         call: FollowUpCall,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        let (target, info) = self.find_run(&call.run, events).await?;
+        let (target, info, next) = self.find_run_and_next(&call.run).await?;
         let parent = &info.spec;
         let short = parent.run.short();
         if !info.state.is_final() {
@@ -36,6 +38,11 @@ impl Daemon {
             return Err(Fail::new("run-live", message)
                 .hint(format!("baton run wait {short}, or baton run cancel {short}"))
                 .exit(4));
+        }
+        // The node looks again, at its own runs.
+        if let Some(next) = next.filter(|_| !call.fork) {
+            let what = format!("run {short} was followed up by run {next} already");
+            return Err(Fail::new("conflict", what).hint(ONE_NEXT).exit(4));
         }
         let mut command: Vec<_> = call.command.into_iter().map(|Bytes(bytes)| bytes).collect();
         if command.is_empty() {
@@ -66,7 +73,7 @@ impl Daemon {
             };
             let to = other.unwrap_or_else(|| target.clone());
             let expires_ms = call.expires_ms.unwrap_or(handoffs::EXPIRES_MS);
-            return self.carry((&target, info), to, spec, (options, expires_ms), events).await;
+            return self.carry((&target, to), spec, (options, expires_ms), events).await;
         }
         let asked = self.run_request(&target, Request::CreateRun(spec.clone())).await;
         let started = match asked {
@@ -75,7 +82,7 @@ impl Daemon {
                 return self.queue_follow_up(&target, spec, call.expires_ms).await;
             }
             Err(fail) if fail.0.code == "conflict" => {
-                return Err(fail.hint("follow up the newest run of the thread, or add --fork"));
+                return Err(fail.hint(ONE_NEXT));
             }
             Err(fail) => return Err(fail),
         };
@@ -86,21 +93,11 @@ impl Daemon {
     /// Brings what a run left to a node, with what is attached to it, and has it followed up there.
     async fn carry(
         self: &Arc<Self>,
-        (from, before): (&Target, RunInfo),
-        to: Target,
+        (from, to): (&Target, Target),
         mut spec: RunSpec,
         (options, expires_ms): (TakeOptions, u64),
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        // A node knows of its own runs only.
-        if spec.thread == before.spec.thread
-            && let Some(next) = self.follower_of(&before).await?
-        {
-            let (run, next) = (before.spec.run.short(), next.spec.run.short());
-            return Err(Fail::new("conflict", format!("run {run} was followed up by run {next}"))
-                .hint("follow up the newest run of the thread, or add --fork")
-                .exit(4));
-        }
         let result = spec.snapshot;
         self.fetch_from(from, result, events).await?;
         let order = self.queue.order(spec.workspace, to.remote.node).await;

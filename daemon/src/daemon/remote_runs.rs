@@ -128,6 +128,19 @@ impl Daemon {
         digits: &str,
         events: &EventSender,
     ) -> Result<(Target, RunInfo), Fail> {
+        let (target, info, next) = self.find_run_and_next(digits).await?;
+        if let Some(next) = next {
+            let (short, next) = (info.spec.run.short(), next.short());
+            events.note(format!("run {short} was followed up by run {next}")).await;
+        }
+        Ok((target, info))
+    }
+
+    /// The same, and what goes on from it in its thread, on whichever node.
+    pub(super) async fn find_run_and_next(
+        self: &Arc<Self>,
+        digits: &str,
+    ) -> Result<(Target, RunInfo, Option<RunId>), Fail> {
         if let Some((entry, info)) = self.run_in_queue(digits).await? {
             let (run, remote) = (info.spec.run.short(), &entry.wanted.remote);
             let message = match entry.state {
@@ -156,23 +169,9 @@ impl Daemon {
         let places: Vec<usize> = (0..found.len()).collect();
         let at = only(&places, "run", digits, "baton runs")?;
         let (target, info) = found.swap_remove(at);
-        if let Some(next) = next_of(&info, &all) {
-            let (short, next) = (info.spec.run.short(), next.spec.run.short());
-            events.note(format!("run {short} was followed up by run {next}")).await;
-        }
-        Ok((target, info))
-    }
-
-    /// What goes on from a run in its thread, on whichever node.
-    pub(super) async fn follower_of(
-        self: &Arc<Self>,
-        info: &RunInfo,
-    ) -> Result<Option<RunInfo>, Fail> {
-        let mut all = Vec::new();
-        for target in self.targets(None).await? {
-            all.extend(self.runs_of(&target).await?.0);
-        }
-        Ok(next_of(info, &all).cloned())
+        let RunSpec { run, thread, .. } = &info.spec;
+        let next = all.iter().find(|it| it.spec.parent == Some(*run) && it.spec.thread == *thread);
+        Ok((target, info, next.map(|next| next.spec.run)))
     }
 
     /// Asks a node something about a run.
@@ -349,12 +348,6 @@ impl Daemon {
             }
         }
     }
-}
-
-/// What of these goes on from a run in its thread.
-fn next_of<'a>(info: &RunInfo, all: &'a [RunInfo]) -> Option<&'a RunInfo> {
-    let RunSpec { run, thread, .. } = &info.spec;
-    all.iter().find(|next| next.spec.parent == Some(*run) && next.spec.thread == *thread)
 }
 
 fn line(entry: LogEntry) -> LogLine {

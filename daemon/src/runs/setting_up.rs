@@ -66,11 +66,7 @@ impl Runs {
         Ok(Installed { variables: variables(&asked), made_at })
     }
 
-    async fn find_or_set_up(
-        &self,
-        live: &Arc<Live>,
-        asked: &Asked,
-    ) -> Result<Option<Kept>, Ended> {
+    async fn find_or_set_up(&self, live: &Arc<Live>, asked: &Asked) -> Result<Option<Kept>, Ended> {
         let key = asked.key;
         loop {
             if let Some(kept) = self.reuse(live, asked).await? {
