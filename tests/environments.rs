@@ -255,6 +255,25 @@ fn ended_so_far(home: &TestHome, run: &str, stream: &str) -> String {
 }
 
 #[test]
+fn what_a_live_run_has_done_so_far_is_told_from_what_it_found() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let tree = workspace(&home, SETUP, MORE);
+    let script = "echo half > mine; echo more >> src/generated/token; read x; echo whole > mine";
+    // The first one sets it up, the second one finds it.
+    for _ in 0..2 {
+        let run = start(&home, &tree, 1, script).remove(0);
+        eventually("it waits", || home.json(&["run", "show", &run])["state"] == "waiting");
+        let live = changes(&home, &run);
+        assert_eq!(live, ["mine", "src/generated/token"]);
+        home.json(&["run", "answer", &run, "x"]);
+        let of = ended(&home, &run);
+        assert_eq!(of.info["state"], "succeeded", "{}\n{}", of.info, of.node);
+        assert_eq!(changes(&home, &run), live);
+    }
+}
+
+#[test]
 fn without_the_file_nothing_runs_and_a_lockfile_brings_a_word() {
     let cloud = Cloud::new();
     let home = cloud.device();

@@ -133,7 +133,7 @@ fn attempts(
     at_work.sort_by(f64::total_cmp);
     for run in &runs {
         sizes.add("a checkout, on the disk", on_disk(&node.home.runs().join(run)));
-        home.run(&["cancel", run]);
+        home.run(&["run", "cancel", run]);
     }
     let (first, last) = (at_work[0], at_work[at_work.len() - 1]);
     times.add("first at work", first);

@@ -278,11 +278,33 @@ impl Runs {
     }
 
     fn create_now(&self, user: &str, vault: VaultId, spec: &RunSpec) -> Result<RunInfo, RunsError> {
+        let (info, new) = self.enter_new(user, vault, spec)?;
+        // Those that are created at once share a sync, which waits outside of the lock.
+        if let Err(error) = self.0.parts.catalog.sync() {
+            if let Some(live) = new {
+                self.leave(&live);
+            }
+            return Err(error.into());
+        }
+        if let Some(live) = new {
+            tracing::info!(run = %spec.run, user, snapshot = %spec.snapshot, "run accepted");
+            self.begin(live);
+        }
+        Ok(info)
+    }
+
+    /// Notes a run, and puts a new one among the live ones. Nobody is answered before the catalog is synced.
+    fn enter_new(
+        &self,
+        user: &str,
+        vault: VaultId,
+        spec: &RunSpec,
+    ) -> Result<(RunInfo, Option<Arc<Live>>), RunsError> {
         let _one = self.0.creating.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(live) = self.live().get(&spec.run) {
             let same = live.user == user && live.vault == vault && live.spec == *spec;
             let info = live.info.borrow().clone();
-            return if same { Ok(info) } else { Err(RunConflict(spec.run).into()) };
+            return if same { Ok((info, None)) } else { Err(RunConflict(spec.run).into()) };
         }
         self.check_parent(user, spec)?;
         let catalog = &self.0.parts.catalog;
@@ -303,16 +325,12 @@ impl Runs {
             row.info.isolated = self.0.parts.room.isolated();
         }
         let info = row.info.clone();
-        if info.state == RunState::Queued && !stopping {
-            tracing::info!(run = %spec.run, user, snapshot = %spec.snapshot, "run accepted");
-            self.start(row);
-        }
-        Ok(info)
+        let is_new = info.state == RunState::Queued && !stopping;
+        Ok((info, is_new.then(|| self.enter(row))))
     }
 
-    /// Puts a queued run among the live ones and lets it take its course.
-    fn start(&self, row: RunRow) {
-        let live = self.enter(row);
+    /// Lets a run take its course.
+    fn begin(&self, live: Arc<Live>) {
         // In the order in which runs are asked for, which is not that in which tasks begin.
         let turn = self.0.turns.ask(&live.user, &live.spec.agent);
         self.0.parts.tasks.spawn("run", life::live(self.clone(), live, turn)).detach();
@@ -363,8 +381,13 @@ impl Runs {
     /// Every run of a user, newest first.
     pub async fn list(&self, user: &str) -> Result<Vec<RunInfo>, RunsError> {
         let (catalog, user) = (self.0.parts.catalog.clone(), user.to_owned());
+        let owner = user.clone();
         let rows = self.blocking("run-list", move || catalog.runs(&user)).await??;
-        Ok(rows.into_iter().map(|row| row.info).collect())
+        let now = |row: RunRow| {
+            let live = self.find(&owner, row.info.spec.run);
+            live.map_or(row.info, |live| live.info.borrow().clone())
+        };
+        Ok(rows.into_iter().map(now).collect())
     }
 
     /// One run of a user.

@@ -178,7 +178,14 @@ impl NodeCheckouts {
                     shared.check_at_work(place, &before).doing(SEALING)?;
                 }
                 shared
-                    .scan(place, &before, &intake, &repository, &mut options, environment.as_ref())
+                    .scan(
+                        place,
+                        &before,
+                        &intake,
+                        &repository,
+                        &mut options,
+                        (environment.as_ref(), moment == Moment::Live),
+                    )
                     .doing(SEALING)?
             }
             // What is at its place is nothing that the run has left.

@@ -7,7 +7,6 @@ use baton_protocol::message::{
     LogEntry, LogReply, LogStream, Opening, Reply, Request, RunInfo, RunSpec, RunState,
 };
 use baton_store::catalog::queue::{Entry, EntryState};
-use baton_store::error::StoreError;
 
 use super::failure::Fail;
 use super::remotes::{Target, only};
@@ -30,10 +29,7 @@ impl Daemon {
             Ok(Reply::Runs(runs)) => {
                 let (keep, now) = (runs.clone(), self.clock.now_ms());
                 self.blocking("remember", move |daemon| {
-                    for info in &keep {
-                        daemon.catalog.remember_run(node, info, now)?;
-                    }
-                    Ok(())
+                    Ok(daemon.catalog.remember_runs(node, &keep, now)?)
                 })
                 .await?;
                 Ok((runs, None))
@@ -283,7 +279,7 @@ impl Daemon {
     ) -> Result<(), Fail> {
         let (node, info, now) = (target.remote.node, info.clone(), self.clock.now_ms());
         self.blocking("remember", move |daemon| {
-            Ok::<_, StoreError>(daemon.catalog.remember_run(node, &info, now)?).map_err(Fail::from)
+            Ok(daemon.catalog.remember_runs(node, &[info], now)?)
         })
         .await
     }

@@ -31,8 +31,8 @@ impl Runs {
             };
             *sealed = last;
             if work.info.borrow().result != Some(kept) {
-                if let Err(error) = parts.catalog.set_result(work.run, kept) {
-                    // A last one is written once more, with the end of the run.
+                // A last one is noted with the end of the run.
+                if !last && let Err(error) = parts.catalog.set_result(work.run, kept) {
                     let error = &error as &dyn Error;
                     tracing::warn!(run = %work.run, error, "the snapshot of a run is not noted");
                 }

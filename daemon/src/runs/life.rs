@@ -33,12 +33,11 @@ pub(super) async fn live(runs: Runs, live: Arc<Live>, asked: Asked) {
 
 impl Runs {
     async fn run_through(&self, live: &Arc<Live>) {
-        let isolated = Some(self.0.parts.room.isolated());
-        let begun = RunUpdate { isolated, ..RunUpdate::default() };
-        if let Err(error) = self.advance(live, RunState::Preparing, begun).await {
-            let reason = reason("the run could not be begun", &error);
-            return self.finish(live, RunState::Failed, Some(reason), None).await;
-        }
+        // Not in the catalog: where the node dies before anything is started, the next one begins anew.
+        live.info.send_modify(|info| {
+            info.state = RunState::Preparing;
+            info.isolated = self.0.parts.room.isolated();
+        });
         self.note(live, &format!("preparing snapshot {}", live.spec.snapshot.short()));
         let prepared = match self.prepare(live).await {
             Ok(prepared) => prepared,
@@ -198,6 +197,7 @@ impl Runs {
         tracing::info!(run = %live.run, state = state.name(), code = ended.code, "run ended");
         let update = RunUpdate {
             reason: reason.clone(),
+            isolated: Some(live.info.borrow().isolated),
             result,
             exit_code: ended.code,
             ended_at: Some(ended.at),

@@ -75,6 +75,7 @@ impl Runs {
         let update = RunUpdate {
             checkout: Some(checkout.to_string_lossy().into_owned()),
             started_at: Some(clock.now_ms()),
+            isolated: Some(self.0.parts.room.isolated()),
             ..RunUpdate::default()
         };
         if let Err(error) = self.advance(live, RunState::Running, update).await {

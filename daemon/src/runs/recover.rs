@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use baton_protocol::message::RunState;
 use baton_store::catalog::runs::RunRow;
-use baton_store::fs;
+use baton_store::checkout::remove_made;
+use baton_store::fs::{self, FsError};
 
 use super::ended::look_after_ended;
 use super::environment::Folders;
@@ -16,8 +17,8 @@ use super::program::Ended;
 use super::{Live, Runs, RunsError};
 
 impl Runs {
-    /// Takes up the runs of an earlier daemon: queued ones are started, the others end as interrupted with
-    /// what is in their checkouts. To be called once, before anything is created.
+    /// Takes up the runs of an earlier daemon: those of which nothing was started begin anew, the others end as
+    /// interrupted with what is in their checkouts. To be called once, before anything is created.
     ///
     /// Sealing goes on after it returned; until then such a run is still shown in its old state. Then a result is sealed
     /// that could not be when its run ended.
@@ -25,10 +26,9 @@ impl Runs {
         let catalog = self.0.parts.catalog.clone();
         let rows = self.blocking("run-recover", move || catalog.live_runs()).await??;
         for row in rows {
-            if row.info.state == RunState::Queued {
-                self.start(row);
-            } else {
-                self.recover_one(row).await?;
+            match row.info.state {
+                RunState::Queued => self.begin_anew(row).await?,
+                _ => self.recover_one(row).await?,
             }
         }
         // Live ones are among the live by now.
@@ -36,7 +36,40 @@ impl Runs {
         Ok(())
     }
 
+    /// Begins with a run of which nothing was started, without what was prepared for it.
+    async fn begin_anew(&self, row: RunRow) -> Result<(), RunsError> {
+        let root = Folders::of(&self.0.options.folder, row.info.spec.run).root().to_owned();
+        let is_new = root.symlink_metadata().is_err();
+        let live = self.enter(row);
+        if !is_new {
+            self.discard_checkout(&live).await;
+            let log = Arc::clone(&live.log);
+            let clear = move || -> Result<(), FsError> {
+                for name in fs::list_dir(&root)?.iter().filter(|name| *name != "log") {
+                    remove_made(&root.join(name))?;
+                }
+                log.reopen()
+                    .map_err(|error| tracing::warn!(%error, "its output is not gone on with"))
+                    .ok();
+                Ok(())
+            };
+            if let Err(error) = self.blocking("run-recover", clear).await? {
+                tracing::warn!(run = %live.run, %error, "a part of what was prepared stays");
+            }
+        }
+        self.begin(live);
+        Ok(())
+    }
+
     async fn recover_one(&self, row: RunRow) -> Result<(), RunsError> {
+        self.end_leftovers(&row).await?;
+        let live = self.enter(row);
+        self.0.parts.tasks.spawn("run-recover", recovered(self.clone(), live)).detach();
+        Ok(())
+    }
+
+    /// Ends what an earlier daemon had started for a run.
+    async fn end_leftovers(&self, row: &RunRow) -> Result<(), RunsError> {
         let run = row.info.spec.run;
         let record = Folders::of(&self.0.options.folder, run).process();
         let kill = move || {
@@ -49,9 +82,7 @@ impl Runs {
         if !gone {
             tracing::error!(%run, "processes of an earlier daemon's run cannot be killed");
         }
-        tracing::info!(%run, state = row.info.state.name(), processes = found, "run interrupted");
-        let live = self.enter(row);
-        self.0.parts.tasks.spawn("run-recover", recovered(self.clone(), live)).detach();
+        tracing::info!(%run, state = row.info.state.name(), processes = found, "run of an earlier daemon");
         Ok(())
     }
 }
@@ -67,9 +98,9 @@ async fn recovered(runs: Runs, live: Arc<Live>) {
     let info = live.info.borrow().clone();
     if info.state == RunState::Preparing {
         // The program was not started, and half a checkout is nobody's work: sealed, it would look as
-        // if the run had deleted the other half.
+        // if the run had deleted the other half. What set it up is not begun again unasked.
         runs.discard_checkout(&live).await;
-        let reason = "the node stopped while the run was prepared; its program was not started";
+        let reason = "the node stopped while the run was set up; its program was not started";
         runs.finish(&live, RunState::Interrupted, Some(reason.to_owned()), None).await;
     } else {
         let now = runs.0.parts.clock.now_ms();
@@ -244,13 +275,23 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_checkout_is_nobodys_result() {
+        // Where it was set up it ends, and else it begins anew.
         let node = Node::new();
-        let asked = spec(1, &["true"]);
+        let asked = spec(1, &["sh", "-c", "echo x > own"]);
         let folders = abandon(&node, &asked, RunState::Preparing, &RunUpdate::default());
         let info = recovered(&node, &asked).await;
         assert_eq!((info.state, info.result), (RunState::Interrupted, None));
         assert!(info.reason.unwrap().contains("its program was not started"));
         assert!(!folders.checkout().exists());
+
+        let node = Node::new();
+        abandon(&node, &asked, RunState::Queued, &RunUpdate::default());
+        let info = recovered(&node, &asked).await;
+        assert_eq!((info.state, info.exit_code), (RunState::Succeeded, Some(0)), "{info:?}");
+        assert_eq!(node.sealed(&info, "own"), b"x\n");
+        assert!(!node.sealed_path(&info, "made").exists());
+        // Its output goes on where it was.
+        assert_eq!(entries(&node.log(asked.run).await, LogStream::Stdout), b"before\n");
     }
 
     #[tokio::test]

@@ -10,6 +10,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use baton_protocol::message::RunState;
+use baton_store::catalog::runs::RunUpdate;
+
 use super::attend::Attention;
 use super::checkout::Environments;
 use super::environment::{Installed, Variables, environment, find_in_home_first, set_where_free};
@@ -62,6 +65,10 @@ impl Runs {
             Some(Wanted::Refused(error)) => return Err(self.failed(format!("{PATH}: {error}"))),
             Some(Wanted::Environment(asked)) => asked,
         };
+        // Its scripts are started: where the node dies meanwhile the next one ends them, and does not start them again.
+        if let Err(error) = self.advance(live, RunState::Preparing, RunUpdate::default()).await {
+            return Err(self.failed(reason("the run could not be begun", &error)));
+        }
         let made_at = self.find_or_set_up(live, &asked).await?.map(|kept| kept.made_at);
         Ok(Installed { variables: variables(&asked), made_at })
     }

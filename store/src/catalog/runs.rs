@@ -6,7 +6,7 @@
 use baton_protocol::encode::{Reader, Writer};
 use baton_protocol::id::{NodeId, RunId, SnapshotId, ThreadId, VaultId, WorkspaceId};
 use baton_protocol::message::{Checked, MAX_COMMAND, Question, RunInfo, RunSpec, RunState};
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -75,7 +75,7 @@ ALTER TABLE remembered_runs ADD COLUMN checked TEXT;
 impl Catalog {
     /// Creates a run that is queued. The user must be there.
     ///
-    /// The same run for the same user returns its row as it stands now.
+    /// The same run for the same user returns its row as it stands now. Either lasts once [`Catalog::sync`] has returned.
     pub fn create_run(
         &self,
         spec: &RunSpec,
@@ -83,7 +83,7 @@ impl Catalog {
         vault: VaultId,
         created_at: u64,
     ) -> Result<Result<RunRow, RunConflict>, StoreError> {
-        self.write("creating a run", |db| {
+        self.note("creating a run", |db| {
             if let Some(known) = read(db, spec.run)? {
                 let same = known.info.spec == *spec && known.user == user && known.vault == vault;
                 return Ok(if same { Ok(known) } else { Err(RunConflict(spec.run)) });
@@ -208,45 +208,15 @@ impl Catalog {
         })
     }
 
-    /// Remembers what a node said about a run.
-    pub fn remember_run(
+    /// Remembers what a node said about runs. It can be asked again: a power cut may take it back.
+    pub fn remember_runs(
         &self,
         node: NodeId,
-        info: &RunInfo,
+        runs: &[RunInfo],
         seen_at: u64,
     ) -> Result<(), StoreError> {
-        self.write("remembering a run", |db| {
-            let set = format!(
-                "INSERT OR REPLACE INTO remembered_runs({COLUMNS}, node, seen_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                 ?17, ?18, ?19, ?20, ?21, ?22)"
-            );
-            let RunInfo { spec, .. } = info;
-            let values = rusqlite::params![
-                spec.run.as_bytes(),
-                spec.thread.as_bytes(),
-                spec.workspace.as_bytes(),
-                spec.snapshot.as_bytes(),
-                spec.agent,
-                encode_command(&spec.command),
-                spec.prompt,
-                info.state.name(),
-                info.reason,
-                info.result.as_ref().map(SnapshotId::as_bytes),
-                info.exit_code,
-                info.isolated,
-                info.checkout,
-                sql(info.created_at),
-                info.started_at.map(sql),
-                info.ended_at.map(sql),
-                spec.parent.as_ref().map(RunId::as_bytes),
-                to_json(&spec.terms)?,
-                info.waiting.as_ref().map(to_json).transpose()?,
-                info.checked.as_ref().map(to_json).transpose()?,
-                node.as_bytes(),
-                sql(seen_at),
-            ];
-            db.prepare_cached(&set)?.execute(values).map(drop)
+        self.note("remembering runs", |db| {
+            runs.iter().try_for_each(|info| remember(db, node, info, seen_at))
         })
     }
 
@@ -289,6 +259,45 @@ impl Catalog {
             db.execute(forget, (node.as_bytes(), run.as_bytes())).map(drop)
         })
     }
+}
+
+fn remember(
+    db: &Transaction<'_>,
+    node: NodeId,
+    info: &RunInfo,
+    seen_at: u64,
+) -> rusqlite::Result<()> {
+    let set = format!(
+        "INSERT OR REPLACE INTO remembered_runs({COLUMNS}, node, seen_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+         ?17, ?18, ?19, ?20, ?21, ?22)"
+    );
+    let RunInfo { spec, .. } = info;
+    let values = rusqlite::params![
+        spec.run.as_bytes(),
+        spec.thread.as_bytes(),
+        spec.workspace.as_bytes(),
+        spec.snapshot.as_bytes(),
+        spec.agent,
+        encode_command(&spec.command),
+        spec.prompt,
+        info.state.name(),
+        info.reason,
+        info.result.as_ref().map(SnapshotId::as_bytes),
+        info.exit_code,
+        info.isolated,
+        info.checkout,
+        sql(info.created_at),
+        info.started_at.map(sql),
+        info.ended_at.map(sql),
+        spec.parent.as_ref().map(RunId::as_bytes),
+        to_json(&spec.terms)?,
+        info.waiting.as_ref().map(to_json).transpose()?,
+        info.checked.as_ref().map(to_json).transpose()?,
+        node.as_bytes(),
+        sql(seen_at),
+    ];
+    db.prepare_cached(&set)?.execute(values).map(drop)
 }
 
 /// What both tables have, in the order in which [`info_from_row`] reads it.
@@ -516,12 +525,12 @@ mod tests {
             waiting: None,
             checked: None,
         };
-        catalog.remember_run(rack, &info, 50).unwrap();
+        catalog.remember_runs(rack, &[info.clone()], 50).unwrap();
         info.state = RunState::Failed;
         info.ended_at = Some(3);
-        catalog.remember_run(rack, &info, 60).unwrap();
+        catalog.remember_runs(rack, &[info.clone()], 60).unwrap();
         assert_eq!(catalog.remembered_runs().unwrap(), vec![(rack, info.clone(), 60)]);
-        catalog.remember_run(cloud, &info, 70).unwrap();
+        catalog.remember_runs(cloud, &[info.clone()], 70).unwrap();
         assert_eq!(catalog.remembered_runs().unwrap().len(), 2);
         catalog.forget_run(rack, info.spec.run).unwrap();
         assert_eq!(catalog.remembered_runs().unwrap(), vec![(cloud, info, 70)]);

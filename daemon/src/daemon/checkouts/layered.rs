@@ -87,9 +87,7 @@ pub(super) enum SharedError {
     Additions(#[from] AdditionsError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    #[error(
-        "what it finds installed, or what is below it, cannot be told from what it did while it is at work"
-    )]
+    #[error("what is below it cannot be told from what it did while it is at work")]
     AtWork,
     #[error(
         "what the run changed is in {0}, and this machine cannot mount overlays any more: baton doctor says why"
@@ -183,7 +181,7 @@ impl SharedLayers {
         let layers = self.layers(place.vault, place.workspace)?;
         let noted = layers.noted(&place.run.to_string(), before, &self.boot)?;
         let is_shown = noted.is_some() && overlay::is_mounted(&place.checkout)?;
-        if is_shown && is_gone(&note(place)) { Ok(()) } else { Err(SharedError::AtWork) }
+        if is_shown { Ok(()) } else { Err(SharedError::AtWork) }
     }
 
     /// What a run has left, found in its own layer.
@@ -194,7 +192,7 @@ impl SharedLayers {
         intake: &Intake,
         repository: &RepositoryOptions,
         options: &mut ScanOptions,
-        environment: Option<&Kept>,
+        (environment, is_at_work): (Option<&Kept>, bool),
     ) -> Result<Scanned, SharedError> {
         if !is_marked(&place.layer)? {
             return Err(SharedError::Altered(place.layer.join("upper")));
@@ -227,8 +225,9 @@ impl SharedLayers {
         let Some(kept) = environment else {
             return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
         };
-        // What has another name now, or is tracked, is the run's, and is found in the environment only.
-        if has_moved(&upper)? || are_tracked(&kept.tree, &place.checkout)? {
+        // What has another name now, or is tracked, is the run's, and is found in the environment only. What somebody is at
+        // work in is looked at where it is seen: its layer cannot be a part of two views at once.
+        if is_at_work || has_moved(&upper)? || are_tracked(&kept.tree, &place.checkout)? {
             options.exclude = unchanged(intake, before.root, &kept.tree, &place.checkout)?;
             return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
         }
