@@ -4,9 +4,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
 use baton_daemon::api::control::{ServeAnswer, SnapshotAnswer};
-use baton_daemon::daemon::{self, Options};
+use baton_daemon::daemon::{self, Namespace, Options, Trial, Tried};
 
 use crate::error::CliError;
 use crate::session::Session;
@@ -29,7 +30,33 @@ pub(crate) fn run(
     ready: &mut dyn FnMut(Option<ServeAnswer>) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let NodeOptions { serving, listen, advertise } = node;
-    daemon::run_here(Options { serving, listen, advertise, ..options(session) }, ready)
+    let namespace = if serving { move_into_namespace(session) } else { Namespace::Outside };
+    daemon::run_here(Options { serving, listen, advertise, namespace, ..options(session) }, ready)
+}
+
+/// Moves a node that is not root's to where it may mount, as long as this process has one thread.
+fn move_into_namespace(session: &Session) -> Namespace {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return Namespace::Refused(format!("finding this program: {error}")),
+    };
+    daemon::move_into_namespace(|trial| {
+        let mut command = Command::new(&program);
+        if let Some(home) = &session.env.home_dir {
+            command.arg("--home").arg(home);
+        }
+        command.args(["--json", "serve", "--try-namespace"]).arg(match trial {
+            Trial::Inside => "inside",
+            Trial::Outside => "outside",
+        });
+        command.env_remove("NOTIFY_SOCKET");
+        command
+    })
+}
+
+/// Tries in this process what a node of this home could do in a namespace.
+pub(crate) fn try_namespace(session: &Session, trial: Trial) -> Result<Tried, CliError> {
+    Ok(daemon::try_namespace(&options(session), trial)?)
 }
 
 /// Takes a snapshot in this process.
@@ -53,5 +80,6 @@ fn options(session: &Session) -> Options {
         git: env.git.clone(),
         private: env.private.clone(),
         notify: env.notify.clone(),
+        namespace: Namespace::Outside,
     }
 }
