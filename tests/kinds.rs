@@ -41,6 +41,8 @@ fn cloud() -> Option<Cloud> {
 fn workspace(home: &TestHome) -> PathBuf {
     let tree = home.folder("work");
     git(&tree, &["init", "-q", "-b", "main"]);
+    git(&tree, &["config", "user.name", "A B"]);
+    git(&tree, &["config", "user.email", "a@b"]);
     for (name, content) in [("kept", "kept\n"), ("gone", "gone\n"), ("dir/sub/file", "deep\n")] {
         let path = tree.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

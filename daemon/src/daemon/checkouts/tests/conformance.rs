@@ -74,7 +74,7 @@ impl Drop for Xfs {
 /// Something that a run does.
 type Deed = fn(&Path);
 
-fn shell(at: &Path, script: &str) {
+pub(super) fn shell(at: &Path, script: &str) {
     let output = Command::new("sh").args(["-ec", script]).current_dir(at).output().unwrap();
     assert!(output.status.success(), "{script}: {output:?}");
 }
@@ -195,10 +195,10 @@ fn git_works_in_every_kind_of_checkout() {
             let (node, place) = (lab.node(), lab.place(round));
             node.prepare(&place, snapshot).unwrap();
             let at = &place.checkout;
-            assert_eq!(run_git(at, &status), "", "{:?}", lab.kind);
-            // Nothing that git remembers of files had to be found out again.
+            // Git knows all files, before it has looked at one.
             let looked = ["diff-files", "--name-only"];
             assert_eq!(run_git(at, &looked), "", "{:?} {round}", lab.kind);
+            assert_eq!(run_git(at, &status), "", "{:?}", lab.kind);
             run_git(at, &["checkout", "-q", "HEAD~1"]);
             assert_eq!(run_git(at, &status), "", "{:?}", lab.kind);
             run_git(at, &["checkout", "-q", "main"]);
