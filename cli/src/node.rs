@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use baton_daemon::api::control::{ServeAnswer, SnapshotAnswer};
-use baton_daemon::daemon::{self, Namespace, Options, Trial, Tried};
+use baton_daemon::daemon::{self, Options, Tried};
+use baton_daemon::namespace::Namespace;
 
 use crate::error::CliError;
 use crate::session::Session;
@@ -40,32 +41,17 @@ fn move_into_namespace(session: &Session) -> Namespace {
         Ok(program) => program,
         Err(error) => return Namespace::Refused(format!("finding this program: {error}")),
     };
-    daemon::move_into_namespace(|trial| {
-        let mut command = Command::new(&program);
-        if let Some(home) = &session.env.home_dir {
-            command.arg("--home").arg(home);
-        }
-        command.args(["--json", "serve", "--try-namespace"]).arg(match trial {
-            Trial::Inside => "inside",
-            Trial::Outside => "outside",
-        });
-        command.env_remove("NOTIFY_SOCKET");
-        command
-    })
+    let mut trial = Command::new(&program);
+    if let Some(home) = &session.env.home_dir {
+        trial.arg("--home").arg(home);
+    }
+    trial.args(["--json", "serve", "--try-namespace"]).env_remove("NOTIFY_SOCKET");
+    daemon::move_into_namespace(trial)
 }
 
-/// Tries in this process what a node of this home could do in a namespace.
-pub(crate) fn try_namespace(session: &Session, trial: Trial) -> Result<Tried, CliError> {
-    Ok(daemon::try_namespace(&options(session), trial)?)
-}
-
-/// Takes a snapshot in this process.
-pub(crate) fn local_snapshot(
-    session: &Session,
-    root: &Path,
-    message: Option<&str>,
-) -> Result<SnapshotAnswer, CliError> {
-    Ok(daemon::local_snapshot(&options(session), root, message.map(str::to_owned))?)
+/// Goes into a namespace, and tries what a node of this home could do there.
+pub(crate) fn try_namespace(session: &Session) -> Result<Tried, CliError> {
+    Ok(daemon::try_namespace(&options(session))?)
 }
 
 fn options(session: &Session) -> Options {

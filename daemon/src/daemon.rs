@@ -77,6 +77,7 @@ use crate::home::Home;
 use crate::identity::Identity;
 use crate::inhibit::Inhibitor;
 use crate::keeper::Watching;
+use crate::namespace::Namespace;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
 use crate::notify_socket::{NotifySocket, State};
@@ -91,7 +92,7 @@ use crate::watch::{WatchOptions, choose};
 use crate::workspace::Workspaces;
 
 use failure::{Fail, chain};
-pub use moving::{Namespace, Trial, Tried, move_into_namespace, try_namespace};
+pub use moving::{Tried, move_into_namespace, try_namespace};
 pub use opening::local_snapshot;
 use opening::{identity, load_config, workspaces};
 

@@ -9,6 +9,18 @@
 //! **Invariant:** nobody is taken for the user of this process who is another one: users without a number in a namespace
 //! all look like one and the same, and that user stays outside.
 
+/// Whether a process is in a namespace of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Namespace {
+    /// It needs none, or nobody asked for one.
+    #[default]
+    Outside,
+    /// It is.
+    Own,
+    /// It cannot be, and why.
+    Refused(String),
+}
+
 /// Why this process has no namespace of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {

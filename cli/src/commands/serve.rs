@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use baton_daemon::config::PORT;
-use baton_daemon::daemon::Trial;
 
 use crate::connect;
 use crate::error::{CONFLICT, CliError};
@@ -25,15 +24,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOST[:PORT]")]
     advertise: Vec<String>,
     /// What another `serve` asks before it goes where there is no way back from.
-    #[arg(long, hide = true, value_name = "WHERE", value_parser = trial)]
-    try_namespace: Option<Trial>,
+    #[arg(long, hide = true)]
+    try_namespace: bool,
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
     session.refuse_remote("serve")?;
-    if let Some(trial) = args.try_namespace {
-        let tried = node::try_namespace(session, trial)?;
-        return session.report.object(&tried).map(|()| 0);
+    if args.try_namespace {
+        return session.report.object(&node::try_namespace(session)?).map(|()| 0);
     }
     // A service manager does not try again where the home has a node.
     let managed = |error: CliError| {
@@ -67,14 +65,6 @@ fn make_room(session: &Session) -> Result<(), CliError> {
             .hint("baton ticket gives a ticket for it; baton daemon stop ends it"));
     }
     connect::stop(&session.env, true).map(drop)
-}
-
-fn trial(text: &str) -> Result<Trial, String> {
-    match text {
-        "inside" => Ok(Trial::Inside),
-        "outside" => Ok(Trial::Outside),
-        _ => Err("expected inside or outside".to_owned()),
-    }
 }
 
 /// `HOST:PORT` or `HOST`.

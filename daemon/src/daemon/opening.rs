@@ -13,7 +13,7 @@ use baton_store::store::Store;
 
 use super::checkouts::{NodeCheckouts, SharedBytes, SharedLayers, Sharing};
 use super::failure::{Fail, chain};
-use super::{Namespace, Options, report};
+use super::{Options, report};
 use crate::clock::Clock;
 use crate::config::{AgentConfig, Config};
 use crate::environments::cache::{CacheLimits, EnvironmentCache};
@@ -22,6 +22,7 @@ use crate::environments::system::system;
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::keeper::Watching;
+use crate::namespace::Namespace;
 use crate::notices::{NoticeOptions, Notices};
 use crate::runs::{AgentLimits, RunOptions};
 use crate::secrets::Secrets;
