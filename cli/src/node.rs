@@ -54,6 +54,15 @@ pub(crate) fn try_namespace(session: &Session) -> Result<Tried, CliError> {
     Ok(daemon::try_namespace(&options(session))?)
 }
 
+/// Takes a snapshot in this process.
+pub(crate) fn local_snapshot(
+    session: &Session,
+    root: &Path,
+    message: Option<&str>,
+) -> Result<SnapshotAnswer, CliError> {
+    Ok(daemon::local_snapshot(&options(session), root, message.map(str::to_owned))?)
+}
+
 fn options(session: &Session) -> Options {
     let env = &session.env;
     Options {

@@ -134,12 +134,11 @@ impl Clones {
             }
             Ok(made) => made,
         };
-        let record = match made {
-            Some(record) => record,
-            None => {
-                put_aside(&self.tree(), &self.folder, GONE)?;
-                make_whole(objects, snapshot, &self.tree(), options, progress)?
-            }
+        let record = if let Some(record) = made {
+            record
+        } else {
+            put_aside(&self.tree(), &self.folder, GONE)?;
+            make_whole(objects, snapshot, &self.tree(), options, progress)?
         };
         fs::write_whole(&self.folder.join(RECORD), &record.encode(), 0o600)?;
         Ok(record)
@@ -181,12 +180,11 @@ impl Clones {
             before.told
         } else {
             let is_whole = before.told.iter().all(|it| it.reason != GitOmitReason::Missing);
-            match snapshot.git {
-                Some(state) => rebuild_in(objects, (before.git, state), &tree, is_whole, options)?,
-                None => {
-                    take_out(&top, b".git").context("changing", &tree)?;
-                    Vec::new()
-                }
+            if let Some(state) = snapshot.git {
+                rebuild_in(objects, (before.git, state), &tree, is_whole, options)?
+            } else {
+                take_out(&top, b".git").context("changing", &tree)?;
+                Vec::new()
             }
         };
         fs::set_mode(&tree, mode.into())?;

@@ -51,7 +51,7 @@ pub(super) fn can_share(folder: &Path) -> Result<(), FsError> {
     for path in [&from, &to] {
         crate::fs::remove_file(path)?;
     }
-    crate::fs::write_whole(&from, &[1; 64 * 1024], 0o600)?;
+    crate::fs::write_whole(&from, &vec![1; 64 * 1024], 0o600)?;
     let (source, target) = (crate::fs::open(&from)?, crate::fs::create_new(&to)?);
     let shared = share(&source, &target).context("sharing the bytes of", &from);
     for path in [&from, &to] {

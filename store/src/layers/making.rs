@@ -254,13 +254,12 @@ fn rebuild_beside<S: ObjectSource + ObjectSink>(
     options: &LayerOptions<'_>,
 ) -> Result<Vec<GitOmission>, LayerError> {
     let (merged, view) = (new.join(MERGED), new.join(VIEW));
-    let below = match lower.trees.as_slice() {
-        [only] => only.clone(),
-        _ => {
-            fs::create_dir_all(&view)?;
-            overlay::mount_view(&lower.trees, &view, options.marks)?;
-            view.clone()
-        }
+    let below = if let [only] = lower.trees.as_slice() {
+        only.clone()
+    } else {
+        fs::create_dir_all(&view)?;
+        overlay::mount_view(&lower.trees, &view, options.marks)?;
+        view.clone()
     };
     let below = below.join(".git");
     let former = before.filter(|_| lower.is_whole()).map(|state| Former {

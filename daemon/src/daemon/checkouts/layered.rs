@@ -221,7 +221,7 @@ impl SharedLayers {
         place: &Place,
         before: &Snapshot,
     ) -> Result<(), SharedError> {
-        let marks = self.marks_of(place)?;
+        let marks = marks_of(place)?;
         let layers = self.layers(place.vault, place.workspace, marks)?;
         let noted = layers.noted(&place.run.to_string(), before, &self.boot)?;
         let is_shown = noted.is_some() && overlay::is_mounted(&place.checkout)?;
@@ -238,7 +238,7 @@ impl SharedLayers {
         options: &mut ScanOptions,
         environment: Option<&Kept>,
     ) -> Result<Scanned, SharedError> {
-        let marks = self.marks_of(place)?;
+        let marks = marks_of(place)?;
         let layers = self.layers(place.vault, place.workspace, marks)?;
         let user = place.run.to_string();
         let stack = if let Some(stack) = layers.noted(&user, before, &self.boot)? {
@@ -292,17 +292,11 @@ impl SharedLayers {
         place: &Place,
         snapshot: &Snapshot,
     ) -> Result<(Stack, Marks), SharedError> {
-        let marks = self.marks_of(place)?;
+        let marks = marks_of(place)?;
         let layers = self.layers(place.vault, place.workspace, marks)?;
         let stack = layers.noted(&place.run.to_string(), snapshot, &self.boot)?;
         let stack = stack.ok_or_else(|| SharedError::NoLayers(place.checkout.clone()))?;
         Ok((stack, marks))
-    }
-
-    /// What the layers of a checkout are marked with: those that were made by root stay those of root.
-    fn marks_of(&self, place: &Place) -> Result<Marks, SharedError> {
-        let marks = marked(&place.layer)?;
-        marks.ok_or_else(|| SharedError::Altered(place.layer.join("upper")))
     }
 
     /// Opens the layers of every workspace that has some. One that cannot be opened is in no other one's way.
@@ -451,6 +445,12 @@ fn marks(layer: &Path) -> Result<Vec<String>, FsError> {
         .iter()
         .filter_map(|name| Some(name.to_str()?.strip_prefix(OPEN)?.to_owned()))
         .collect())
+}
+
+/// What the layers of a checkout are marked with: those that root made stay those of root.
+fn marks_of(place: &Place) -> Result<Marks, SharedError> {
+    let marks = marked(&place.layer)?;
+    marks.ok_or_else(|| SharedError::Altered(place.layer.join("upper")))
 }
 
 /// What a writable layer is marked with, if it is what its run has left.

@@ -293,7 +293,7 @@ fn what_a_run_shuts_is_no_ones_loss() {
         write(at, "folder/deep/new", "new\n");
         write(at, "shut/file", "x\n");
         for path in ["folder/deep", "shut"] {
-            system::set_permissions(at.join(path), system::Permissions::from_mode(0)).unwrap();
+            system::set_permissions(at.join(path), system::Permissions::from_mode(0o000)).unwrap();
         }
         write(at, "edited", "and this is kept\n");
         let result = node.seal(&place, snapshot).unwrap();
