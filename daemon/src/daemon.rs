@@ -77,7 +77,6 @@ use crate::home::Home;
 use crate::identity::Identity;
 use crate::inhibit::Inhibitor;
 use crate::keeper::Watching;
-use crate::namespace::Namespace;
 use crate::node::requests::Requests;
 use crate::node::{Node, NodeParts};
 use crate::notify_socket::{NotifySocket, State};
@@ -127,7 +126,7 @@ pub struct Options {
     /// Who wants to know when it is ready, and when it ends.
     pub notify: Option<NotifySocket>,
     /// Whether this process is in a namespace of its own.
-    pub namespace: Namespace,
+    pub namespace: crate::namespace::Namespace,
 }
 
 /// The daemon of a home.
@@ -275,7 +274,6 @@ impl Daemon {
             Some(watching),
         )?;
         let pool = Pool::new(identity.clone(), tasks.clone(), Patience::default())?;
-
         let queue = Queue::new(QueueParts {
             catalog: catalog.clone(),
             pool: pool.clone(),
