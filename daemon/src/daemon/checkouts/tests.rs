@@ -482,7 +482,8 @@ fn run_git(at: &Path, args: &[&str]) -> String {
     let mut git = std::process::Command::new("git");
     git.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
     git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-    git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-C"]).arg(at).args(args);
+    git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "gc.auto=0", "-C"]);
+    git.arg(at).args(args);
     let output = git.output().unwrap();
     assert!(output.status.success(), "{args:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
