@@ -1,6 +1,10 @@
 //! A node that is not root's: its runs have checkouts that share layers all the same, and lose nothing.
 
-#![expect(clippy::disallowed_methods, reason = "a test has the file system itself")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test has the file system itself, and says what it skips"
+)]
 
 use std::path::PathBuf;
 
