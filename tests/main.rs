@@ -18,6 +18,7 @@ mod guard;
 mod fidelity;
 mod handoff;
 mod harmed;
+mod kinds;
 mod live;
 mod notices;
 mod offline;

@@ -4,9 +4,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
 use baton_daemon::api::control::{ServeAnswer, SnapshotAnswer};
-use baton_daemon::daemon::{self, Options};
+use baton_daemon::daemon::{self, Options, Tried};
+use baton_daemon::namespace::Namespace;
 
 use crate::error::CliError;
 use crate::session::Session;
@@ -29,7 +31,27 @@ pub(crate) fn run(
     ready: &mut dyn FnMut(Option<ServeAnswer>) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let NodeOptions { serving, listen, advertise } = node;
-    daemon::run_here(Options { serving, listen, advertise, ..options(session) }, ready)
+    let namespace = if serving { move_into_namespace(session) } else { Namespace::Outside };
+    daemon::run_here(Options { serving, listen, advertise, namespace, ..options(session) }, ready)
+}
+
+/// Moves a node that is not root's to where it may mount, as long as this process has one thread.
+fn move_into_namespace(session: &Session) -> Namespace {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return Namespace::Refused(format!("finding this program: {error}")),
+    };
+    let mut trial = Command::new(&program);
+    if let Some(home) = &session.env.home_dir {
+        trial.arg("--home").arg(home);
+    }
+    trial.args(["--json", "serve", "--try-namespace"]).env_remove("NOTIFY_SOCKET");
+    daemon::move_into_namespace(trial)
+}
+
+/// Goes into a namespace, and tries what a node of this home could do there.
+pub(crate) fn try_namespace(session: &Session) -> Result<Tried, CliError> {
+    Ok(daemon::try_namespace(&options(session))?)
 }
 
 /// Takes a snapshot in this process.
@@ -53,5 +75,6 @@ fn options(session: &Session) -> Options {
         git: env.git.clone(),
         private: env.private.clone(),
         notify: env.notify.clone(),
+        namespace: Namespace::Outside,
     }
 }

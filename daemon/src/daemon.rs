@@ -6,6 +6,7 @@
 //! - [`report`]: from what the store knows to what `--json` prints
 //! - [`opening`]: what a home keeps, opened
 //! - [`rooming`]: the rooms of runs, and their limits
+//! - [`moving`]: into a namespace, for checkouts that share layers
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
 //! - [`transfer`]: between this home and a node
@@ -32,6 +33,7 @@ pub mod report;
 pub mod checkouts;
 mod opening;
 mod rooming;
+mod moving;
 mod remotes;
 mod transfer;
 mod patch;
@@ -89,6 +91,7 @@ use crate::watch::{WatchOptions, choose};
 use crate::workspace::Workspaces;
 
 use failure::{Fail, chain};
+pub use moving::{Tried, move_into_namespace, try_namespace};
 pub use opening::local_snapshot;
 use opening::{identity, load_config, workspaces};
 
@@ -122,6 +125,8 @@ pub struct Options {
     pub private: Vec<PathBuf>,
     /// Who wants to know when it is ready, and when it ends.
     pub notify: Option<NotifySocket>,
+    /// Whether this process is in a namespace of its own.
+    pub namespace: crate::namespace::Namespace,
 }
 
 /// The daemon of a home.
@@ -145,8 +150,8 @@ pub struct Daemon {
     runs: Runs,
     secrets: Secrets,
     rooming: rooming::Rooming,
-    /// Why checkouts of runs share no layers, where they do not.
-    sharing: Result<(), String>,
+    /// Of which kind the checkouts of runs are.
+    sharing: checkouts::Sharing,
     /// The node of this home: from the start where it serves, else when `local` is first used.
     node: tokio::sync::OnceCell<Node>,
     activity: OnceLock<Activity>,
@@ -269,7 +274,6 @@ impl Daemon {
             Some(watching),
         )?;
         let pool = Pool::new(identity.clone(), tasks.clone(), Patience::default())?;
-
         let queue = Queue::new(QueueParts {
             catalog: catalog.clone(),
             pool: pool.clone(),
@@ -283,7 +287,8 @@ impl Daemon {
         let secrets = Secrets::new(home.secrets_dir());
         let notices = opening::notices(home, &options, &config, &tasks);
         let path = run_options.environment.path();
-        let (checkouts, sharing) = opening::checkouts(home, &store, &workspaces, &secrets, path);
+        let (checkouts, sharing) =
+            opening::checkouts(&options, &store, &workspaces, &secrets, path);
         let runs = Runs::new(
             run_options,
             RunParts {

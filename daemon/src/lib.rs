@@ -10,6 +10,7 @@ pub mod inhibit;
 pub mod acks;
 pub mod config;
 pub mod home;
+pub mod namespace;
 pub mod notify_socket;
 pub mod identity;
 pub mod transport;

@@ -4,6 +4,7 @@
 //! what another snapshot has otherwise. A checkout is both, and over them a writable layer of its own, in which is
 //! what was changed.
 //!
+//! - [`mounter`]: the thread that mounts
 //! - [`overlay`]: the file system that shows them together
 //! - [`changes`]: what differs between two trees, as a layer holds it
 //! - [`record`]: what is known of a layer
@@ -11,9 +12,11 @@
 //! - [`making`]: one more
 //! - [`stack`]: finding them again, and letting go of them
 //! - [`writable`]: what a writable layer changed
+//! - [`cloning`], [`clones`]: where there are no overlays and files can share bytes: copies of one checkout
 //!
 //! **Invariant:** a base or a layer never changes once it is there, and is there whole or not at all.
 
+mod mounter;
 pub mod overlay;
 mod changes;
 mod record;
@@ -21,6 +24,8 @@ mod known;
 mod making;
 mod stack;
 mod writable;
+mod cloning;
+mod clones;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +34,10 @@ use crate::error::StoreError;
 use crate::fs::FsError;
 use crate::git::GitError;
 
+pub use clones::{Cloned, Clones};
 pub use known::{LayerId, Stack};
 pub use making::LayerOptions;
+pub use mounter::keep_mounter;
 pub use stack::Layers;
 pub(crate) use writable::hides;
 pub use writable::{changed, has_moved, left_out};
@@ -54,7 +61,7 @@ pub enum LayerError {
 
 impl LayerError {
     /// Whether what it was to be made of could not be had: no other way of making it would help.
-    fn is_of_the_store(&self) -> bool {
+    pub fn is_of_the_store(&self) -> bool {
         let disk_full = |error: &FsError| error.is_disk_full();
         match self {
             Self::Store(_) | Self::Restore(RestoreError::Store(_) | RestoreError::Cancelled) => {

@@ -56,6 +56,30 @@ impl TestHome {
         home
     }
 
+    /// The same, in which every program is that of a user who is not root and owns all of it; nothing where the tests cannot
+    /// become one.
+    pub(crate) fn of_user(user: u32) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Some(Self::new());
+        }
+        let setpriv = Command::new("setpriv").arg("--version").output();
+        if !setpriv.is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let mut home = Self::with_program(Path::new("/bin/sh"), None);
+        let (script, program) = (home.root().join("tmp/as-user"), home.root().join("program"));
+        // Where it was built need not be open to others.
+        std::fs::copy(env!("CARGO_BIN_EXE_baton"), &program).unwrap();
+        let become_user = format!("setpriv --reuid {user} --regid {user} --clear-groups");
+        let text = format!("exec {become_user} {} \"$@\"\n", program.display());
+        std::fs::write(&script, text).unwrap();
+        home.script = Some(script);
+        let own = format!("{user}:{user}");
+        let given = Command::new("chown").args(["-hR", &own]).arg(home.root()).status();
+        assert!(given.unwrap().success());
+        Some(home)
+    }
+
     fn with_program(program: &Path, script: Option<PathBuf>) -> Self {
         // Short: the paths of sockets are bounded to 107 bytes.
         let dir = tempfile::Builder::new().prefix("b").tempdir().unwrap();

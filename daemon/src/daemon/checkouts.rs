@@ -1,9 +1,11 @@
 //! The checkouts of runs: out of a vault, and back into it.
 //!
 //! - [`layered`]: those that share what they have in common
+//! - [`cloned`]: those that share bytes of their files
 //! - [`installed`]: what they find beside their files
 
 mod layered;
+mod cloned;
 mod installed;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ use baton_store::checkout::{
 use baton_store::git::{self, CaptureOptions, Commands, GitError, GitProgram};
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
+use baton_store::layers::overlay::Marks;
 use baton_store::objects::ObjectSink;
 use baton_store::scan::{Guard, Progress, ScanOptions, Scanned, scan};
 use baton_store::snapshot::{
@@ -43,6 +46,7 @@ use crate::runs::environment::Folders;
 use crate::secrets::Secrets;
 use crate::workspace::random;
 use crate::workspace::repository::{inner_worktrees, not_carried};
+pub use cloned::SharedBytes;
 pub use layered::SharedLayers;
 use layered::{SharedError, is_gone, is_sealed, is_shared, note_sealed};
 
@@ -68,6 +72,10 @@ pub struct NodeCheckouts {
     pub secrets: Secrets,
     /// Layers that checkouts share; each is a copy of its own without.
     pub shared: Option<SharedLayers>,
+    /// What such copies share bytes with; they are written from the store without.
+    pub cloned: Option<SharedBytes>,
+    /// What runs are told of the kind of their checkouts.
+    pub note: Option<String>,
     /// A folder of the same file system as the checkouts for what is to be taken away.
     pub aside: PathBuf,
     /// What was set up for them.
@@ -85,7 +93,7 @@ impl Checkouts for NodeCheckouts {
         let repository = self.repository();
         let made = match &self.shared {
             Some(shared) => shared.prepare(place, &vault, &loaded, &repository).doing(RESTORING)?,
-            None => copy(place, &vault, &loaded, &repository)?,
+            None => self.make_own(place, &vault, &loaded, &repository)?,
         };
         if let Some(tree) = attachments_tree(&vault, &loaded).doing(ATTACHING)? {
             let (options, progress) = (RestoreOptions::default(), Progress::default());
@@ -95,8 +103,11 @@ impl Checkouts for NodeCheckouts {
         let mut receipt =
             report::receipt(&vault, snapshot, &loaded, &made.not_carried, None).doing(RECEIPT)?;
         report::made(&mut receipt, &made.repository);
-        let receipt = serde_json::to_value(receipt).doing(RECEIPT)?;
-        Ok(Prepared { files: made.files, bytes: made.bytes, receipt })
+        let mut receipt = serde_json::to_value(receipt).doing(RECEIPT)?;
+        if let (Some(note), Some(receipt)) = (&self.note, receipt.as_object_mut()) {
+            receipt.insert("notes".to_owned(), vec![note.as_str()].into());
+        }
+        Ok(Prepared { files: made.files, bytes: made.bytes, receipt, note: self.note.clone() })
     }
 
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
@@ -133,7 +144,39 @@ impl Checkouts for NodeCheckouts {
             self.is_there(&folders.checkout(), &folders.layer())
         };
         let environments = self.environments.sweep(is_there, stop);
+        let cloned = self.cloned.as_ref().map_or(Ok(()), |cloned| cloned.sweep(stop));
+        let shared = shared.and(cloned);
         shared.and(environments).and(sweep(&self.aside, "", stop)).doing(RELEASING)
+    }
+}
+
+/// What the checkouts of a node share with each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Layers.
+    Layers(Marks),
+    /// Bytes of their files; and why no layers.
+    Bytes(String),
+    /// Nothing; and why.
+    Nothing(String),
+}
+
+impl Sharing {
+    /// What runs are told of it, where it is not what a node could have.
+    pub fn note(&self, serving: bool) -> Option<String> {
+        match self {
+            Self::Layers(marks) if marks.rename() => None,
+            Self::Layers(_) => Some(
+                "the checkout is of layers of a user: a folder that came with the snapshot cannot be renamed (EXDEV), only \
+                 copied and removed, as mv does"
+                    .to_owned(),
+            ),
+            Self::Bytes(why) if serving => {
+                Some(format!("the checkout is a copy that shares bytes with others: {why}"))
+            }
+            Self::Nothing(why) if serving => Some(format!("the checkout is a copy: {why}")),
+            Self::Bytes(_) | Self::Nothing(_) => None,
+        }
     }
 }
 
@@ -278,6 +321,23 @@ fn copy(
 }
 
 impl NodeCheckouts {
+    /// Makes a checkout that shares no layers.
+    fn make_own(
+        &self,
+        place: &Place,
+        vault: &Vault,
+        snapshot: &Snapshot,
+        repository: &RepositoryOptions,
+    ) -> Result<Made, CheckoutError> {
+        if let Some(cloned) = &self.cloned
+            && let Some(made) =
+                cloned.prepare(place, vault, snapshot, repository).doing(RESTORING)?
+        {
+            return Ok(made);
+        }
+        copy(place, vault, snapshot, repository)
+    }
+
     fn repository(&self) -> RepositoryOptions {
         RepositoryOptions {
             git: self.git.clone(),

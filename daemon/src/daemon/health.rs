@@ -10,8 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use baton_store::check::{Checked, check};
+use baton_store::layers::overlay::Marks;
 
 use super::Daemon;
+use super::checkouts::Sharing;
 use super::failure::Fail;
 use super::remotes::Target;
 use crate::api::control::{Answer, CheckAnswer, DoctorAnswer, DoctorCheck, Problem, Progress};
@@ -124,12 +126,23 @@ impl Daemon {
 }
 
 /// Which kind of checkout runs get. Copies do as well, but for the time and the space they take.
-fn checkouts_check(sharing: &Result<(), String>) -> DoctorCheck {
+fn checkouts_check(sharing: &Sharing) -> DoctorCheck {
     let detail = match sharing {
-        Ok(()) => "those of runs share layers: one more costs what its run changes".to_owned(),
-        Err(why) => format!(
-            "those of runs are copies, each as large as its tree: {why}; where root serves, on Linux 5.8 or later, they \
-             share layers"
+        Sharing::Layers(Marks::Trusted) => {
+            "those of runs share layers: one more costs what its run changes".to_owned()
+        }
+        Sharing::Layers(Marks::User) => {
+            "those of runs share layers, seen in a namespace of this node: one more costs what its run changes; a folder \
+             of the snapshot is renamed by copying it"
+                .to_owned()
+        }
+        Sharing::Bytes(why) => format!(
+            "those of runs are copies that share the bytes of their files: one more costs a file's name for each, and what \
+             its run changes; they share no layers: {why}"
+        ),
+        Sharing::Nothing(why) => format!(
+            "those of runs are copies, each as large as its tree: {why}; where baton serve runs on Linux 5.11 or later, \
+             as root or where users may have namespaces, they share layers, and on XFS or btrfs bytes"
         ),
     };
     verdict("checkouts", true, detail, "")
@@ -140,11 +153,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kind_of_checkouts_is_told_and_neither_is_a_failure() {
-        let shared = checkouts_check(&Ok(()));
-        assert!(shared.ok && shared.detail.contains("share layers"), "{shared:?}");
-        let copies = checkouts_check(&Err("not permitted".to_owned()));
-        assert!(copies.ok && copies.detail.contains("copies"), "{copies:?}");
-        assert!(copies.detail.contains("not permitted; where root serves"), "{copies:?}");
+    fn the_kind_of_checkouts_is_told_and_none_is_a_failure() {
+        let why = || "not permitted".to_owned();
+        for (sharing, told) in [
+            (Sharing::Layers(Marks::Trusted), "share layers: one more"),
+            (Sharing::Layers(Marks::User), "in a namespace of this node"),
+            (Sharing::Bytes(why()), "share no layers: not permitted"),
+            (Sharing::Nothing(why()), "not permitted; where baton serve runs"),
+        ] {
+            let check = checkouts_check(&sharing);
+            assert!(check.ok && check.detail.contains(told), "{check:?}");
+        }
     }
 }

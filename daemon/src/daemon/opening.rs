@@ -11,7 +11,7 @@ use baton_store::git::GitProgram;
 use baton_store::secrets::SecretRules;
 use baton_store::store::Store;
 
-use super::checkouts::{NodeCheckouts, SharedLayers};
+use super::checkouts::{NodeCheckouts, SharedBytes, SharedLayers, Sharing};
 use super::failure::{Fail, chain};
 use super::{Options, report};
 use crate::clock::Clock;
@@ -22,6 +22,7 @@ use crate::environments::system::system;
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::keeper::Watching;
+use crate::namespace::Namespace;
 use crate::notices::{NoticeOptions, Notices};
 use crate::runs::{AgentLimits, RunOptions};
 use crate::secrets::Secrets;
@@ -113,16 +114,33 @@ pub(super) fn notices(home: &Home, options: &Options, config: &Config, tasks: &T
     Notices::start(&config.notify, &telling, tasks)
 }
 
-/// The checkouts of runs, whose programs are found in `path`, and why they share no layers, where they do not.
+/// The checkouts of runs, whose programs are found in `path`, and which kind they are.
 pub(super) fn checkouts(
-    home: &Home,
+    options: &Options,
     store: &Store,
     workspaces: &Workspaces,
     secrets: &Secrets,
     path: &OsStr,
-) -> (NodeCheckouts, Result<(), String>) {
-    let shared = SharedLayers::choose(home.caches_dir().join("checkouts"), home.runs_dir());
-    let sharing = shared.as_ref().map(|_| ()).map_err(|error| chain(error));
+) -> (NodeCheckouts, Sharing) {
+    let (home, caches) = (&options.home, options.home.caches_dir());
+    let shared = SharedLayers::choose(caches.join("checkouts"), home.runs_dir());
+    let mut cloned = None;
+    let sharing = match &shared {
+        Ok(shared) => Sharing::Layers(shared.marks()),
+        Err(error) => {
+            let mut why = chain(error);
+            if let Namespace::Refused(refused) = &options.namespace {
+                why = format!("{why}; in a namespace of its own: {refused}");
+            }
+            match SharedBytes::choose(caches.join("copies")) {
+                Ok(bytes) => {
+                    cloned = Some(bytes);
+                    Sharing::Bytes(why)
+                }
+                Err(error) => Sharing::Nothing(format!("{why}; {}", chain(&error))),
+            }
+        }
+    };
     let checkouts = NodeCheckouts {
         store: store.clone(),
         clock: workspaces.clock.clone(),
@@ -130,11 +148,10 @@ pub(super) fn checkouts(
         scratch: workspaces.scratch.clone(),
         secrets: secrets.clone(),
         shared: shared.ok(),
+        cloned,
+        note: sharing.note(options.serving),
         aside: home.runs_dir().join("aside"),
-        environments: EnvironmentCache::open(
-            home.caches_dir().join("environments"),
-            CacheLimits::default(),
-        ),
+        environments: EnvironmentCache::open(caches.join("environments"), CacheLimits::default()),
         setups: Setups::default(),
         system: system(path),
     };

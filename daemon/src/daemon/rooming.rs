@@ -23,15 +23,15 @@ pub(super) struct Rooming {
     pub(super) allowance: Allowance,
 }
 
-/// Finds the best room and limits that this machine has for runs, and sets what runs are told and may.
-pub(super) async fn choose(
-    options: &Options,
-    config: &Config,
-) -> Result<(Rooming, Arc<dyn rooms::Room>, RunOptions), Fail> {
+/// The room alone.
+pub(super) async fn choose_room(options: &Options, config: &Config) -> Arc<dyn rooms::Room> {
+    find_room(options, config).await.0.room
+}
+
+async fn find_room(options: &Options, config: &Config) -> (rooms::Chosen, Toolchains) {
     let home = &options.home;
-    let serve = &config.serve;
-    let mut toolchains =
-        toolchains::find(options.git_user.home.as_deref(), serve.expose.as_deref());
+    let expose = config.serve.expose.as_deref();
+    let mut toolchains = toolchains::find(options.git_user.home.as_deref(), expose);
     let mut hide = options.private.clone();
     hide.extend(toolchains.hide.iter().cloned());
     let settings = RoomSettings {
@@ -45,7 +45,17 @@ pub(super) async fn choose(
         tracing::warn!(path = %path.display(), "what is private is not exposed to runs");
         toolchains.names.push(format!("not {}, which is private", path.display()));
     }
-    let chosen = rooms::choose(settings, &home.caches_dir()).await;
+    (rooms::choose(settings, &home.caches_dir()).await, toolchains)
+}
+
+/// Finds the best room and limits that this machine has for runs, and sets what runs are told and may.
+pub(super) async fn choose(
+    options: &Options,
+    config: &Config,
+) -> Result<(Rooming, Arc<dyn rooms::Room>, RunOptions), Fail> {
+    let home = &options.home;
+    let serve = &config.serve;
+    let (chosen, toolchains) = find_room(options, config).await;
     let environment = options.environment.with_toolchains(&toolchains);
     let mut runs = RunOptions::new(home.runs_dir(), environment);
     runs.max_parallel = serve.max_runs;

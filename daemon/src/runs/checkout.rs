@@ -109,6 +109,8 @@ pub struct Prepared {
     /// The receipt for the run, a [`Receipt`](crate::api::control::Receipt) as JSON; `isolated` is filled in by the
     /// node.
     pub receipt: serde_json::Value,
+    /// What the run is told of the kind of its checkout.
+    pub note: Option<String>,
 }
 
 /// A checkout cannot be made or kept.

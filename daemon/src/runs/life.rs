@@ -92,8 +92,8 @@ impl Runs {
                 doing: "making the run's home",
                 source: Box::new(source),
             })?;
-            if let Some(told) = told {
-                runs.note(&work, &told);
+            for told in told.iter().chain(&prepared.note) {
+                runs.note(&work, told);
             }
             let receipt = prepared.receipt.to_string();
             let written = fs::write_whole(&folders.receipt(), receipt.as_bytes(), 0o644);

@@ -76,7 +76,7 @@ impl Checkouts for CopyCheckouts {
         write(&checkout.join("given"), b"given\n").map_err(failed("writing a file"))?;
         write(&attachments.join("a.txt"), b"the attachment\n").map_err(failed("attaching"))?;
         let receipt = serde_json::json!({ "snapshot": snapshot.to_string(), "isolated": null });
-        Ok(Prepared { files: 1, bytes: 6, receipt })
+        Ok(Prepared { files: 1, bytes: 6, receipt, note: None })
     }
 
     fn keep(&self, place: &Place, _parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {

@@ -288,6 +288,8 @@ impl Cloud {
             scratch: path.join("scratch"),
             secrets: secrets.clone(),
             shared: None,
+            cloned: None,
+            note: None,
             aside: path.join("runs/aside"),
             environments: EnvironmentCache::open(path.join("environments"), CacheLimits::default()),
             setups: Setups::default(),

@@ -16,11 +16,17 @@ use super::{
     AdditionsError, Failure, borrowed, check_level, entries, of_snapshot, open_top, tree_of,
 };
 use crate::checkout::remove::remove_contents;
+use crate::layers::overlay::Marks;
 use crate::objects::ObjectSource;
 use crate::scan::directory::open_in;
 
 /// Marks of an overlay on a folder, which would hide what is below it.
-const MARKS: [&str; 2] = ["trusted.overlay.opaque", "trusted.overlay.redirect"];
+const MARKS: [&str; 4] = [
+    Marks::Trusted.opaque(),
+    Marks::Trusted.redirect(),
+    Marks::User.opaque(),
+    Marks::User.redirect(),
+];
 
 /// How much was left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,6 +120,19 @@ fn show(folder: &OwnedFd) -> Result<(), Errno> {
         match remove_mark(folder, mark) {
             // Not there; or a file system that has none, or a user who cannot have made one.
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
+            // Even the owner needs the right to write; a mark that is there must not stay.
+            Err(Errno::ACCESS) => {
+                if !matches!(
+                    rustix::fs::fgetxattr(folder, mark, &mut [0u8; 1]),
+                    Err(Errno::NODATA | Errno::OPNOTSUPP)
+                ) {
+                    let mode = Mode::from_raw_mode(rustix::fs::fstat(folder)?.st_mode & 0o777);
+                    rustix::fs::fchmod(folder, mode | Mode::RWXU)?;
+                    let removed = remove_mark(folder, mark);
+                    rustix::fs::fchmod(folder, mode)?;
+                    removed?;
+                }
+            }
             Err(error) => return Err(error),
         }
     }

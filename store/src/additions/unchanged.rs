@@ -21,6 +21,7 @@ use super::{
 };
 use crate::ignore::Tracked;
 use crate::layers::hides;
+use crate::layers::overlay::Marks;
 use crate::objects::ObjectSource;
 use crate::scan::directory::{join, open_in};
 
@@ -42,10 +43,10 @@ pub fn unchanged_in_layer<S: ObjectSource + ?Sized>(
     objects: &S,
     snapshot: TreeId,
     additions: &Path,
-    upper: &Path,
+    (upper, marks): (&Path, Marks),
     checkout: &Path,
 ) -> Result<Vec<u8>, AdditionsError> {
-    find(objects, snapshot, additions, (upper, checkout), Shown::Changes)
+    find(objects, snapshot, additions, (upper, checkout), Shown::Changes(marks))
 }
 
 /// Whether the repository of a checkout tracks any of them: somebody has made them part of it.
@@ -83,8 +84,8 @@ fn find<S: ObjectSource + ?Sized>(
 enum Shown {
     /// All that is in a checkout.
     All,
-    /// What is in its writable layer.
-    Changes,
+    /// What is in its writable layer, which has such marks.
+    Changes(Marks),
 }
 
 struct Comparison<'a, S: ?Sized> {
@@ -107,7 +108,9 @@ impl<S: ObjectSource + ?Sized> Comparison<'_, S> {
         let (ours_fd, theirs_fd) = (borrowed(ours), borrowed(theirs));
         let added = entries(ours_fd)?;
         let Some(found) = seen(entries(theirs_fd))? else { return Ok(false) };
-        if self.shown == Shown::Changes && seen(hides(theirs))? != Some(false) {
+        if let Shown::Changes(marks) = self.shown
+            && seen(hides(theirs, marks))? != Some(false)
+        {
             // All in it is what somebody has made.
             return Ok(false);
         }
@@ -119,7 +122,7 @@ impl<S: ObjectSource + ?Sized> Comparison<'_, S> {
             let known = of_snapshot.get(&name);
             let inner = join(path, &name);
             let is_there = found.binary_search_by(|(other, _)| other.cmp(&name));
-            if is_there.is_err() && self.shown == Shown::Changes {
+            if is_there.is_err() && self.shown != Shown::All {
                 continue;
             }
             let is_same_kind =

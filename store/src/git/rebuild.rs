@@ -118,6 +118,8 @@ pub struct Rebuilt {
     pub git_dir: PathBuf,
     /// What was not taken, and what to look at, of the repositories inside it with their paths before it.
     pub omitted: Vec<GitOmission>,
+    /// Whether it was made out of a former one.
+    pub took_over: bool,
 }
 
 /// Makes the repository of a worktree whose files are there, and those inside it. Files that are said to be as the index
@@ -149,13 +151,14 @@ pub fn rebuild_over<S: ObjectSource + ?Sized>(
         return Err(GitError::refused(dot_git.display().to_string(), "it is there already"));
     }
     if let Some(former) = former {
-        plan.former = plan.take_over(former, state)?;
+        plan.former = plan.take_over(former, state, worktree)?;
     }
     let mut told = Told::default();
     let mut placing = Placing::default();
     plan.place(state, &Spot::outermost(worktree), &mut placing, &mut told)?;
     placing.finish()?;
-    Ok(Rebuilt { git_dir: dot_git, omitted: told.into_list() })
+    let took_over = plan.former.is_some();
+    Ok(Rebuilt { git_dir: dot_git, omitted: told.into_list(), took_over })
 }
 
 /// What is left for the repositories of a rebuild.
@@ -277,9 +280,7 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         }
         let former = self.former.as_ref().filter(|_| spot.is_outermost());
         if let Some(former) = former {
-            let objects = git_dir.join("objects");
-            fs::remove_dir_all(&objects)?;
-            fs::rename_unsynced(&former.git_dir.join("objects"), &objects)?;
+            former.give(git_dir)?;
         }
         let worktree = spot.full();
         let kept = settings::select(&settings.0, &worktree, spot.top(), told);
@@ -308,6 +309,9 @@ impl<S: ObjectSource + ?Sized> Plan<'_, S> {
         drop(view);
         for line in files::commands(&files) {
             told.note(GitOmitReason::Runs, line);
+        }
+        if let Some(former) = former {
+            former.part(git_dir)?;
         }
         self.build_units(&state, spot, git_dir, home, placing, told)?;
         let location = home.location();

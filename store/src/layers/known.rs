@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use baton_protocol::object::{GitOmission, Omission, Snapshot};
+use baton_protocol::object::{GitOmission, GitOmitReason, Omission, Snapshot};
 
 use super::record::{MAX_LEN, Record};
 use crate::fs::{self, FsError};
@@ -32,6 +32,12 @@ impl Stack {
     pub fn repository(&self) -> Option<&Path> {
         let found = self.trees.iter().find(|tree| tree.join(".git").symlink_metadata().is_ok())?;
         found.join(".git").is_dir().then_some(found)
+    }
+
+    /// Whether its repository has all of its objects. One that lacks some would make the next one believe that they are
+    /// there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.told.iter().flatten().all(|told| told.reason != GitOmitReason::Missing)
     }
 }
 

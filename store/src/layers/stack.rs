@@ -26,7 +26,7 @@ use baton_protocol::object::Snapshot;
 
 use super::LayerError;
 use super::known::{Known, LayerId, Stack, numbers};
-use super::making::{LayerOptions, MERGED, make};
+use super::making::{LayerOptions, SHOWN, make};
 use super::overlay;
 use crate::checkout::{put_aside, sweep};
 use crate::fs::{self, FsError};
@@ -158,7 +158,9 @@ impl Layers {
 
     /// Puts a folder of this one aside, if it is there. Nothing that is in it can be seen any more.
     fn put_aside(&self, path: &Path) -> Result<(), FsError> {
-        overlay::unmount(&path.join(MERGED))?;
+        for shown in SHOWN {
+            overlay::unmount(&path.join(shown))?;
+        }
         put_aside(path, &self.folder, GONE)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`collected`]: what goes, and what stays
 //! - [`repositories`]: with git
+//! - [`unprivileged`]: all of it without root
 
 #![expect(
     clippy::disallowed_methods,
@@ -10,6 +11,7 @@
 
 mod collected;
 mod repositories;
+mod unprivileged;
 
 use std::cell::Cell;
 use std::fs::{self as system, Permissions};
@@ -23,7 +25,7 @@ use baton_protocol::object::{Omission, OmitReason, Snapshot};
 use baton_protocol::path::RelPath;
 use proptest::prelude::*;
 
-use super::overlay::{self, Overlay};
+use super::overlay::{self, Marks, Overlay};
 use super::{LayerError, LayerOptions, Layers, Stack, changed, left_out};
 use crate::checkout::{RepositoryOptions, RestoreOptions};
 use crate::git::{CaptureOptions, Commands, GitProgram, capture};
@@ -160,25 +162,30 @@ struct Ground {
     git: Option<GitProgram>,
     /// The state that was captured last: the next one builds on its packs.
     last: Cell<Option<GitStateId>>,
+    /// What overlays are marked with here.
+    marks: Marks,
 }
 
 impl Ground {
     /// Nothing where this machine, or this user, cannot mount overlays.
     fn new() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        if let Err(error) = overlay::try_in(folder.path(), folder.path()) {
-            writeln!(
-                std::io::stderr(),
-                "overlays are not tested: {error}: {:?}",
-                std::error::Error::source(&error)
-            )
-            .unwrap();
-            assert!(std::env::var_os("BATON_REQUIRE_OVERLAYS").is_none(), "they have to be");
-            return None;
-        }
+        let marks = match overlay::try_in(folder.path(), folder.path()) {
+            Ok(marks) => marks,
+            Err(error) => {
+                writeln!(
+                    std::io::stderr(),
+                    "!!! overlays are not tested: {error}: {:?}",
+                    std::error::Error::source(&error)
+                )
+                .unwrap();
+                assert!(std::env::var_os("BATON_REQUIRE_OVERLAYS").is_none(), "they have to be");
+                return None;
+            }
+        };
         let layers = Layers::open(&folder.path().join("layers")).unwrap();
         let objects = MemoryObjects::default();
-        Some(Self { folder, objects, layers, git: None, last: Cell::new(None) })
+        Some(Self { folder, objects, layers, git: None, last: Cell::new(None), marks })
     }
 
     fn repository(&self) -> RepositoryOptions {
@@ -187,7 +194,8 @@ impl Ground {
     }
 
     fn try_stack(&self, snapshot: &Snapshot, user: &str, boot: &str) -> Result<Stack, LayerError> {
-        try_stack(&self.layers, &self.objects, &self.repository(), snapshot, user, boot)
+        let how = (&self.repository(), self.marks);
+        try_stack(&self.layers, &self.objects, how, snapshot, user, boot)
     }
 
     fn stack(&self, snapshot: &Snapshot, user: &str) -> Stack {
@@ -197,14 +205,16 @@ impl Ground {
     fn mount(&self, snapshot: &Snapshot, name: &str) -> Mounted {
         let stack = self.stack(snapshot, name);
         let folder = self.folder.path().join(name);
-        let mounted = Mounted { upper: folder.join("upper"), at: folder.join("at"), stack };
+        let marks = self.marks;
+        let (upper, at) = (folder.join("upper"), folder.join("at"));
+        let mounted = Mounted { upper, at, stack, marks };
         let work = folder.join("work");
         for folder in [&mounted.upper, &work, &mounted.at] {
             crate::fs::create_dir_all(folder).unwrap();
         }
         crate::fs::set_mode(&mounted.upper, snapshot.root_mode.into()).unwrap();
-        let Mounted { upper, at, stack } = &mounted;
-        overlay::mount(&Overlay { lower: &stack.trees, upper, work: &work, at }).unwrap();
+        let Mounted { upper, at, stack, .. } = &mounted;
+        overlay::mount(&Overlay { lower: &stack.trees, upper, work: &work, at, marks }).unwrap();
         mounted
     }
 
@@ -265,12 +275,12 @@ impl Ground {
 fn try_stack(
     layers: &Layers,
     objects: &MemoryObjects,
-    repository: &RepositoryOptions,
+    (repository, marks): (&RepositoryOptions, Marks),
     snapshot: &Snapshot,
     user: &str,
     boot: &str,
 ) -> Result<Stack, LayerError> {
-    let options = LayerOptions { restore: RestoreOptions::default(), repository, boot };
+    let options = LayerOptions { restore: RestoreOptions::default(), repository, boot, marks };
     layers.stack(objects, snapshot, user, &options, &Progress::default())
 }
 
@@ -279,6 +289,7 @@ struct Mounted {
     upper: PathBuf,
     at: PathBuf,
     stack: Stack,
+    marks: Marks,
 }
 
 impl Mounted {
@@ -287,7 +298,7 @@ impl Mounted {
             root: snapshot.root,
             omitted: left_out(objects, snapshot).unwrap(),
             repository: self.stack.repository(),
-            dirty: changed(&self.upper).unwrap(),
+            dirty: changed(&self.upper, self.marks).unwrap(),
         };
         let (options, progress) = (ScanOptions::default(), Progress::default());
         seal_made(&self.at, made, objects, &options, &progress).unwrap()
@@ -403,7 +414,7 @@ fn many_new_files_are_not_named_one_by_one() {
     for number in 0..20 {
         system::remove_file(mounted.at.join(format!("folder/old-{number}"))).unwrap();
     }
-    let dirty = changed(&mounted.upper).unwrap();
+    let dirty = changed(&mounted.upper, ground.marks).unwrap();
     let marks = dirty.directories().get(&b"folder"[..]).unwrap();
     assert!(marks.list && marks.names.len() <= MAX_NAMES);
     assert_eq!(mounted.seal(&snapshot, &ground.objects).root, ground.scan(&mounted.at).0);
@@ -453,6 +464,9 @@ fn a_folder_that_cannot_be_renamed_is_moved_all_the_same() {
     let sealed = mounted.seal(&snapshot, &ground.objects);
     assert_eq!(sealed.root, ground.scan(&mounted.at).0);
     assert_eq!(system::read(to.join("two")).unwrap(), b"two");
+    if !ground.marks.rename() {
+        return;
+    }
     // Where it is not as deep it is.
     system::rename(mounted.at.join("n".repeat(150)), mounted.at.join("renamed")).unwrap();
     let sealed = mounted.seal(&snapshot, &ground.objects);

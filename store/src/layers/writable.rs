@@ -10,10 +10,11 @@ use std::path::Path;
 
 use baton_protocol::object::{Omission, OmitReason, Snapshot};
 use baton_protocol::path::{MAX_PATH, RelPath};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::LayerError;
+use super::overlay::Marks;
 use crate::fs::{Context, FsError};
 use crate::git;
 use crate::objects::ObjectSource;
@@ -21,21 +22,15 @@ use crate::scan::directory::{join, list, open_below, open_in};
 use crate::scan::dirty::{Depth, Dirty, MAX_DIRECTORIES};
 use crate::snapshot::load_omissions;
 
-/// Set on a directory that hides the one below it.
-const OPAQUE: &str = "trusted.overlay.opaque";
-
-/// Set on a directory below which another one is shown than that of its name.
-const REDIRECT: &str = "trusted.overlay.redirect";
-
 /// Finds out what differs from the lower layers. Nobody may write meanwhile, or look again after it.
-pub fn changed(upper: &Path) -> Result<Dirty, FsError> {
+pub fn changed(upper: &Path, marks: Marks) -> Result<Dirty, FsError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(upper, flags, Mode::empty()).context("opening", upper)?;
     let mut dirty = Dirty::default();
     let mut left = vec![Vec::new()];
     while let Some(path) = left.pop() {
         let directory = open_below(root.as_fd(), &path).context("opening", upper)?;
-        let inner = look_in(&path, &directory, &mut dirty).context("reading", upper)?;
+        let inner = look_in(&path, &directory, marks, &mut dirty).context("reading", upper)?;
         if dirty.is_everything() {
             break;
         }
@@ -52,13 +47,16 @@ pub fn changed(upper: &Path) -> Result<Dirty, FsError> {
 
 /// Whether a directory has a new name in a writable layer, so that what it shows is found below another one. Where that
 /// would take long to find out, it may have.
-pub fn has_moved(upper: &Path) -> Result<bool, FsError> {
+pub fn has_moved(upper: &Path, marks: Marks) -> Result<bool, FsError> {
+    if !marks.rename() {
+        return Ok(false);
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(upper, flags, Mode::empty()).context("opening", upper)?;
     let mut left = vec![Vec::new()];
     while let Some(path) = left.pop() {
         let directory = open_below(root.as_fd(), &path).context("opening", upper)?;
-        if has_attribute(&directory, REDIRECT).context("reading", upper)? {
+        if has_attribute(&directory, marks.redirect()).context("reading", upper)? {
             return Ok(true);
         }
         for (name, kind) in list(directory.as_fd()).context("reading", upper)? {
@@ -91,7 +89,12 @@ pub fn left_out<S: ObjectSource + ?Sized>(
 }
 
 /// Marks what is in a directory; returns those in it that show what is below them too.
-fn look_in(path: &[u8], directory: &OwnedFd, dirty: &mut Dirty) -> Result<Vec<Vec<u8>>, Errno> {
+fn look_in(
+    path: &[u8],
+    directory: &OwnedFd,
+    marks: Marks,
+    dirty: &mut Dirty,
+) -> Result<Vec<Vec<u8>>, Errno> {
     let mut inner = Vec::new();
     for (name, kind) in list(directory.as_fd())? {
         let is_git = name == b".git";
@@ -105,7 +108,7 @@ fn look_in(path: &[u8], directory: &OwnedFd, dirty: &mut Dirty) -> Result<Vec<Ve
         };
         let is_directory =
             stat.is_none_or(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
-        let shows = is_directory && !hides(&open_in(directory.as_fd(), &name)?)?;
+        let shows = is_directory && shows(directory, &name, marks)?;
         match (is_git, shows) {
             // What changed in it decides about files, which is found out by comparing it; of those inside nobody does.
             (true, true) => {
@@ -130,9 +133,23 @@ fn look_in(path: &[u8], directory: &OwnedFd, dirty: &mut Dirty) -> Result<Vec<Ve
     Ok(inner)
 }
 
+/// Whether what is below a directory is seen through it, as far as can be said. One that keeps its owner out is looked at as
+/// a whole: what can be read of it is found then.
+fn shows(above: &OwnedFd, name: &[u8], marks: Marks) -> Result<bool, Errno> {
+    let opened = open_in(above.as_fd(), name).and_then(|directory| {
+        // One may be opened without its entries being of use to anybody.
+        rustix::fs::accessat(&directory, ".", Access::EXEC_OK, AtFlags::EACCESS)?;
+        Ok(directory)
+    });
+    match opened {
+        Err(Errno::ACCESS) => Ok(false),
+        opened => Ok(!hides(&opened?, marks)?),
+    }
+}
+
 /// Whether a directory does not show what is below its own name.
-pub(crate) fn hides(directory: &OwnedFd) -> Result<bool, Errno> {
-    Ok(has_attribute(directory, OPAQUE)? || has_attribute(directory, REDIRECT)?)
+pub(crate) fn hides(directory: &OwnedFd, marks: Marks) -> Result<bool, Errno> {
+    Ok(has_attribute(directory, marks.opaque())? || has_attribute(directory, marks.redirect())?)
 }
 
 fn has_attribute(directory: &OwnedFd, name: &str) -> Result<bool, Errno> {

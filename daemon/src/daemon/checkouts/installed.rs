@@ -19,7 +19,7 @@ use baton_store::additions::{copy_missing, keep_additions};
 use baton_store::checkout::{RestoreOptions, restore_snapshot};
 use baton_store::error::StoreError;
 use baton_store::fs;
-use baton_store::layers::overlay::{self, Overlay};
+use baton_store::layers::overlay::{self, Marks, Overlay};
 use baton_store::objects::{ObjectSink, ObjectSource};
 use baton_store::scan::{Guard, Progress, ScanOptions, scan};
 use baton_store::snapshot::load_snapshot;
@@ -64,7 +64,13 @@ impl Environments for NodeCheckouts {
     fn wanted(&self, place: &Place, snapshot: SnapshotId) -> Result<Wanted, CheckoutError> {
         let doing = "reading what environment the tree asks for";
         let (vault, loaded) = self.loaded(place, snapshot, doing)?;
-        let shares = if is_shared(&place.layer) { "layers" } else { "copies" };
+        let shares = match &self.shared {
+            Some(shared) if is_shared(&place.layer) => match shared.marks() {
+                Marks::Trusted => "layers",
+                Marks::User => "layers of a user",
+            },
+            _ => "copies",
+        };
         let system = [self.system.as_bytes(), b"\n", shares.as_bytes()].concat();
         wanted(&vault, &loaded, &system).doing(doing)
     }
@@ -100,13 +106,14 @@ impl Environments for NodeCheckouts {
         let setup = self.environments.begin(which(place, key)).doing(SETTING_UP)?;
         match &self.shared {
             Some(shared) if is_shared(&place.layer) => {
-                let stack = shared.stack_of(place, &loaded).doing(SETTING_UP)?;
+                let (stack, marks) = shared.stack_of(place, &loaded).doing(SETTING_UP)?;
                 fs::set_mode(&setup.upper, loaded.root_mode.into()).doing(SETTING_UP)?;
                 let overlay = Overlay {
                     lower: &stack.trees,
                     upper: &setup.upper,
                     work: &setup.work,
                     at: &setup.checkout,
+                    marks,
                 };
                 overlay::mount_for_keeping(&overlay).doing(SETTING_UP)?;
             }
@@ -174,8 +181,8 @@ impl NodeCheckouts {
         snapshot: &Snapshot,
     ) -> Result<(), CheckoutError> {
         let Some(shared) = &self.shared else { return Ok(()) };
-        let stack = shared.stack_of(place, snapshot).doing(FURNISHING)?;
-        show_with(place, &stack, kept, &vault.intake(), snapshot).doing(FURNISHING)
+        let (stack, marks) = shared.stack_of(place, snapshot).doing(FURNISHING)?;
+        show_with(place, (&stack, marks), kept, &vault.intake(), snapshot).doing(FURNISHING)
     }
 
     /// Refuses what has a value that only runs may have.

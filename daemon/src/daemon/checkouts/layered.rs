@@ -26,7 +26,7 @@ use baton_store::checkout::{
     restore,
 };
 use baton_store::fs::{self, Context, FsError};
-use baton_store::layers::overlay::{self, Overlay};
+use baton_store::layers::overlay::{self, Marks, Overlay};
 use baton_store::layers::{LayerError, LayerOptions, Layers, Stack, changed, has_moved, left_out};
 use baton_store::scan::{Made as MadeTree, Progress, ScanError, ScanOptions, Scanned, seal_made};
 use baton_store::trees;
@@ -50,8 +50,17 @@ const VIEW: &str = "view";
 const NOTE: &str = "environment";
 const NOTE_SEALED: &str = "environment-sealed";
 
-/// The attribute of a writable layer in which its mark stands.
-const MARK: &str = "trusted.baton";
+/// The attribute of a writable layer in which its mark stands. No run can write it.
+const fn attribute(marks: Marks) -> &'static str {
+    match marks {
+        Marks::Trusted => "trusted.baton",
+        // The file system keeps the names that it might need itself from all who write through it.
+        Marks::User => "user.overlay.baton",
+    }
+}
+
+/// Below the folder of all layers: those with the marks of a user.
+const OF_USERS: &str = "users";
 
 /// Bytes of a mark, and digits.
 const MARK_LEN: usize = 16;
@@ -67,7 +76,9 @@ pub struct SharedLayers {
     /// Has one folder for each run.
     runs: PathBuf,
     boot: String,
-    open: Mutex<HashMap<(VaultId, WorkspaceId), Arc<Layers>>>,
+    /// What new ones are marked with.
+    marks: Marks,
+    open: Mutex<HashMap<(VaultId, WorkspaceId, Marks), Arc<Layers>>>,
     /// Whether those of every workspace have been opened.
     has_opened_all: AtomicBool,
 }
@@ -96,7 +107,7 @@ pub(super) enum SharedError {
     #[error("the layers of {0} are not there any more")]
     NoLayers(PathBuf),
     #[error(
-        "{0} is not as the system wrote it: it was copied without its extended attributes, in which the rest of what the run changed stands"
+        "{0} is not as the system wrote it, or root did: it was copied without its extended attributes, in which the rest of what the run changed stands, or this node has to be started by root as before"
     )]
     Altered(PathBuf),
 }
@@ -105,22 +116,32 @@ impl SharedLayers {
     /// Layers in a folder, if this machine can mount them there: why not, otherwise.
     pub fn choose(folder: PathBuf, runs: PathBuf) -> Result<Self, FsError> {
         fs::create_dir_all(&folder)?;
-        overlay::try_in(&folder, &runs)?;
-        let (path, len) = BOOT;
-        let read = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
-        let boot = String::from_utf8_lossy(&read).trim().to_owned();
-        if boot.is_empty() {
-            // Layers could not be told from those of an earlier start, of which files may be missing.
-            return Err(std::io::Error::from(std::io::ErrorKind::NotFound))
-                .context("reading", Path::new(path));
-        }
+        let marks = overlay::try_in(&folder, &runs)?;
+        Self::with(folder, runs, marks)
+    }
+
+    fn with(folder: PathBuf, runs: PathBuf, marks: Marks) -> Result<Self, FsError> {
+        let boot = boot()?;
         Ok(Self {
             folder,
             runs,
             boot,
+            marks,
             open: Mutex::default(),
             has_opened_all: AtomicBool::new(false),
         })
+    }
+
+    /// The same, with one kind of marks.
+    #[cfg(test)]
+    pub(super) fn choose_with(
+        folder: PathBuf,
+        runs: PathBuf,
+        marks: Marks,
+    ) -> Result<Self, FsError> {
+        fs::create_dir_all(&folder)?;
+        overlay::try_with(&folder, &runs, marks)?;
+        Self::with(folder, runs, marks)
     }
 
     /// The same, after another start of the machine.
@@ -129,19 +150,38 @@ impl SharedLayers {
         Self { boot: boot.to_owned(), ..self }
     }
 
-    fn making<'a>(&'a self, repository: &'a RepositoryOptions) -> LayerOptions<'a> {
-        LayerOptions { restore: RestoreOptions::default(), repository, boot: &self.boot }
+    /// What new layers are marked with.
+    pub fn marks(&self) -> Marks {
+        self.marks
     }
 
-    fn layers(&self, vault: VaultId, workspace: WorkspaceId) -> Result<Arc<Layers>, FsError> {
+    fn making<'a>(&'a self, repository: &'a RepositoryOptions, marks: Marks) -> LayerOptions<'a> {
+        let restore = RestoreOptions::default();
+        LayerOptions { restore, repository, boot: &self.boot, marks }
+    }
+
+    /// Layers can be seen through those with the same marks only.
+    fn layers(
+        &self,
+        vault: VaultId,
+        workspace: WorkspaceId,
+        marks: Marks,
+    ) -> Result<Arc<Layers>, FsError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(layers) = open.get(&(vault, workspace)) {
+        if let Some(layers) = open.get(&(vault, workspace, marks)) {
             return Ok(Arc::clone(layers));
         }
-        let folder = self.folder.join(vault.to_string()).join(workspace.to_string());
+        let folder = self.folder_of(marks).join(vault.to_string()).join(workspace.to_string());
         let layers = Arc::new(Layers::open(&folder)?);
-        open.insert((vault, workspace), Arc::clone(&layers));
+        open.insert((vault, workspace, marks), Arc::clone(&layers));
         Ok(layers)
+    }
+
+    fn folder_of(&self, marks: Marks) -> PathBuf {
+        match marks {
+            Marks::Trusted => self.folder.clone(),
+            Marks::User => self.folder.join(OF_USERS),
+        }
     }
 
     /// Makes a checkout of a snapshot.
@@ -152,20 +192,21 @@ impl SharedLayers {
         snapshot: &Snapshot,
         repository: &RepositoryOptions,
     ) -> Result<Made, SharedError> {
-        let layers = self.layers(place.vault, place.workspace)?;
+        let marks = self.marks;
+        let layers = self.layers(place.vault, place.workspace, marks)?;
         // Who has layers is there from before it asks for them.
         fs::create_dir_all(&place.layer)?;
         let (user, intake) = (place.run.to_string(), vault.intake());
-        let options = self.making(repository);
+        let options = self.making(repository, marks);
         let stack = layers.stack(&intake, snapshot, &user, &options, &Progress::default())?;
         let upper = place.layer.join("upper");
         for folder in [&upper, &place.layer.join("work"), &place.checkout] {
             fs::create_dir_all(folder)?;
         }
+        mark(&place.layer, marks)?;
         // The writable layer decides about the root of the tree.
         fs::set_mode(&upper, snapshot.root_mode.into())?;
-        mark(&place.layer)?;
-        show(place, &stack)?;
+        show(place, &stack, marks)?;
         let below = trees::sums_of(vault, snapshot.root)?;
         let repository = stack.told.map_or(RestoredRepository::Absent, RestoredRepository::Rebuilt);
         let Stack { not_carried, .. } = stack;
@@ -178,7 +219,8 @@ impl SharedLayers {
         place: &Place,
         before: &Snapshot,
     ) -> Result<(), SharedError> {
-        let layers = self.layers(place.vault, place.workspace)?;
+        let marks = marks_of(place)?;
+        let layers = self.layers(place.vault, place.workspace, marks)?;
         let noted = layers.noted(&place.run.to_string(), before, &self.boot)?;
         let is_shown = noted.is_some() && overlay::is_mounted(&place.checkout)?;
         if is_shown { Ok(()) } else { Err(SharedError::AtWork) }
@@ -194,10 +236,8 @@ impl SharedLayers {
         options: &mut ScanOptions,
         (environment, is_at_work): (Option<&Kept>, bool),
     ) -> Result<Scanned, SharedError> {
-        if !is_marked(&place.layer)? {
-            return Err(SharedError::Altered(place.layer.join("upper")));
-        }
-        let layers = self.layers(place.vault, place.workspace)?;
+        let marks = marks_of(place)?;
+        let layers = self.layers(place.vault, place.workspace, marks)?;
         let user = place.run.to_string();
         let stack = if let Some(stack) = layers.noted(&user, before, &self.boot)? {
             stack
@@ -205,14 +245,14 @@ impl SharedLayers {
             // The machine was started again meanwhile, or somebody made room: what was below is made again, and is
             // the same. What is shown now may lack it.
             overlay::unmount(&place.checkout)?;
-            let options = self.making(repository);
+            let options = self.making(repository, marks);
             layers.stack(intake, before, &user, &options, &Progress::default())?
         };
         if !overlay::is_mounted(&place.checkout)? {
             fs::create_dir_all(&place.checkout)?;
             match environment {
-                Some(kept) => show_with(place, &stack, kept, intake, before)?,
-                None => show(place, &stack)?,
+                Some(kept) => show_with(place, (&stack, marks), kept, intake, before)?,
+                None => show(place, &stack, marks)?,
             }
         }
         let upper = place.layer.join("upper");
@@ -220,25 +260,26 @@ impl SharedLayers {
             root: before.root,
             omitted: left_out(intake, before)?,
             repository: stack.repository(),
-            dirty: changed(&upper)?,
+            dirty: changed(&upper, marks)?,
         };
         let Some(kept) = environment else {
             return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
         };
         // What has another name now, or is tracked, is the run's, and is found in the environment only. What somebody is at
         // work in is looked at where it is seen: its layer cannot be a part of two views at once.
-        if is_at_work || has_moved(&upper)? || are_tracked(&kept.tree, &place.checkout)? {
+        if is_at_work || has_moved(&upper, marks)? || are_tracked(&kept.tree, &place.checkout)? {
             options.exclude = unchanged(intake, before.root, &kept.tree, &place.checkout)?;
             return Ok(seal_made(&place.checkout, made, intake, options, &Progress::default())?);
         }
         // Without its environment, which is beside what is in its tree; nor is what was only touched a change.
+        let own = (upper.as_path(), marks);
         options.exclude =
-            unchanged_in_layer(intake, before.root, &kept.tree, &upper, &place.checkout)?;
+            unchanged_in_layer(intake, before.root, &kept.tree, own, &place.checkout)?;
         let view = place.layer.join(VIEW);
         overlay::unmount(&view)?;
         fs::create_dir_all(&view)?;
         let layers = [&[upper], stack.trees.as_slice()].concat();
-        overlay::mount_view(&layers, &view)?;
+        overlay::mount_view(&layers, &view, marks)?;
         let sealed = seal_made(&view, made, intake, options, &Progress::default());
         overlay::unmount(&view)?;
         Ok(sealed?)
@@ -249,20 +290,27 @@ impl SharedLayers {
         &self,
         place: &Place,
         snapshot: &Snapshot,
-    ) -> Result<Stack, SharedError> {
-        let layers = self.layers(place.vault, place.workspace)?;
+    ) -> Result<(Stack, Marks), SharedError> {
+        let marks = marks_of(place)?;
+        let layers = self.layers(place.vault, place.workspace, marks)?;
         let stack = layers.noted(&place.run.to_string(), snapshot, &self.boot)?;
-        stack.ok_or_else(|| SharedError::NoLayers(place.checkout.clone()))
+        let stack = stack.ok_or_else(|| SharedError::NoLayers(place.checkout.clone()))?;
+        Ok((stack, marks))
     }
 
     /// Opens the layers of every workspace that has some. One that cannot be opened is in no other one's way.
     fn open_all(&self) -> Result<(), FsError> {
         let mut opened = Ok(());
-        for vault in fs::list_dir(&self.folder)? {
-            let inner = fs::list_dir(&self.folder.join(&vault)).unwrap_or_default();
-            let Some(vault) = vault.to_str().and_then(|name| name.parse().ok()) else { continue };
-            for workspace in inner.iter().filter_map(|name| name.to_str()?.parse().ok()) {
-                opened = opened.and(self.layers(vault, workspace).map(drop));
+        for marks in Marks::ALL {
+            let folder = self.folder_of(marks);
+            for vault in fs::list_dir(&folder)? {
+                let inner = fs::list_dir(&folder.join(&vault)).unwrap_or_default();
+                let Some(vault) = vault.to_str().and_then(|name| name.parse().ok()) else {
+                    continue;
+                };
+                for workspace in inner.iter().filter_map(|name| name.to_str()?.parse().ok()) {
+                    opened = opened.and(self.layers(vault, workspace, marks).map(drop));
+                }
             }
         }
         opened
@@ -290,6 +338,19 @@ impl SharedLayers {
     }
 }
 
+/// Names this start of the machine. Without, layers could not be told from those of an earlier one, of which files may be
+/// missing.
+pub(super) fn boot() -> Result<String, FsError> {
+    let (path, len) = BOOT;
+    let read = fs::read_if_exists(Path::new(path), len)?.unwrap_or_default();
+    let boot = String::from_utf8_lossy(&read).trim().to_owned();
+    if boot.is_empty() {
+        return Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+            .context("reading", Path::new(path));
+    }
+    Ok(boot)
+}
+
 /// Where it is said which environment a checkout has.
 pub(super) fn note(place: &Place) -> PathBuf {
     place.checkout.with_file_name(NOTE)
@@ -300,20 +361,16 @@ pub(super) fn is_gone(path: &Path) -> bool {
     path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
-fn show(place: &Place, stack: &Stack) -> Result<(), FsError> {
+fn show(place: &Place, stack: &Stack, marks: Marks) -> Result<(), FsError> {
     let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
-    overlay::mount(&Overlay {
-        lower: &stack.trees,
-        upper: &upper,
-        work: &work,
-        at: &place.checkout,
-    })
+    let (lower, at) = (&stack.trees, &place.checkout);
+    overlay::mount(&Overlay { lower, upper: &upper, work: &work, at, marks })
 }
 
 /// Shows a checkout with its environment.
 pub(super) fn show_with(
     place: &Place,
-    stack: &Stack,
+    (stack, marks): (&Stack, Marks),
     kept: &Kept,
     intake: &Intake,
     snapshot: &Snapshot,
@@ -330,7 +387,8 @@ pub(super) fn show_with(
     lower.extend(stack.trees.iter().cloned());
     overlay::unmount(&place.checkout)?;
     let (upper, work) = (place.layer.join("upper"), place.layer.join("work"));
-    let overlay = Overlay { lower: &lower, upper: &upper, work: &work, at: &place.checkout };
+    let at = &place.checkout;
+    let overlay = Overlay { lower: &lower, upper: &upper, work: &work, at, marks };
     Ok(overlay::mount(&overlay)?)
 }
 
@@ -371,11 +429,11 @@ pub(super) fn note_sealed(layer: &Path) {
 
 /// Marks a writable layer as the one of its run. The mark is a name, which is there whole or not at all, and from before
 /// all that the run writes.
-fn mark(layer: &Path) -> Result<(), SharedError> {
+fn mark(layer: &Path, marks: Marks) -> Result<(), SharedError> {
     let (upper, mark) = (layer.join("upper"), random::<MARK_LEN>()?);
     let mark = format!("{:032x}", u128::from_be_bytes(mark));
     fs::create_new(&layer.join(format!("{OPEN}{mark}")))?;
-    rustix::fs::lsetxattr(&upper, MARK, mark.as_bytes(), XattrFlags::empty())
+    rustix::fs::lsetxattr(&upper, attribute(marks), mark.as_bytes(), XattrFlags::empty())
         .context("marking", &upper)?;
     Ok(())
 }
@@ -388,14 +446,26 @@ fn marks(layer: &Path) -> Result<Vec<String>, FsError> {
         .collect())
 }
 
-/// Whether a writable layer is what its run has left.
-fn is_marked(layer: &Path) -> Result<bool, FsError> {
+/// What the layers of a checkout are marked with: those that root made stay those of root.
+fn marks_of(place: &Place) -> Result<Marks, SharedError> {
+    let marks = marked(&place.layer)?;
+    marks.ok_or_else(|| SharedError::Altered(place.layer.join("upper")))
+}
+
+/// What a writable layer is marked with, if it is what its run has left.
+fn marked(layer: &Path) -> Result<Option<Marks>, FsError> {
     let (upper, mut found) = (layer.join("upper"), [0; MARK_DIGITS]);
-    match rustix::fs::lgetxattr(&upper, MARK, &mut found) {
-        Ok(MARK_DIGITS) => Ok(marks(layer)?.iter().any(|mark| mark.as_bytes() == found)),
-        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::NOENT) => Ok(false),
-        Err(error) => Err(error).context("looking at", &upper),
+    for kind in Marks::ALL {
+        match rustix::fs::lgetxattr(&upper, attribute(kind), &mut found) {
+            Ok(MARK_DIGITS) => {
+                let is_mark = |mark: &String| mark.as_bytes() == found;
+                return Ok(marks(layer)?.iter().any(is_mark).then_some(kind));
+            }
+            Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::NOENT) => {}
+            Err(error) => return Err(error).context("looking at", &upper),
+        }
     }
+    Ok(None)
 }
 
 /// Puts a checkout aside, whatever kind it is.

@@ -5,7 +5,9 @@
     reason = "what a run does, it does with the system's own calls"
 )]
 
+mod conformance;
 mod installed;
+mod unprivileged;
 
 use std::fs as system;
 use std::io::Write;
@@ -26,25 +28,40 @@ struct Lab {
     folder: tempfile::TempDir,
     store: Store,
     git: Option<GitProgram>,
+    kind: Kind,
+}
+
+/// Kinds of checkouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Written from the store.
+    Copies,
+    /// That share bytes, where the file system can.
+    Bytes,
+    /// That share layers.
+    Layers,
 }
 
 impl Lab {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap(), Kind::Copies)
+    }
+
+    fn in_folder(folder: tempfile::TempDir, kind: Kind) -> Self {
         for name in ["runs", "scratch", "plain"] {
             system::create_dir_all(folder.path().join(name)).unwrap();
         }
         let store = Store::open(&folder.path().join("store")).unwrap();
-        Self { folder, store, git: None }
+        Self { folder, store, git: None, kind }
     }
 
     /// Nothing where this machine, or this user, cannot mount overlays.
     fn with_overlays() -> Option<Self> {
-        let lab = Self::new();
+        let lab = Self::in_folder(tempfile::tempdir().unwrap(), Kind::Layers);
         match lab.layers() {
             Ok(_) => Some(lab),
             Err(error) => {
-                writeln!(std::io::stderr(), "overlays are not tested: {error}").unwrap();
+                writeln!(std::io::stderr(), "!!! overlays are not tested: {error}").unwrap();
                 assert!(std::env::var_os("BATON_REQUIRE_OVERLAYS").is_none(), "they have to be");
                 None
             }
@@ -62,8 +79,21 @@ impl Lab {
     /// The next daemon.
     fn node(&self) -> NodeCheckouts {
         let mut node = self.without_overlays();
-        node.shared = Some(self.layers().unwrap());
+        match self.kind {
+            Kind::Copies => {}
+            Kind::Bytes => node.cloned = Some(SharedBytes::with(self.path("copies")).unwrap()),
+            Kind::Layers => node.shared = Some(self.layers().unwrap()),
+        }
         node
+    }
+
+    /// Where the layers of the workspace are.
+    fn stack_folder(&self) -> PathBuf {
+        let below = match self.layers().unwrap().marks() {
+            Marks::Trusted => "cache",
+            Marks::User => "cache/users",
+        };
+        self.path(below).join(VAULT.to_string()).join(WORKSPACE.to_string())
     }
 
     /// The next one, after another start of the machine, which ends what was mounted.
@@ -84,6 +114,8 @@ impl Lab {
             scratch: self.path("scratch"),
             secrets: Secrets::new(self.path("secrets")),
             shared: None,
+            cloned: None,
+            note: None,
             aside: self.path("runs/aside"),
             environments: EnvironmentCache::open(self.path("environments"), CacheLimits::default()),
             setups: Setups::default(),
@@ -200,32 +232,6 @@ fn abandoned() -> Option<(Lab, Place, SnapshotId, TreeId)> {
 }
 
 #[test]
-fn a_run_leaves_what_it_made_in_every_kind_of_checkout() {
-    let lab = Lab::new();
-    for name in ["edited", "folder/gone", "folder/stays"] {
-        write(&lab.path("plain"), name, "before\n");
-    }
-    let snapshot = lab.snapshot();
-    let mut results = Vec::new();
-    let mut nodes = vec![lab.without_overlays()];
-    nodes.extend(Lab::with_overlays().map(|_| lab.node()));
-    for (number, node) in nodes.iter().enumerate() {
-        let place = lab.place(number as u8);
-        let prepared = node.prepare(&place, snapshot).unwrap();
-        assert_eq!((prepared.files, prepared.bytes), (3, 21));
-        assert_eq!(lab.found(&place.checkout), lab.files(snapshot));
-        work(&place);
-        let result = node.seal(&place, snapshot).unwrap();
-        assert_eq!(lab.files(result), lab.found(&place.checkout));
-        assert_eq!(lab.vault().head(WORKSPACE, place.run.device()).unwrap().snapshot, result);
-        // Asked again, by this daemon or the next one.
-        assert_eq!(node.seal(&place, snapshot).unwrap(), result);
-        results.push(lab.files(result));
-    }
-    assert!(results.iter().all(|files| files == results.first().unwrap()));
-}
-
-#[test]
 fn what_was_mounted_when_a_daemon_was_killed_is_sealed_by_the_next_one() {
     let Some((lab, place, snapshot, left)) = abandoned() else { return };
     assert!(overlay::is_mounted(&place.checkout).unwrap());
@@ -249,7 +255,7 @@ fn after_another_start_of_the_machine_what_was_below_is_made_again() {
     let Some((lab, place, snapshot, left)) = abandoned() else { return };
     let node = lab.restarted(&[&place]);
     // What was not synced is gone.
-    let tree = lab.path("cache").join(VAULT.to_string()).join(WORKSPACE.to_string()).join("1/tree");
+    let tree = lab.stack_folder().join("1/tree");
     write(&tree, "folder/stays", "");
     system::remove_dir_all(tree.join("other")).unwrap();
     // Meanwhile others work on it, and go.
@@ -369,7 +375,7 @@ fn cut_off_while_it_is_let_go_of_it_is_still_what_was_sealed() {
 fn layers_go_with_the_last_run_that_has_them() {
     let Some((lab, place, snapshot, left)) = abandoned() else { return };
     let node = lab.node();
-    let folder = lab.path("cache").join(VAULT.to_string()).join(WORKSPACE.to_string());
+    let folder = lab.stack_folder();
     // Too unlike to share anything.
     for number in 0..1100 {
         write(&lab.path("plain"), &format!("many/{number}"), "x");
@@ -476,7 +482,8 @@ fn run_git(at: &Path, args: &[&str]) -> String {
     let mut git = std::process::Command::new("git");
     git.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", "/nonexistent");
     git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-    git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-C"]).arg(at).args(args);
+    git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "gc.auto=0", "-C"]);
+    git.arg(at).args(args);
     let output = git.output().unwrap();
     assert!(output.status.success(), "{args:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -484,9 +491,18 @@ fn run_git(at: &Path, args: &[&str]) -> String {
 
 #[test]
 fn a_repository_and_those_in_it_come_back_from_every_kind_of_checkout() {
-    let mut lab = Lab::new();
+    for mut lab in conformance::labs() {
+        lab.git = Some(git_program());
+        come_back_with_repositories(&lab);
+    }
+}
+
+fn git_program() -> GitProgram {
     let found = ["/usr/bin/git", "/usr/local/bin/git"].map(PathBuf::from);
-    lab.git = Some(GitProgram::new(found.into_iter().find(|path| path.exists()).unwrap()));
+    GitProgram::new(found.into_iter().find(|path| path.exists()).unwrap())
+}
+
+fn come_back_with_repositories(lab: &Lab) {
     let plain = lab.path("plain");
     for at in [plain.join("inner"), plain.clone()] {
         write(&at, "file", "x\n");
@@ -495,9 +511,7 @@ fn a_repository_and_those_in_it_come_back_from_every_kind_of_checkout() {
         run_git(&at, &["commit", "-q", "-m", "first"]);
     }
     let snapshot = lab.snapshot();
-    let mut nodes = vec![lab.without_overlays()];
-    nodes.extend(Lab::with_overlays().map(|_| lab.node()));
-    for (number, node) in nodes.iter().enumerate() {
+    for (number, node) in [lab.node(), lab.node()].iter().enumerate() {
         let place = lab.place(10 * number as u8);
         let prepared = node.prepare(&place, snapshot).unwrap();
         assert_eq!(prepared.receipt["omitted"].as_array().map_or(0, Vec::len), 0);

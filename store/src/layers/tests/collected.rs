@@ -98,10 +98,10 @@ fn who_comes_while_others_are_looked_for_keeps_its_layers() {
     let (begun, is_begun) = std::sync::mpsc::channel();
     let stack = std::thread::scope(|scope| {
         let (layers, objects, repository) = (&ground.layers, &ground.objects, ground.repository());
-        let snapshot = &snapshots[0];
+        let (snapshot, marks) = (&snapshots[0], ground.marks);
         let late = scope.spawn(move || {
             is_begun.recv().unwrap();
-            try_stack(layers, objects, &repository, snapshot, "late", "b").unwrap()
+            try_stack(layers, objects, (&repository, marks), snapshot, "late", "b").unwrap()
         });
         let begun = std::cell::Cell::new(Some(begun));
         let is_there = |_: &str| {
@@ -131,7 +131,9 @@ fn a_layer_that_was_not_finished_goes() {
     let lower = [folder.join("5/tree")];
     let (upper, work) = (folder.join("new-7/tree"), folder.join("new-7/work"));
     let at = folder.join("new-7/merged");
-    overlay::mount(&Overlay { lower: &lower, upper: &upper, work: &work, at: &at }).unwrap();
+    let overlay =
+        Overlay { lower: &lower, upper: &upper, work: &work, at: &at, marks: ground.marks };
+    overlay::mount(&overlay).unwrap();
     let layers = Layers::open(&folder).unwrap();
     sweep(&layers);
     assert_eq!(list_dir(&folder).unwrap(), ["5"]);
@@ -149,7 +151,9 @@ fn a_layer_that_was_not_finished_goes() {
     let lower = [folder.join("new-1/lower")];
     let (upper, work) = (folder.join("new-1/tree"), folder.join("new-1/work"));
     let at = folder.join("new-1/merged");
-    overlay::mount(&Overlay { lower: &lower, upper: &upper, work: &work, at: &at }).unwrap();
+    let overlay =
+        Overlay { lower: &lower, upper: &upper, work: &work, at: &at, marks: ground.marks };
+    overlay::mount(&overlay).unwrap();
     assert_eq!(ground.stack(&ground.snapshot(&plain), "user").layers, [1]);
     sweep(&ground.layers);
     assert_eq!(list_dir(&folder).unwrap(), ["1", "users"]);
