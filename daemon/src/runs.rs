@@ -9,6 +9,7 @@
 //! - [`turns`]: whose is next
 //! - [`input`], [`reads`], [`steer`]: what it is told, and whether it waits for that
 //! - [`kept`], [`attend`]: what it has done so far, and what goes on beside it
+//! - [`git_access`]: what its git has instead of credentials
 //! - [`program`]: what it executes
 //! - [`life`], [`checked`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //! - [`setting_up`]: what it finds installed
@@ -40,6 +41,7 @@ mod homes;
 mod execute;
 mod kept;
 mod attend;
+mod git_access;
 mod program;
 mod life;
 mod setting_up;
@@ -70,6 +72,7 @@ use baton_store::fs::{self, Context, FsError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
+use crate::forwarder::Trust;
 use crate::limits::{Allowance, Limits};
 use crate::notices::Notices;
 use crate::rooms::Room;
@@ -113,11 +116,13 @@ pub struct RunOptions {
     pub allowance: Allowance,
     /// Agents whose runs have no network.
     pub without_network: BTreeSet<String>,
+    /// Whom the node believes that they are the git hosts of its users.
+    pub trust: Arc<Trust>,
 }
 
 impl RunOptions {
     /// The usual limits.
-    pub const fn new(folder: PathBuf, environment: NodeEnvironment) -> Self {
+    pub fn new(folder: PathBuf, environment: NodeEnvironment) -> Self {
         Self {
             folder,
             environment,
@@ -131,6 +136,7 @@ impl RunOptions {
             shutdown_limit: Duration::from_secs(30),
             allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
             without_network: BTreeSet::new(),
+            trust: Arc::default(),
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::attend::{Attention, attend};
 use super::environment::{Installed, arguments, environment, find_in_home_first, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
+use super::git_access;
 use super::limits::Held;
 use super::process::Processes;
 use super::refused::{chain, reason};
@@ -113,10 +114,19 @@ impl Runs {
         if installed.made_at.is_some() {
             find_in_home_first(&mut variables, &home);
         }
+        let forwarder = match self.forward(live, given).await {
+            Ok(forwarder) => forwarder,
+            Err(failure) => {
+                let at = self.0.parts.clock.now_ms();
+                return Ended { failure: Some(failure), at, ..Ended::default() };
+            }
+        };
+        git_access::tell(&mut variables, &live.folders, forwarder.as_ref());
         let (program, arguments) = words
             .split_first()
             .map_or((OsStr::new(""), words), |(first, rest)| (first.as_os_str(), rest));
         let (attachments, receipt) = (live.folders.attachments(), live.folders.receipt());
+        let git = live.folders.git();
         let temporary = live.folders.temporaries();
         let job = Job {
             program,
@@ -124,7 +134,7 @@ impl Runs {
             checkout: &checkout,
             home: &home,
             temporary: Some(temporary.each_ref().map(PathBuf::as_path)),
-            readable: &[&attachments, &receipt],
+            readable: &[&attachments, &receipt, &git],
             seen_at: installed.made_at.as_ref().map(|(checkout, home)| (&**checkout, &**home)),
             environment: &variables,
             network: !self.is_without_network(&live.spec),
