@@ -112,7 +112,7 @@ fn a_run_fetches_and_pushes_its_own_branch_and_the_token_is_nowhere_in_its_room(
         set -e
         git fetch -q origin
         git log --format=%s -1 origin/main
-        git clone -q "$(git remote get-url origin)" "$HOME/clone" 2>&1
+        git clone -q "$(git config remote.origin.url)" "$HOME/clone" 2>&1
         git -C "$HOME/clone" config remote.origin.url > url
         echo more >> file
         git commit -qam three

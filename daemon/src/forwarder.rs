@@ -253,12 +253,9 @@ impl Shared {
     ) -> Result<Passed, Box<Response<Passed>>> {
         let mut reading = Reading::default();
         loop {
-            let piece = match body.next().await {
-                Some(Ok(piece)) => piece,
-                Some(Err(_)) | None => {
-                    let text = "the push ended before it said what it is about";
-                    return Err(Box::new(refused(target, text)));
-                }
+            let Some(Ok(piece)) = body.next().await else {
+                let text = "the push ended before it said what it is about";
+                return Err(Box::new(refused(target, text)));
             };
             match reading.push(&piece) {
                 Ok(true) => break,

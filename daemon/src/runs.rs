@@ -72,7 +72,6 @@ use baton_store::fs::{self, Context, FsError};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
-use crate::forwarder::Trust;
 use crate::limits::{Allowance, Limits};
 use crate::notices::Notices;
 use crate::rooms::Room;
@@ -117,7 +116,7 @@ pub struct RunOptions {
     /// Agents whose runs have no network.
     pub without_network: BTreeSet<String>,
     /// Whom the node believes that they are the git hosts of its users.
-    pub trust: Arc<Trust>,
+    pub trust: Arc<crate::forwarder::Trust>,
 }
 
 impl RunOptions {
@@ -486,10 +485,6 @@ impl Runs {
             tracing::warn!(%error, "control groups stay");
         }
         if ended { 0 } else { self.live_count() }
-    }
-
-    fn is_without_network(&self, spec: &RunSpec) -> bool {
-        self.0.options.without_network.contains(&spec.agent)
     }
 
     fn find(&self, user: &str, run: RunId) -> Option<Arc<Live>> {

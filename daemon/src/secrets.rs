@@ -232,12 +232,11 @@ impl Secrets {
         }
         let (mut variables, mut hosts) = (Vec::new(), Vec::new());
         for kept in chosen.into_values() {
-            match git_host(&kept.entry.name) {
-                Some(host) => hosts.push(GitHost::new(host, &kept.value, kept.entry.push)),
-                None => {
-                    let value = OsStr::from_bytes(kept.value.reveal()).to_owned();
-                    variables.push((OsString::from(&kept.entry.name), value));
-                }
+            if let Some(host) = git_host(&kept.entry.name) {
+                hosts.push(GitHost::new(host, &kept.value, kept.entry.push));
+            } else {
+                let value = OsStr::from_bytes(kept.value.reveal()).to_owned();
+                variables.push((OsString::from(&kept.entry.name), value));
             }
         }
         variables.sort();

@@ -212,8 +212,9 @@ impl State {
             answer.push_str(line);
             answer.push_str("\r\n");
         }
-        let length = content.len();
-        answer.push_str(&format!("Content-Length: {length}\r\nConnection: close\r\n\r\n"));
+        answer.push_str("Connection: close\r\nContent-Length: ");
+        answer.push_str(&content.len().to_string());
+        answer.push_str("\r\n\r\n");
         [answer.as_bytes(), content].concat()
     }
 }

@@ -35,13 +35,13 @@ pub(super) fn of<'a>(
 pub fn asking(run: &str) -> String {
     let ways = ways(run);
     format!(
-        r#"#!/bin/sh
+        r"#!/bin/sh
 host=${{1#*://}}
 host=${{host%%[/\']*}}
 host=${{host##*@}}
 {ways}
 exit 1
-"#
+"
     )
 }
 

@@ -13,7 +13,7 @@ use super::*;
 
 const TOKEN: &str = "tok-of-the-host-1234";
 const RUN: RunId = RunId::from_bytes([0xab; 16]);
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 const OID: &str = "1111111111111111111111111111111111111111";
 
 async fn within<T>(work: impl Future<Output = T>) -> T {

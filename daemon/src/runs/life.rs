@@ -595,7 +595,7 @@ mod tests {
             let run = info.spec.run;
             let expected = format!(
                 "/run:\n\n{root}/runs:\n{run}\nhomes\n\n{root}/runs/{run}:\n\
-                 attachments\ncheckout\nreceipt.json\nx\n\
+                 attachments\ncheckout\ngit\nreceipt.json\nx\n\
                  CapInh: CapPrm: CapEff: CapBnd: CapAmb: 2\nfine\n"
             );
             assert_eq!(stdout, expected, "{}", String::from_utf8_lossy(&stderr));

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_protocol::message::{Checked, RunState};
+use baton_protocol::message::{Checked, RunSpec, RunState};
 use baton_store::catalog::runs::RunUpdate;
 use baton_store::secrets::known::KnownValues;
 use tokio::sync::watch;
@@ -302,6 +302,10 @@ impl Runs {
             }
             Err(error) => Err(reason("its secrets could not be read", &error)),
         }
+    }
+
+    pub(super) fn is_without_network(&self, spec: &RunSpec) -> bool {
+        self.0.options.without_network.contains(&spec.agent)
     }
 
     /// Asks a run's processes to end, and kills those that do not.

@@ -229,7 +229,9 @@ fn what_is_for_a_git_host_is_no_variable_and_is_known_in_every_form() {
     };
     secrets.set(ANN, &secret("git:h.org", None, b"the-token-of-all")).unwrap();
     secrets.set(ANN, &any).unwrap();
-    secrets.set(ANN, &secret("git:other.org:8443", Some("claude"), b"of another agent")).unwrap_err();
+    secrets
+        .set(ANN, &secret("git:other.org:8443", Some("claude"), b"of another agent"))
+        .unwrap_err();
     secrets.set(ANN, &secret("git:other.org:8443", Some("claude"), b"of-another-agent")).unwrap();
     // As the next process finds it.
     let secrets = Secrets::new(home.path().join("secrets"));
@@ -248,7 +250,11 @@ fn what_is_for_a_git_host_is_no_variable_and_is_known_in_every_form() {
 
     let of_others = secrets.give(ANN, RUN, "other").unwrap();
     let pair = "Basic eC1hY2Nlc3MtdG9rZW46dGhlLXRva2VuLW9mLWFsbA==";
-    assert_eq!(of_others.hosts[0].authorization(), pair, "a token alone goes with a user that hosts know");
+    assert_eq!(
+        of_others.hosts[0].authorization(),
+        pair,
+        "a token alone goes with a user that hosts know"
+    );
     assert_eq!(of_others.hosts[0].push(), PushScope::Run);
 
     // The same once more, without more rights; and gone, whatever is said of its rights.
