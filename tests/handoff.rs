@@ -205,11 +205,15 @@ fn a_run_has_the_environment_of_the_contract_and_nothing_else() {
     let names: Vec<_> = found.keys().copied().collect();
     let wanted = [
         "BATON_ATTACHMENTS",
+        "BATON_BRANCH",
         "BATON_PROMPT",
         "BATON_RECEIPT",
         "BATON_RUN",
         "BATON_SNAPSHOT",
         "BATON_THREAD",
+        "GIT_ASKPASS",
+        "GIT_SSH",
+        "GIT_TERMINAL_PROMPT",
         "HOME",
         "LANG",
         "PATH",

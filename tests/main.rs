@@ -14,6 +14,7 @@ mod enrolment;
 mod environments;
 mod full_disk;
 mod git;
+mod git_access;
 mod guard;
 mod fidelity;
 mod handoff;

@@ -69,16 +69,16 @@ fn secrets_are_given_to_their_users_runs_only_also_after_a_restart() {
 
     // One line end belongs to the file and not to the value.
     let kept = set(&owner, &["TOKEN"], &format!("{TOKEN}\n"));
-    assert_eq!(kept["secrets"], json!([{"name": "TOKEN", "agent": null}]));
+    assert_eq!(kept["secrets"], json!([{"name": "TOKEN", "agent": null, "push": null}]));
     set(&owner, &["TOKEN", "--agent", "claude"], "of another agent");
     set(&owner, &["PLAIN", "--agent", "command"], "two\nlines\n\n");
     set(&bob, &["TOKEN"], "bobs own value");
     let all = json!([
-        {"name": "PLAIN", "agent": "command"},
-        {"name": "TOKEN", "agent": null},
-        {"name": "TOKEN", "agent": "claude"},
+        {"name": "PLAIN", "agent": "command", "push": null},
+        {"name": "TOKEN", "agent": null, "push": null},
+        {"name": "TOKEN", "agent": "claude", "push": null},
     ]);
-    let one = json!([{"name": "TOKEN", "agent": null}]);
+    let one = json!([{"name": "TOKEN", "agent": null, "push": null}]);
     let script = "echo ${#TOKEN} ${#PLAIN} $TOKEN";
     for _ in 0..2 {
         assert_eq!(owner.json(&["secret", "list"])["secrets"], all);

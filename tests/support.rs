@@ -19,4 +19,5 @@ pub(crate) mod home;
 pub(crate) mod cloud;
 pub(crate) mod nobody;
 pub(crate) mod git;
+pub(crate) mod git_host;
 pub(crate) mod interloper;

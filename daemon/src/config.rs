@@ -132,6 +132,9 @@ pub struct ServeConfig {
     /// Files and folders with toolchains that runs see. Nothing: what is found in the home of the node's user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expose: Option<Vec<String>>,
+    /// Files in PEM with certificates of authorities that the node believes, beside the machine's, where it speaks to git
+    /// hosts for runs.
+    pub git_authorities: Vec<PathBuf>,
 }
 
 impl Default for ServeConfig {
@@ -148,6 +151,7 @@ impl Default for ServeConfig {
             run_processes: None,
             run_disk: None,
             expose: None,
+            git_authorities: Vec::new(),
         }
     }
 }

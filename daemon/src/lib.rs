@@ -25,6 +25,7 @@ pub mod queue;
 pub mod rooms;
 pub mod limits;
 pub mod secrets;
+pub mod forwarder;
 pub mod notices;
 pub mod environments;
 pub mod runs;

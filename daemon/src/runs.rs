@@ -10,6 +10,7 @@
 //! - [`turns`]: whose is next
 //! - [`input`], [`reads`], [`steer`]: what it is told, and whether it waits for that
 //! - [`kept`], [`attend`]: what it has done so far, and what goes on beside it
+//! - [`git_access`]: what its git has instead of credentials
 //! - [`program`]: what it executes
 //! - [`life`], [`checked`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //! - [`setting_up`]: what it finds installed
@@ -42,6 +43,7 @@ mod homes;
 mod execute;
 mod kept;
 mod attend;
+mod git_access;
 mod program;
 mod life;
 mod setting_up;
@@ -460,10 +462,6 @@ impl Runs {
             tracing::warn!(%error, "control groups stay");
         }
         if ended { 0 } else { self.live_count() }
-    }
-
-    fn is_without_network(&self, spec: &RunSpec) -> bool {
-        self.0.options.without_network.contains(&spec.agent)
     }
 
     fn find(&self, user: &str, run: RunId) -> Option<Arc<Live>> {

@@ -6,12 +6,13 @@
 //! Not here: who may ask (the connection knows its vault), and what becomes of output in which a value stands
 //! ([`runs`](crate::runs)).
 //!
-//! **Invariant:** a value is in its file, in the memory of this process and in the environment of runs of its vault;
-//! no error, `Debug` or log of this module has a byte of one.
+//! **Invariant:** a value is in its file, in the memory of this process and in the environment of runs of its vault, and
+//! one for a git host in no environment; no error, `Debug` or log of this module has a byte of one.
 //!
 //! **Invariant:** a file that somebody else could read or write is refused, not read and not replaced.
 
 mod file;
+pub mod git;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -21,13 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use baton_protocol::id::{RunId, VaultId};
 use baton_protocol::message::secrets::{
-    SecretEntry, SecretError, SecretValue, SetSecret, check_agent, check_name,
+    SecretEntry, SecretError, SecretValue, SetSecret, check_agent, check_name, git_host,
 };
 use baton_protocol::message::{Refusal, RefusalCode};
 use baton_store::fs::{self, FsError};
 use baton_store::secrets::known::{KnownValues, TooManyValues};
 
 use file::{check_owner_only, read, write};
+use git::GitHost;
 
 /// Most secrets of one vault.
 pub const MAX_SECRETS: usize = 128;
@@ -120,6 +122,8 @@ struct Kept {
 pub struct Given {
     /// Its variables, each name once.
     pub variables: Vec<(OsString, OsString)>,
+    /// The git hosts that the node speaks to for it. It gets none of their values.
+    pub hosts: Vec<GitHost>,
     /// Every value of its user, also those of other agents; nothing where there is none to look for.
     pub known: Option<Arc<KnownValues>>,
 }
@@ -127,7 +131,7 @@ pub struct Given {
 impl std::fmt::Debug for Given {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names = self.variables.iter().map(|(name, _)| name);
-        f.debug_list().entries(names).finish()
+        f.debug_list().entries(names).entries(&self.hosts).finish()
     }
 }
 
@@ -158,9 +162,9 @@ impl Secrets {
         secret: &SetSecret,
     ) -> Result<Vec<SecretEntry>, SecretsError> {
         secret.check()?;
-        let entry = SecretEntry { name: secret.name.clone(), agent: secret.agent.clone() };
+        let entry = secret.entry();
         self.change(vault, |all| {
-            all.retain(|kept| kept.entry != entry);
+            all.retain(|kept| !kept.entry.is(&entry.name, entry.agent.as_deref()));
             all.push(Kept { entry: entry.clone(), value: secret.value.clone() });
             let bytes = |kept: &Kept| kept.entry.name.len() + kept.value.reveal().len();
             if all.len() > MAX_SECRETS || all.iter().map(bytes).sum::<usize>() > MAX_BYTES {
@@ -180,7 +184,7 @@ impl Secrets {
         check_name(&entry.name)?;
         check_agent(entry.agent.as_deref())?;
         self.change(vault, |all| {
-            all.retain(|kept| kept.entry != *entry);
+            all.retain(|kept| !kept.entry.is(&entry.name, entry.agent.as_deref()));
             Ok(())
         })
     }
@@ -226,11 +230,18 @@ impl Secrets {
                 Some(_) => {}
             }
         }
-        let text = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
-        let variable = |kept: &Kept| (kept.entry.name.clone().into(), text(kept.value.reveal()));
-        let mut variables: Vec<_> = chosen.into_values().map(variable).collect();
+        let (mut variables, mut hosts) = (Vec::new(), Vec::new());
+        for kept in chosen.into_values() {
+            if let Some(host) = git_host(&kept.entry.name) {
+                hosts.push(GitHost::new(host, &kept.value, kept.entry.push));
+            } else {
+                let value = OsStr::from_bytes(kept.value.reveal()).to_owned();
+                variables.push((OsString::from(&kept.entry.name), value));
+            }
+        }
         variables.sort();
-        let given = Arc::new(Given { variables, known: known_of(&all)? });
+        hosts.sort_by(|a, b| a.host().cmp(b.host()));
+        let given = Arc::new(Given { variables, hosts, known: known_of(&all)? });
         self.given_now().insert(run, Arc::clone(&given));
         Ok(given)
     }
@@ -313,7 +324,11 @@ impl Secrets {
 }
 
 fn known_of(all: &[Kept]) -> Result<Option<Arc<KnownValues>>, TooManyValues> {
-    Ok(KnownValues::new(all.iter().map(|kept| kept.value.reveal()))?.map(Arc::new))
+    let values = all.iter().flat_map(|kept| {
+        let token = git_host(&kept.entry.name).map(|_| git::token(&kept.value));
+        std::iter::once(kept.value.reveal()).chain(token)
+    });
+    Ok(KnownValues::new(values)?.map(Arc::new))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::message::{
     AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest, Head,
     LogEntry, LogReply, LogStream, Opening, PushHello, PushReply, PushRequest, Question,
     QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState, Terms, Welcome,
-    secrets::{SecretEntry, SecretValue, SetSecret},
+    secrets::{PushScope, SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, Extent, MAX_CHUNK, Manifest, ManifestChild,
@@ -284,9 +284,9 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
         run_id().prop_map(Request::WaitRun),
         run_id().prop_map(Request::CancelRun),
         (secret_entry(), vec(any::<u8>(), 0..40)).prop_map(
-            |(SecretEntry { name, agent }, value)| {
+            |(SecretEntry { name, agent, push }, value)| {
                 let value = SecretValue::new(value);
-                Request::SetSecret(Box::new(SetSecret { name, agent, value }))
+                Request::SetSecret(Box::new(SetSecret { name, agent, value, push }))
             }
         ),
         secret_entry().prop_map(Request::RemoveSecret),
@@ -301,7 +301,12 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
 }
 
 fn secret_entry() -> impl Strategy<Value = SecretEntry> {
-    ("\\PC{0,9}", option::of("[a-z]{0,9}")).prop_map(|(name, agent)| SecretEntry { name, agent })
+    let push = option::of(prop_oneof![Just(PushScope::Run), Just(PushScope::Any)]);
+    ("\\PC{0,9}", option::of("[a-z]{0,9}"), push).prop_map(|(name, agent, push)| SecretEntry {
+        name,
+        agent,
+        push,
+    })
 }
 
 pub(crate) fn push_request() -> impl Strategy<Value = PushRequest> {

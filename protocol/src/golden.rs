@@ -414,7 +414,7 @@ fn run() -> RunInfo {
 }
 
 fn secret() -> SecretEntry {
-    SecretEntry { name: "TOKEN".into(), agent: Some("command".into()) }
+    SecretEntry { name: "TOKEN".into(), agent: Some("command".into()), push: None }
 }
 
 #[test]
@@ -428,7 +428,7 @@ fn requests() {
     let id = RunId::from_bytes([1; 16]);
     let want = ObjectId { kind: ObjectKind::Tree, hash: [6; 32] };
     let value = SecretValue::new(b"xyz".to_vec());
-    let set = SetSecret { name: "TOKEN".into(), agent: None, value };
+    let set = SetSecret { name: "TOKEN".into(), agent: None, value, push: None };
     let opening = |request| hex(&message::encode(&Opening::new(request)).unwrap());
     let found = [
         ("join", opening(Request::Join { secret: [9; SECRET], name: "laptop".into() })),
@@ -477,9 +477,9 @@ fn requests() {
         wait run: 1300000001030309[01*16]
         cancel run: 130000000103030a[01*16]
         ahead: 030000000103030b
-        set secret: 0e0000000103030c05544f4b454e000378797a
+        set secret: 0f0000000103030c05544f4b454e000378797a00
         list secrets: 030000000103030d
-        remove secret: 120000000103030e05544f4b454e0107636f6d6d616e64
+        remove secret: 130000000103030e05544f4b454e0107636f6d6d616e6400
         say run: 180000000103030f[01*17]02686901
         answer run: 1900000001030310[01*18]31020179
         delete run: 1300000001030311[01*16]
@@ -545,7 +545,7 @@ fn replies() {
         end of log: 02000000010701
         wanted: 0300000001080001
         kept: 02000000010801
-        secrets: 1100000001090105544f4b454e0107636f6d6d616e64
+        secrets: 1200000001090105544f4b454e0107636f6d6d616e6400
     ",
     );
 }

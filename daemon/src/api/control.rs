@@ -363,6 +363,8 @@ pub struct SecretAnswer {
     pub name: String,
     /// Whose runs get it; null: those of every agent.
     pub agent: Option<String>,
+    /// Of one for a git host: where runs may push, `run` (to their own branch) or `any`; else null.
+    pub push: Option<String>,
 }
 
 /// `allow`.

@@ -40,6 +40,11 @@ impl ServeConfig {
                 return wrong("expose", format!("{path:?} is no single folder of toolchains"));
             }
         }
+        for path in &self.git_authorities {
+            if !path.is_absolute() {
+                return wrong("git_authorities", format!("{} is not absolute", path.display()));
+            }
+        }
         Ok(())
     }
 }
@@ -91,6 +96,7 @@ mod tests {
             "run_memory = 1000",
             "run_processes = 3",
             "run_disk = '1K'",
+            "git_authorities = ['ca.pem']",
             "expose = ['bin']",
             "expose = ['~/']",
             "expose = ['/']",

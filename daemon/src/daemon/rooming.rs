@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Options;
 use super::failure::Fail;
 use crate::config::Config;
+use crate::forwarder::Trust;
 use crate::limits::{self, Allowance, Limits};
 use crate::rooms::toolchains::{self, Toolchains};
 use crate::rooms::{self, RoomSettings};
@@ -66,6 +67,7 @@ pub(super) async fn choose(
         disk: serve.run_disk.map(|bytes| bytes.0),
     };
     let offline = config.agents.iter().filter(|(_, agent)| !agent.network);
+    runs.trust = Arc::new(Trust::new(serve.git_authorities.clone()));
     runs.without_network = offline.map(|(name, _)| name.clone()).collect();
     baton_store::fs::create_dir_all(&runs.folder)?;
     let isolation = if chosen.room.isolated() { Ok(()) } else { Err(chosen.detail) };

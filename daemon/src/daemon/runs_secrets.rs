@@ -76,7 +76,11 @@ fn check(checked: Result<(), baton_protocol::message::secrets::SecretError>) -> 
 }
 
 fn answer(target: Target, kept: Vec<SecretEntry>) -> Answer {
-    let entry = |SecretEntry { name, agent }| SecretAnswer { name, agent };
+    let entry = |SecretEntry { name, agent, push }| SecretAnswer {
+        name,
+        agent,
+        push: push.map(|scope| scope.name().to_owned()),
+    };
     Answer::Secrets(SecretsAnswer {
         remote: target.remote.name,
         secrets: kept.into_iter().map(entry).collect(),

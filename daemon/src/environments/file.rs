@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use baton_protocol::message::secrets::{SecretError, check_name};
+use baton_protocol::message::secrets::{SecretError, check_variable};
 use toml::{Table, Value};
 
 use super::glob::{Glob, GlobError};
@@ -207,7 +207,7 @@ fn variables(table: &Table) -> Result<BTreeMap<String, String>, FileError> {
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let short = || name.chars().take(80).collect();
-        match check_name(name) {
+        match check_variable(name) {
             Ok(()) => {}
             Err(SecretError::Owned { .. }) => return Err(FileError::Owned { name: short() }),
             Err(_) => return Err(FileError::Name { name: short() }),

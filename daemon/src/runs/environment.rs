@@ -10,6 +10,7 @@ use baton_protocol::id::{RunId, VaultId};
 use baton_protocol::message::RunSpec;
 
 use super::checkout::Place;
+use crate::forwarder::branch;
 use crate::rooms::DEFAULT_PATH;
 use crate::rooms::toolchains::Toolchains;
 use crate::secrets::Given;
@@ -110,6 +111,11 @@ impl Folders {
         self.root.join("attachments")
     }
 
+    /// Programs for its git.
+    pub(super) fn git(&self) -> PathBuf {
+        self.root.join("git")
+    }
+
     pub(super) fn receipt(&self) -> PathBuf {
         self.root.join("receipt.json")
     }
@@ -141,6 +147,7 @@ pub(super) fn environment(
     add("HOME", home.into());
     add("BATON_RUN", spec.run.to_string().into());
     add("BATON_THREAD", spec.thread.to_string().into());
+    add("BATON_BRANCH", branch(spec.run).into());
     add("BATON_SNAPSHOT", spec.snapshot.to_string().into());
     add("BATON_PROMPT", spec.prompt.clone().unwrap_or_default().into());
     add("BATON_ATTACHMENTS", folders.attachments().into());

@@ -12,6 +12,7 @@ use baton_store::error::StoreError;
 use baton_store::fs;
 
 use super::checkout::{CheckoutError, Prepared};
+use super::git_access::make_programs;
 use super::homes::{make_temporary, remove_temporary};
 use super::mask::masked;
 use super::program::Ended;
@@ -95,6 +96,7 @@ impl Runs {
             for told in told.iter().chain(&prepared.note) {
                 runs.note(&work, told);
             }
+            own("making the run's folders", make_programs(folders, &work.run.short()))?;
             let receipt = prepared.receipt.to_string();
             let written = fs::write_whole(&folders.receipt(), receipt.as_bytes(), 0o644);
             own("writing the receipt", written).map(|()| prepared)
@@ -457,6 +459,10 @@ mod tests {
                 format!("BATON_SNAPSHOT={}", asked.snapshot),
                 format!("BATON_THREAD={}", asked.thread),
                 format!("HOME={}", node.home_of(&asked)),
+                format!("BATON_BRANCH=handoff/{}", &asked.run.to_string()[..8]),
+                format!("GIT_ASKPASS={folder}/git/askpass"),
+                format!("GIT_SSH={folder}/git/ssh"),
+                "GIT_TERMINAL_PROMPT=0".to_owned(),
                 "LANG=C.UTF-8".to_owned(),
                 format!("PATH={}", crate::rooms::DEFAULT_PATH),
                 format!("PWD={folder}/checkout"),
@@ -497,7 +503,7 @@ mod tests {
             let keep = |vault, name: &str, agent: Option<&str>, value: &[u8]| {
                 let value = SecretValue::new(value.to_vec());
                 let (name, agent) = (name.to_owned(), agent.map(str::to_owned));
-                node.secrets().set(vault, &SetSecret { name, agent, value }).unwrap();
+                node.secrets().set(vault, &SetSecret { name, agent, value, push: None }).unwrap();
             };
             keep(node.vault, "TOKEN", None, b"hunter2-is-no-password");
             keep(node.vault, "TOKEN", Some("command"), b"that-of-plain-commands");
@@ -538,7 +544,7 @@ mod tests {
     async fn a_run_whose_secrets_cannot_be_read_does_not_start_without_them() {
         let node = Node::new();
         let value = SecretValue::new(b"swordfish".to_vec());
-        let secret = SetSecret { name: "TOKEN".to_owned(), agent: None, value };
+        let secret = SetSecret { name: "TOKEN".to_owned(), agent: None, value, push: None };
         node.secrets().set(node.vault, &secret).unwrap();
         let folder = node.folder.path().join("secrets");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -587,7 +593,7 @@ mod tests {
             let run = info.spec.run;
             let expected = format!(
                 "/run:\n\n{root}/runs:\n{run}\nhomes\n\n{root}/runs/{run}:\n\
-                 attachments\ncheckout\nreceipt.json\nx\n\
+                 attachments\ncheckout\ngit\nreceipt.json\nx\n\
                  CapInh: CapPrm: CapEff: CapBnd: CapAmb: 2\nfine\n"
             );
             assert_eq!(stdout, expected, "{}", String::from_utf8_lossy(&stderr));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::environment::NodeEnvironment;
@@ -34,11 +35,13 @@ pub struct RunOptions {
     pub allowance: Allowance,
     /// Agents whose runs have no network.
     pub without_network: BTreeSet<String>,
+    /// Whom the node believes that they are the git hosts of its users.
+    pub trust: Arc<crate::forwarder::Trust>,
 }
 
 impl RunOptions {
     /// The usual limits.
-    pub const fn new(folder: PathBuf, environment: NodeEnvironment) -> Self {
+    pub fn new(folder: PathBuf, environment: NodeEnvironment) -> Self {
         Self {
             folder,
             environment,
@@ -52,6 +55,7 @@ impl RunOptions {
             shutdown_limit: Duration::from_secs(30),
             allowance: Allowance { memory: None, milli_cpus: None, processes: None, disk: None },
             without_network: BTreeSet::new(),
+            trust: Arc::default(),
         }
     }
 

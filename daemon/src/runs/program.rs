@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_protocol::message::{Checked, RunState};
+use baton_protocol::message::{Checked, RunSpec, RunState};
 use baton_store::catalog::runs::RunUpdate;
 use baton_store::secrets::known::KnownValues;
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::attend::{Attention, attend};
 use super::environment::{Installed, arguments, environment, find_in_home_first, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
+use super::git_access;
 use super::limits::Held;
 use super::process::Processes;
 use super::refused::{chain, reason};
@@ -114,10 +115,19 @@ impl Runs {
         if installed.made_at.is_some() {
             find_in_home_first(&mut variables, &home);
         }
+        let forwarder = match self.forward(live, given).await {
+            Ok(forwarder) => forwarder,
+            Err(failure) => {
+                let at = self.0.parts.clock.now_ms();
+                return Ended { failure: Some(failure), at, ..Ended::default() };
+            }
+        };
+        git_access::tell(&mut variables, &live.folders, forwarder.as_ref());
         let (program, arguments) = words
             .split_first()
             .map_or((OsStr::new(""), words), |(first, rest)| (first.as_os_str(), rest));
         let (attachments, receipt) = (live.folders.attachments(), live.folders.receipt());
+        let git = live.folders.git();
         let temporary = live.folders.temporaries();
         let job = Job {
             program,
@@ -125,7 +135,7 @@ impl Runs {
             checkout: &checkout,
             home: &home,
             temporary: Some(temporary.each_ref().map(PathBuf::as_path)),
-            readable: &[&attachments, &receipt],
+            readable: &[&attachments, &receipt, &git],
             seen_at: installed.made_at.as_ref().map(|(checkout, home)| (&**checkout, &**home)),
             environment: &variables,
             network: !self.is_without_network(&live.spec),
@@ -293,6 +303,10 @@ impl Runs {
             }
             Err(error) => Err(reason("its secrets could not be read", &error)),
         }
+    }
+
+    pub(super) fn is_without_network(&self, spec: &RunSpec) -> bool {
+        self.0.options.without_network.contains(&spec.agent)
     }
 
     /// Asks a run's processes to end, and kills those that do not.

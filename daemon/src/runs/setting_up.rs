@@ -16,6 +16,7 @@ use baton_store::catalog::runs::RunUpdate;
 use super::attend::Attention;
 use super::checkout::Environments;
 use super::environment::{Installed, Variables, environment, find_in_home_first, set_where_free};
+use super::git_access::ask_nobody;
 use super::program::Ended;
 use super::refused::reason;
 use super::{Live, Runs, Stop};
@@ -215,6 +216,7 @@ impl Runs {
         all.push(("HOME".into(), script.home.into()));
         set_where_free(&mut all, variables(asked));
         find_in_home_first(&mut all, script.home);
+        ask_nobody(&mut all);
         let arguments = ["-e", "-c", script.text].map(OsString::from);
         let temporary = live.folders.temporaries();
         let job = Job {

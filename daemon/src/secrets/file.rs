@@ -5,7 +5,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use baton_protocol::message::secrets::{SecretEntry, SecretValue, SetSecret};
+use baton_protocol::message::secrets::{PushScope, SecretValue, SetSecret};
 use baton_store::fs::{self, Context};
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,16 @@ struct Row {
     agent: Option<String>,
     /// In base64.
     value: String,
+    /// Where runs may push, of one for a git host; nothing where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    push: Option<Push>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Push {
+    Run,
+    Any,
 }
 
 /// What a file holds; nothing where there is none.
@@ -49,11 +59,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<Kept>, SecretsError> {
     }
     let kept = |row: Row| {
         let value = SecretValue::new(BASE64.decode(row.value.as_bytes()).map_err(|_| damaged())?);
-        let secret = SetSecret { name: row.name, agent: row.agent, value };
+        let push = row.push.map(|push| match push {
+            Push::Run => PushScope::Run,
+            Push::Any => PushScope::Any,
+        });
+        let secret = SetSecret { name: row.name, agent: row.agent, value, push };
         // A name that was taken over from elsewhere could reach the program that makes the room.
         secret.check().map_err(|_| damaged())?;
-        let SetSecret { name, agent, value } = secret;
-        Ok(Kept { entry: SecretEntry { name, agent }, value })
+        Ok(Kept { entry: secret.entry(), value: secret.value })
     };
     file.secrets.into_iter().map(kept).collect()
 }
@@ -64,6 +77,10 @@ pub(super) fn write(path: &Path, all: &[Kept]) -> Result<(), SecretsError> {
         name: kept.entry.name.clone(),
         agent: kept.entry.agent.clone(),
         value: BASE64.encode(kept.value.reveal()),
+        push: kept.entry.push.map(|push| match push {
+            PushScope::Run => Push::Run,
+            PushScope::Any => Push::Any,
+        }),
     };
     let file = File { version: VERSION, secrets: all.iter().map(row).collect() };
     let json = serde_json::to_vec(&file).map_err(std::io::Error::from);

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use baton_protocol::message::secrets::PushScope;
+
 use super::*;
 
 const ANN: VaultId = VaultId::from_bytes([1; 16]);
@@ -10,11 +12,11 @@ const RUN: RunId = RunId::from_bytes([3; 16]);
 
 fn secret(name: &str, agent: Option<&str>, value: &[u8]) -> SetSecret {
     let value = SecretValue::new(value.to_vec());
-    SetSecret { name: name.to_owned(), agent: agent.map(str::to_owned), value }
+    SetSecret { name: name.to_owned(), agent: agent.map(str::to_owned), value, push: None }
 }
 
 fn entry(name: &str, agent: Option<&str>) -> SecretEntry {
-    SecretEntry { name: name.to_owned(), agent: agent.map(str::to_owned) }
+    SecretEntry { name: name.to_owned(), agent: agent.map(str::to_owned), push: None }
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -215,4 +217,50 @@ fn what_no_run_can_be_given_and_too_much_is_refused() {
     assert!(matches!(secrets.set(BOB, &secret("B", None, b"x")), Err(SecretsError::TooMany)));
     assert_eq!(secrets.list(BOB).unwrap().len(), MAX_SECRETS);
     assert!(secrets.give(ANN, RUN, "command").unwrap().known.is_some());
+}
+
+#[test]
+fn what_is_for_a_git_host_is_no_variable_and_is_known_in_every_form() {
+    let home = tempfile::tempdir().unwrap();
+    let secrets = Secrets::new(home.path().join("secrets"));
+    let any = SetSecret {
+        push: Some(PushScope::Any),
+        ..secret("git:h.org", Some("command"), b"ann:the-token-of-ann")
+    };
+    secrets.set(ANN, &secret("git:h.org", None, b"the-token-of-all")).unwrap();
+    secrets.set(ANN, &any).unwrap();
+    secrets
+        .set(ANN, &secret("git:other.org:8443", Some("claude"), b"of another agent"))
+        .unwrap_err();
+    secrets.set(ANN, &secret("git:other.org:8443", Some("claude"), b"of-another-agent")).unwrap();
+    // As the next process finds it.
+    let secrets = Secrets::new(home.path().join("secrets"));
+    let given = secrets.give(ANN, RUN, "command").unwrap();
+    assert_eq!(given.variables, []);
+    let hosts: Vec<_> = given.hosts.iter().map(|host| (host.host(), host.push())).collect();
+    assert_eq!(hosts, [("h.org", PushScope::Any)]);
+    let pair = "YW5uOnRoZS10b2tlbi1vZi1hbm4=";
+    assert_eq!(given.hosts[0].authorization(), format!("Basic {pair}"));
+    let shown = format!("{given:?} {:?}", given.hosts);
+    assert!(shown.contains("git:h.org") && !shown.contains("YW5u"), "{shown}");
+    let known = given.known.as_ref().unwrap();
+    for form in ["ann:the-token-of-ann", "the-token-of-ann", "the-token-of-all", pair] {
+        assert!(known.find(form.as_bytes()).is_some(), "{form}");
+    }
+
+    let of_others = secrets.give(ANN, RUN, "other").unwrap();
+    let pair = "Basic eC1hY2Nlc3MtdG9rZW46dGhlLXRva2VuLW9mLWFsbA==";
+    assert_eq!(
+        of_others.hosts[0].authorization(),
+        pair,
+        "a token alone goes with a user that hosts know"
+    );
+    assert_eq!(of_others.hosts[0].push(), PushScope::Run);
+
+    // The same once more, without more rights; and gone, whatever is said of its rights.
+    let held = secrets.set(ANN, &SetSecret { push: None, ..any.clone() }).unwrap();
+    assert_eq!(held.len(), 3);
+    assert_eq!(secrets.give(ANN, RUN, "command").unwrap().hosts[0].push(), PushScope::Run);
+    let left = secrets.remove(ANN, &entry("git:h.org", Some("command"))).unwrap();
+    assert_eq!(left.len(), 2);
 }

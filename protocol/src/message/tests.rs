@@ -112,11 +112,12 @@ fn a_newer_client_is_told_our_version_whatever_it_asks() {
 
 #[test]
 fn an_older_node_is_asked_what_it_knows_and_told_that_the_rest_is_newer() {
-    let secret = SecretEntry { name: "A".to_owned(), agent: None };
+    let secret = SecretEntry { name: "A".to_owned(), agent: None, push: None };
     let set = SetSecret {
         name: "A".to_owned(),
         agent: None,
         value: secrets::SecretValue::new(b"v".to_vec()),
+        push: None,
     };
     for (request, oldest) in [
         (Request::Hello, OLDEST),

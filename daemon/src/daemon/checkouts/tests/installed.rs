@@ -289,7 +289,7 @@ fn a_value_of_a_secret_is_not_kept() {
     for (lab, open) in nodes() {
         let (node, snapshot) = (open(&lab), lab.snapshot());
         let value = SecretValue::new(b"a value of many letters".to_vec());
-        let secret = SetSecret { name: "TOKEN".to_owned(), agent: None, value };
+        let secret = SetSecret { name: "TOKEN".to_owned(), agent: None, value, push: None };
         node.secrets.set(VAULT, &secret).unwrap();
         let place = lab.place(1);
         node.prepare(&place, snapshot).unwrap();
