@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
+mod agents;
 mod ahead;
 mod always_on;
 mod apply;

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 mod error;
-mod env;
 mod workspace;
+mod env;
 mod report;
 mod progress;
 mod detach;

@@ -18,12 +18,11 @@
 //! - [`background`]: always-on sync of what is watched
 //! - [`swift`]: a small push over a standing connection
 //! - [`trees`]: snapshot, push, log, diff, restore, status
-//! - [`handoffs`]: handoff and pull
+//! - [`conversations`], [`handoffs`]: which conversation travels, and moving work to a node
 //! - [`remote_runs`]: the runs of other nodes
 //! - [`steering`]: what those at work are told
 //! - [`runs_secrets`]: the secrets that they are given
-//! - [`pulls`]: what a run left, in a folder of its own
-//! - [`applies`]: what a run left, into a checkout; and undo
+//! - [`pulls`], [`applies`]: what a run left, in a folder of its own or into a checkout; and undo
 //! - [`health`]: check and doctor
 //!
 //! **Invariant:** one daemon a home, held by the lock of its store.
@@ -45,6 +44,7 @@ mod histories;
 mod background;
 mod swift;
 mod trees;
+pub mod conversations;
 mod handoffs;
 mod pulls;
 mod remote_runs;

@@ -5,19 +5,20 @@
 
 mod attach;
 mod carried;
+pub mod conversing;
 mod history;
 mod place;
 pub(crate) mod repository;
+mod taken;
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use baton_protocol::id::{DeviceId, IdempotencyKey, SnapshotId, WorkspaceId};
 use baton_protocol::message::Head;
-use baton_protocol::object::{Omission, OmitReason, Snapshot, TreeSums};
+use baton_protocol::object::Snapshot;
 use baton_store::catalog::Catalog;
 use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
@@ -34,11 +35,14 @@ use baton_store::snapshot::{
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use attach::attach;
+use conversing::{Wanted, carry};
 pub use history::{Receiver, Rest};
 pub use place::PlaceError;
 use place::place_of;
 use repository::Looked;
+pub use taken::{Taken, split_torn};
 
+use crate::agents::session::AgentError;
 use crate::clock::Clock;
 use crate::keeper::{Keeper, Watched, Watching};
 
@@ -84,6 +88,9 @@ pub enum TakeError {
     /// History that was cut could not be made whole.
     #[error("making the history of the repository whole")]
     History(#[source] baton_store::git::GitError),
+    /// The conversation of an agent could not be read.
+    #[error("reading the conversation")]
+    Conversation(#[source] AgentError),
     /// Two files to attach have one name.
     #[error("two files to attach are called {}", name.display())]
     SameName {
@@ -103,35 +110,8 @@ pub struct TakeOptions {
     pub session: String,
     /// Whom it is taken for, where it is to be sent.
     pub receiver: Option<Receiver>,
-}
-
-/// A snapshot that is durable here.
-#[derive(Debug)]
-pub struct Taken {
-    /// Whose.
-    pub workspace: WorkspaceId,
-    /// Its id.
-    pub id: SnapshotId,
-    /// The snapshot.
-    pub snapshot: Snapshot,
-    /// Files and bytes in it.
-    pub sums: TreeSums,
-    /// Paths that differ from the snapshot before.
-    pub files_changed: u64,
-    /// What was left out or torn.
-    pub omitted: Vec<Omission>,
-    /// What people should know.
-    pub notes: Vec<String>,
-    /// Whether it was made now; otherwise nothing had changed.
-    pub is_new: bool,
-    /// Whether history of its repository was cut; what follows is to be seen to.
-    pub is_cut: bool,
-    /// How long the barrier took.
-    pub barrier: Duration,
-    /// How long the scan took.
-    pub scan: Duration,
-    /// How long storing took.
-    pub store: Duration,
+    /// The conversation that travels with it.
+    pub conversation: Option<Wanted>,
 }
 
 /// What is done with a snapshot while it is being made durable: begun before, so that it goes on
@@ -305,7 +285,8 @@ impl Workspaces {
             self.look(keeper, base, &intake, &scan_options, progress)?;
         let scan = self.clock.since(started).saturating_sub(barrier);
         let storing = self.clock.instant();
-        let conversations = attach(&intake, options)?;
+        let (mut conversations, of_agent) = carry(&intake, options, self.secrets.as_deref())?;
+        conversations.extend(attach(&intake, options)?);
         let parts = SnapshotParts {
             workspace,
             device: self.device,
@@ -333,7 +314,7 @@ impl Workspaces {
             _ => (self.commit(&intake, &snapshot, head, beside)?, snapshot),
         };
         self.note_held(workspace, &scanned)?;
-        let (sums, notes) = (scanned.sums, [scanned.notes.clone(), of_git].concat());
+        let (sums, notes) = (scanned.sums, [scanned.notes.clone(), of_git, of_agent].concat());
         keeper.remember(known);
         keeper.keep(scanned);
         let store = self.clock.since(storing);
@@ -489,11 +470,6 @@ fn whole<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         }
         other => other.map(Some),
     }
-}
-
-/// What of a list was left out, and what was carried though it changed while it was read.
-pub fn split_torn(omitted: &[Omission]) -> (Vec<&Omission>, Vec<&Omission>) {
-    omitted.iter().partition(|omission| omission.reason != OmitReason::Torn)
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use baton_daemon::api::control::{Answer, Bytes, Command, HandoffAnswer, HandoffCall};
+use baton_daemon::api::control::{
+    Answer, Bytes, Command, ConversationChoice, HandoffAnswer, HandoffCall,
+};
 use baton_daemon::environments::file::PATH;
 use baton_daemon::environments::key::Suggestion;
 use baton_protocol::message::{MAX_CHECK, MAX_COMMAND, MAX_PROMPT, Terms};
@@ -52,7 +54,8 @@ pub(crate) struct Args {
     /// A file to take along, into the folder BATON_ATTACHMENTS; may be given more than once.
     #[arg(long, value_name = "FILE")]
     attach: Vec<PathBuf>,
-    /// Which conversation travels: in this version none does, with `auto` as with `none`.
+    /// Which conversation of an agent travels: `auto` for the only one of the workspace, `none`, or an id of `baton agent
+    /// list`. Unless said it is the only one, and none where there are several or one has what looks like a secret in it.
     #[arg(long, value_name = "auto|none|ID")]
     conversation: Option<String>,
     /// How long it may wait for the network; later it is not started, but reported [default: 7days].
@@ -178,9 +181,6 @@ fn refuse_what_comes_later(args: &Args) -> Result<(), CliError> {
         return Err(CliError::usage("only one run can be followed")
             .hint("leave out -f, then baton logs RUN -f"));
     }
-    if !matches!(args.conversation.as_deref(), None | Some("auto" | "none")) {
-        return Err(later::not_yet("`--conversation ID`", "leave it out, or --conversation none"));
-    }
     let pass = "pass a program: baton handoff -- COMMAND…";
     match args.agent.as_deref() {
         Some("command") if args.command.is_empty() => {
@@ -285,7 +285,28 @@ fn call(session: &Session, args: &Args, prompts: Vec<String>) -> Result<HandoffC
         expires_ms: args.expires.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         dry_run: args.dry_run,
         terms: args.terms.terms(),
+        conversation: conversation(args.conversation.as_deref())?,
+        agents: session.env.agents.clone(),
     })
+}
+
+/// Fewest digits by which a conversation can be named.
+const LEAST_DIGITS: usize = 8;
+
+fn conversation(said: Option<&str>) -> Result<ConversationChoice, CliError> {
+    let is_id = |text: &str| {
+        text.len() >= LEAST_DIGITS && text.bytes().all(|it| it.is_ascii_hexdigit() || it == b'-')
+    };
+    match said {
+        None => Ok(ConversationChoice::Unsaid),
+        Some("auto") => Ok(ConversationChoice::Auto),
+        Some("none") => Ok(ConversationChoice::None),
+        Some(id) if is_id(id) => Ok(ConversationChoice::Id(id.to_ascii_lowercase())),
+        Some(other) => {
+            let what = format!("{} is no id of a conversation", figures::one_line(other));
+            Err(CliError::usage(what).hint("baton agent list shows them; or auto, or none"))
+        }
+    }
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

@@ -80,6 +80,7 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         run: id(&args.run),
         into: args.into.as_ref().map(|into| workspace::bytes(session.absolute(into))),
         here: session.workspace(None).ok(),
+        agents: session.env.agents.clone(),
     };
     let _detach = Detach::new("the daemon goes on and finishes the folder");
     let pulled = expect_answer!(session.call(&Command::Pull(call))?, Pull);
@@ -107,6 +108,11 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             }
         }
         restore::receipt(&session.report, text, &pulled.receipt);
+        if !pulled.resume_command.is_empty() {
+            let words: Vec<_> =
+                pulled.resume_command.iter().map(|it| figures::one_line(it)).collect();
+            let _ = writeln!(text, "  go on there with: {}", words.join(" "));
+        }
     })?;
     Ok(0)
 }

@@ -12,8 +12,13 @@ use baton_protocol::message::Terms;
 use baton_protocol::message::secrets::SetSecret;
 use serde::{Deserialize, Serialize};
 
+pub use super::agents::{
+    AgentEntry, AgentFolder, AgentFolders, AgentsAnswer, ConversationChoice, ConversationEntry,
+};
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
-pub use super::receipt::{Bytes, GitOmittedEntry, GitReceipt, OmittedEntry, Receipt, ReportPath};
+pub use super::receipt::{
+    Bytes, ConversationReceipt, GitOmittedEntry, GitReceipt, OmittedEntry, Receipt, ReportPath,
+};
 pub use super::steer::{CheckEntry, RunCall, SaidAnswer, WaitingEntry};
 
 /// The first line from the command line.
@@ -157,6 +162,12 @@ pub struct HandoffCall {
     pub dry_run: bool,
     /// How its runs are to be treated.
     pub terms: Terms,
+    /// Which conversation travels.
+    #[serde(default)]
+    pub conversation: ConversationChoice,
+    /// Where it is looked for.
+    #[serde(default)]
+    pub agents: AgentFolders,
 }
 
 /// `follow-up`.
@@ -723,6 +734,9 @@ pub struct PullCall {
     pub into: Option<Bytes>,
     /// The worktree in which that was typed.
     pub here: Option<Bytes>,
+    /// Where a conversation goes on.
+    #[serde(default)]
+    pub agents: AgentFolders,
 }
 
 /// `pull` into a folder of its own.

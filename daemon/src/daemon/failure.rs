@@ -12,6 +12,7 @@ use baton_store::scan::ScanError;
 use baton_store::snapshot::{BlobError, SnapshotError};
 use baton_store::vault::CommitError;
 
+use crate::agents::session::AgentError;
 use crate::api::control::Failure;
 use crate::sync::SyncError;
 use crate::transport::TransportError;
@@ -135,10 +136,28 @@ impl From<TakeError> for Fail {
             }
             TakeError::Scan(error) => Self::of("scan", &error),
             TakeError::History(error) => error.into(),
+            TakeError::Conversation(error) => error.into(),
             TakeError::Attach { .. } | TakeError::SameName { .. } => {
                 Self::of("attachment", &error).hint("attach readable files of different names")
             }
             error => Self::of("snapshot", &error),
+        }
+    }
+}
+
+impl From<AgentError> for Fail {
+    fn from(error: AgentError) -> Self {
+        let hint = error.hint();
+        match error {
+            AgentError::Store(error) => error.into(),
+            error @ (AgentError::Several { .. } | AgentError::NoId { .. }) => {
+                let failed = Self::of("which-conversation", &error).exit(2);
+                hint.into_iter().fold(failed, Self::hint)
+            }
+            error => {
+                let failed = Self::of("conversation", &error);
+                hint.into_iter().fold(failed, Self::hint)
+            }
         }
     }
 }

@@ -39,12 +39,15 @@ impl Daemon {
         }
         let target = self.target(call.remote).await?;
         let handoff = RunId::from_bytes(random()?).to_string();
+        let root = to_path(call.path);
+        let conversation =
+            self.conversation(root.clone(), call.conversation, call.agents, events).await?;
         let options = TakeOptions {
             attachments: call.attachments.into_iter().map(to_path).collect(),
             session: handoff.clone(),
+            conversation,
             ..TakeOptions::default()
         };
-        let root = to_path(call.path);
         let (workspace, order) = self.order(&root, &target, events).await?;
         if call.dry_run {
             let taken = self.take(root, options, events).await?;

@@ -72,6 +72,7 @@ impl Daemon {
             }
         };
         tracing::info!(snapshot = %result, files = restored.files, "pulled");
+        let resume_command = self.go_on(result, root.clone(), call.agents, events).await?;
         Ok(Answer::Pull(Box::new(PullAnswer {
             root: root.to_string_lossy().into_owned(),
             branch,
@@ -84,7 +85,7 @@ impl Daemon {
             merged: Vec::new(),
             conflicts: Vec::new(),
             skipped: report::omitted(&restored.not_carried),
-            resume_command: Vec::new(),
+            resume_command,
             undo: None,
             receipt,
         })))

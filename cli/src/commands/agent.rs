@@ -1,0 +1,180 @@
+//! `baton agent`: the coding agents of this machine, and their conversations.
+//!
+//! Answered here and not by the daemon: programs, folders and keys of agents are those of whoever asks.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use baton_daemon::agents::adapter::Agent;
+use baton_daemon::agents::ask::{Asking, ask_here, find_program};
+use baton_daemon::agents::start::Login;
+use baton_daemon::agents::{ALL, named};
+use baton_daemon::api::control::{AgentEntry, AgentsAnswer};
+use baton_daemon::daemon::conversations::{entries, path_of};
+
+use super::later::{Rest, not_yet};
+use crate::error::CliError;
+use crate::report::{Report, Style, figures};
+use crate::session::Session;
+use crate::workspace;
+
+/// Conversations of an agent that are shown.
+const SHOWN: usize = 10;
+
+/// Coding agents, and their conversations about a workspace.
+///
+/// A conversation travels with `baton handoff`: the only one of the workspace by itself, and of several the one that
+/// `--conversation` names.
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Lists the agents that are installed, and their conversations about a workspace.
+    List {
+        /// The workspace [default: the current folder].
+        path: Option<PathBuf>,
+    },
+    /// Asks an agent's program for its version, and whether somebody is logged in.
+    Check {
+        /// `claude` or `codex`.
+        agent: String,
+    },
+    /// Hooks and slash commands of an agent (not in this version).
+    #[command(hide = true)]
+    Setup(Rest),
+    /// Takes them away (not in this version).
+    #[command(hide = true)]
+    Remove(Rest),
+}
+
+pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
+    session.refuse_remote("agent")?;
+    match &args.what {
+        What::List { path } => {
+            let root = workspace::root(path.as_deref(), &session.env.cwd)?;
+            let mut agents = Vec::new();
+            for agent in ALL {
+                let mut entry = looked_at(session, agent);
+                if let Some(folder) = folder(session, agent) {
+                    entry.conversations = entries(agent, &folder, &root)?;
+                }
+                agents.push(entry);
+            }
+            let answer = AgentsAnswer { agents };
+            session.report.answer(&answer, |text| {
+                answer.agents.iter().for_each(|entry| show(&session.report, text, entry));
+            })?;
+            Ok(0)
+        }
+        What::Check { agent } => check(session, agent),
+        What::Setup(_) => Err(not_yet("`baton agent setup`", "baton agent list")),
+        What::Remove(_) => Err(not_yet("`baton agent remove`", "baton agent list")),
+    }
+}
+
+fn check(session: &Session, name: &str) -> Result<u8, CliError> {
+    let agent = named(name).ok_or_else(|| {
+        let names: Vec<_> = ALL.iter().map(|agent| agent.name()).collect();
+        CliError::usage(format!("{} is no agent that Baton knows", figures::one_line(name)))
+            .hint(format!("one of: {}", names.join(", ")))
+    })?;
+    let entry = looked_at(session, agent);
+    let failed = |what: &str, hint: &str| -> Result<u8, CliError> {
+        Err(CliError::new("agent", format!("{}: {what}", agent.title())).hint(hint.to_owned()))
+    };
+    if entry.program.is_none() {
+        return failed(
+            "its program is not installed",
+            &format!("install {} into a folder of PATH", agent.program()),
+        );
+    }
+    if entry.version.is_none() {
+        return failed(
+            "its program does not say its version",
+            &format!("{} --version", agent.program()),
+        );
+    }
+    if entry.logged_in == Some(false) {
+        return failed("nobody is logged in", entry.detail.as_deref().unwrap_or("log in"));
+    }
+    let answer = AgentsAnswer { agents: vec![entry] };
+    session.report.answer(&answer, |text| {
+        answer.agents.iter().for_each(|entry| show(&session.report, text, entry));
+    })?;
+    Ok(0)
+}
+
+fn folder(session: &Session, agent: &dyn Agent) -> Option<PathBuf> {
+    let folders = session.env.agents.folders.iter();
+    folders.filter(|it| it.agent == agent.name()).map(|it| path_of(&it.path)).next()
+}
+
+/// What is known of an agent without its conversations.
+fn looked_at(session: &Session, agent: &dyn Agent) -> AgentEntry {
+    let env = &session.env;
+    let program = find_program(agent.program(), &env.path);
+    let (mut version, mut logged_in, mut detail) = (None, None, None);
+    if let Some(program) = &program {
+        let asking = Asking {
+            program: program.clone(),
+            environment: env.variables.0.clone(),
+            folder: env.cwd.clone(),
+        };
+        match ask_here(agent, &asking) {
+            Ok(told) => {
+                version = told.version;
+                (logged_in, detail) = match told.login {
+                    Login::Yes(how) => (Some(true), Some(how)),
+                    Login::No(what) => (Some(false), Some(what)),
+                    Login::Unknown => (None, None),
+                };
+            }
+            Err(error) => detail = Some(crate::error::chain(&error)),
+        }
+    }
+    AgentEntry {
+        agent: agent.name().to_owned(),
+        title: agent.title().to_owned(),
+        program: program.map(|path| path.to_string_lossy().into_owned()),
+        version,
+        logged_in,
+        detail,
+        folder: folder(session, agent).map(|path| path.to_string_lossy().into_owned()),
+        conversations: Vec::new(),
+    }
+}
+
+fn show(report: &Report, to: &mut String, entry: &AgentEntry) {
+    let name = report.paint(Style::Name, &figures::one_line(&entry.agent));
+    let version = match (&entry.program, &entry.version) {
+        (None, _) => "not installed".to_owned(),
+        (Some(_), None) => "of an unknown version".to_owned(),
+        (Some(_), Some(version)) => figures::one_line(version),
+    };
+    let _ = write!(to, "{name}  {}, {version}", figures::one_line(&entry.title));
+    if entry.program.is_some() {
+        let word = match entry.logged_in {
+            Some(true) => "logged in",
+            Some(false) => "not logged in",
+            None => "whether somebody is logged in is not known",
+        };
+        let _ = write!(to, ", {word}");
+    }
+    to.push('\n');
+    if let Some(detail) = entry.detail.as_deref().filter(|_| entry.logged_in != Some(true)) {
+        let _ = writeln!(to, "  {}", figures::one_line(detail));
+    }
+    for it in entry.conversations.iter().take(SHOWN) {
+        let (id, title) = (figures::one_line(&it.conversation), figures::one_line(&it.title));
+        let _ = writeln!(to, "  {id}  {}  {title}", it.modified_at);
+    }
+    if let Some(more) = entry.conversations.len().checked_sub(SHOWN + 1) {
+        let _ = writeln!(to, "  and {}", figures::plural(more as u64 + 1, "older one"));
+    }
+}

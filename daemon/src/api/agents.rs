@@ -1,0 +1,71 @@
+//! Agents and their conversations, as the command line names them.
+
+#![expect(missing_docs, reason = "the fields are those of the command-line contract")]
+
+use serde::{Deserialize, Serialize};
+
+use super::receipt::Bytes;
+
+/// Where agents keep what is theirs: of the command that asks, not of the daemon that answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentFolders {
+    /// The home of the user.
+    pub home: Option<Bytes>,
+    /// The folder of each agent that has one.
+    pub folders: Vec<AgentFolder>,
+}
+
+/// The folder of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentFolder {
+    pub agent: String,
+    /// Absolute; it need not exist.
+    pub path: Bytes,
+}
+
+/// Which conversation travels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConversationChoice {
+    /// Nothing was said: the only one of the workspace, and none where that is not clear.
+    #[default]
+    Unsaid,
+    /// The only one of the workspace; several are an error.
+    Auto,
+    /// None.
+    None,
+    /// This one, whatever is found in it.
+    Id(String),
+}
+
+/// `agent list`, `agent check`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AgentsAnswer {
+    pub agents: Vec<AgentEntry>,
+}
+
+/// An agent of this machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AgentEntry {
+    pub agent: String,
+    pub title: String,
+    /// Where its program is; null where it is not installed.
+    pub program: Option<String>,
+    pub version: Option<String>,
+    /// Whether somebody is logged in; null where nobody knows.
+    pub logged_in: Option<bool>,
+    /// How, or what to do about it.
+    pub detail: Option<String>,
+    pub folder: Option<String>,
+    /// Those of the workspace, the newest first.
+    pub conversations: Vec<ConversationEntry>,
+}
+
+/// A conversation of a workspace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConversationEntry {
+    pub conversation: String,
+    pub cwd: String,
+    pub title: String,
+    pub modified_at: String,
+}
