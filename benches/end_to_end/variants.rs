@@ -1,7 +1,7 @@
 //! Attempts at once: how soon each of several runs of one handoff is at work, beside worktrees and copies; and many
 //! small runs beside plain processes.
 //!
-//! The tree is handed over as it is, and is not edited. Which kind of checkout it becomes, and whether copies share
+//! The tree is handed over as it is, and is not edited; `--with baton` leaves the others out. Which kind of checkout it becomes, and whether copies share
 //! their bytes, is up to the file system of `--work`.
 
 use std::fmt::Write as _;
@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments, tree: &Path, scratch: &Scratch) {
     }
     small(arguments, (&home, &node), &path, (&mut times, &mut sizes));
     sizes.add("node, peak memory", memory(node.pid(), "VmHWM") as f64);
-    for _ in 0..arguments.runs.min(3) {
+    if arguments.has("peers") {
         peers(arguments.variants, tree, scratch, &mut times);
     }
     home.remove();

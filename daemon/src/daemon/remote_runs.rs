@@ -165,6 +165,9 @@ impl Daemon {
         let places: Vec<usize> = (0..found.len()).collect();
         let at = only(&places, "run", digits, "baton runs")?;
         let (target, info) = found.swap_remove(at);
+        let queued = self.runs_in_queue().await?.into_iter();
+        let waiting = queued.filter(|(entry, _)| entry.state == EntryState::Waiting);
+        all.extend(waiting.map(|(_, info)| info));
         let RunSpec { run, thread, .. } = &info.spec;
         let next = all.iter().find(|it| it.spec.parent == Some(*run) && it.spec.thread == *thread);
         Ok((target, info, next.map(|next| next.spec.run)))

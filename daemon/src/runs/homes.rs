@@ -262,24 +262,27 @@ impl Runs {
     /// thread is at work. What is in it is gone at once; that it takes no place any more may take a while.
     pub async fn forget_home(&self, vault: VaultId, thread: ThreadId) -> Result<bool, RunsError> {
         let runs = self.clone();
-        let forget = move || -> Result<bool, FsError> {
-            let homes = &runs.0.homes;
-            let claimed = homes.claimed();
-            if claimed.contains_key(&(vault, thread)) {
-                return Ok(false);
-            }
-            let aside = homes.folder.join("aside");
-            fs::create_dir_all(&aside)?;
-            put_aside(&homes.of(vault, thread), &aside, "")?;
-            drop(claimed);
-            Ok(true)
-        };
+        let forget = move || runs.put_home_aside(vault, thread);
         let forgotten = self.blocking("run-home", forget).await?;
         let forgotten = forgotten.map_err(|error| RunsError::Store(error.into()))?;
         let runs = self.clone();
         let sweep = move || runs.sweep_homes();
         self.0.parts.tasks.spawn_blocking("run-home", sweep).detach();
         Ok(forgotten)
+    }
+
+    /// Puts the home of a thread aside, unless a run is at work in it.
+    pub(super) fn put_home_aside(&self, vault: VaultId, thread: ThreadId) -> Result<bool, FsError> {
+        let homes = &self.0.homes;
+        let claimed = homes.claimed();
+        if claimed.contains_key(&(vault, thread)) {
+            return Ok(false);
+        }
+        let aside = homes.folder.join("aside");
+        fs::create_dir_all(&aside)?;
+        put_aside(&homes.of(vault, thread), &aside, "")?;
+        drop(claimed);
+        Ok(true)
     }
 
     /// Removes what was put aside.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use baton_protocol::message::RunState;
 use baton_store::catalog::runs::RunRow;
 use baton_store::checkout::remove_made;
-use baton_store::fs::{self, FsError};
+use baton_store::fs;
 
 use super::ended::look_after_ended;
 use super::environment::Folders;
 use super::process::{ProcessRecord, kill_leftovers};
 use super::program::Ended;
+use super::refused::reason;
 use super::{Live, Runs, RunsError};
 
 impl Runs {
@@ -38,26 +39,29 @@ impl Runs {
 
     /// Begins with a run of which nothing was started, without what was prepared for it.
     async fn begin_anew(&self, row: RunRow) -> Result<(), RunsError> {
-        let root = Folders::of(&self.0.options.folder, row.info.spec.run).root().to_owned();
-        let is_new = root.symlink_metadata().is_err();
         let live = self.enter(row);
-        if !is_new {
-            self.discard_checkout(&live).await;
-            let log = Arc::clone(&live.log);
-            let clear = move || -> Result<(), FsError> {
-                for name in fs::list_dir(&root)?.iter().filter(|name| *name != "log") {
-                    remove_made(&root.join(name))?;
-                }
-                log.reopen()
-                    .map_err(|error| tracing::warn!(%error, "its output is not gone on with"))
-                    .ok();
-                Ok(())
-            };
-            if let Err(error) = self.blocking("run-recover", clear).await? {
-                tracing::warn!(run = %live.run, %error, "a part of what was prepared stays");
-            }
+        if live.folders.root().symlink_metadata().is_err() {
+            let asked = self.ask(&live);
+            self.begin(live, asked);
+            return Ok(());
         }
-        self.begin(live);
+        let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(&live));
+        let clear = move || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            work.log.reopen()?;
+            checkouts.release(&work.folders.checkout(), &work.folders.layer())?;
+            for name in fs::list_dir(work.folders.root())?.iter().filter(|name| *name != "log") {
+                remove_made(&work.folders.root().join(name))?;
+            }
+            Ok(())
+        };
+        if let Err(error) = self.blocking("run-recover", clear).await? {
+            let reason = reason("what was prepared of it before cannot be taken away", &*error);
+            self.finish(&live, RunState::Interrupted, Some(reason), None).await;
+            self.leave(&live);
+            return Ok(());
+        }
+        let asked = self.ask(&live);
+        self.begin(live, asked);
         Ok(())
     }
 
