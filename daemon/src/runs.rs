@@ -86,6 +86,7 @@ use input::Input;
 use limits::NodeLimits;
 use log::writer::Log;
 pub use options::{AgentLimits, RunOptions};
+pub(crate) use recover::kill_leftovers_in;
 use refused::check;
 pub use refused::{RunsError, SpecError};
 use turns::{Asked, Turn, Turns};

@@ -1,10 +1,15 @@
 //! What an earlier daemon left behind.
 //!
+//! What is in another namespace cannot be told from others by a process that is in one itself: then [`kill_leftovers_in`]
+//! comes first, from outside of all.
+//!
 //! **Invariant:** when [`Runs::recover`] returns, no process of an earlier daemon's runs is alive, and no
 //! program that was started once is started again.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use baton_protocol::id::RunId;
 use baton_protocol::message::RunState;
 use baton_store::catalog::runs::RunRow;
 use baton_store::checkout::remove_made;
@@ -12,10 +17,21 @@ use baton_store::fs;
 
 use super::ended::look_after_ended;
 use super::environment::Folders;
-use super::process::{ProcessRecord, kill_leftovers};
+use super::process::{ProcessRecord, kill_leftovers, kill_leftovers_of};
 use super::program::Ended;
 use super::refused::reason;
 use super::{Live, Runs, RunsError};
+
+/// Kills what earlier daemons left of any run that has a folder here. The caller has the lock of their home, so that none
+/// of these runs is at work. Returns how many processes were found, and whether all are gone.
+pub(crate) fn kill_leftovers_in(runs: &Path) -> Result<(usize, bool), FsError> {
+    let names = fs::list_dir(runs)?;
+    let all = names.iter().filter_map(|name| name.to_str()?.parse::<RunId>().ok());
+    let record = |run| ProcessRecord::read(&Folders::of(runs, run).process());
+    let all: Vec<_> = all.map(|run| (run, record(run))).collect();
+    // Most nodes have left nothing, and to look through all processes takes a while.
+    Ok(if all.is_empty() { (0, true) } else { kill_leftovers_of(&all) })
+}
 
 impl Runs {
     /// Takes up the runs of an earlier daemon: those of which nothing was started begin anew, the others end as
@@ -200,6 +216,32 @@ mod tests {
             assert_eq!(node.sealed(&info, "made"), b"begun\n");
             assert_eq!(entries(&node.log(run).await, LogStream::Stdout), b"ready\n");
         }
+    }
+
+    #[test]
+    fn what_runs_of_a_home_left_is_ended_before_a_node_moves() {
+        let folder = tempfile::tempdir().unwrap();
+        let [here, elsewhere] = [1, 2].map(|number| RunId::from_bytes([number; 16]));
+        assert_eq!(kill_leftovers_in(&folder.path().join("none")).unwrap(), (0, true));
+        fs::create_dir_all(&folder.path().join(here.to_string())).unwrap();
+        fs::create_dir_all(&folder.path().join("aside")).unwrap();
+        let start = |program: &str, args: &[&str], run: RunId| {
+            let mut command = Command::new(program);
+            command.args(args).env("BATON_RUN", run.to_string()).process_group(0);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        };
+        let walls = ["--user", "--mount", "--map-current-user", "sleep", "311"];
+        let mut left = [start("sleep", &["310"], here), start("unshare", &walls, here)];
+        let mut other = start("sleep", &["312"], elsewhere);
+        let (found, gone) = kill_leftovers_in(folder.path()).unwrap();
+        assert!(found >= 1 && gone);
+        for child in &mut left {
+            assert!(!child.wait().unwrap().success());
+        }
+        assert_eq!(other.try_wait().unwrap(), None, "a run of another home");
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     /// Leaves a run as a daemon does that dies while it is in this state.

@@ -64,10 +64,11 @@ pub struct Cloned {
 }
 
 impl Clones {
-    /// Whether files of a folder can share bytes, found out by trying.
-    pub fn try_in(folder: &Path) -> Result<(), FsError> {
+    /// Whether files of one folder can share bytes with their copies in another one, found out by trying.
+    pub fn try_in(folder: &Path, copies: &Path) -> Result<(), FsError> {
         fs::create_dir_all(folder)?;
-        can_share(folder)
+        fs::create_dir_all(copies)?;
+        can_share(folder, copies)
     }
 
     /// Opens the folder of a workspace, which is made where it is missing.

@@ -25,6 +25,19 @@ fn namespace() -> Option<(Command, u32)> {
     trial.status().is_ok_and(|status| status.success()).then_some((command, user))
 }
 
+/// Gives up what a namespace permits, where this program is in one: only the thread that mounts has it, as in a node.
+pub(super) fn give_up_rights() {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+    static MOUNTER: std::sync::Once = std::sync::Once::new();
+    if std::env::var_os(INSIDE).is_none() {
+        return;
+    }
+    MOUNTER.call_once(|| crate::layers::keep_mounter().unwrap());
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set_capabilities(None, sets).unwrap();
+}
+
 #[test]
 fn all_of_this_holds_for_a_user_in_a_namespace() {
     if std::env::var_os(INSIDE).is_some() {
