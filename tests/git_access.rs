@@ -231,6 +231,7 @@ fn without_a_credential_git_names_the_two_ways_and_asks_nobody() {
         git push origin HEAD:main < /dev/null; echo "push $?"
         git fetch origin < /dev/null; echo "fetch $?"
         git push ssh://git@localhost:1/team/project.git HEAD:main; echo "ssh $?"
+        git push ssh://git@127.0.0.1:1/team/project.git HEAD:main; echo "ssh $?"
     "#;
     let (shown, said) = scene.run(script);
     let run = &text(&shown, "run")[..8];
@@ -244,7 +245,9 @@ fn without_a_credential_git_names_the_two_ways_and_asks_nobody() {
         "{said}"
     );
     assert_eq!(said.matches(&format!("baton secret set git:{host} ")).count(), 2, "{said}");
-    assert_eq!(said.matches("this run has no credential for localhost.").count(), 1, "{said}");
+    assert_eq!(said.matches("this run has no credential for 127.0.0.1.").count(), 1, "{said}");
+    assert_eq!(said.matches("this run has a credential for localhost:1,").count(), 1, "{said}");
+    assert_eq!(said.matches("https://localhost:1/OWNER/REPOSITORY ").count(), 1, "{said}");
     assert_eq!(said.matches(&pull).count(), 3, "{said}");
     assert_eq!(scene.refs(), before);
     let asked = scene.host.asked();
@@ -302,8 +305,10 @@ fn a_run_without_a_network_has_no_way_to_a_host() {
     let scene = Scene::new("[agents.command]\nnetwork = false\n");
     scene.set(&[]);
     let script = "env | grep -c GIT_CONFIG; git ls-remote origin > said 2>&1; echo $?";
-    let isolated = scene.home.baton(&["handoff", arg(&scene.tree), "--", "true"]).status.success();
-    if !isolated {
+    let tried = scene.home.baton(&["handoff", arg(&scene.tree), "--", "true"]);
+    if !tried.status.success() {
+        let said = String::from_utf8_lossy(&tried.stderr);
+        assert!(said.contains("its runs are not isolated"), "{said}");
         eprintln!("not tested: without walls such a run is refused");
         return;
     }
