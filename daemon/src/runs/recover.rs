@@ -13,7 +13,7 @@ use baton_protocol::id::RunId;
 use baton_protocol::message::RunState;
 use baton_store::catalog::runs::RunRow;
 use baton_store::checkout::remove_made;
-use baton_store::fs;
+use baton_store::fs::{self, FsError};
 
 use super::ended::look_after_ended;
 use super::environment::Folders;
