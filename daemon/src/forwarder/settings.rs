@@ -154,7 +154,6 @@ mod tests {
 
     /// With the git that is there.
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "a test has the environment itself")]
     fn git_asks_the_node_for_every_form_that_is_documented() {
         let base = "http://127.0.0.1:9";
         let all = of(base, "k", ["h.org", "h.org:8443"].into_iter());
