@@ -145,6 +145,9 @@ impl Inner {
     }
 }
 
+/// A run that was put among the live ones, and its place in the queue.
+type New = (Arc<Live>, Asked);
+
 /// A run that has not ended.
 struct Live {
     run: RunId,
@@ -302,7 +305,7 @@ impl Runs {
         user: &str,
         vault: VaultId,
         spec: &RunSpec,
-    ) -> Result<(RunInfo, Option<(Arc<Live>, Asked)>), RunsError> {
+    ) -> Result<(RunInfo, Option<New>), RunsError> {
         let _one = self.0.creating.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(live) = self.live().get(&spec.run) {
             let same = live.user == user && live.vault == vault && live.spec == *spec;
