@@ -3,7 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has the file system itself")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use crate::support::cloud::{Cloud, arg, text};
 use crate::support::git::git;
 use crate::support::git_host::{GitHost, base64};
 use crate::support::home::TestHome;
+use crate::support::walker::files_with;
 
 /// A value that stands nowhere else.
 const TOKEN: &str = "tok-7e2a90c4b1-of-a-git-host";
@@ -77,24 +78,6 @@ impl Scene {
 
 fn own_branch(run: &Value) -> String {
     format!("refs/heads/handoff/{}", &text(run, "run")[..8])
-}
-
-/// Every file below a folder that has this in it.
-fn files_with(folder: &Path, what: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap().map_while(Result::ok) {
-        let path = entry.path();
-        let Ok(kind) = path.symlink_metadata().map(|found| found.file_type()) else { continue };
-        if kind.is_dir() {
-            found.extend(files_with(&path, what));
-        } else if kind.is_file() {
-            let bytes = std::fs::read(&path).unwrap_or_default();
-            if bytes.windows(what.len()).any(|window| window == what.as_bytes()) {
-                found.push(path);
-            }
-        }
-    }
-    found
 }
 
 #[test]

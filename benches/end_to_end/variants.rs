@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments, tree: &Path, scratch: &Scratch) {
     let path = tree.to_string_lossy().into_owned();
     home.run(&["push", &path]);
     // The base of the checkouts, and the watch of the tree.
-    finish(&home, &[handed_off(&home, &path, 1, &["true"]).1]);
+    finish(&home, &handed_off(&home, &path, 1, &["true"]).1);
     for _ in 0..arguments.runs {
         attempts(arguments.variants, (&home, &node), &path, (&mut times, &mut sizes));
         if tree.join(".git").exists() {
@@ -104,8 +104,8 @@ fn written(home: &Home<'_>, run: &str) -> String {
     of_program.filter_map(|line| line["text"].as_str()).collect()
 }
 
-fn finish(home: &Home<'_>, handoffs: &[Vec<String>]) {
-    for run in handoffs.iter().flatten() {
+fn finish(home: &Home<'_>, runs: &[String]) {
+    for run in runs {
         home.run(&["run", "wait", run]);
     }
 }
@@ -160,7 +160,7 @@ fn small(
     for _ in 0..arguments.runs {
         let begun = Instant::now();
         let (_, runs) = handed_off(home, tree, count, &["sh", "-c", SMALL]);
-        finish(home, std::slice::from_ref(&runs));
+        finish(home, &runs);
         times.add("small runs, all ended", begun.elapsed().as_secs_f64());
         sizes.add("node, memory after them", memory(node.pid(), "VmRSS") as f64);
         for run in &runs {

@@ -1,6 +1,6 @@
 //! What is to be sent to a node: a snapshot, and runs that begin with it.
 
-use baton_protocol::id::{QueueId, SnapshotId};
+use baton_protocol::id::{QueueId, SnapshotId, WorkspaceId};
 use baton_protocol::message::RunSpec;
 use baton_protocol::object::Snapshot;
 use baton_store::catalog::queue::{EntryKind, NewEntry};
@@ -27,7 +27,8 @@ impl Parcel {
         ahead: SentAhead,
         now: u64,
     ) -> Result<Self, Fail> {
-        Self::new(target, taken, EntryKind::Push, (ahead, now))
+        let what = (taken.id, taken.snapshot.clone());
+        Self::new(target, taken.workspace, what, EntryKind::Push, (ahead, now))
     }
 
     pub(super) fn handoff(
@@ -38,53 +39,49 @@ impl Parcel {
         now: u64,
         expires_ms: u64,
     ) -> Result<Self, Fail> {
-        let mut parcel = Self::new(target, taken, EntryKind::Handoff, (ahead, now))?;
-        parcel.wanted.runs = runs;
-        parcel.wanted.expires_at = Some(now.saturating_add(expires_ms));
-        Ok(parcel)
+        let what = (taken.id, taken.snapshot.clone());
+        let parcel = Self::new(target, taken.workspace, what, EntryKind::Handoff, (ahead, now))?;
+        Ok(parcel.with_runs(runs, expires_ms))
     }
 
     /// A snapshot that this home has made of what a run left, and what goes on from there.
     pub(super) fn carried(
         target: Target,
-        (id, snapshot): (SnapshotId, Snapshot),
+        what: (SnapshotId, Snapshot),
         run: RunSpec,
         now: u64,
         expires_ms: u64,
     ) -> Result<Self, Fail> {
-        let wanted = NewEntry {
-            id: QueueId::from_bytes(random()?),
-            kind: EntryKind::Handoff,
-            workspace: run.workspace,
-            node: target.remote.node,
-            remote: target.remote.name.clone(),
-            snapshot: id,
-            runs: vec![run],
-            created_at: now,
-            expires_at: Some(now.saturating_add(expires_ms)),
-            begun: false,
-        };
-        Ok(Self { target, wanted, snapshot, ahead: SentAhead::default() })
+        let ahead = (SentAhead::default(), now);
+        let parcel = Self::new(target, run.workspace, what, EntryKind::Handoff, ahead)?;
+        Ok(parcel.with_runs(vec![run], expires_ms))
     }
 
     fn new(
         target: Target,
-        taken: &Taken,
+        workspace: WorkspaceId,
+        (id, snapshot): (SnapshotId, Snapshot),
         kind: EntryKind,
         (ahead, now): (SentAhead, u64),
     ) -> Result<Self, Fail> {
         let wanted = NewEntry {
             id: QueueId::from_bytes(random()?),
             kind,
-            workspace: taken.workspace,
+            workspace,
             node: target.remote.node,
             remote: target.remote.name.clone(),
-            snapshot: taken.id,
+            snapshot: id,
             runs: Vec::new(),
             created_at: now,
             expires_at: None,
             begun: false,
         };
-        Ok(Self { target, wanted, snapshot: taken.snapshot.clone(), ahead })
+        Ok(Self { target, wanted, snapshot, ahead })
+    }
+
+    fn with_runs(mut self, runs: Vec<RunSpec>, expires_ms: u64) -> Self {
+        self.wanted.expires_at = Some(self.wanted.created_at.saturating_add(expires_ms));
+        self.wanted.runs = runs;
+        self
     }
 }

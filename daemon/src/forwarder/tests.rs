@@ -1,11 +1,11 @@
 //! What a hostile program of a run can do with its way to git hosts: what gets to the host, and what it costs the node.
 
+#[path = "../../../tests/support/authority.rs"]
+mod authority;
+
 use std::sync::Mutex;
 
 use baton_protocol::message::secrets::SecretValue;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
@@ -31,25 +31,10 @@ struct Host {
 impl Host {
     /// Answers with these bytes; for `localhost`, by an authority of its own.
     async fn start(tasks: &Tasks, answer: &'static str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
+        let (pem, config) = authority::localhost();
         let authority = tempfile::NamedTempFile::new().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
         fs_write(authority.path(), &pem);
-        let issuer = Issuer::new(params, key);
-        let own_key = KeyPair::generate().unwrap();
-        let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let own = own.signed_by(&own_key, &issuer).unwrap();
-        let own_key = PrivatePkcs8KeyDer::from(own_key.serialize_der());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![own.der().clone()], own_key.into())
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = TlsAcceptor::from(config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let name = format!("localhost:{}", listener.local_addr().unwrap().port());
         let seen = Arc::new(Mutex::new(Vec::new()));

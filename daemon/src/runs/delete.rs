@@ -28,8 +28,6 @@ impl Runs {
             deleted.map(|()| row)
         };
         let row = self.blocking("run-delete", work).await??;
-        let runs = self.clone();
-        self.0.parts.tasks.spawn_blocking("run-home", move || runs.sweep_homes()).detach();
         tracing::info!(%run, user, "run deleted");
         self.sweep_soon();
         Ok(row.info)
@@ -66,7 +64,7 @@ impl Runs {
             remove_made(folders.root()).map_err(|error| failed(&error))?;
         }
         if !catalog.has_other_runs_of(row.vault, thread, run)? {
-            self.put_home_aside(row.vault, thread).map_err(|error| failed(&error))?;
+            self.forget_home(row.vault, thread).map_err(|error| failed(&error))?;
         }
         catalog.delete_run(&row.user, run)?;
         Ok(())

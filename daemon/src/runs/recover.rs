@@ -56,13 +56,11 @@ impl Runs {
     /// Begins with a run of which nothing was started, without what was prepared for it.
     async fn begin_anew(&self, row: RunRow) -> Result<(), RunsError> {
         let live = self.enter(row);
-        if live.folders.root().symlink_metadata().is_err() {
-            let asked = self.ask(&live);
-            self.begin(live, asked);
-            return Ok(());
-        }
         let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(&live));
         let clear = move || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            if work.folders.root().symlink_metadata().is_err() {
+                return Ok(());
+            }
             work.log.reopen()?;
             checkouts.release(&work.folders.checkout(), &work.folders.layer())?;
             for name in fs::list_dir(work.folders.root())?.iter().filter(|name| *name != "log") {

@@ -211,12 +211,12 @@ impl Copying<'_> {
 
 /// Makes a file have the bytes of another one, where the file system can.
 #[cfg(target_os = "linux")]
-fn share(from: &File, to: &File) -> Result<(), Errno> {
+pub(crate) fn share(from: &File, to: &File) -> Result<(), Errno> {
     rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn share(_from: &File, _to: &File) -> Result<(), Errno> {
+pub(crate) fn share(_from: &File, _to: &File) -> Result<(), Errno> {
     Err(Errno::OPNOTSUPP)
 }
 
@@ -245,11 +245,12 @@ fn copy_attributes(_from: impl AsFd, _to: impl AsFd) -> Result<(), Errno> {
     Ok(())
 }
 
-const fn mode(stat: &Stat) -> Mode {
+/// Permission bits; no others are brought.
+pub(crate) const fn mode(stat: &Stat) -> Mode {
     Mode::from_raw_mode(stat.st_mode & 0o777)
 }
 
-fn times(stat: &Stat) -> Timestamps {
+pub(crate) fn times(stat: &Stat) -> Timestamps {
     // Below a thousand million, whatever the type is on a platform.
     let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
     let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds };
