@@ -3,7 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has the file system itself")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use crate::support::cloud::{Cloud, arg, text};
 use crate::support::git::git;
 use crate::support::git_host::{GitHost, base64};
 use crate::support::home::TestHome;
+use crate::support::walker::files_with;
 
 /// A value that stands nowhere else.
 const TOKEN: &str = "tok-7e2a90c4b1-of-a-git-host";
@@ -77,24 +78,6 @@ impl Scene {
 
 fn own_branch(run: &Value) -> String {
     format!("refs/heads/handoff/{}", &text(run, "run")[..8])
-}
-
-/// Every file below a folder that has this in it.
-fn files_with(folder: &Path, what: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap().map_while(Result::ok) {
-        let path = entry.path();
-        let Ok(kind) = path.symlink_metadata().map(|found| found.file_type()) else { continue };
-        if kind.is_dir() {
-            found.extend(files_with(&path, what));
-        } else if kind.is_file() {
-            let bytes = std::fs::read(&path).unwrap_or_default();
-            if bytes.windows(what.len()).any(|window| window == what.as_bytes()) {
-                found.push(path);
-            }
-        }
-    }
-    found
 }
 
 #[test]
@@ -231,6 +214,7 @@ fn without_a_credential_git_names_the_two_ways_and_asks_nobody() {
         git push origin HEAD:main < /dev/null; echo "push $?"
         git fetch origin < /dev/null; echo "fetch $?"
         git push ssh://git@localhost:1/team/project.git HEAD:main; echo "ssh $?"
+        git push ssh://git@127.0.0.1:1/team/project.git HEAD:main; echo "ssh $?"
     "#;
     let (shown, said) = scene.run(script);
     let run = &text(&shown, "run")[..8];
@@ -244,7 +228,9 @@ fn without_a_credential_git_names_the_two_ways_and_asks_nobody() {
         "{said}"
     );
     assert_eq!(said.matches(&format!("baton secret set git:{host} ")).count(), 2, "{said}");
-    assert_eq!(said.matches("this run has no credential for localhost.").count(), 1, "{said}");
+    assert_eq!(said.matches("this run has no credential for 127.0.0.1.").count(), 1, "{said}");
+    assert_eq!(said.matches("this run has a credential for localhost:1,").count(), 1, "{said}");
+    assert_eq!(said.matches("https://localhost:1/OWNER/REPOSITORY ").count(), 1, "{said}");
     assert_eq!(said.matches(&pull).count(), 3, "{said}");
     assert_eq!(scene.refs(), before);
     let asked = scene.host.asked();
@@ -302,8 +288,10 @@ fn a_run_without_a_network_has_no_way_to_a_host() {
     let scene = Scene::new("[agents.command]\nnetwork = false\n");
     scene.set(&[]);
     let script = "env | grep -c GIT_CONFIG; git ls-remote origin > said 2>&1; echo $?";
-    let isolated = scene.home.baton(&["handoff", arg(&scene.tree), "--", "true"]).status.success();
-    if !isolated {
+    let tried = scene.home.baton(&["handoff", arg(&scene.tree), "--", "true"]);
+    if !tried.status.success() {
+        let said = String::from_utf8_lossy(&tried.stderr);
+        assert!(said.contains("its runs are not isolated"), "{said}");
         eprintln!("not tested: without walls such a run is refused");
         return;
     }

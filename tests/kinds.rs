@@ -146,9 +146,15 @@ fn a_node_of_a_user_has_layers_and_what_its_runs_do_arrives() {
     let script = "echo half > half; rm kept; mkdir -p dir/new; echo begun; sleep 1000";
     let working = runs(&home.json(&["handoff", arg(&tree), "--", "sh", "-c", script])).remove(0);
     eventually("it works", || said(&home, &working, "stdout").contains("begun"));
+    let mut escaped = left_behind(&working);
     let address = cloud.kill();
     cloud.start(address);
     home.baton(&["run", "wait", &working]);
+    let ended = escaped.try_wait().unwrap();
+    if ended.is_none() {
+        escaped.kill().unwrap();
+    }
+    assert!(ended.is_some(), "what it left is at work while its result is sealed");
     let shown = home.json(&["run", "show", &working]);
     assert_eq!(text(&shown, "state"), "interrupted", "{shown}");
     let names = |run: &str| -> Vec<String> {
@@ -170,6 +176,16 @@ fn a_node_of_a_user_has_layers_and_what_its_runs_do_arrives() {
     home.baton(&["run", "wait", &again]);
     assert_eq!(said(&home, &again, "stdout"), format!("{}\nafter\nsecond\nfirst\n", variants[0]));
     stays_as_it_was(&cloud, &again);
+}
+
+/// A process of a run that is neither in its room nor in the namespace of its node, as those of a node without rooms are.
+fn left_behind(run: &str) -> std::process::Child {
+    let user = USER.to_string();
+    let mut command = std::process::Command::new("env");
+    if rustix::process::geteuid().is_root() {
+        command.args(["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"]);
+    }
+    command.args(["sleep", "1000"]).env("BATON_RUN", run).spawn().unwrap()
 }
 
 /// Outside of the namespace nothing is mounted, and the node has no right that it did not have.

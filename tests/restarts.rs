@@ -190,9 +190,18 @@ fn restarts(end: End, seed: u64) {
         all_in_motion(&mut place, end);
         all_in_motion(&mut place, end);
     }
-    eprintln!("{end:?}: {:?}", place.seen);
-    assert!(place.seen.keys().any(|what| what.starts_with("running, then at work")));
+    let of = |what: &str| place.seen.get(what).copied().unwrap_or_default();
+    let rounds = rounds();
+    let met = (of("waiting, then at work"), of("running, then at work"), of("queued, then ended"));
+    assert_eq!(met, (rounds, 2 * rounds, rounds), "{end:?}: {:?}", place.seen);
+    note(&format!("{end:?}: {:?}", place.seen));
     assert!(!place.tree.join("made").exists(), "nothing is changed here");
+}
+
+/// Shown by `--nocapture`.
+#[expect(clippy::print_stderr, reason = "figures of a long test")]
+fn note(text: &str) {
+    eprintln!("{text}");
 }
 
 #[test]

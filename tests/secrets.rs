@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::cloud::{Cloud, arg, list, omitted, refused, text};
 use crate::support::home::TestHome;
+use crate::support::walker::files_with;
 
 /// A value that stands nowhere else.
 const TOKEN: &str = "tok-4b1c9e0d7a-of-the-owner";
@@ -36,24 +37,6 @@ fn run(home: &TestHome, tree: &Path, script: &str) -> (Value, String) {
     let lines = home.json_lines(&["logs", &run], 0);
     let stdout = lines.iter().filter(|line| line["stream"] == "stdout");
     (home.json(&["run", "show", &run]), stdout.map(|line| text(line, "text")).collect())
-}
-
-/// Every file below a folder that has this in it.
-fn files_with(folder: &Path, what: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let kind = path.symlink_metadata().unwrap().file_type();
-        if kind.is_dir() {
-            found.extend(files_with(&path, what));
-        } else if kind.is_file() {
-            let bytes = std::fs::read(&path).unwrap_or_default();
-            if bytes.windows(what.len()).any(|window| window == what.as_bytes()) {
-                found.push(path);
-            }
-        }
-    }
-    found
 }
 
 fn said(output: &Output) -> String {

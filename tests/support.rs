@@ -19,5 +19,6 @@ pub(crate) mod home;
 pub(crate) mod cloud;
 pub(crate) mod nobody;
 pub(crate) mod git;
+pub(crate) mod authority;
 pub(crate) mod git_host;
 pub(crate) mod interloper;

@@ -1,7 +1,7 @@
 //! Attempts at once: how soon each of several runs of one handoff is at work, beside worktrees and copies; and many
 //! small runs beside plain processes.
 //!
-//! The tree is handed over as it is, and is not edited. Which kind of checkout it becomes, and whether copies share
+//! The tree is handed over as it is, and is not edited; `--with baton` leaves the others out. Which kind of checkout it becomes, and whether copies share
 //! their bytes, is up to the file system of `--work`.
 
 use std::fmt::Write as _;
@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments, tree: &Path, scratch: &Scratch) {
     let path = tree.to_string_lossy().into_owned();
     home.run(&["push", &path]);
     // The base of the checkouts, and the watch of the tree.
-    finish(&home, &[handed_off(&home, &path, 1, &["true"]).1]);
+    finish(&home, &handed_off(&home, &path, 1, &["true"]).1);
     for _ in 0..arguments.runs {
         attempts(arguments.variants, (&home, &node), &path, (&mut times, &mut sizes));
         if tree.join(".git").exists() {
@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments, tree: &Path, scratch: &Scratch) {
     }
     small(arguments, (&home, &node), &path, (&mut times, &mut sizes));
     sizes.add("node, peak memory", memory(node.pid(), "VmHWM") as f64);
-    for _ in 0..arguments.runs.min(3) {
+    if arguments.has("peers") {
         peers(arguments.variants, tree, scratch, &mut times);
     }
     home.remove();
@@ -104,8 +104,8 @@ fn written(home: &Home<'_>, run: &str) -> String {
     of_program.filter_map(|line| line["text"].as_str()).collect()
 }
 
-fn finish(home: &Home<'_>, handoffs: &[Vec<String>]) {
-    for run in handoffs.iter().flatten() {
+fn finish(home: &Home<'_>, runs: &[String]) {
+    for run in runs {
         home.run(&["run", "wait", run]);
     }
 }
@@ -160,7 +160,7 @@ fn small(
     for _ in 0..arguments.runs {
         let begun = Instant::now();
         let (_, runs) = handed_off(home, tree, count, &["sh", "-c", SMALL]);
-        finish(home, std::slice::from_ref(&runs));
+        finish(home, &runs);
         times.add("small runs, all ended", begun.elapsed().as_secs_f64());
         sizes.add("node, memory after them", memory(node.pid(), "VmRSS") as f64);
         for run in &runs {

@@ -31,22 +31,22 @@ pub(crate) fn run(
     ready: &mut dyn FnMut(Option<ServeAnswer>) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let NodeOptions { serving, listen, advertise } = node;
-    let namespace = if serving { move_into_namespace(session) } else { Namespace::Outside };
+    let namespace = if serving { move_into_namespace(session)? } else { Namespace::Outside };
     daemon::run_here(Options { serving, listen, advertise, namespace, ..options(session) }, ready)
 }
 
 /// Moves a node that is not root's to where it may mount, as long as this process has one thread.
-fn move_into_namespace(session: &Session) -> Namespace {
+fn move_into_namespace(session: &Session) -> Result<Namespace, CliError> {
     let program = match std::env::current_exe() {
         Ok(program) => program,
-        Err(error) => return Namespace::Refused(format!("finding this program: {error}")),
+        Err(error) => return Ok(Namespace::Refused(format!("finding this program: {error}"))),
     };
     let mut trial = Command::new(&program);
     if let Some(home) = &session.env.home_dir {
         trial.arg("--home").arg(home);
     }
     trial.args(["--json", "serve", "--try-namespace"]).env_remove("NOTIFY_SOCKET");
-    daemon::move_into_namespace(trial)
+    Ok(daemon::move_into_namespace(&options(session), trial)?)
 }
 
 /// Goes into a namespace, and tries what a node of this home could do there.

@@ -132,6 +132,9 @@ pub struct ServeConfig {
     /// Files and folders with toolchains that runs see. Nothing: what is found in the home of the node's user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expose: Option<Vec<String>>,
+    /// Whether a node that is not root's goes into a namespace of its own where that lets checkouts share layers. Programs
+    /// that take another user's or group's rights (`sudo`, `sendmail`) get none there.
+    pub namespace: bool,
     /// Files in PEM with certificates of authorities that the node believes, beside the machine's, where it speaks to git
     /// hosts for runs.
     pub git_authorities: Vec<PathBuf>,
@@ -151,6 +154,7 @@ impl Default for ServeConfig {
             run_processes: None,
             run_disk: None,
             expose: None,
+            namespace: true,
             git_authorities: Vec::new(),
         }
     }

@@ -5,23 +5,21 @@
 //! - [`failure`]: what a command that failed says
 //! - [`report`]: from what the store knows to what `--json` prints
 //! - [`opening`]: what a home keeps, opened
-//! - [`rooming`]: the rooms of runs, and their limits
-//! - [`moving`]: into a namespace, for checkouts that share layers
+//! - [`rooming`], [`moving`]: the rooms of runs and their limits, and a namespace of this process
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
 //! - [`transfer`]: between this home and a node
 //! - [`patch`]: a unified diff
 //! - [`guard`]: what the secret scan holds back, and `allow`
 //! - [`waiting`]: the queue as people see it
-//! - [`outbox`]: sends at once, or puts into the queue
+//! - [`parcels`], [`outbox`]: what is sent at once, or put into the queue
 //! - [`histories`]: histories that follow later
 //! - [`background`]: always-on sync of what is watched
 //! - [`swift`]: a small push over a standing connection
 //! - [`trees`]: snapshot, push, log, diff, restore, status
 //! - [`conversations`], [`handoffs`]: which conversation travels, and moving work to a node
 //! - [`remote_runs`]: the runs of other nodes
-//! - [`steering`]: what those at work are told
-//! - [`runs_secrets`]: the secrets that they are given
+//! - [`steering`], [`runs_secrets`]: what those at work are told, and given
 //! - [`pulls`], [`applies`]: what a run left, in a folder of its own or into a checkout; and undo
 //! - [`health`]: check and doctor
 //!
@@ -39,6 +37,7 @@ mod patch;
 mod guard;
 mod waiting;
 mod ahead;
+mod parcels;
 mod outbox;
 mod histories;
 mod background;

@@ -5,6 +5,7 @@
 //! added. So the run has the use of a credential, and not the credential: it cannot take it elsewhere, and what it pushes is
 //! looked at before it goes ([`commands`]).
 //!
+//! - [`places`]: who is listened to
 //! - [`pkt`]: lines as git sends them
 //! - [`commands`]: what a push asks for
 //! - [`target`]: what a request is about
@@ -18,8 +19,10 @@
 //! **Invariant:** what is kept for a host goes to that host only, and to nobody in the room: it is in no answer, no error and
 //! no log.
 //!
-//! **Invariant:** whatever a run sends costs this run: a place of its own few, and a bounded piece of memory for each.
+//! **Invariant:** whatever a run sends costs this run: a place of its own few, and a bounded piece of memory for each. What a
+//! request has begun ends with it. Others on the machine, who have no key, can make a run's git slower and no more.
 
+mod places;
 mod pkt;
 mod commands;
 mod target;
@@ -47,23 +50,21 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ring::digest::{SHA256, digest};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::secrets::git::GitHost;
 use crate::task::Tasks;
 use answer::{chain, meaning, plain, refused, typed};
 use body::Passed;
 use commands::{Commands, CommandsError, Reading};
+use places::{Guest, Places};
 use target::{Service, Step, Target};
-use upstream::{UpstreamError, ask};
+use upstream::{Lookups, UpstreamError, ask};
 
 pub use upstream::Trust;
 
-/// Requests of a run at once; further ones wait.
-const MAX_REQUESTS: usize = 16;
-
-/// How long a request may take to say what it is about.
-const HEAD: Duration = Duration::from_secs(30);
+/// How long a request may take to say what it is about. Git says it at once.
+const HEAD: Duration = Duration::from_secs(5);
 
 /// Most fields before a body, and most bytes of them.
 const MAX_FIELDS: usize = 64;
@@ -80,6 +81,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Says which versions of its protocol a git speaks.
 const GIT_PROTOCOL: HeaderName = HeaderName::from_static("git-protocol");
+
+const NOT_GIT: &str = "this is not what git sends to fetch or to push";
 
 /// Hosts look at what it begins with.
 const AGENT: &str = concat!("git/2 (baton/", env!("CARGO_PKG_VERSION"), ")");
@@ -105,6 +108,7 @@ struct Shared {
     key: [u8; 32],
     hosts: Vec<GitHost>,
     trust: Arc<Trust>,
+    lookups: Lookups,
     tasks: Tasks,
 }
 
@@ -127,6 +131,7 @@ impl Forwarder {
             key: hashed(key.as_bytes()),
             hosts: hosts.clone(),
             trust,
+            lookups: Lookups::default(),
             tasks: tasks.clone(),
         };
         tasks.spawn("git-forwarder", accept(listener, Arc::new(shared), ended)).detach();
@@ -138,6 +143,11 @@ impl Forwarder {
         let hosts = self.hosts.iter().map(GitHost::host);
         settings::of(&format!("http://{}", self.address), &self.key, hosts)
     }
+
+    /// The hosts, as [`settings::HOSTS`] has them.
+    pub fn hosts(&self) -> String {
+        self.hosts.iter().map(GitHost::host).collect::<Vec<_>>().join(" ")
+    }
 }
 
 fn hashed(bytes: &[u8]) -> [u8; 32] {
@@ -145,22 +155,19 @@ fn hashed(bytes: &[u8]) -> [u8; 32] {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, mut ended: watch::Receiver<()>) {
-    let places = Arc::new(Semaphore::new(MAX_REQUESTS));
+    let places = Places::new();
     loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
         let next = tokio::select! {
             _ = ended.changed() => return,
-            next = next => next,
+            next = listener.accept() => next,
         };
-        let (Ok(place), Ok((stream, _))) = next else {
+        let Ok((stream, _)) = next else {
             // Out of descriptors: it gets better, or the run ends.
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let served = serve(stream, Arc::clone(&shared), ended.clone(), place);
+        let (guest, sent_away) = places.enter();
+        let served = serve(stream, Arc::clone(&shared), ended.clone(), guest, sent_away);
         shared.tasks.spawn("git-request", served).detach();
     }
 }
@@ -169,11 +176,13 @@ async fn serve(
     stream: TcpStream,
     shared: Arc<Shared>,
     mut ended: watch::Receiver<()>,
-    _place: OwnedSemaphorePermit,
+    guest: Guest,
+    mut sent_away: oneshot::Receiver<()>,
 ) {
+    let guest = Arc::new(guest);
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(shared.answer(request).await) }
+        let (shared, guest) = (Arc::clone(&shared), Arc::clone(&guest));
+        async move { Ok::<_, Infallible>(shared.answer(request, &guest).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -185,6 +194,7 @@ async fn serve(
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         _ = ended.changed() => {}
+        Ok(()) = &mut sent_away => {}
         result = connection => {
             if let Err(error) = result {
                 tracing::debug!(%error, "a run's request to a git host was cut off");
@@ -194,11 +204,15 @@ async fn serve(
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Passed> {
+    async fn answer(&self, request: Request<Incoming>, guest: &Guest) -> Response<Passed> {
         let (asked, body) = request.into_parts();
         if !self.has_key(&asked.headers) {
             let text = "this is one run's way to git hosts, and the key of that run is missing";
             return plain(StatusCode::FORBIDDEN, text);
+        }
+        if guest.seat().await.is_err() {
+            let text = "this run asks git hosts for too much at once";
+            return plain(StatusCode::SERVICE_UNAVAILABLE, text);
         }
         // Nobody's proxy.
         let path = if asked.uri.authority().is_some() { "" } else { asked.uri.path() };
@@ -215,12 +229,17 @@ impl Shared {
             return refused(&target, &text);
         };
         if target.step == Step::Work && !has_types(&target, &asked.headers) {
-            let text = "this is not what git sends to fetch or to push";
-            return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+            return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, NOT_GIT);
         }
         let body = match (target.step, target.service) {
             (Step::Refs, _) => Passed::bytes(Vec::new()),
-            (Step::Work, Service::UploadPack) => Passed::whole(body, MAX_WANTS),
+            (Step::Work, Service::UploadPack) => {
+                let is_packed = asked.headers.contains_key(CONTENT_ENCODING);
+                match begun(Passed::whole(body, MAX_WANTS), is_packed).await {
+                    Some(body) => body,
+                    None => return plain(StatusCode::BAD_REQUEST, NOT_GIT),
+                }
+            }
             (Step::Work, Service::ReceivePack) => {
                 let body = Passed::whole(body, MAX_PUSH);
                 if host.push() == PushScope::Any {
@@ -240,9 +259,11 @@ impl Shared {
     }
 
     fn has_key(&self, headers: &HeaderMap) -> bool {
-        let shown = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer "));
-        shown.is_some_and(|shown| hashed(shown) == self.key)
+        // Settings of a repository may add one of their own, which goes nowhere.
+        let mut shown = headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+        shown.any(|shown| {
+            shown.strip_prefix(b"Bearer ").is_some_and(|shown| hashed(shown) == self.key)
+        })
     }
 
     /// A push as it goes to the host, or what the run is told instead.
@@ -312,37 +333,66 @@ impl Shared {
     }
 
     async fn pass_on(&self, target: &Target, request: Request<Passed>) -> Response<Passed> {
-        let host = &target.host;
-        let answer = match ask(&self.trust, &self.tasks, host, request).await {
+        let (back, unsent) = oneshot::channel();
+        let request = request.map(|body| body.handed_back(back));
+        match self.asked(target, request).await {
             Ok(answer) => answer,
-            Err(error) => {
-                let why = chain(&error);
-                tracing::warn!(run = %self.run, host, error = why, "a git host was not reached");
-                let text = match error {
-                    // Paths of the node stay in its log.
-                    UpstreamError::Authorities(_) | UpstreamError::NoCertificate { .. } => {
-                        "the node cannot read its certificates of authorities; its log has more"
-                            .to_owned()
-                    }
-                    UpstreamError::Tls(_) => format!(
-                        "{host} does not prove to the node that it is {host}: {why}. Where an authority of your own \
-                         vouches for it, its certificate belongs into serve.git_authorities of the node"
-                    ),
-                    _ => format!("the node cannot speak to {host}: {why}"),
-                };
-                return refused(target, &text);
+            Err(text) => {
+                // Who sends first and reads then is not cut off before it reads why.
+                if let Ok(unsent) = unsent.await {
+                    Passed::whole(unsent, MAX_PUSH).discard().await;
+                }
+                refused(target, &text)
             }
-        };
+        }
+    }
+
+    /// What a host answers, or why there is nothing to pass on.
+    async fn asked(
+        &self,
+        target: &Target,
+        request: Request<Passed>,
+    ) -> Result<Response<Passed>, String> {
+        let host = &target.host;
+        let answer = ask(&self.trust, &self.lookups, &self.tasks, host, request).await;
+        let answer = answer.map_err(|error| {
+            let why = chain(&error);
+            tracing::warn!(run = %self.run, host, error = why, "a git host was not reached");
+            match error {
+                // Paths of the node stay in its log.
+                UpstreamError::Authorities(_) | UpstreamError::NoCertificate { .. } => {
+                    "the node cannot read its certificates of authorities; its log has more"
+                        .to_owned()
+                }
+                UpstreamError::Tls(_) => format!(
+                    "{host} does not prove to the node that it is {host}: {why}. Where an authority of your own \
+                     vouches for it, its certificate belongs into serve.git_authorities of the node"
+                ),
+                _ => format!("the node cannot speak to {host}: {why}"),
+            }
+        })?;
         let (head, body) = answer.into_parts();
         if head.status != StatusCode::OK {
-            return refused(target, &meaning(target, head.status, &head.headers));
+            return Err(meaning(target, head.status, &head.headers));
         }
         let kind = target.answer_type();
         if type_of(&head.headers) != Some(kind.as_bytes()) {
-            return refused(target, &format!("{host} did not answer as a git host does"));
+            return Err(format!("{host} did not answer as a git host does"));
         }
-        typed(StatusCode::OK, &kind, Passed::whole(body, u64::MAX))
+        Ok(typed(StatusCode::OK, &kind, body))
     }
+}
+
+/// The same body, where it begins as git's do. What is packed begins as gzip.
+async fn begun(mut body: Passed, is_packed: bool) -> Option<Passed> {
+    let mut first = Vec::new();
+    // A delimiter or a whole line; two bytes tell gzip.
+    while first.len() < 4 {
+        first.extend_from_slice(&body.next().await?.ok()?);
+    }
+    let fits =
+        if is_packed { first.starts_with(&[0x1f, 0x8b]) } else { pkt::first(&first).is_ok() };
+    fits.then(|| body.behind(first))
 }
 
 /// A request as a host gets it: written anew, with nothing of the run's but what is known here.

@@ -27,9 +27,12 @@ pub enum NamespaceError {
     /// It would be taken for others, and others for it.
     #[error("the user {0} stands for all that have no number in a namespace: serve as another one")]
     Overflow(u32),
-    /// The system does not permit it.
-    #[error("{doing}: {source}")]
-    Refused {
+    /// The system does not permit it; the process is where it was.
+    #[error("leaving the namespace of the system")]
+    Refused(#[source] std::io::Error),
+    /// The process is in one, but not as it has to be: with rights that nothing should have, or as another user.
+    #[error("{doing}")]
+    Halfway {
         /// What was done, as a participle.
         doing: &'static str,
         /// Why it failed.
@@ -37,8 +40,15 @@ pub enum NamespaceError {
     },
 }
 
-/// Moves this process into a namespace of its own. It must have one thread only. After an error it is nothing to go on
-/// with: it may be in one already in which nothing can be mounted.
+impl NamespaceError {
+    /// Whether the process is what it was before.
+    pub fn stayed(&self) -> bool {
+        !matches!(self, Self::Halfway { .. })
+    }
+}
+
+/// Moves this process into a namespace of its own. It must have one thread only. It goes on after an error only if it
+/// [`stayed`](NamespaceError::stayed) what it was.
 #[cfg(target_os = "linux")]
 pub fn enter() -> Result<(), NamespaceError> {
     use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities};
@@ -53,7 +63,7 @@ pub fn enter() -> Result<(), NamespaceError> {
         reason = "the one that replaces it is unsafe for the sake of a flag that is not set"
     )]
     let unshared = rustix::thread::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS);
-    unshared.map_err(|error| refused("leaving the namespace of the system")(error.into()))?;
+    unshared.map_err(|error| NamespaceError::Refused(error.into()))?;
     for (file, text) in [
         ("setgroups", "deny".to_owned()),
         ("uid_map", format!("{user} {user} 1")),
@@ -63,22 +73,23 @@ pub fn enter() -> Result<(), NamespaceError> {
         let opened = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/{file}"));
         opened
             .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(refused("keeping the user in a namespace"))?;
+            .map_err(halfway("keeping the user in a namespace"))?;
     }
-    baton_store::layers::keep_mounter().map_err(refused("starting the thread that mounts"))?;
+    baton_store::layers::keep_mounter().map_err(halfway("starting the thread that mounts"))?;
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
-        .map_err(|error| refused("giving up what a namespace permits")(error.into()))
+        .map_err(|error| halfway("giving up what a namespace permits")(error.into()))
 }
 
 /// Only Linux has them.
 #[cfg(not(target_os = "linux"))]
 pub fn enter() -> Result<(), NamespaceError> {
-    Err(refused("leaving the namespace of the system")(std::io::ErrorKind::Unsupported.into()))
+    Err(NamespaceError::Refused(std::io::ErrorKind::Unsupported.into()))
 }
 
-fn refused(doing: &'static str) -> impl Fn(std::io::Error) -> NamespaceError {
-    move |source| NamespaceError::Refused { doing, source }
+#[cfg(target_os = "linux")]
+fn halfway(doing: &'static str) -> impl Fn(std::io::Error) -> NamespaceError {
+    move |source| NamespaceError::Halfway { doing, source }
 }
 
 /// The user that is seen in the place of those that have no number.

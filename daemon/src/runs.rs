@@ -1,8 +1,8 @@
 //! Runs of this node: accepted, queued, executed, and kept.
 //!
-//! - [`options`]: what holds for all of them
 //! - [`checkout`]: the seam to the store
 //! - [`environment`]: a run's folders and variables
+//! - [`options`]: what holds for all of them
 //! - [`log`], [`lines`], [`mask`], [`follow`]: its output
 //! - [`refused`]: why a request about runs fails
 //! - [`process`], [`execute`]: its processes
@@ -26,9 +26,9 @@
 //! **Invariant:** a run that ended is taken off the live ones only when its end is in the catalog, and both
 //! are looked at in that order when a run is created.
 
-mod options;
 pub mod checkout;
 pub mod environment;
+mod options;
 pub mod log;
 mod lines;
 mod mask;
@@ -86,6 +86,7 @@ use input::Input;
 use limits::NodeLimits;
 use log::writer::Log;
 pub use options::{AgentLimits, RunOptions};
+pub(crate) use recover::kill_leftovers_in;
 use refused::check;
 pub use refused::{RunsError, SpecError};
 use turns::{Asked, Turn, Turns};
@@ -143,6 +144,9 @@ impl Inner {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A run that was put among the live ones, and its place in the queue.
+type New = (Arc<Live>, Asked);
 
 /// A run that has not ended.
 struct Live {
@@ -283,14 +287,14 @@ impl Runs {
         let (info, new) = self.enter_new(user, vault, spec)?;
         // Those that are created at once share a sync, which waits outside of the lock.
         if let Err(error) = self.0.parts.catalog.sync() {
-            if let Some(live) = new {
+            if let Some((live, _asked)) = new {
                 self.leave(&live);
             }
             return Err(error.into());
         }
-        if let Some(live) = new {
+        if let Some((live, asked)) = new {
             tracing::info!(run = %spec.run, user, snapshot = %spec.snapshot, "run accepted");
-            self.begin(live);
+            self.begin(live, asked);
         }
         Ok(info)
     }
@@ -301,7 +305,7 @@ impl Runs {
         user: &str,
         vault: VaultId,
         spec: &RunSpec,
-    ) -> Result<(RunInfo, Option<Arc<Live>>), RunsError> {
+    ) -> Result<(RunInfo, Option<New>), RunsError> {
         let _one = self.0.creating.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(live) = self.live().get(&spec.run) {
             let same = live.user == user && live.vault == vault && live.spec == *spec;
@@ -328,14 +332,18 @@ impl Runs {
         }
         let info = row.info.clone();
         let is_new = info.state == RunState::Queued && !stopping;
-        Ok((info, is_new.then(|| self.enter(row))))
+        let new = is_new.then(|| self.enter(row)).map(|live| (Arc::clone(&live), self.ask(&live)));
+        Ok((info, new))
+    }
+
+    /// In the order in which runs are asked for, which is not that in which tasks begin.
+    fn ask(&self, live: &Live) -> Asked {
+        self.0.turns.ask(&live.user, &live.spec.agent)
     }
 
     /// Lets a run take its course.
-    fn begin(&self, live: Arc<Live>) {
-        // In the order in which runs are asked for, which is not that in which tasks begin.
-        let turn = self.0.turns.ask(&live.user, &live.spec.agent);
-        self.0.parts.tasks.spawn("run", life::live(self.clone(), live, turn)).detach();
+    fn begin(&self, live: Arc<Live>, asked: Asked) {
+        self.0.parts.tasks.spawn("run", life::live(self.clone(), live, asked)).detach();
     }
 
     fn enter(&self, row: RunRow) -> Arc<Live> {

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use durable::{Commit, Durable};
+use durable::{Commit, Durable, log_of};
 
 use crate::error::StoreError;
 use crate::fs::{self, FsError};
@@ -226,6 +226,11 @@ impl Catalog {
         connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
         connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
         migrate(&mut connection, path)?;
+        if log_of(&resolved(path)?).metadata().is_ok_and(|log| log.len() > 0) {
+            // What an earlier daemon has committed without a sync, and what this one has migrated, lasts from here on.
+            let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+            connection.query_row(truncate, [], |_| Ok(())).map_err(failed)?;
+        }
         // From here on the log is synced by whoever waits for that.
         connection.pragma_update(None, "synchronous", "normal").map_err(failed)?;
         let durable = Durable::open(&resolved(path)?)?;

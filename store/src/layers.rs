@@ -24,7 +24,7 @@ mod known;
 mod making;
 mod stack;
 mod writable;
-mod cloning;
+pub(crate) mod cloning;
 mod clones;
 #[cfg(test)]
 mod tests;

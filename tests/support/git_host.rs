@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::PrivatePkcs8KeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{ServerConnection, StreamOwned};
 
+use super::authority::localhost;
 use super::git::git;
 
 /// Longest head of a request.
@@ -48,24 +47,8 @@ impl GitHost {
     /// One whose repositories are read and written with a password.
     pub(crate) fn new(password: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
+        let (pem, config) = localhost();
         std::fs::write(folder.path().join("authority.pem"), pem).unwrap();
-        let issuer = Issuer::new(params, key);
-        let own_key = KeyPair::generate().unwrap();
-        let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let own = own.signed_by(&own_key, &issuer).unwrap();
-        let own_key = PrivatePkcs8KeyDer::from(own_key.serialize_der());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![own.der().clone()], own_key.into())
-            .unwrap();
-        let config = Arc::new(config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let name = format!("localhost:{}", listener.local_addr().unwrap().port());
         let state = Arc::new(State {

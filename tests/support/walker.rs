@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
 
@@ -171,6 +171,27 @@ fn shown(path: &[u8]) -> String {
         _ if text.is_empty() => "the folder itself".into(),
         _ => text,
     }
+}
+
+/// Every file below a folder that has this in it. What goes away meanwhile is passed over.
+pub(crate) fn files_with(folder: &Path, what: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let kind = match path.symlink_metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            found => found.unwrap().file_type(),
+        };
+        if kind.is_dir() {
+            found.extend(files_with(&path, what));
+        } else if kind.is_file() {
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            if bytes.windows(what.len()).any(|window| window == what.as_bytes()) {
+                found.push(path);
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ const SERVE: &[&str] = &[
     "run_processes",
     "run_disk",
     "expose",
+    "namespace",
     "git_authorities",
 ];
 const NOTIFY: &[&str] = &["command", "url"];

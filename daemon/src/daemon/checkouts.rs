@@ -24,10 +24,11 @@ use baton_store::checkout::{
     RepositoryOptions, RestoreOptions, Restored, RestoredRepository, restore, restore_snapshot,
     sweep,
 };
+use baton_store::fs::{self, Context, FsError};
 use baton_store::git::{self, CaptureOptions, Commands, GitError, GitProgram};
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
-use baton_store::layers::overlay::Marks;
+use baton_store::layers::overlay::{self, Marks};
 use baton_store::objects::ObjectSink;
 use baton_store::scan::{Guard, Progress, ScanOptions, Scanned, scan};
 use baton_store::snapshot::{
@@ -36,6 +37,8 @@ use baton_store::snapshot::{
 use baton_store::stat_cache::StatCache;
 use baton_store::store::Store;
 use baton_store::vault::{CommitError, Intake, Vault};
+use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
+use rustix::io::Errno;
 
 use super::report;
 use crate::clock::Clock;
@@ -207,6 +210,9 @@ impl NodeCheckouts {
         {
             return Ok(head.snapshot);
         }
+        if moment == Moment::Last {
+            open_up(place).doing(SEALING)?;
+        }
         let intake = vault.intake();
         let mut options = ScanOptions {
             started_at_ns: i64::try_from(self.clock.now_ms()).unwrap_or_default() * 1_000_000,
@@ -293,6 +299,24 @@ impl NodeCheckouts {
         intake.commit(update).doing(SEALING)?;
         Ok(new)
     }
+}
+
+/// Lets its owner into a checkout that a run has shut at the top, which is no reason to keep nothing of it. What it shut
+/// below is looked at as far as that can be read.
+fn open_up(place: &Place) -> Result<(), FsError> {
+    let upper = place.layer.join("upper");
+    let is_seen = !is_shared(&place.layer) || overlay::is_mounted(&place.checkout)?;
+    let top = if is_seen { &place.checkout } else { &upper };
+    match accessat(CWD, top, Access::READ_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        Err(Errno::ACCESS) => {}
+        // Whatever else is wrong with it is said when it is read.
+        _ => return Ok(()),
+    }
+    let stat = statat(CWD, top, AtFlags::SYMLINK_NOFOLLOW).context("looking at", top)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Ok(());
+    }
+    fs::set_mode(top, (stat.st_mode & 0o777) | 0o700)
 }
 
 /// A checkout that was made.

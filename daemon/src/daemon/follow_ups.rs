@@ -13,7 +13,8 @@ use baton_store::snapshot::load_snapshot;
 use tokio::task::JoinSet;
 
 use super::failure::Fail;
-use super::outbox::{Parcel, is_away};
+use super::outbox::is_away;
+use super::parcels::Parcel;
 use super::remotes::Target;
 use super::report::to_path;
 use super::trees::change_entry;

@@ -6,7 +6,7 @@ use baton_protocol::id::{RunId, ThreadId};
 use baton_protocol::message::{RunSpec, RunState};
 
 use super::failure::Fail;
-use super::outbox::Parcel;
+use super::parcels::Parcel;
 use super::remotes::Target;
 use super::report::to_path;
 use super::{Daemon, report};

@@ -3,17 +3,21 @@
 //! There is no way back from one, so another process tries it first: whether overlays can be mounted there, and whether
 //! runs are isolated there.
 //!
-//! **Invariant:** no node loses its rooms for the sake of layers. Nor does it go where there are none: what a run leaves
-//! behind when the node is killed ends with its room, and the next node could not find it in the namespace of this one.
+//! **Invariant:** no node loses its rooms for the sake of layers.
+//!
+//! **Invariant:** a node goes into a namespace only when no process of an earlier node's runs is alive. From inside it
+//! could not tell them, wherever they are, and would show and seal what they still write to.
 
 use std::process::{Command, Stdio};
 
 use baton_store::layers::overlay::{self, Marks};
+use baton_store::layout::Layout;
 use serde::{Deserialize, Serialize};
 
 use super::failure::{Fail, chain};
 use super::{Options, opening, rooming};
 use crate::namespace::{self, Namespace};
+use crate::runs::kill_leftovers_in;
 
 /// Longest answer of a trial that is shown.
 const MAX_SHOWN: usize = 300;
@@ -48,14 +52,35 @@ pub fn try_namespace(options: &Options) -> Result<Tried, Fail> {
 }
 
 /// Moves this process into a namespace of its own, if that is of use. It must have one thread only. `trial` is a command
-/// that answers with what [`try_namespace`] says, as JSON.
-pub fn move_into_namespace(trial: Command) -> Namespace {
+/// that answers with what [`try_namespace`] says, as JSON. After an error there is nothing to go on with.
+pub fn move_into_namespace(options: &Options, trial: Command) -> Result<Namespace, Fail> {
     if rustix::process::geteuid().is_root() {
-        return Namespace::Outside;
+        return Ok(Namespace::Outside);
     }
-    match check(trial).and_then(|()| namespace::enter().map_err(|error| chain(&error))) {
-        Ok(()) => Namespace::Own,
-        Err(why) => Namespace::Refused(why),
+    if !opening::load_config(&options.home)?.serve.namespace {
+        return Ok(Namespace::Refused("serve.namespace = false keeps the node out".to_owned()));
+    }
+    if let Err(why) = check(trial) {
+        return Ok(Namespace::Refused(why));
+    }
+    options.home.create()?;
+    // Held until there is no way back: only of a home that is nobody else's the runs are not at work.
+    let _own = Layout::open(&options.home.store_dir())?.lock()?;
+    let (found, gone) = kill_leftovers_in(&options.home.runs_dir())?;
+    if found > 0 {
+        tracing::info!(processes = found, "an earlier node's runs had left processes");
+    }
+    if !gone {
+        let why = "processes of an earlier node's runs do not end: look for BATON_RUN in /proc/*/environ, end them, and \
+                   start the node again";
+        return Ok(Namespace::Refused(why.to_owned()));
+    }
+    match namespace::enter() {
+        Ok(()) => Ok(Namespace::Own),
+        Err(error) if error.stayed() => Ok(Namespace::Refused(chain(&error))),
+        Err(error) => Err(Fail::new("namespace", chain(&error)).hint(
+            "serve again, or set serve.namespace = false in the configuration to stay out of it",
+        )),
     }
 }
 

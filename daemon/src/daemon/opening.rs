@@ -132,7 +132,7 @@ pub(super) fn checkouts(
             if let Namespace::Refused(refused) = &options.namespace {
                 why = format!("{why}; in a namespace of its own: {refused}");
             }
-            match SharedBytes::choose(caches.join("copies")) {
+            match SharedBytes::choose(caches.join("copies"), &home.runs_dir()) {
                 Ok(bytes) => {
                     cloned = Some(bytes);
                     Sharing::Bytes(why)
@@ -141,6 +141,15 @@ pub(super) fn checkouts(
             }
         }
     };
+    let aside = home.runs_dir().join("aside");
+    if cloned.is_none()
+        && let Err(error) = SharedBytes::give_up(&caches.join("copies"), &aside)
+    {
+        tracing::warn!(
+            error = chain(&error),
+            "copies that no run needs any more stay: remove them"
+        );
+    }
     let checkouts = NodeCheckouts {
         store: store.clone(),
         clock: workspaces.clock.clone(),
@@ -150,7 +159,7 @@ pub(super) fn checkouts(
         shared: shared.ok(),
         cloned,
         note: sharing.note(options.serving),
-        aside: home.runs_dir().join("aside"),
+        aside,
         environments: EnvironmentCache::open(caches.join("environments"), CacheLimits::default()),
         setups: Setups::default(),
         system: system(path),

@@ -24,28 +24,17 @@ use baton_store::snapshot::load_snapshot;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Daemon;
-use super::ahead::SentAhead;
 use super::failure::{Fail, chain};
+use super::parcels::Parcel;
 use super::remotes::Target;
 use super::transfer::Pushed;
 use crate::api::control::Event;
 use crate::api::socket::{BoxFuture, EventSender};
 use crate::queue::flight::{Flight, Landed};
 use crate::queue::{Deliver, Undelivered};
-use crate::workspace::{Taken, random};
 
 /// How long a command waits for what is before it in the queue, where the node answers.
 const MOMENT: Duration = Duration::from_secs(5);
-
-/// What is to be sent.
-#[derive(Debug)]
-pub(super) struct Parcel {
-    pub(super) target: Target,
-    wanted: NewEntry,
-    snapshot: Snapshot,
-    /// What it has cost already to send some of it.
-    ahead: SentAhead,
-}
 
 /// What became of a parcel.
 #[derive(Debug)]
@@ -75,75 +64,6 @@ impl From<Pushed> for Sent {
             runs: Vec::new(),
             queue: None,
         }
-    }
-}
-
-impl Parcel {
-    pub(super) fn push(
-        target: Target,
-        taken: &Taken,
-        ahead: SentAhead,
-        now: u64,
-    ) -> Result<Self, Fail> {
-        Self::new(target, taken, EntryKind::Push, (ahead, now))
-    }
-
-    pub(super) fn handoff(
-        target: Target,
-        taken: &Taken,
-        ahead: SentAhead,
-        runs: Vec<RunSpec>,
-        now: u64,
-        expires_ms: u64,
-    ) -> Result<Self, Fail> {
-        let mut parcel = Self::new(target, taken, EntryKind::Handoff, (ahead, now))?;
-        parcel.wanted.runs = runs;
-        parcel.wanted.expires_at = Some(now.saturating_add(expires_ms));
-        Ok(parcel)
-    }
-
-    /// A snapshot that this home has made of what a run left, and what goes on from there.
-    pub(super) fn carried(
-        target: Target,
-        (id, snapshot): (SnapshotId, Snapshot),
-        run: RunSpec,
-        now: u64,
-        expires_ms: u64,
-    ) -> Result<Self, Fail> {
-        let wanted = NewEntry {
-            id: QueueId::from_bytes(random()?),
-            kind: EntryKind::Handoff,
-            workspace: run.workspace,
-            node: target.remote.node,
-            remote: target.remote.name.clone(),
-            snapshot: id,
-            runs: vec![run],
-            created_at: now,
-            expires_at: Some(now.saturating_add(expires_ms)),
-            begun: false,
-        };
-        Ok(Self { target, wanted, snapshot, ahead: SentAhead::default() })
-    }
-
-    fn new(
-        target: Target,
-        taken: &Taken,
-        kind: EntryKind,
-        (ahead, now): (SentAhead, u64),
-    ) -> Result<Self, Fail> {
-        let wanted = NewEntry {
-            id: QueueId::from_bytes(random()?),
-            kind,
-            workspace: taken.workspace,
-            node: target.remote.node,
-            remote: target.remote.name.clone(),
-            snapshot: taken.id,
-            runs: Vec::new(),
-            created_at: now,
-            expires_at: None,
-            begun: false,
-        };
-        Ok(Self { target, wanted, snapshot: taken.snapshot.clone(), ahead })
     }
 }
 

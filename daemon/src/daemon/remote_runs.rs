@@ -104,15 +104,8 @@ impl Daemon {
         self: &Arc<Self>,
         digits: &str,
     ) -> Result<Option<(Entry, RunInfo)>, Fail> {
-        if digits.len() < baton_protocol::id::MIN_PREFIX {
-            return Ok(None);
-        }
-        let is_meant = |info: &RunInfo| {
-            let RunSpec { run, thread, .. } = &info.spec;
-            run.to_string().starts_with(digits) || thread.to_string().starts_with(digits)
-        };
         let runs = self.runs_in_queue().await?;
-        Ok(runs.into_iter().find(|(_, info)| is_meant(info)))
+        Ok(runs.into_iter().find(|(_, info)| is_meant(digits, info)))
     }
 
     /// The run that an id, a prefix, or a thread means, and the node it is on. One that is still in the
@@ -137,7 +130,8 @@ impl Daemon {
         self: &Arc<Self>,
         digits: &str,
     ) -> Result<(Target, RunInfo, Option<RunId>), Fail> {
-        if let Some((entry, info)) = self.run_in_queue(digits).await? {
+        let queued = self.runs_in_queue().await?;
+        if let Some((entry, info)) = queued.iter().find(|(_, info)| is_meant(digits, info)) {
             let (run, remote) = (info.spec.run.short(), &entry.wanted.remote);
             let message = match entry.state {
                 EntryState::Waiting => {
@@ -165,6 +159,8 @@ impl Daemon {
         let places: Vec<usize> = (0..found.len()).collect();
         let at = only(&places, "run", digits, "baton runs")?;
         let (target, info) = found.swap_remove(at);
+        let waiting = queued.into_iter().filter(|(entry, _)| entry.state == EntryState::Waiting);
+        all.extend(waiting.map(|(_, info)| info));
         let RunSpec { run, thread, .. } = &info.spec;
         let next = all.iter().find(|it| it.spec.parent == Some(*run) && it.spec.thread == *thread);
         Ok((target, info, next.map(|next| next.spec.run)))
@@ -344,6 +340,13 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Whether these digits mean a run or its thread.
+fn is_meant(digits: &str, info: &RunInfo) -> bool {
+    let RunSpec { run, thread, .. } = &info.spec;
+    digits.len() >= baton_protocol::id::MIN_PREFIX
+        && (run.to_string().starts_with(digits) || thread.to_string().starts_with(digits))
 }
 
 fn line(entry: LogEntry) -> LogLine {

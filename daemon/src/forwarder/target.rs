@@ -1,7 +1,7 @@
 //! What a request of a run is about: a host, a repository there, and what git does with it.
 //!
-//! **Invariant:** nothing but fetching and pushing of git has a target: whatever else a host answers to, as its interface
-//! for programs, is out of reach.
+//! **Invariant:** nothing but fetching and pushing of git has a target: a path ends as git's do, and does not begin as the
+//! interfaces for programs that hosts have.
 
 /// Longest path of a repository.
 const MAX_PATH: usize = 2048;
@@ -49,7 +49,9 @@ pub(super) struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
     /// It is about large files.
-    #[error("files of git LFS are not passed on: the run has no credential for them")]
+    #[error(
+        "files of git LFS are not passed on. Without them: GIT_LFS_SKIP_SMUDGE=1 git clone (or checkout, or pull), and git push --no-verify"
+    )]
     Lfs,
     /// It is a fetch or push of a git before 1.6.6, or of something that is no git.
     #[error("only git's own requests to fetch and to push are passed on")]
@@ -94,6 +96,9 @@ impl Target {
             .strip_prefix('/')
             .and_then(|rest| rest.split_once('/'))
             .ok_or(TargetError::NotGit)?;
+        if is_interface(repository) {
+            return Err(TargetError::NotGit);
+        }
         let is_path = repository.len() <= MAX_PATH && repository.split('/').all(is_part);
         if !is_path {
             return Err(TargetError::Path);
@@ -124,6 +129,20 @@ impl Target {
         };
         format!("application/x-{}-{kind}", self.service.name())
     }
+}
+
+/// Whether a host has something else than a repository there: GitHub, GitLab and Gitea below `api`, GitLab behind `-` at any
+/// place, Bitbucket below `rest`, Azure at `_apis`.
+fn is_interface(path: &str) -> bool {
+    let parts: Vec<_> = path.split('/').map(str::to_ascii_lowercase).collect();
+    let begins = |what: &[&str]| {
+        parts.len() >= what.len() && parts.iter().zip(what).all(|(part, what)| part == what)
+    };
+    let inner = parts.split_last().map_or(&[][..], |(_, inner)| inner);
+    begins(&["api"])
+        || begins(&["rest", "api"])
+        || inner.iter().any(|part| part == "-")
+        || parts.iter().any(|part| part == "_apis")
 }
 
 /// Whether a part of a path means itself, to whoever reads it.
@@ -185,6 +204,13 @@ mod tests {
             ("PUT", "/h/r/git-receive-pack", None),
             ("POST", "/h/r/git-receive-pack", Some("x")),
             ("POST", "/h/api/v3/user/repos", None),
+            ("POST", "/h/api/v1/repos/o/r/contents/git-upload-pack", None),
+            ("POST", "/h/API/v1/repos/o/r/contents/git-receive-pack", None),
+            ("GET", "/h/api/v4/projects/1/info/refs", refs),
+            ("POST", "/h/-/api/v4/git-upload-pack", None),
+            ("POST", "/h/o/r/-/issues/git-upload-pack", None),
+            ("POST", "/h/rest/api/1.0/projects/git-upload-pack", None),
+            ("POST", "/h/o/p/_apis/git/git-upload-pack", None),
             ("GET", "/h/r/HEAD", None),
             ("GET", "/h/r/objects/info/packs", None),
             ("GET", "/h/info/refs", refs),
@@ -211,7 +237,9 @@ mod tests {
             let whole = format!("/h/{path}/git-upload-pack");
             assert_eq!(Target::read("POST", &whole, None), Err(TargetError::Path), "{path:?}");
         }
-        for path in ["a", "~ann/r", ".git", "a.b/c..d", "@scope/x", "r.git"] {
+        for path in
+            ["a", "~ann/r", ".git", "o/api", "rest/r", "o/-", "a.b/c..d", "@scope/x", "r.git"]
+        {
             let whole = format!("/h/{path}/git-upload-pack");
             assert!(Target::read("POST", &whole, None).is_ok(), "{path:?}");
         }

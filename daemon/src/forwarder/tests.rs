@@ -1,14 +1,15 @@
 //! What a hostile program of a run can do with its way to git hosts: what gets to the host, and what it costs the node.
 
+#[path = "../../../tests/support/authority.rs"]
+mod authority;
+
 use std::sync::Mutex;
 
 use baton_protocol::message::secrets::SecretValue;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
+use super::places::{MAX_REQUESTS, MAX_STRANGERS};
 use super::*;
 
 const TOKEN: &str = "tok-of-the-host-1234";
@@ -30,25 +31,10 @@ struct Host {
 impl Host {
     /// Answers with these bytes; for `localhost`, by an authority of its own.
     async fn start(tasks: &Tasks, answer: &'static str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
+        let (pem, config) = authority::localhost();
         let authority = tempfile::NamedTempFile::new().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
         fs_write(authority.path(), &pem);
-        let issuer = Issuer::new(params, key);
-        let own_key = KeyPair::generate().unwrap();
-        let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let own = own.signed_by(&own_key, &issuer).unwrap();
-        let own_key = PrivatePkcs8KeyDer::from(own_key.serialize_der());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![own.der().clone()], own_key.into())
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = TlsAcceptor::from(config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let name = format!("localhost:{}", listener.local_addr().unwrap().port());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -69,13 +55,16 @@ impl Host {
                         let is_whole = [&b"END"[..], b"0\r\n\r\n", b"0000"]
                             .iter()
                             .any(|end| text.ends_with(end));
-                        if read == 0 || is_get || is_whole {
+                        // Some answer before they have read all.
+                        let is_much = text.len() > 64 * 1024;
+                        if read == 0 || is_get || is_whole || is_much {
                             break;
                         }
                     }
                     all.lock().unwrap().push(String::from_utf8_lossy(&text).into_owned());
                     drop(stream.write_all(answer.as_bytes()).await);
                     drop(stream.shutdown().await);
+                    while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
                 };
                 own_tasks.spawn("test-host", one).detach();
             }
@@ -269,10 +258,9 @@ async fn a_push_to_another_ref_never_reaches_the_host() {
     let said =
         send(&forwarder, &push(&forwarder, &host.name, "Content-Length: 4\r\n", b"0000")).await;
     assert!(said.ends_with("0000"), "{said}");
-    assert!(
-        host.seen()[1].ends_with("content-length: 4\r\n\r\n0000")
-            || host.seen()[1].ends_with("0000")
-    );
+    let seen = host.seen();
+    let (head, sent) = seen[1].split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-length: 4") && sent == "0000", "{head} {sent}");
 }
 
 #[tokio::test]
@@ -316,6 +304,15 @@ async fn two_requests_in_one_are_one_or_none() {
         }
         assert!(host.seen().len() <= before + 1);
     }
+    // What is behind the end of the first one is nobody's, and that one goes.
+    let before = host.seen().len();
+    let body = [own.clone(), second.into()].concat();
+    send(&forwarder, &push(&forwarder, &host.name, &length(&own), &body)).await;
+    let seen = host.seen();
+    assert_eq!(seen.len(), before + 1);
+    let (_, sent) = seen[before].split_once("\r\n\r\n").unwrap();
+    let expected = format!("{OID} {OID} refs/heads/handoff/abababab\0 report-status");
+    assert_eq!(sent, format!("{:04x}{expected}0000", expected.len() + 4));
     // A line end in a path is the end of a request line, and what follows is no request.
     let line = format!(
         "GET /{}/o%0d%0aX/r.git/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: x\r\n{}\r\n",
@@ -351,30 +348,23 @@ async fn heads_and_lists_without_an_end_are_cut_off() {
 }
 
 #[tokio::test]
-async fn many_connections_take_the_places_of_their_own_run_only_and_end_with_it() {
+async fn silent_strangers_take_no_place_of_a_run_and_go_when_it_ends() {
     let tasks = Tasks::new();
     let host = Host::start(&tasks, ADVERTISED).await;
     let forwarder = host.forwarder(PushScope::Run, &tasks).await;
-    let other = host.forwarder(PushScope::Run, &tasks).await;
     let mut open = Vec::new();
-    // Fewer than wait to be taken on any system.
-    for _ in 0..80 {
+    for _ in 0..MAX_STRANGERS + MAX_REQUESTS {
         open.push(TcpStream::connect(forwarder.address).await.unwrap());
     }
-    // The other run is served meanwhile, and no more are looked at than have places.
-    let said = send(&other, &refs(&other, &host.name, "")).await;
-    assert!(said.ends_with("0000"), "{said}");
-    within(async {
-        while tasks.count() < MAX_REQUESTS {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    // Those of both ways, those of the test's host, and none for who waits.
-    assert!(tasks.count() <= MAX_REQUESTS + 8, "{}", tasks.count());
-    drop(open);
+    // The run is served meanwhile, and where there are too many the oldest has gone.
     let said = send(&forwarder, &refs(&forwarder, &host.name, "")).await;
     assert!(said.ends_with("0000"), "{said}");
+    let mut rest = Vec::new();
+    drop(within(open[0].read_to_end(&mut rest)).await);
+    assert!(rest.is_empty());
+    // Those of the way itself and of the test's host are there besides.
+    assert!(tasks.count() <= MAX_STRANGERS + 8, "{}", tasks.count());
+    drop(open);
 
     let mut waiting = TcpStream::connect(forwarder.address).await.unwrap();
     waiting.write_all(b"GET /").await.unwrap();
@@ -453,4 +443,111 @@ async fn who_does_not_prove_to_be_the_host_is_told_nothing() {
         assert!(said.contains("cannot read its certificates of authorities"), "{said}");
         assert!(!said.contains(file.path().to_str().unwrap()), "{said}");
     }
+}
+
+#[tokio::test]
+async fn requests_of_a_run_take_its_own_places_and_no_others() {
+    let tasks = Tasks::new();
+    let host = Host::start(&tasks, ADVERTISED).await;
+    let forwarder = host.forwarder(PushScope::Run, &tasks).await;
+    let other = host.forwarder(PushScope::Run, &tasks).await;
+    let mut open = Vec::new();
+    for _ in 0..MAX_REQUESTS {
+        let mut stream = TcpStream::connect(forwarder.address).await.unwrap();
+        let begun =
+            push(&forwarder, &host.name, "Content-Length: 1000\r\nExpect: 100-continue\r\n", b"");
+        stream.write_all(&begun).await.unwrap();
+        // It is said once the body is asked for, which is in its place.
+        let mut said = [0; 25];
+        within(stream.read_exact(&mut said)).await.unwrap();
+        assert!(said.starts_with(b"HTTP/1.1 100 "));
+        open.push(stream);
+    }
+    let mut next = TcpStream::connect(forwarder.address).await.unwrap();
+    next.write_all(&refs(&forwarder, &host.name, "")).await.unwrap();
+    let said = send(&other, &refs(&other, &host.name, "")).await;
+    assert!(said.ends_with("0000"), "{said}");
+    assert_eq!(host.seen().len(), 1, "the next one waits");
+    open.pop();
+    let mut said = Vec::new();
+    within(next.read_to_end(&mut said)).await.unwrap();
+    assert!(said.ends_with(b"0000"));
+}
+
+#[tokio::test]
+async fn what_a_request_began_ends_with_it() {
+    let tasks = Tasks::new();
+    // It takes a connection, and says nothing.
+    let host = Host::start(&tasks, PUSHED).await;
+    let forwarder = host.forwarder(PushScope::Run, &tasks).await;
+    let before = tasks.count();
+    let body = list(&["refs/heads/handoff/abababab"], "report-status");
+    let more = format!("Content-Length: {}\r\n", body.len() + 9);
+    let mut stream = TcpStream::connect(forwarder.address).await.unwrap();
+    let body = [&body[..], b"PACK"].concat();
+    stream.write_all(&push(&forwarder, &host.name, &more, &body)).await.unwrap();
+    let reached = |count: usize| {
+        let tasks = tasks.clone();
+        within(async move {
+            while tasks.count() != count {
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    // The request, its connection, and the host's side of that.
+    reached(before + 3).await;
+    drop(stream);
+    reached(before).await;
+}
+
+#[tokio::test]
+async fn the_answer_of_a_host_that_reads_no_further_is_told() {
+    let tasks = Tasks::new();
+    let answer = "HTTP/1.1 413 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let host = Host::start(&tasks, answer).await;
+    let forwarder = host.forwarder(PushScope::Run, &tasks).await;
+    let own = list(&["refs/heads/handoff/abababab"], "report-status");
+    let body = [own, vec![b'x'; 8 << 20]].concat();
+    let request = push(&forwarder, &host.name, &length(&body), &body);
+    let mut stream = TcpStream::connect(forwarder.address).await.unwrap();
+    // As git does: all of it is sent, and then is read.
+    within(stream.write_all(&request)).await.unwrap();
+    let mut said = Vec::new();
+    within(stream.read_to_end(&mut said)).await.unwrap();
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("status 413"), "{said}");
+}
+
+#[tokio::test]
+async fn settings_of_a_repository_do_not_lock_a_run_out() {
+    let tasks = Tasks::new();
+    let host = Host::start(&tasks, ADVERTISED).await;
+    let forwarder = host.forwarder(PushScope::Run, &tasks).await;
+    let whole = String::from_utf8(refs(&forwarder, &host.name, "")).unwrap();
+    let own = key(&forwarder);
+    let two = whole.replace(&own, &format!("Authorization: Basic abc\r\n{own}"));
+    let said = send(&forwarder, two.as_bytes()).await;
+    assert!(said.ends_with("0000"), "{said}");
+    assert!(!host.seen()[0].contains("abc"), "{:?}", host.seen());
+}
+
+#[tokio::test]
+async fn what_does_not_begin_as_a_fetch_is_not_passed_on() {
+    let tasks = Tasks::new();
+    let host = Host::start(&tasks, ADVERTISED).await;
+    let forwarder = host.forwarder(PushScope::Run, &tasks).await;
+    for (body, more, status) in [
+        (r#"{"branch":"main"}"#, "", "400"),
+        ("a=b&c=d", "", "400"),
+        ("{}", "", "400"),
+        (r#"{"branch":"main"}"#, "Content-Encoding: gzip\r\n", "400"),
+        ("0000", "", "200"),
+    ] {
+        let more = format!("{more}{}", length(body.as_bytes()));
+        let request = push(&forwarder, &host.name, &more, body.as_bytes());
+        let request = String::from_utf8(request).unwrap().replace("receive-pack", "upload-pack");
+        let said = send(&forwarder, request.as_bytes()).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{body}: {said}");
+    }
+    assert_eq!(host.seen().len(), 1);
 }

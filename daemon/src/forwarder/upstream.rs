@@ -2,23 +2,27 @@
 //!
 //! **Invariant:** what opens a host is said to whoever proves to be it, and to nobody else: no redirect is followed, and no
 //! proxy of the environment is used.
+//!
+//! **Invariant:** what is begun for a request ends with it. Only the lookup of a name cannot be ended: few of a run are at
+//! work, and few of a node.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use baton_store::fs::{self, FsError};
-use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 
-use super::body::Passed;
+use super::body::{Passed, Tied};
 use crate::task::Tasks;
 
 /// Until a host is connected to, its name looked up and its key proven.
@@ -26,6 +30,11 @@ const CONNECT: Duration = Duration::from_secs(30);
 
 /// From a request until the answer begins, the sending of a pack and what the host checks before it answers included.
 const ANSWER: Duration = Duration::from_hours(1);
+
+/// Names that are looked up at once, for a run and for all of a node. A resolver that does not answer holds a thread of those
+/// that all of the node shares (512) for its own time, whoever waits for it.
+const MAX_LOOKUPS: usize = 4;
+const MAX_LOOKUPS_OF_NODE: usize = 64;
 
 /// Longest file of certificates that is read.
 const MAX_FILE: u64 = 4 << 20;
@@ -68,17 +77,42 @@ pub(super) enum UpstreamError {
 }
 
 /// Whom a node believes that they are a host.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Trust {
     /// Files of certificates beside those of the system.
     files: Vec<PathBuf>,
     config: OnceLock<Arc<ClientConfig>>,
+    /// Of all runs.
+    lookups: Arc<Semaphore>,
+}
+
+/// What blocks at once for one run.
+#[derive(Clone, Debug)]
+pub(super) struct Lookups(Arc<Semaphore>);
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_LOOKUPS)))
+    }
+}
+
+impl Lookups {
+    async fn place(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        Arc::clone(&self.0).acquire_owned().await.map_err(|_| UpstreamError::Late)
+    }
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl Trust {
     /// The authorities of the system, and those in some files of PEM.
     pub fn new(files: Vec<PathBuf>) -> Self {
-        Self { files, config: OnceLock::new() }
+        let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS_OF_NODE));
+        Self { files, config: OnceLock::new(), lookups }
     }
 
     /// Read once they are needed. What cannot be read is tried again.
@@ -116,32 +150,73 @@ impl Trust {
     }
 }
 
-/// Sends one request to a host and returns how its answer begins. The connection ends with the answer.
+/// Sends one request to a host and returns how its answer begins. The connection ends with the answer, and with whoever waits
+/// for it.
 pub(super) async fn ask(
     trust: &Arc<Trust>,
+    lookups: &Lookups,
     tasks: &Tasks,
     host: &str,
     request: Request<Passed>,
-) -> Result<Response<Incoming>, UpstreamError> {
-    let reading = Arc::clone(trust);
-    let config = tasks.spawn_blocking("git-authorities", move || reading.config());
-    let config = config.await.map_err(|_| UpstreamError::NoAuthorities)??;
-    let connected = tokio::time::timeout(CONNECT, connect(host, config, tasks)).await;
-    let mut sender = connected.map_err(|_| UpstreamError::Late)??;
+) -> Result<Response<Passed>, UpstreamError> {
+    let connected = tokio::time::timeout(CONNECT, connect(trust, lookups, tasks, host)).await;
+    let (mut sender, tied) = connected.map_err(|_| UpstreamError::Late)??;
     let answer = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
-    answer.map_err(|_| UpstreamError::Late)?.map_err(UpstreamError::Http)
+    let answer = answer.map_err(|_| UpstreamError::Late)?.map_err(UpstreamError::Http)?;
+    Ok(answer.map(|body| Passed::whole(body, u64::MAX).with(tied)))
+}
+
+async fn config(
+    trust: &Arc<Trust>,
+    lookups: &Lookups,
+    tasks: &Tasks,
+) -> Result<Arc<ClientConfig>, UpstreamError> {
+    if let Some(config) = trust.config.get() {
+        return Ok(Arc::clone(config));
+    }
+    let (place, reading) = (lookups.place().await?, Arc::clone(trust));
+    let config = tasks.spawn_blocking("git-authorities", move || {
+        let _place = place;
+        reading.config()
+    });
+    config.await.map_err(|_| UpstreamError::NoAuthorities)?
+}
+
+/// The addresses of a name. Who asks may go; the places are taken until the system has ended to look.
+async fn look_up(
+    name: &str,
+    port: u16,
+    trust: &Trust,
+    lookups: &Lookups,
+    tasks: &Tasks,
+) -> Result<Vec<SocketAddr>, UpstreamError> {
+    let own = lookups.place().await?;
+    let all = Arc::clone(&trust.lookups).acquire_owned().await.map_err(|_| UpstreamError::Late)?;
+    let (asked, ending) = ((name.to_owned(), port), tasks.clone());
+    let looked_up = tasks.spawn("git-lookup", async move {
+        let _places = (own, all);
+        tokio::select! {
+            () = ending.cancelled() => None,
+            found = lookup_host(asked) => Some(found.map(Vec::from_iter)),
+        }
+    });
+    let found = looked_up.await.ok().flatten().ok_or(UpstreamError::Late)?;
+    found.map_err(UpstreamError::Connect)
 }
 
 async fn connect(
-    host: &str,
-    config: Arc<ClientConfig>,
+    trust: &Arc<Trust>,
+    lookups: &Lookups,
     tasks: &Tasks,
-) -> Result<SendRequest<Passed>, UpstreamError> {
+    host: &str,
+) -> Result<(SendRequest<Passed>, Tied), UpstreamError> {
+    let config = config(trust, lookups, tasks).await?;
     let (name, port) = match host.split_once(':') {
         Some((name, port)) => (name, port.parse().unwrap_or(443)),
         None => (host, 443),
     };
-    let stream = TcpStream::connect((name, port)).await.map_err(UpstreamError::Connect)?;
+    let addresses = look_up(name, port, trust, lookups, tasks).await?;
+    let stream = TcpStream::connect(&*addresses).await.map_err(UpstreamError::Connect)?;
     // A pack is sent in pieces that need not wait for each other.
     stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
     let server = ServerName::try_from(name.to_owned())
@@ -153,13 +228,10 @@ async fn connect(
         .handshake(stream)
         .await
         .map_err(UpstreamError::Http)?;
-    // It ends with the answer that it brings, or with whoever reads that.
-    tasks
-        .spawn("git-host", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a git host broke off");
-            }
-        })
-        .detach();
-    Ok(sender)
+    let connection = tasks.spawn("git-host", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a git host broke off");
+        }
+    });
+    Ok((sender, Tied(connection)))
 }

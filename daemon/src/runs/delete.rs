@@ -25,12 +25,9 @@ impl Runs {
             let row = runs.begin_to_delete(&owner, run)?;
             let deleted = runs.delete_now(&row);
             runs.0.leaving().remove(&run);
-            deleted.map(|is_last| (row, is_last))
+            deleted.map(|()| row)
         };
-        let (row, is_last) = self.blocking("run-delete", work).await??;
-        if is_last && let Err(error) = self.forget_home(row.vault, row.info.spec.thread).await {
-            tracing::warn!(%run, error = chain(&error), "the home of a thread without runs stays");
-        }
+        let row = self.blocking("run-delete", work).await??;
         tracing::info!(%run, user, "run deleted");
         self.sweep_soon();
         Ok(row.info)
@@ -49,8 +46,7 @@ impl Runs {
         Ok(row)
     }
 
-    /// Says whether no other run of its thread is left.
-    fn delete_now(&self, row: &RunRow) -> Result<bool, RunsError> {
+    fn delete_now(&self, row: &RunRow) -> Result<(), RunsError> {
         let (run, thread) = (row.info.spec.run, row.info.spec.thread);
         let catalog = &self.0.parts.catalog;
         let folders = Folders::of(&self.0.options.folder, run);
@@ -67,13 +63,17 @@ impl Runs {
         if folders.root().symlink_metadata().is_ok() {
             remove_made(folders.root()).map_err(|error| failed(&error))?;
         }
+        if !catalog.has_other_runs_of(row.vault, thread, run)? {
+            self.forget_home(row.vault, thread).map_err(|error| failed(&error))?;
+        }
         catalog.delete_run(&row.user, run)?;
-        Ok(!catalog.has_runs_of(thread)?)
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use baton_protocol::id::ThreadId;
     use baton_protocol::message::{RefusalCode, RunSpec, RunState};
 
     use super::super::testing::{Node, spec, within};
@@ -111,6 +111,20 @@ mod tests {
         }
         // The home goes with the last run of its thread.
         assert!(!home.join(info.spec.thread.to_string()).exists());
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_from_a_run_elsewhere_is_one_in_its_thread() {
+        let node = Node::new();
+        let parent = Some(spec(9, &["true"]).run);
+        let first = RunSpec { parent, ..spec(1, &["true"]) };
+        assert_eq!(node.run(first.clone()).await.state, RunState::Succeeded);
+        let second = RunSpec { parent, ..spec(2, &["true"]) };
+        let refused = node.runs.create("ann", node.vault, second).await.unwrap_err().refusal();
+        assert_eq!(refused.code, RefusalCode::Conflict, "{refused}");
+        let thread = ThreadId::from_bytes([1; 16]);
+        let fork = RunSpec { parent, thread, ..spec(3, &["true"]) };
+        assert_eq!(node.run(fork).await.state, RunState::Succeeded);
     }
 
     #[tokio::test]

@@ -61,6 +61,7 @@ impl Runs {
             let (sweeps, stop) = (&runs.0.sweeps, &runs.0.stopping);
             loop {
                 let asked = sweeps.load(Ordering::SeqCst);
+                runs.sweep_homes();
                 if !stop.load(Ordering::SeqCst)
                     && let Err(error) = runs.0.parts.checkouts.sweep(stop)
                 {

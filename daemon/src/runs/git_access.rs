@@ -49,6 +49,7 @@ pub(super) fn tell(all: &mut Variables, folders: &Folders, forwarder: Option<&Fo
     set_where_free(all, told.map(|(name, path)| (name.into(), path.into())).to_vec());
     if let Some(forwarder) = forwarder {
         add_settings(all, forwarder.settings());
+        set_where_free(all, vec![(settings::HOSTS.into(), forwarder.hosts().into())]);
     }
 }
 

@@ -23,7 +23,7 @@ use baton_store::checkout::{put_aside, remove_made};
 use baton_store::fs::{self, FsError};
 
 use super::refused::chain;
-use super::{Live, Runs, RunsError};
+use super::{Live, Runs};
 use crate::limits::disk::{Free, Reserve, used};
 use crate::rooms::{DEFAULT_PATH, Job, Room, RoomError, Wrapped};
 
@@ -124,8 +124,7 @@ impl Runs {
                 "the home of the thread was larger than the disk quota of a run: this one begins with an empty one"
                     .to_owned(),
             );
-            let runs = self.clone();
-            self.0.parts.tasks.spawn_blocking("run-home", move || runs.sweep_homes()).detach();
+            self.sweep_soon();
             fs::create_dir_all(&home)?;
         }
         if home.symlink_metadata().is_err() {
@@ -259,27 +258,18 @@ impl Runs {
     }
 
     /// Takes away the home of a thread of a user, with all that is in it. Says whether it did: not while a run of the
-    /// thread is at work. What is in it is gone at once; that it takes no place any more may take a while.
-    pub async fn forget_home(&self, vault: VaultId, thread: ThreadId) -> Result<bool, RunsError> {
-        let runs = self.clone();
-        let forget = move || -> Result<bool, FsError> {
-            let homes = &runs.0.homes;
-            let claimed = homes.claimed();
-            if claimed.contains_key(&(vault, thread)) {
-                return Ok(false);
-            }
-            let aside = homes.folder.join("aside");
-            fs::create_dir_all(&aside)?;
-            put_aside(&homes.of(vault, thread), &aside, "")?;
-            drop(claimed);
-            Ok(true)
-        };
-        let forgotten = self.blocking("run-home", forget).await?;
-        let forgotten = forgotten.map_err(|error| RunsError::Store(error.into()))?;
-        let runs = self.clone();
-        let sweep = move || runs.sweep_homes();
-        self.0.parts.tasks.spawn_blocking("run-home", sweep).detach();
-        Ok(forgotten)
+    /// thread is at work. What is in it is gone at once; that it takes no place any more is up to the next sweep.
+    pub(super) fn forget_home(&self, vault: VaultId, thread: ThreadId) -> Result<bool, FsError> {
+        let homes = &self.0.homes;
+        let claimed = homes.claimed();
+        if claimed.contains_key(&(vault, thread)) {
+            return Ok(false);
+        }
+        let aside = homes.folder.join("aside");
+        fs::create_dir_all(&aside)?;
+        put_aside(&homes.of(vault, thread), &aside, "")?;
+        drop(claimed);
+        Ok(true)
     }
 
     /// Removes what was put aside.

@@ -388,9 +388,9 @@ async fn a_thread_keeps_its_home_a_fork_has_a_copy_and_nobody_shares_one() {
         let log = node_says(&node.log(beside.spec.run).await);
         assert!(log.contains("another run of the thread is at work"), "{log}");
         let thread = first.spec.thread;
-        assert!(!node.runs.forget_home(node.vault, thread).await.unwrap());
+        assert!(!node.runs.forget_home(node.vault, thread).unwrap());
         within(node.runs.cancel("ann", endless.run)).await.unwrap();
-        assert!(node.runs.forget_home(node.vault, thread).await.unwrap());
+        assert!(node.runs.forget_home(node.vault, thread).unwrap());
         assert!(!kept.exists());
         let after = node.run(of_thread(spec(8, &["sh", "-c", "ls -A \"$HOME\""]), 1, None)).await;
         assert_eq!(node.output(after.spec.run).await.0, b"");

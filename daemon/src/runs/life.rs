@@ -56,6 +56,14 @@ impl Runs {
             }
             Err(ended) => ended,
         };
+        if let Some(turn) = live.turn().as_mut() {
+            turn.take_back();
+        }
+        if ended.stop == Some(Stop::Interrupted) && self.is_noted_as_queued(live).await {
+            // Nothing was started: the next daemon begins anew.
+            self.discard_checkout(live).await;
+            return;
+        }
         ended.failure = ended.failure.map(|failure| self.masked(live, failure));
         if ended.stop.is_none() && ended.code.is_some() {
             // If the node dies while it seals, the next daemon knows how the program ended.
@@ -70,6 +78,12 @@ impl Runs {
             }
         }
         self.seal_and_finish(live, ended).await;
+    }
+
+    async fn is_noted_as_queued(&self, live: &Live) -> bool {
+        let (catalog, user, run) = (self.0.parts.catalog.clone(), live.user.clone(), live.run);
+        let row = self.blocking("run-state", move || catalog.run(&user, run)).await;
+        matches!(row, Ok(Ok(Some(row))) if row.info.state == RunState::Queued)
     }
 
     /// Makes the run's folders, checkout, attachments and receipt.

@@ -12,8 +12,11 @@ impl Runs {
     pub(super) fn check_parent(&self, user: &str, spec: &RunSpec) -> Result<(), RunsError> {
         let Some(parent) = spec.parent else { return Ok(()) };
         let catalog = &self.0.parts.catalog;
-        // One that is not here is on another node, or was taken away: what it left came with who goes on from it.
-        let Some(row) = catalog.run(user, parent)? else { return Ok(()) };
+        let next = catalog.next_of(parent, spec.thread)?.filter(|next| *next != spec.run);
+        let Some(row) = catalog.run(user, parent)? else {
+            // On another node, or taken away: what it left came with who goes on from it.
+            return next.map_or(Ok(()), |next| Err(RunsError::FollowedUp { parent, next }));
+        };
         let known = row.info;
         if self.0.leaving().contains(&parent) {
             return Err(RunsError::NotFound(parent));
@@ -22,7 +25,7 @@ impl Runs {
             return Err(RunsError::NotEnded(parent));
         }
         let same_thread = known.spec.thread == spec.thread;
-        match catalog.next_of(parent, spec.thread)?.filter(|next| *next != spec.run) {
+        match next {
             Some(next) if same_thread => Err(RunsError::FollowedUp { parent, next }),
             _ => Ok(()),
         }

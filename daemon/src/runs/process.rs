@@ -108,14 +108,14 @@ impl Seen {
         pids.filter_map(Self::read).collect()
     }
 
-    /// Whether it has this variable in its environment; nothing where it has none at all, which is also
+    /// Whether it has such a variable in its environment; nothing where it has none at all, which is also
     /// what a process shows in the middle of an `exec`.
-    fn carries(&self, marker: &[u8]) -> Option<bool> {
+    fn carries(&self, marks: impl Fn(&[u8]) -> bool) -> Option<bool> {
         let path = format!("/proc/{}/environ", self.pid);
         let environment = fs::read_if_exists(Path::new(&path), MAX_ENVIRONMENT);
         let environment = environment.ok().flatten()?;
         let mut variables = environment.split(|&byte| byte == 0);
-        (!environment.is_empty()).then(|| variables.any(|variable| variable == marker))
+        (!environment.is_empty()).then(|| variables.any(marks))
     }
 
     /// All the memory that it uses.
@@ -179,15 +179,20 @@ fn add_descendants(pids: &mut HashSet<i32>, all: &[Seen]) {
 
 /// The living processes of a run. `leader` is trusted to be the run's, and so is what is in its group.
 fn members(leader: Option<i32>, grouped: &[i32], marker: &[u8]) -> Vec<Seen> {
+    members_of(leader.as_slice(), grouped, |variable| variable == marker)
+}
+
+/// The same of all runs whose mark is one of these.
+fn members_of(leaders: &[i32], grouped: &[i32], marks: impl Fn(&[u8]) -> bool) -> Vec<Seen> {
     let myself = rustix::process::getpid().as_raw_pid();
     let all = Seen::all();
     let mut pids: HashSet<i32> = grouped.iter().copied().collect();
-    if let Some(leader) = leader {
+    for &leader in leaders {
         pids.extend(around(leader, &all));
     }
     let mut unsaid: Vec<&Seen> = Vec::new();
     for seen in all.iter().filter(|seen| !seen.gone && !seen.of_kernel()) {
-        match seen.carries(marker) {
+        match seen.carries(&marks) {
             Some(true) => drop(pids.insert(seen.pid)),
             Some(false) => {}
             None if pids.contains(&seen.pid) => {}
@@ -196,7 +201,7 @@ fn members(leader: Option<i32>, grouped: &[i32], marker: &[u8]) -> Vec<Seen> {
     }
     if !unsaid.is_empty() {
         std::thread::sleep(EXEC);
-        let late = unsaid.iter().filter(|seen| seen.carries(marker) == Some(true));
+        let late = unsaid.iter().filter(|seen| seen.carries(&marks) == Some(true));
         pids.extend(late.map(|seen| seen.pid));
     }
     add_descendants(&mut pids, &all);
@@ -222,18 +227,26 @@ fn boot() -> String {
 /// Kills what an earlier daemon left of a run. Returns how many processes were found at first, and whether
 /// all are gone.
 pub(super) fn kill_leftovers(run: RunId, record: Option<&ProcessRecord>) -> (usize, bool) {
-    let is_leader = |record: &&ProcessRecord| {
-        record.boot == boot()
-            && Seen::read(record.pid).is_some_and(|seen| seen.started == record.started)
-    };
-    let leader = record.filter(is_leader).map(|record| record.pid);
-    kill_all(leader, &marker(run))
+    kill_leftovers_of(&[(run, record.cloned())])
 }
 
-fn kill_all(leader: Option<i32>, marker: &[u8]) -> (usize, bool) {
+/// The same of several runs.
+pub(super) fn kill_leftovers_of(runs: &[(RunId, Option<ProcessRecord>)]) -> (usize, bool) {
+    let boot = boot();
+    let is_leader = |record: &&ProcessRecord| {
+        record.boot == boot
+            && Seen::read(record.pid).is_some_and(|seen| seen.started == record.started)
+    };
+    let leaders = runs.iter().filter_map(|(_, record)| record.as_ref().filter(is_leader));
+    let leaders: Vec<_> = leaders.map(|record| record.pid).collect();
+    let markers: HashSet<_> = runs.iter().map(|&(run, _)| marker(run)).collect();
+    kill_all(|| members_of(&leaders, &[], |variable| markers.contains(variable)))
+}
+
+fn kill_all(members: impl Fn() -> Vec<Seen>) -> (usize, bool) {
     let mut found = 0;
     for round in 0..ROUNDS {
-        let members = members(leader, &[], marker);
+        let members = members();
         if members.is_empty() {
             return (found, true);
         }
@@ -397,7 +410,7 @@ impl Processes {
         }
         let leader = (!*reaped).then_some(self.leader.as_raw_pid());
         let grouped_gone = self.group.kill();
-        let (_, gone) = kill_all(leader, &self.marker);
+        let (_, gone) = kill_all(|| members(leader, &[], &self.marker));
         gone && grouped_gone
     }
 

@@ -72,6 +72,10 @@ impl Ended {
 impl Runs {
     pub(super) async fn run_program(&self, live: &Arc<Live>, installed: Installed) -> Ended {
         let clock = &self.0.parts.clock;
+        let stop = *live.stop.borrow();
+        if stop.is_some() {
+            return Ended { stop, at: clock.now_ms(), ..Ended::default() };
+        }
         let checkout = live.folders.checkout();
         let update = RunUpdate {
             checkout: Some(checkout.to_string_lossy().into_owned()),

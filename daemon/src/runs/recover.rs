@@ -1,10 +1,15 @@
 //! What an earlier daemon left behind.
 //!
+//! What is in another namespace cannot be told from others by a process that is in one itself: then [`kill_leftovers_in`]
+//! comes first, from outside of all.
+//!
 //! **Invariant:** when [`Runs::recover`] returns, no process of an earlier daemon's runs is alive, and no
 //! program that was started once is started again.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use baton_protocol::id::RunId;
 use baton_protocol::message::RunState;
 use baton_store::catalog::runs::RunRow;
 use baton_store::checkout::remove_made;
@@ -12,9 +17,21 @@ use baton_store::fs::{self, FsError};
 
 use super::ended::look_after_ended;
 use super::environment::Folders;
-use super::process::{ProcessRecord, kill_leftovers};
+use super::process::{ProcessRecord, kill_leftovers, kill_leftovers_of};
 use super::program::Ended;
+use super::refused::reason;
 use super::{Live, Runs, RunsError};
+
+/// Kills what earlier daemons left of any run that has a folder here. The caller has the lock of their home, so that none
+/// of these runs is at work. Returns how many processes were found, and whether all are gone.
+pub(crate) fn kill_leftovers_in(runs: &Path) -> Result<(usize, bool), FsError> {
+    let names = fs::list_dir(runs)?;
+    let all = names.iter().filter_map(|name| name.to_str()?.parse::<RunId>().ok());
+    let record = |run| ProcessRecord::read(&Folders::of(runs, run).process());
+    let all: Vec<_> = all.map(|run| (run, record(run))).collect();
+    // Most nodes have left nothing, and to look through all processes takes a while.
+    Ok(if all.is_empty() { (0, true) } else { kill_leftovers_of(&all) })
+}
 
 impl Runs {
     /// Takes up the runs of an earlier daemon: those of which nothing was started begin anew, the others end as
@@ -38,26 +55,27 @@ impl Runs {
 
     /// Begins with a run of which nothing was started, without what was prepared for it.
     async fn begin_anew(&self, row: RunRow) -> Result<(), RunsError> {
-        let root = Folders::of(&self.0.options.folder, row.info.spec.run).root().to_owned();
-        let is_new = root.symlink_metadata().is_err();
         let live = self.enter(row);
-        if !is_new {
-            self.discard_checkout(&live).await;
-            let log = Arc::clone(&live.log);
-            let clear = move || -> Result<(), FsError> {
-                for name in fs::list_dir(&root)?.iter().filter(|name| *name != "log") {
-                    remove_made(&root.join(name))?;
-                }
-                log.reopen()
-                    .map_err(|error| tracing::warn!(%error, "its output is not gone on with"))
-                    .ok();
-                Ok(())
-            };
-            if let Err(error) = self.blocking("run-recover", clear).await? {
-                tracing::warn!(run = %live.run, %error, "a part of what was prepared stays");
+        let (checkouts, work) = (Arc::clone(&self.0.parts.checkouts), Arc::clone(&live));
+        let clear = move || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            if work.folders.root().symlink_metadata().is_err() {
+                return Ok(());
             }
+            work.log.reopen()?;
+            checkouts.release(&work.folders.checkout(), &work.folders.layer())?;
+            for name in fs::list_dir(work.folders.root())?.iter().filter(|name| *name != "log") {
+                remove_made(&work.folders.root().join(name))?;
+            }
+            Ok(())
+        };
+        if let Err(error) = self.blocking("run-recover", clear).await? {
+            let reason = reason("what was prepared of it before cannot be taken away", &*error);
+            self.finish(&live, RunState::Interrupted, Some(reason), None).await;
+            self.leave(&live);
+            return Ok(());
         }
-        self.begin(live);
+        let asked = self.ask(&live);
+        self.begin(live, asked);
         Ok(())
     }
 
@@ -196,6 +214,32 @@ mod tests {
             assert_eq!(node.sealed(&info, "made"), b"begun\n");
             assert_eq!(entries(&node.log(run).await, LogStream::Stdout), b"ready\n");
         }
+    }
+
+    #[test]
+    fn what_runs_of_a_home_left_is_ended_before_a_node_moves() {
+        let folder = tempfile::tempdir().unwrap();
+        let [here, elsewhere] = [1, 2].map(|number| RunId::from_bytes([number; 16]));
+        assert_eq!(kill_leftovers_in(&folder.path().join("none")).unwrap(), (0, true));
+        fs::create_dir_all(&folder.path().join(here.to_string())).unwrap();
+        fs::create_dir_all(&folder.path().join("aside")).unwrap();
+        let start = |program: &str, args: &[&str], run: RunId| {
+            let mut command = Command::new(program);
+            command.args(args).env("BATON_RUN", run.to_string()).process_group(0);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        };
+        let walls = ["--user", "--mount", "--map-current-user", "sleep", "311"];
+        let mut left = [start("sleep", &["310"], here), start("unshare", &walls, here)];
+        let mut other = start("sleep", &["312"], elsewhere);
+        let (found, gone) = kill_leftovers_in(folder.path()).unwrap();
+        assert!(found >= 1 && gone);
+        for child in &mut left {
+            assert!(!child.wait().unwrap().success());
+        }
+        assert_eq!(other.try_wait().unwrap(), None, "a run of another home");
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     /// Leaves a run as a daemon does that dies while it is in this state.

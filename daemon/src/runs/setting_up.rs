@@ -66,10 +66,6 @@ impl Runs {
             Some(Wanted::Refused(error)) => return Err(self.failed(format!("{PATH}: {error}"))),
             Some(Wanted::Environment(asked)) => asked,
         };
-        // Its scripts are started: where the node dies meanwhile the next one ends them, and does not start them again.
-        if let Err(error) = self.advance(live, RunState::Preparing, RunUpdate::default()).await {
-            return Err(self.failed(reason("the run could not be begun", &error)));
-        }
         let made_at = self.find_or_set_up(live, &asked).await?.map(|kept| kept.made_at);
         Ok(Installed { variables: variables(&asked), made_at })
     }
@@ -121,6 +117,7 @@ impl Runs {
         let record = kept.record;
         self.note(live, &format!("environment: reused {}, {}", asked.key.short(), size(record)));
         if !asked.description.maintain.trim().is_empty() {
+            self.begin_to_set_up(live).await?;
             self.note(live, "environment: maintain");
             let script = Script {
                 name: "maintain",
@@ -153,6 +150,7 @@ impl Runs {
             return Ok(kept);
         }
         let key = asked.key;
+        self.begin_to_set_up(live).await?;
         self.note(live, &format!("environment: setup of {}", key.short()));
         let ended = match self.try_to_set_up(live, asked).await {
             Ok(record) => {
@@ -177,6 +175,14 @@ impl Runs {
             Ended { failure: Some(why), .. } => mine.end(Outcome::Failed(why.clone())),
         }
         Err(ended)
+    }
+
+    /// From here on scripts are started: where the node dies meanwhile the next one ends them, and does not start them again.
+    async fn begin_to_set_up(&self, live: &Arc<Live>) -> Result<(), Ended> {
+        let isolated = Some(self.0.parts.room.isolated());
+        let update = RunUpdate { isolated, ..RunUpdate::default() };
+        let begun = self.advance(live, RunState::Preparing, update).await;
+        begun.map_err(|error| self.failed(reason("the run could not be begun", &error)))
     }
 
     async fn try_to_set_up(&self, live: &Arc<Live>, asked: &Asked) -> Result<Record, Ended> {

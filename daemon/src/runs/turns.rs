@@ -27,7 +27,8 @@ struct Inner {
 struct State {
     /// Below nothing where one was taken back that another one has.
     free: isize,
-    lent: usize,
+    /// How many of each agent are lent.
+    lent: HashMap<String, usize>,
     /// How many of each agent have one.
     at_work: HashMap<String, usize>,
     /// Who waits; whoever got a turn goes to the end.
@@ -64,11 +65,14 @@ impl Turn {
     /// Lets another one have it, unless too many are lent already.
     pub(super) fn lend(&mut self) {
         let mut state = self.turns.state();
-        if self.is_lent || state.lent >= self.turns.0.at_once {
+        let most = (self.turns.0.limit)(&self.agent);
+        let is_full = state.lent.values().sum::<usize>() >= self.turns.0.at_once
+            || state.lent.get(&self.agent).is_some_and(|lent| *lent >= most);
+        if self.is_lent || is_full {
             return;
         }
         self.is_lent = true;
-        state.lent += 1;
+        *state.lent.entry(self.agent.clone()).or_default() += 1;
         state.give_back(&self.agent);
         drop(state);
         self.turns.hand_out();
@@ -79,7 +83,7 @@ impl Turn {
         if self.is_lent {
             self.is_lent = false;
             let mut state = self.turns.state();
-            state.lent -= 1;
+            state.end_loan(&self.agent);
             state.give_out(&self.agent);
         }
     }
@@ -89,7 +93,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.turns.state();
         if self.is_lent {
-            state.lent -= 1;
+            state.end_loan(&self.agent);
         } else {
             state.give_back(&self.agent);
         }
@@ -105,7 +109,8 @@ impl Turns {
         limit: impl Fn(&str) -> usize + Send + Sync + 'static,
     ) -> Self {
         let free = isize::try_from(at_once).unwrap_or(isize::MAX);
-        let state = State { free, lent: 0, at_work: HashMap::new(), users: VecDeque::new() };
+        let state =
+            State { free, lent: HashMap::new(), at_work: HashMap::new(), users: VecDeque::new() };
         Self(Arc::new(Inner { at_once, limit: Box::new(limit), state: Mutex::new(state) }))
     }
 
@@ -147,6 +152,12 @@ impl State {
     fn give_out(&mut self, agent: &str) {
         self.free -= 1;
         *self.at_work.entry(agent.to_owned()).or_default() += 1;
+    }
+
+    fn end_loan(&mut self, agent: &str) {
+        if let Some(count) = self.lent.get_mut(agent) {
+            *count = count.saturating_sub(1);
+        }
     }
 
     fn give_back(&mut self, agent: &str) {

@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{AdditionsError, Failure, borrowed, check_level, entries, open_top};
+use crate::layers::cloning::{mode, share, times};
 use crate::scan::directory::{join, open_in};
 
 /// How much was brought.
@@ -152,7 +153,7 @@ impl Copying {
     }
 
     fn content(&mut self, mut source: File, mut target: &File) -> Result<(), Failure> {
-        if self.shares && share(&source, target) {
+        if self.shares && share(&source, target).is_ok() {
             return Ok(());
         }
         self.shares = false;
@@ -161,27 +162,4 @@ impl Copying {
             .map(drop)
             .map_err(|error| Failure::System(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
     }
-}
-
-/// Makes a file have the bytes of another one, where the file system can.
-#[cfg(target_os = "linux")]
-fn share(from: &File, to: &File) -> bool {
-    rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd()).is_ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn share(_from: &File, _to: &File) -> bool {
-    false
-}
-
-/// Permission bits; no others are brought.
-const fn mode(stat: &Stat) -> Mode {
-    Mode::from_raw_mode(stat.st_mode & 0o777)
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    // Below a thousand million, whatever the type is on a platform.
-    let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
-    let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds };
-    Timestamps { last_access: modified, last_modification: modified }
 }

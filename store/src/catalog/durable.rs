@@ -5,7 +5,7 @@
 //! commits meanwhile shares the next one.
 //!
 //! **Invariant:** after a sync that failed nothing is durable any more, for what reached the disk is unknown; it is so until
-//! the catalog is opened again.
+//! the catalog is opened again, which writes all of the log into the file and syncs both.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,13 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::StoreError;
 use crate::fs::{self, Context, FsError};
+
+/// Where SQLite has the log of the database at `path`.
+pub(super) fn log_of(path: &Path) -> PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}
 
 /// A commit, by its place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,10 +47,10 @@ struct State {
 impl Durable {
     /// Opens the log of the database at `path`, which must have been written to.
     pub(super) fn open(path: &Path) -> Result<Self, FsError> {
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        let path = PathBuf::from(log);
+        let path = log_of(path);
         let log = fs::open(&path)?;
+        // Where another process has the database open the log may have something in it.
+        log.sync_data().context("syncing", &path)?;
         Ok(Self::of(path, log))
     }
 
@@ -150,7 +157,8 @@ mod tests {
         let durable = Durable::of("log".into(), file);
         let commits: Vec<_> = (0..5).map(|_| durable.committed()).collect();
         durable.wait(commits[0]).unwrap();
-        assert_eq!((durable.state().synced, durable.state().syncs), (commits[4], 1));
+        let seen = |state: MutexGuard<'_, State>| (state.synced, state.syncs);
+        assert_eq!(seen(durable.state()), (commits[4], 1));
         for commit in commits {
             durable.wait(commit).unwrap();
         }

@@ -215,7 +215,9 @@ impl Catalog {
                 let ids = (workspace.as_bytes(), node.as_bytes(), snapshot.as_bytes());
                 db.prepare_cached(SET_ACKED)?.execute(ids)?;
             }
-            let add = "INSERT OR IGNORE INTO pins(workspace, snapshot, why) VALUES (?1, ?2, ?3)";
+            // Of a workspace that is not here any more, or never was, nothing is kept.
+            let add = "INSERT OR IGNORE INTO pins(workspace, snapshot, why) SELECT ?1, ?2, ?3
+                       WHERE EXISTS (SELECT 1 FROM workspaces WHERE id = ?1)";
             for (workspace, snapshot, why) in pins {
                 let ids = (workspace.as_bytes(), snapshot.as_bytes(), why.name());
                 db.prepare_cached(add)?.execute(ids)?;
@@ -314,5 +316,19 @@ mod tests {
         assert_eq!(catalog.pins(one).unwrap()[&id(1)], [Pin::Push]);
         assert!(catalog.unpin_snapshot(one, id(1), Pin::Push).unwrap());
         assert!(catalog.pins(one).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_sent_of_an_unknown_workspace_is_in_no_others_way() {
+        let (_folder, catalog) = catalog();
+        let (known, unknown) = (workspace(&catalog, 1), WorkspaceId::from_bytes([9; 16]));
+        let node = NodeId::from_bytes([7; 32]);
+        let acked = [(unknown, node, id(1)), (known, node, id(2))];
+        let pins = [(unknown, id(1), Pin::Handoff), (known, id(2), Pin::Handoff)];
+        catalog.note_sent(&acked, &pins).unwrap();
+        assert_eq!(catalog.acked(known, node).unwrap(), Some(id(2)));
+        assert_eq!(catalog.acked(unknown, node).unwrap(), None);
+        assert!(catalog.unpin_snapshot(known, id(2), Pin::Handoff).unwrap());
+        assert!(!catalog.unpin_snapshot(unknown, id(1), Pin::Handoff).unwrap());
     }
 }

@@ -244,11 +244,18 @@ impl Catalog {
         })
     }
 
-    /// Whether there is a run of this thread.
-    pub fn has_runs_of(&self, thread: ThreadId) -> Result<bool, StoreError> {
+    /// Whether a thread has another run than this one.
+    pub fn has_other_runs_of(
+        &self,
+        vault: VaultId,
+        thread: ThreadId,
+        run: RunId,
+    ) -> Result<bool, StoreError> {
         self.read("reading runs", |db| {
-            let find = "SELECT EXISTS (SELECT 1 FROM runs WHERE thread = ?1)";
-            db.query_row(find, [thread.as_bytes()], |row| row.get(0))
+            let find = "SELECT EXISTS (SELECT 1 FROM runs WHERE vault = ?1 AND thread = ?2
+                        AND run <> ?3)";
+            let values = (vault.as_bytes(), thread.as_bytes(), run.as_bytes());
+            db.query_row(find, values, |row| row.get(0))
         })
     }
 

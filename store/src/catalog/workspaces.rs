@@ -18,7 +18,8 @@ ALTER TABLE workspaces ADD COLUMN ino INTEGER;
 ";
 
 pub(super) const SET_ACKED: &str = "
-INSERT INTO acked(workspace, node, snapshot) VALUES (?1, ?2, ?3)
+INSERT INTO acked(workspace, node, snapshot) SELECT ?1, ?2, ?3
+WHERE EXISTS (SELECT 1 FROM workspaces WHERE id = ?1)
 ON CONFLICT(workspace, node) DO UPDATE SET snapshot = excluded.snapshot";
 
 /// A tree that is kept.

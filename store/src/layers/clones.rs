@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{PoisonError, RwLock};
 
-use baton_protocol::object::{GitOmission, GitOmitReason, Omission, Snapshot};
+use baton_protocol::object::{GitOmission, Omission, Snapshot};
 use rustix::fs::{Mode, OFlags};
 
 use super::LayerError;
@@ -64,10 +64,11 @@ pub struct Cloned {
 }
 
 impl Clones {
-    /// Whether files of a folder can share bytes, found out by trying.
-    pub fn try_in(folder: &Path) -> Result<(), FsError> {
+    /// Whether files of one folder can share bytes with their copies in another one, found out by trying.
+    pub fn try_in(folder: &Path, copies: &Path) -> Result<(), FsError> {
         fs::create_dir_all(folder)?;
-        can_share(folder)
+        fs::create_dir_all(copies)?;
+        can_share(folder, copies)
     }
 
     /// Opens the folder of a workspace, which is made where it is missing.
@@ -179,7 +180,7 @@ impl Clones {
         let told = if alike {
             before.told
         } else {
-            let is_whole = before.told.iter().all(|it| it.reason != GitOmitReason::Missing);
+            let is_whole = before.is_whole();
             if let Some(state) = snapshot.git {
                 rebuild_in(objects, (before.git, state), &tree, is_whole, options)?
             } else {
@@ -217,8 +218,7 @@ impl Clones {
                 let aside = free_name(at)?;
                 fs::create_dir_all(&aside)?;
                 copy_tree(&tree.join(".git"), &aside, &|_| false, threads)?;
-                let is_whole = record.told.iter().all(|it| it.reason != GitOmitReason::Missing);
-                let former = is_whole.then(|| Former {
+                let former = record.is_whole().then(|| Former {
                     git_dir: aside.clone(),
                     state,
                     lends: false,

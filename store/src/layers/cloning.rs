@@ -45,9 +45,9 @@ pub(super) fn copy_tree(
     Ok(copying.shared.into_inner())
 }
 
-/// Whether files of a folder can share bytes.
-pub(super) fn can_share(folder: &Path) -> Result<(), FsError> {
-    let (from, to) = (folder.join("clone-trial"), folder.join("clone-trial-copy"));
+/// Whether files of one folder can share bytes with those of another one.
+pub(super) fn can_share(kept: &Path, copies: &Path) -> Result<(), FsError> {
+    let (from, to) = (kept.join("clone-trial"), copies.join("clone-trial-copy"));
     for path in [&from, &to] {
         crate::fs::remove_file(path)?;
     }
@@ -126,11 +126,7 @@ impl Copying<'_> {
                 continue;
             }
             let stat = || rustix::fs::statat(&from, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW);
-            let kind = match kind {
-                FileType::Unknown => FileType::from_raw_mode(stat()?.st_mode),
-                kind => kind,
-            };
-            match kind {
+            match kind_of(&from, &name, kind)? {
                 FileType::Directory => {
                     rustix::fs::mkdirat(&to, name.as_slice(), Mode::RWXU)?;
                     left.push(inner);
@@ -215,12 +211,12 @@ impl Copying<'_> {
 
 /// Makes a file have the bytes of another one, where the file system can.
 #[cfg(target_os = "linux")]
-fn share(from: &File, to: &File) -> Result<(), Errno> {
+pub(crate) fn share(from: &File, to: &File) -> Result<(), Errno> {
     rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn share(_from: &File, _to: &File) -> Result<(), Errno> {
+pub(crate) fn share(_from: &File, _to: &File) -> Result<(), Errno> {
     Err(Errno::OPNOTSUPP)
 }
 
@@ -249,11 +245,12 @@ fn copy_attributes(_from: impl AsFd, _to: impl AsFd) -> Result<(), Errno> {
     Ok(())
 }
 
-const fn mode(stat: &Stat) -> Mode {
+/// Permission bits; no others are brought.
+pub(crate) const fn mode(stat: &Stat) -> Mode {
     Mode::from_raw_mode(stat.st_mode & 0o777)
 }
 
-fn times(stat: &Stat) -> Timestamps {
+pub(crate) fn times(stat: &Stat) -> Timestamps {
     // Below a thousand million, whatever the type is on a platform.
     let nanoseconds = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
     let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds };
@@ -263,27 +260,34 @@ fn times(stat: &Stat) -> Timestamps {
 /// Puts what is in one folder over what is in another one: directories become one, and all else takes the place of what has
 /// its name.
 pub(super) fn lay_over(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
-    for (name, kind) in list(from.as_fd())? {
-        let below = rustix::fs::statat(to, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW);
-        let below = match below {
-            Err(Errno::NOENT) => None,
-            found => Some(FileType::from_raw_mode(found?.st_mode)),
-        };
-        let is_directory = kind == FileType::Directory;
-        match below {
-            Some(FileType::Directory) if is_directory => {
-                let (inner, target) = (open_in(from.as_fd(), &name)?, open_in(to.as_fd(), &name)?);
-                lay_over(&inner, &target)?;
-                let mode = mode(&rustix::fs::fstat(&inner)?);
-                rustix::fs::fchmod(&target, mode)?;
-                continue;
-            }
-            Some(_) => take_out(to, &name)?,
-            None => {}
+    list(from.as_fd())?.into_iter().try_for_each(|(name, kind)| lay_one_over(from, to, &name, kind))
+}
+
+fn lay_one_over(from: &OwnedFd, to: &OwnedFd, name: &[u8], kind: FileType) -> Result<(), Errno> {
+    let below = match rustix::fs::statat(to, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => None,
+        found => Some(FileType::from_raw_mode(found?.st_mode)),
+    };
+    let is_directory = kind_of(from, name, kind)? == FileType::Directory;
+    match below {
+        Some(FileType::Directory) if is_directory => {
+            let (inner, target) = (open_in(from.as_fd(), name)?, open_in(to.as_fd(), name)?);
+            lay_over(&inner, &target)?;
+            return rustix::fs::fchmod(&target, mode(&rustix::fs::fstat(&inner)?));
         }
-        rustix::fs::renameat(from, name.as_slice(), to, name.as_slice())?;
+        Some(_) => take_out(to, name)?,
+        None => {}
     }
-    Ok(())
+    rustix::fs::renameat(from, name, to, name)
+}
+
+/// What has a name in a directory, which not every file system says where it lists the names.
+fn kind_of(directory: &OwnedFd, name: &[u8], said: FileType) -> Result<FileType, Errno> {
+    if said != FileType::Unknown {
+        return Ok(said);
+    }
+    let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
 /// Takes what has a name out of a folder.
@@ -296,5 +300,36 @@ pub(super) fn take_out(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
             rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)
         }
         done => done,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test has the file system itself")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_stays_where_the_file_system_does_not_say_what_a_name_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(folder.path().join(name), flags, Mode::empty()).unwrap()
+        };
+        for (name, content) in
+            [("to/dir/kept", "kept"), ("to/file", "old"), ("from/dir/new", "new")]
+        {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        std::fs::write(folder.path().join("from/file"), "new").unwrap();
+        let (from, to) = (open("from"), open("to"));
+        for name in [&b"dir"[..], b"file"] {
+            lay_one_over(&from, &to, name, FileType::Unknown).unwrap();
+        }
+        for (name, content) in [("dir/kept", "kept"), ("dir/new", "new"), ("file", "new")] {
+            let found = std::fs::read_to_string(folder.path().join("to").join(name));
+            assert_eq!(found.unwrap(), content, "{name}");
+        }
     }
 }

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use baton_protocol::object::{GitOmission, GitOmitReason, Omission, Snapshot};
+use baton_protocol::object::{GitOmission, Omission, Snapshot};
 
-use super::record::{MAX_LEN, Record};
+use super::record::{self, MAX_LEN, Record};
 use crate::fs::{self, FsError};
 
 /// The number of a layer, within its workspace.
@@ -34,10 +34,9 @@ impl Stack {
         found.join(".git").is_dir().then_some(found)
     }
 
-    /// Whether its repository has all of its objects. One that lacks some would make the next one believe that they are
-    /// there.
+    /// Whether its repository has all of its objects.
     pub(super) fn is_whole(&self) -> bool {
-        self.told.iter().flatten().all(|told| told.reason != GitOmitReason::Missing)
+        self.told.as_deref().is_none_or(record::is_whole)
     }
 }
 

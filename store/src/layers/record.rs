@@ -4,7 +4,9 @@
 
 use baton_protocol::encode::{DecodeError, Reader, Writer};
 use baton_protocol::id::{GitStateId, TreeId};
-use baton_protocol::object::{GitOmission, GitOmissions, Omission, Omissions, Snapshot};
+use baton_protocol::object::{
+    GitOmission, GitOmissions, GitOmitReason, Omission, Omissions, Snapshot,
+};
 
 const MAGIC: &[u8; 16] = b"baton layer  v1\n";
 
@@ -30,10 +32,20 @@ pub(super) struct Record {
     pub(super) told: Vec<GitOmission>,
 }
 
+/// Whether a repository has all of its objects. One that lacks some would make the next one believe that they are there.
+pub(super) fn is_whole(told: &[GitOmission]) -> bool {
+    told.iter().all(|told| told.reason != GitOmitReason::Missing)
+}
+
 impl Record {
     /// Whether it is what is seen of a snapshot.
     pub(super) fn shows(&self, snapshot: &Snapshot) -> bool {
         (self.root, self.root_mode, self.git) == (snapshot.root, snapshot.root_mode, snapshot.git)
+    }
+
+    /// Whether its repository has all of its objects.
+    pub(super) fn is_whole(&self) -> bool {
+        is_whole(&self.told)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

@@ -169,6 +169,7 @@ struct Ground {
 impl Ground {
     /// Nothing where this machine, or this user, cannot mount overlays.
     fn new() -> Option<Self> {
+        unprivileged::give_up_rights();
         let folder = tempfile::tempdir().unwrap();
         let marks = match overlay::try_in(folder.path(), folder.path()) {
             Ok(marks) => marks,

@@ -4,13 +4,15 @@
 //! written from the store.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::id::{VaultId, WorkspaceId};
 use baton_protocol::object::Snapshot;
-use baton_store::checkout::{RepositoryOptions, RestoreOptions, RestoredRepository, remove_made};
+use baton_store::checkout::{
+    RepositoryOptions, RestoreOptions, RestoredRepository, put_aside, remove_made,
+};
 use baton_store::fs::{self, FsError};
 use baton_store::layers::overlay::Marks;
 use baton_store::layers::{Clones, LayerError, LayerOptions};
@@ -19,7 +21,7 @@ use baton_store::trees;
 use baton_store::vault::Vault;
 
 use super::Made;
-use super::layered::boot;
+use super::layered::{boot, is_gone};
 use crate::runs::checkout::Place;
 
 /// The kept checkouts of all workspaces of a node.
@@ -33,9 +35,18 @@ pub struct SharedBytes {
 }
 
 impl SharedBytes {
-    /// Keeps them in a folder, if files can share bytes there: why not, otherwise.
-    pub fn choose(folder: PathBuf) -> Result<Self, FsError> {
-        Clones::try_in(&folder)?;
+    /// Puts what was kept in a folder aside, where nothing shares bytes any more.
+    pub fn give_up(folder: &Path, aside: &Path) -> Result<(), FsError> {
+        if is_gone(folder) {
+            return Ok(());
+        }
+        fs::create_dir_all(aside)?;
+        put_aside(folder, aside, "")
+    }
+
+    /// Keeps them in a folder, if their files can share bytes with those of runs: why not, otherwise.
+    pub fn choose(folder: PathBuf, runs: &Path) -> Result<Self, FsError> {
+        Clones::try_in(&folder, runs)?;
         Self::with(folder)
     }
 

@@ -14,7 +14,6 @@ use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
 use baton_protocol::id::{DeviceId, RunId, VaultId, WorkspaceId};
-use baton_store::layers::overlay;
 
 use super::*;
 use crate::environments::cache::CacheLimits;
@@ -48,6 +47,7 @@ impl Lab {
     }
 
     fn in_folder(folder: tempfile::TempDir, kind: Kind) -> Self {
+        unprivileged::give_up_rights();
         for name in ["runs", "scratch", "plain"] {
             system::create_dir_all(folder.path().join(name)).unwrap();
         }

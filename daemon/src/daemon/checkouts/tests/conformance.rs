@@ -58,7 +58,9 @@ impl Xfs {
     pub(super) fn lab(&self) -> Lab {
         let folder = tempfile::tempdir_in(self.folder.path().join("at")).unwrap();
         let lab = Lab::in_folder(folder, Kind::Bytes);
-        SharedBytes::choose(lab.path("copies")).unwrap();
+        SharedBytes::choose(lab.path("copies"), &lab.path("runs")).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        SharedBytes::choose(lab.path("copies"), elsewhere.path()).unwrap_err();
         lab
     }
 }
@@ -251,11 +253,26 @@ fn a_run_cannot_make_marks_that_its_layers_are_read_by() {
     // What stands for a name that is gone nobody can make through it.
     assert!(device.is_err(), "{device:?}");
     let left = lab.found(at);
-    let node = lab.node();
-    assert_eq!(lab.files(node.seal(&place, snapshot).unwrap()), left);
-    // Shown again, as after another start.
+    let upper = place.layer.join("upper");
+    // Those of the other kind mean nothing to the system here.
+    let of = match lab.layers().unwrap().marks() {
+        Marks::Trusted => "trusted",
+        Marks::User => "user",
+    };
+    for path in ["folder", "fake", "edited", "."] {
+        for name in ["opaque", "redirect", "whiteout", "metacopy"] {
+            let name = format!("{of}.overlay.{name}");
+            let found = rustix::fs::getxattr(upper.join(path), &name, &mut [0; 64]);
+            // Of a folder that the run made itself there is none below it to be shown.
+            let is_own = path == "fake" && name.ends_with("opaque");
+            assert!(found.is_err() || is_own, "{path} {name}: {found:?}");
+        }
+    }
+    // Shown again, as after another start: the system reads what stands there.
     overlay::unmount(at).unwrap();
     let node = lab.node();
+    assert_eq!(lab.files(node.seal(&place, snapshot).unwrap()), left);
+    assert_eq!(lab.found(at), left);
     let again = lab.place(2);
     node.prepare(&again, snapshot).unwrap();
     assert_eq!(lab.found(&again.checkout), lab.files(snapshot));
@@ -303,6 +320,60 @@ fn what_a_run_shuts_is_no_ones_loss() {
         sweep_all(&node);
         assert!(names(&node.aside).is_empty(), "{:?}", lab.kind);
     }
+}
+
+#[test]
+fn a_run_that_shuts_its_whole_checkout_loses_nothing() {
+    let shut = |path: &Path, mode| {
+        system::set_permissions(path, system::Permissions::from_mode(mode)).unwrap();
+    };
+    for lab in labs() {
+        fill(&lab);
+        let (node, snapshot) = (lab.node(), lab.snapshot());
+        for (number, mode) in [0o000, 0o644, 0o311].into_iter().enumerate() {
+            for is_shown in [true, false] {
+                let place = lab.place((2 * number + usize::from(is_shown)) as u8);
+                node.prepare(&place, snapshot).unwrap();
+                let at = &place.checkout;
+                write(at, "edited", "and this is kept\n");
+                let left = lab.found(at);
+                shut(at, mode);
+                if !is_shown {
+                    overlay::unmount(at).unwrap();
+                }
+                let result = node.seal(&place, snapshot).unwrap();
+                assert_eq!(lab.files(result), left, "{:?} {mode:o}", lab.kind);
+                node.release(at, &place.layer).unwrap();
+            }
+        }
+        // As `chmod -R 644 .` does.
+        let place = lab.place(9);
+        node.prepare(&place, snapshot).unwrap();
+        write(&place.checkout, "edited", "and this is kept\n");
+        shut(&place.checkout.join("folder"), 0o644);
+        shut(&place.checkout, 0o644);
+        let result = node.seal(&place, snapshot).unwrap();
+        assert_eq!(lab.files(result), lab.found(&place.checkout), "{:?}", lab.kind);
+        node.release(&place.checkout, &place.layer).unwrap();
+        sweep_all(&node);
+        assert!(names(&node.aside).is_empty(), "{:?}", lab.kind);
+    }
+}
+
+#[test]
+fn what_copies_came_from_goes_where_there_are_none_any_more() {
+    let lab = Lab::in_folder(tempfile::tempdir().unwrap(), Kind::Bytes);
+    fill(&lab);
+    let (node, snapshot) = (lab.node(), lab.snapshot());
+    node.prepare(&lab.place(1), snapshot).unwrap();
+    assert!(!names(&lab.path("copies")).is_empty());
+    for _ in 0..2 {
+        SharedBytes::give_up(&lab.path("copies"), &node.aside).unwrap();
+        assert!(!lab.path("copies").exists());
+    }
+    sweep_all(&node);
+    assert!(names(&node.aside).is_empty());
+    assert_eq!(lab.found(&lab.place(1).checkout), lab.files(snapshot));
 }
 
 #[test]
