@@ -8,10 +8,12 @@
 //! - [`origin`]: what is kept of the machine that a conversation comes from
 //! - [`session`]: what is known of a session, and the files of one
 //! - [`start`]: how a program is started
+//! - [`talk`]: what it says while it works, and is told
 //! - [`adapter`]: what differs from agent to agent
 //! - [`claude`], [`codex`]: the agents
 //! - [`findings`]: what looks like a secret in a conversation
 //! - [`capture`], [`restore`]: from an agent's folder into a store, and from a store into a folder
+//! - [`departed`]: out of a folder, so that it can come to another place there
 //! - [`ask`]: what a program says of itself
 //!
 //! Not here: who asks, and where the folders of agents are; they are arguments. What an agent's program does with a
@@ -27,12 +29,14 @@ pub mod paths;
 pub mod origin;
 pub mod session;
 pub mod start;
+pub mod talk;
 pub mod adapter;
 pub mod claude;
 pub mod codex;
 pub mod findings;
 pub mod capture;
 pub mod restore;
+pub mod departed;
 pub mod ask;
 #[cfg(test)]
 mod conformance;

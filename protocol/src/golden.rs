@@ -15,8 +15,9 @@ use crate::id::{
 };
 use crate::message::{
     self, AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest, Head,
-    LogEntry, LogReply, LogStream, Opening, PushHello, PushReply, PushRequest, Question,
-    QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState, Terms, Welcome,
+    LogEntry, LogReply, LogStream, Opening, Permissions, PushHello, PushReply, PushRequest,
+    Question, QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState,
+    Terms, Welcome,
     secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
@@ -391,7 +392,13 @@ fn run() -> RunInfo {
             command: vec![b"ls".to_vec(), b"-l".to_vec()],
             prompt: Some("go".into()),
             parent: Some(RunId::from_bytes([6; 16])),
-            terms: Terms { check: Some("ls".into()), timeout_ms: Some(300), input: Some(false) },
+            terms: Terms {
+                check: Some("ls".into()),
+                timeout_ms: Some(300),
+                input: Some(false),
+                model: Some("m".into()),
+                permissions: Some(Permissions::Edits),
+            },
         },
         state: RunState::Interrupted,
         reason: None,

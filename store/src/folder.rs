@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use baton_protocol::path::RelPath;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::fs::{self, Context, FsError};
@@ -91,6 +91,50 @@ impl Folder {
         }
         fs::create_dir_all(path)?;
         Self::open(path)?.ok_or_else(|| FolderError::NotDirectory { path: path.to_owned() })
+    }
+
+    /// The folder of this name in another one, of which somebody else decides what is in it: never through a link. Made, for
+    /// its owner only, where there is none and that is wanted.
+    pub fn open_in(home: &Path, name: &RelPath, create: bool) -> Result<Option<Self>, FolderError> {
+        let path = home.join(std::ffi::OsStr::from_bytes(name.as_bytes()));
+        let Some(home) = Self::open(home)? else { return Ok(None) };
+        let mut fd = home.fd;
+        for part in name.components() {
+            let opened = match open_in(fd.as_fd(), part) {
+                Err(Errno::NOENT) if create => {
+                    rustix::fs::mkdirat(&fd, part, Mode::RWXU).context("creating", &path)?;
+                    open_in(fd.as_fd(), part)
+                }
+                opened => opened,
+            };
+            fd = match opened {
+                Err(Errno::NOENT) => return Ok(None),
+                Err(Errno::LOOP | Errno::NOTDIR) => {
+                    return Err(FolderError::NotDirectory { path });
+                }
+                opened => opened.context("opening", &path)?,
+            };
+        }
+        Ok(Some(Self { fd, path }))
+    }
+
+    /// Removes a file that was looked at, if it is still the one: `seen` is an open descriptor of it.
+    pub fn remove(&self, at: &RelPath, seen: &File) -> Result<bool, FolderError> {
+        let path = self.path_of(at);
+        let (above, name) = at.split_last().unwrap_or((b"", b""));
+        let directory = open_below(self.fd.as_fd(), above).context("opening", &path)?;
+        let expected = rustix::fs::fstat(seen).context("looking at", &path)?;
+        let is_it = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => false,
+            found => {
+                let found = found.context("looking at", &path)?;
+                (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino)
+            }
+        };
+        if is_it {
+            rustix::fs::unlinkat(&directory, name, AtFlags::empty()).context("removing", &path)?;
+        }
+        Ok(is_it)
     }
 
     /// Where it is.

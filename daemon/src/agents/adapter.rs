@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
+use baton_protocol::message::Answer;
 use baton_protocol::path::RelPath;
 use baton_store::folder::Folder;
 
@@ -16,6 +17,7 @@ pub use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, Seen, Session};
 use super::start::{Invocation, Login, Start, Task};
+use super::talk::{Heard, Request};
 
 /// What is done with a value of a line that arrives on another machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +123,15 @@ pub trait Agent: Send + Sync + Debug {
 
     /// How it is started without a terminal.
     fn start(&self, start: &Start<'_>, task: &Task<'_>) -> Invocation;
+
+    /// What a line of its output says, where it was started so; nothing where that is none of its words.
+    fn hear(&self, line: &[u8]) -> Option<Vec<Heard>>;
+
+    /// How it is told what somebody says to it; nothing where it cannot be told.
+    fn say(&self, text: &str) -> Option<Vec<u8>>;
+
+    /// How it is told what somebody answers; nothing where it never asks.
+    fn answer(&self, asked: &Request, answer: &Answer) -> Option<Vec<u8>>;
 
     /// What a person types to go on with a conversation: always by its id, for an agent's own list of the latest ones
     /// may not have it.

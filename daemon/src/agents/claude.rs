@@ -2,6 +2,7 @@
 //!
 //! - [`slug`]: the folder of a project
 //! - [`line`]: what a line says, and which values of it are paths
+//! - [`talk`]: what the program says and is told
 //!
 //! Carried are the transcript (`session.jsonl`), the session's own folder with its subagents and large tool results
 //! (`session/…`), todos, tasks, plans, the history of edited files, pasted images, and the memory of the project. Not
@@ -12,17 +13,21 @@
 
 mod line;
 mod slug;
+mod talk;
 
 use std::path::{Path, PathBuf};
 
+use baton_protocol::message::{Answer, Permissions};
 use baton_protocol::path::RelPath;
 use baton_store::folder::{Folder, FolderError, Kind};
+use serde_json::json;
 
 use super::adapter::{Agent, Base, Place, Target, Treatment};
 use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, MAX_LOOKED_AT, Seen, Session, head, is_id, is_in, title};
-use super::start::{Approval, Invocation, Login, Start, Task};
+use super::start::{Invocation, Login, Start, Task};
+use super::talk::{Heard, Request};
 use line::Line;
 use slug::{could_be_in, slug};
 
@@ -38,6 +43,13 @@ const OF_SESSION: [&str; 3] = ["tasks", "file-history", "image-cache"];
 /// The agent.
 #[derive(Clone, Copy, Debug)]
 pub struct Claude;
+
+/// Settings by which what it is to know is told when it starts.
+fn settings(file: &Path) -> String {
+    let file = file.to_string_lossy().replace('\'', r"'\''");
+    let hook = json!({"type": "command", "command": format!("cat '{file}'")});
+    json!({"hooks": {"SessionStart": [{"hooks": [hook]}]}}).to_string()
+}
 
 fn rel(path: &str) -> RelPath {
     // Made of names that were checked.
@@ -236,9 +248,9 @@ impl Agent for Claude {
     fn start(&self, start: &Start<'_>, task: &Task<'_>) -> Invocation {
         let mut arguments = vec!["-p", "--output-format", "stream-json", "--verbose"];
         let mode = match task.approval {
-            Approval::Ask => "default",
-            Approval::Edits => "acceptEdits",
-            Approval::All => "bypassPermissions",
+            Permissions::Ask => "default",
+            Permissions::Edits => "acceptEdits",
+            Permissions::All => "bypassPermissions",
         };
         arguments.extend(["--permission-mode", mode]);
         if let Some(model) = task.model {
@@ -250,12 +262,35 @@ impl Agent for Claude {
             Start::Resume { id } => arguments.extend(["--resume", id]),
         }
         let mut environment = vec![("DISABLE_AUTOUPDATER", "1")];
-        if task.approval == Approval::All && task.is_isolated {
+        if task.approval == Permissions::All && task.is_isolated {
             // Without it, root may not leave out the questions.
             environment.push(("IS_SANDBOX", "1"));
         }
-        // What is asked comes on the standard input, so that nothing in it is taken for an option.
-        Invocation::new(self.program(), &arguments, &environment, task.prompt)
+        let settings = task.told.map(|told| settings(told.file));
+        if let Some(settings) = &settings {
+            arguments.extend(["--settings", settings]);
+        }
+        if !task.is_heard {
+            // What is asked comes on the standard input, so that nothing in it is taken for an option.
+            return Invocation::new(self.program(), &arguments, &environment, task.prompt);
+        }
+        arguments.extend(["--input-format", "stream-json", "--permission-prompt-tool", "stdio"]);
+        let input = talk::say(task.prompt);
+        let mut invocation = Invocation::new(self.program(), &arguments, &environment, "");
+        (invocation.input, invocation.stays_open) = (input, true);
+        invocation
+    }
+
+    fn hear(&self, line: &[u8]) -> Option<Vec<Heard>> {
+        talk::hear(line)
+    }
+
+    fn say(&self, text: &str) -> Option<Vec<u8>> {
+        Some(talk::say(text))
+    }
+
+    fn answer(&self, asked: &Request, answer: &Answer) -> Option<Vec<u8>> {
+        Some(talk::answer(asked, answer))
     }
 
     fn resume_command(&self, id: &str) -> Vec<String> {

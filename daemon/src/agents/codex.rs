@@ -2,6 +2,7 @@
 //!
 //! - [`line`]: what a line says, and which values of it are paths
 //! - [`rollout`]: names of the files
+//! - [`talk`]: what the program says
 //!
 //! A fork of the program's own is by reference: its file begins where another one stops, and cannot be read without.
 //! So the whole line of ancestors travels, and the agents that each of them started. The databases beside the rollouts
@@ -11,9 +12,11 @@
 
 mod line;
 mod rollout;
+mod talk;
 
 use std::path::{Path, PathBuf};
 
+use baton_protocol::message::{Answer, Permissions};
 use baton_protocol::path::RelPath;
 use baton_store::folder::Folder;
 
@@ -21,7 +24,8 @@ use super::adapter::{Agent, Base, Place, Target, Treatment};
 use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, MAX_LOOKED_AT, Reason, Seen, Session, head, is_in, title};
-use super::start::{Approval, Invocation, Login, Start, Task};
+use super::start::{Invocation, Login, Start, Task};
+use super::talk::{Heard, Request};
 use line::{Line, Meta};
 use rollout::{Rollout, all};
 
@@ -214,9 +218,9 @@ impl Agent for Codex {
     fn start(&self, start: &Start<'_>, task: &Task<'_>) -> Invocation {
         let mut arguments = vec!["exec", "--json", "--skip-git-repo-check"];
         match task.approval {
-            Approval::Ask => arguments.extend(["--sandbox", "read-only"]),
-            Approval::Edits => arguments.extend(["--sandbox", "workspace-write"]),
-            Approval::All => arguments.push("--dangerously-bypass-approvals-and-sandbox"),
+            Permissions::Ask => arguments.extend(["--sandbox", "read-only"]),
+            Permissions::Edits => arguments.extend(["--sandbox", "workspace-write"]),
+            Permissions::All => arguments.push("--dangerously-bypass-approvals-and-sandbox"),
         }
         if let Some(model) = task.model {
             arguments.extend(["--model", model]);
@@ -227,7 +231,21 @@ impl Agent for Codex {
         }
         // What is asked comes on the standard input.
         arguments.push("-");
-        Invocation::new(self.program(), &arguments, &[], task.prompt)
+        let told = task.told.map(|told| format!("{}\n\n{}", task.prompt, told.text));
+        Invocation::new(self.program(), &arguments, &[], told.as_deref().unwrap_or(task.prompt))
+    }
+
+    fn hear(&self, line: &[u8]) -> Option<Vec<Heard>> {
+        talk::hear(line)
+    }
+
+    fn say(&self, _text: &str) -> Option<Vec<u8>> {
+        // `exec` reads its prompt, and nothing more.
+        None
+    }
+
+    fn answer(&self, _asked: &Request, _answer: &Answer) -> Option<Vec<u8>> {
+        None
     }
 
     fn resume_command(&self, id: &str) -> Vec<String> {

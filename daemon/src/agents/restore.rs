@@ -69,6 +69,8 @@ pub struct Restored {
     pub is_new_id: bool,
     /// Where the agent is to be started.
     pub cwd: PathBuf,
+    /// Where it was started before.
+    pub from: PathBuf,
     /// Files that were written, below the folder.
     pub written: Vec<String>,
     /// What was not.
@@ -127,7 +129,7 @@ pub fn restore<S: ObjectSource + ?Sized>(
 }
 
 /// Nothing where there is none, or none that is understood.
-fn read_origin<S: ObjectSource + ?Sized>(
+pub(super) fn read_origin<S: ObjectSource + ?Sized>(
     source: &S,
     conversation: &Conversation,
 ) -> Result<Option<Origin>, AgentError> {
@@ -274,6 +276,7 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
             id: to.id.clone(),
             is_new_id: !to.ids.is_empty(),
             cwd: to.cwd.clone(),
+            from: self.origin.cwd.clone(),
             written,
             left_out,
             resume: self.agent.resume_command(&to.id),

@@ -2,16 +2,9 @@
 //!
 //! **Invariant:** nothing of a prompt goes through a shell or can be taken for an option: it is the standard input.
 
-/// What an agent may do unasked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Approval {
-    /// Nothing that changes something.
-    Ask,
-    /// Edit files.
-    Edits,
-    /// Everything.
-    All,
-}
+use std::path::Path;
+
+use baton_protocol::message::Permissions;
 
 /// What an agent is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +14,32 @@ pub struct Task<'a> {
     /// The model, unless it is to choose.
     pub model: Option<&'a str>,
     /// What it may do unasked.
-    pub approval: Approval,
+    pub approval: Permissions,
     /// Whether walls stand around it that are not its own.
     pub is_isolated: bool,
+    /// Whether somebody is there to answer what it asks, and to say more.
+    pub is_heard: bool,
+    /// What it is to know beside what it is asked.
+    pub told: Option<Told<'a>>,
+}
+
+/// What an agent is to know of where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told<'a> {
+    /// It.
+    pub text: &'a str,
+    /// A file that has it in the form in which hooks of the agents say something: [`Told::hook`].
+    pub file: &'a Path,
+}
+
+impl Told<'_> {
+    /// What that file has.
+    pub fn hook(text: &str) -> String {
+        let told = serde_json::json!({
+            "hookSpecificOutput": {"hookEventName": "SessionStart", "additionalContext": text}
+        });
+        format!("{told}\n")
+    }
 }
 
 /// With which conversation. A fork has a new id before its agent is started ([`super::restore`]).
@@ -50,8 +66,10 @@ pub struct Invocation {
     pub arguments: Vec<String>,
     /// Set in its environment, beside what it has.
     pub environment: Vec<(String, String)>,
-    /// Its standard input, which ends after it.
+    /// What comes on its standard input first.
     pub input: Vec<u8>,
+    /// Whether that stays open for more.
+    pub stays_open: bool,
 }
 
 impl Invocation {
@@ -67,6 +85,7 @@ impl Invocation {
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             environment: environment.iter().map(owned).collect(),
             input: input.as_bytes().to_vec(),
+            stays_open: false,
         }
     }
 }

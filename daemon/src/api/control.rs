@@ -152,8 +152,11 @@ pub struct HandoffCall {
     pub prompts: Vec<String>,
     /// How many runs, each on its own.
     pub variants: u32,
-    /// Program and arguments; empty for a transfer only.
+    /// Program and arguments; empty where an agent takes the prompt, or for a transfer only.
     pub command: Vec<Bytes>,
+    /// Who does it. Of several each has a run of its own; nobody: whose conversation travels, or the configured one.
+    #[serde(default)]
+    pub by: Vec<String>,
     /// Absolute paths of files to attach.
     pub attachments: Vec<Bytes>,
     /// How long after it was asked for it may still start.

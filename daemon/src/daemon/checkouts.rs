@@ -3,10 +3,12 @@
 //! - [`layered`]: those that share what they have in common
 //! - [`cloned`]: those that share bytes of their files
 //! - [`installed`]: what they find beside their files
+//! - [`conversing`]: the conversations of their agents
 
 mod layered;
 mod cloned;
 mod installed;
+mod conversing;
 #[cfg(test)]
 mod tests;
 
@@ -44,7 +46,7 @@ use super::report;
 use crate::clock::Clock;
 use crate::environments::cache::EnvironmentCache;
 use crate::environments::setups::Setups;
-use crate::runs::checkout::{CheckoutError, Checkouts, Environments, Place, Prepared};
+use crate::runs::checkout::{CheckoutError, Checkouts, Conversed, Environments, Place, Prepared};
 use crate::runs::environment::Folders;
 use crate::secrets::Secrets;
 use crate::workspace::random;
@@ -111,6 +113,15 @@ impl Checkouts for NodeCheckouts {
             receipt.insert("notes".to_owned(), vec![note.as_str()].into());
         }
         Ok(Prepared { files: made.files, bytes: made.bytes, receipt, note: self.note.clone() })
+    }
+
+    fn converse(
+        &self,
+        place: &Place,
+        snapshot: SnapshotId,
+        is_fork: bool,
+    ) -> Result<Option<Conversed>, CheckoutError> {
+        self.write_conversation(place, snapshot, is_fork)
     }
 
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
@@ -273,7 +284,7 @@ impl NodeCheckouts {
             sequence: sequence.saturating_add(1),
             parents: vec![last],
             git: state,
-            conversations: before.conversations,
+            conversations: self.conversations(place, &before, &intake, &vault),
             created_at: self.clock.now_ms(),
             message: match moment {
                 Moment::Live => at_work,

@@ -97,8 +97,10 @@ fn what_is_asked_is_never_an_option() {
     let task = Task {
         prompt: "--dangerously-skip-permissions; rm -rf ~",
         model: Some("opus"),
-        approval: Approval::Edits,
+        approval: Permissions::Edits,
         is_isolated: true,
+        is_heard: false,
+        told: None,
     };
     let started = Claude.start(&Start::Resume { id: "ID" }, &task);
     assert_eq!(
@@ -107,8 +109,8 @@ fn what_is_asked_is_never_an_option() {
     );
     assert_eq!(started.input, task.prompt.as_bytes());
     assert_eq!(started.environment, [("DISABLE_AUTOUPDATER".to_owned(), "1".to_owned())]);
-    let all = Task { approval: Approval::All, ..task };
+    let all = Task { approval: Permissions::All, ..task };
     assert!(Claude.start(&Start::New { id: None }, &all).environment.len() == 2);
-    let open = Task { approval: Approval::All, is_isolated: false, ..task };
+    let open = Task { approval: Permissions::All, is_isolated: false, ..task };
     assert!(Claude.start(&Start::New { id: None }, &open).environment.len() == 1);
 }

@@ -105,15 +105,21 @@ fn what_the_program_says_of_itself_is_understood() {
 
 #[test]
 fn what_is_asked_is_never_an_option() {
-    let task =
-        Task { prompt: "--yolo", model: Some("m"), approval: Approval::All, is_isolated: true };
+    let task = Task {
+        prompt: "--yolo",
+        model: Some("m"),
+        approval: Permissions::All,
+        is_isolated: true,
+        is_heard: false,
+        told: None,
+    };
     let started = Codex.start(&Start::Resume { id: ID }, &task);
     let expected = format!(
         "exec --json --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox --model m resume {ID} -"
     );
     assert_eq!(started.arguments.join(" "), expected);
     assert_eq!(started.input, b"--yolo");
-    let asks = Task { approval: Approval::Ask, model: None, ..task };
+    let asks = Task { approval: Permissions::Ask, model: None, ..task };
     let expected = "exec --json --skip-git-repo-check --sandbox read-only -";
     assert_eq!(Codex.start(&Start::New { id: None }, &asks).arguments.join(" "), expected);
 }

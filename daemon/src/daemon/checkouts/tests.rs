@@ -161,6 +161,9 @@ impl Lab {
         let attachments = folder.join("attachments");
         system::create_dir_all(&attachments).unwrap();
         Place {
+            agent: "command".to_owned(),
+            home: None,
+            conversation: None,
             run,
             vault: VAULT,
             workspace: WORKSPACE,
