@@ -272,6 +272,28 @@ fn what_another_agent_did_comes_along(program: &'static Program) {
     assert_eq!(desk.models.problems(), Vec::<String>::new());
 }
 
+fn a_fork_of_the_programs_own_goes_on(program: &'static Program) {
+    let Some(desk) = Desk::new(program) else { return };
+    let begun = desk.ask("please write the notes (one)");
+    let fork = desk.agent.fork(&desk.laptop, &desk.root, &begun.id, "what do you know (two)");
+    assert_ne!(fork.id, begun.id);
+    assert!(fork.history().has("(one)"), "{fork:?}");
+    // Nothing of this is the fork's.
+    let first = desk.agent.again(&desk.laptop, &desk.root, &begun.id, "what do you know (three)");
+    assert_eq!(first.id, begun.id);
+    let (_, run) = desk.hand_off(&fork.id);
+    let other = desk.device();
+    // As itself, and as a fork of the fork.
+    for (home, into) in [(&other, "elsewhere"), (&desk.laptop, "result")] {
+        let place = desk.pull(home, &run, into);
+        assert_eq!(place.id() == fork.id, into == "elsewhere");
+        assert_ne!(place.id(), begun.id);
+        let history = place.knows();
+        let has_all = ["(one)", "(two)", "they are written"].iter().all(|it| history.has(it));
+        assert!(has_all && !history.has("(three)"), "{history:?}");
+    }
+}
+
 fn an_image_is_seen_elsewhere(program: &'static Program) {
     let Some(desk) = Desk::new(program) else { return };
     let image = desk.root.join("a.png");
@@ -324,6 +346,7 @@ tests_of!(
         of_two_conversations_the_one_that_is_named_goes_on,
         what_another_agent_did_comes_along,
         an_image_is_seen_elsewhere,
+        a_fork_of_the_programs_own_goes_on,
         a_torn_line_does_no_harm
     ]
 );
@@ -336,6 +359,7 @@ tests_of!(
         of_two_conversations_the_one_that_is_named_goes_on,
         what_another_agent_did_comes_along,
         an_image_is_seen_elsewhere,
+        a_fork_of_the_programs_own_goes_on,
         a_torn_line_does_no_harm
     ]
 );

@@ -107,6 +107,18 @@ impl Installed {
         self.turn(home, folder, rest, prompt)
     }
 
+    /// A turn of a conversation that is there, by its id.
+    pub(crate) fn again(&self, home: &TestHome, folder: &Path, id: &str, prompt: &str) -> Said {
+        let words = (self.program.resume)(id);
+        self.turn(home, folder, &words, prompt)
+    }
+
+    /// A turn of a fork that the program itself makes of a conversation.
+    pub(crate) fn fork(&self, home: &TestHome, folder: &Path, id: &str, prompt: &str) -> Said {
+        let words = (self.program.fork)(id);
+        self.turn(home, folder, &words, prompt)
+    }
+
     fn turn(&self, home: &TestHome, folder: &Path, resume: &[&str], prompt: &str) -> Said {
         let mut command = self.command(home, folder);
         command.args((self.program.turn)(resume, prompt));

@@ -105,7 +105,7 @@ pub(crate) struct History {
 const MARK: &str = "HISTORY ";
 
 /// Characters of each text that are repeated.
-const MAX_TEXT: usize = 400;
+const MAX_TEXT: usize = 4_000;
 
 impl History {
     pub(crate) fn of(heard: &Heard) -> Self {

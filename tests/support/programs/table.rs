@@ -36,7 +36,10 @@ pub(crate) struct Program {
     pub(super) variables: fn(&str) -> Vec<(String, String)>,
     /// Arguments for a turn without a terminal: those of the command that resumes on one, without the program, and the prompt.
     pub(super) turn: fn(&[&str], &str) -> Vec<String>,
-    /// The same for a new conversation with an image.
+    /// Words of the command that resumes a conversation, and of the one that forks it.
+    pub(super) resume: fn(&str) -> Vec<&str>,
+    pub(super) fork: fn(&str) -> Vec<&str>,
+    /// A turn of a new conversation with an image.
     pub(super) with_image: fn(Command, &str, &Path) -> Command,
     /// The id of the conversation and the last words, in what it wrote.
     pub(super) said: fn(&[Value]) -> Option<(String, String)>,
@@ -69,6 +72,8 @@ pub(crate) static CLAUDE: Program = Program {
             &["--", prompt],
         ])
     },
+    resume: |id| vec!["--resume", id],
+    fork: |id| vec!["--resume", id, "--fork-session"],
     with_image: |mut command, prompt, image| {
         assert_eq!(std::fs::read(image).unwrap(), PIXEL);
         let source = json!({"type": "base64", "media_type": "image/png", "data": PIXEL_AS_TEXT});
@@ -106,6 +111,8 @@ pub(crate) static CODEX: Program = Program {
     },
     variables: |_| vec![("SCRIPTED_KEY".to_owned(), KEY.to_owned())],
     turn: |resume, prompt| strings(&[&["exec"], &CODEX_OPTIONS, resume, &["--", prompt]]),
+    resume: |id| vec!["resume", id],
+    fork: |id| vec!["fork", id],
     with_image: |mut command, prompt, image| {
         command.args(["exec"]).args(CODEX_OPTIONS).arg("-i").arg(image).args(["--", prompt]);
         command
@@ -145,6 +152,9 @@ pub(crate) static GEMINI: Program = Program {
         let options = ["-m", "gemini-2.5-flash", "--yolo", "--output-format", "json", "-p", prompt];
         strings(&[resume, &options])
     },
+    resume: |id| vec!["--resume", id],
+    // It has no forks.
+    fork: |_| Vec::new(),
     with_image: |mut command, prompt, image| {
         let name = image.file_name().unwrap().to_str().unwrap();
         let options = ["-m", "gemini-2.5-flash", "--yolo", "--output-format", "json", "-p"];
@@ -184,6 +194,8 @@ pub(crate) static OPENCODE: Program = Program {
         off.map(|what| (format!("OPENCODE_DISABLE_{what}"), "1".to_owned())).to_vec()
     },
     turn: |resume, prompt| strings(&[&["run", "--format", "json"], resume, &["--", prompt]]),
+    resume: |id| vec!["-s", id],
+    fork: |id| vec!["-s", id, "--fork"],
     with_image: |mut command, prompt, image| {
         command.args(["run", "--format", "json", "-f"]).arg(image).args(["--", prompt]);
         command
