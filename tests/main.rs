@@ -24,6 +24,7 @@ mod kinds;
 mod live;
 mod notices;
 mod offline;
+mod real_agents;
 mod rooms;
 mod restarts;
 mod roundtrip;
