@@ -35,13 +35,14 @@ use baton_store::snapshot::{
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use attach::attach;
-use conversing::{Wanted, carry};
+use conversing::{LookedAt, Wanted};
 pub use history::{Receiver, Rest};
 pub use place::PlaceError;
 use place::place_of;
 use repository::Looked;
 pub use taken::{Taken, split_torn};
 
+use crate::agents::findings::Found;
 use crate::agents::session::AgentError;
 use crate::clock::Clock;
 use crate::keeper::{Keeper, Watched, Watching};
@@ -53,6 +54,9 @@ const MAX_AHEAD: u64 = 1 << 32;
 /// Watches from which on no further tree is known beside the others: each has a descriptor of inotify, of which a user
 /// has 128. A tree has one, and a linked worktree one more for the repository that it is of.
 const MAX_KEPT: usize = 64;
+
+/// How often a conversation is looked at again that changes meanwhile.
+const TRIES: u32 = 3;
 
 /// A snapshot could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +95,18 @@ pub enum TakeError {
     /// The conversation of an agent could not be read.
     #[error("reading the conversation")]
     Conversation(#[source] AgentError),
+    /// Something in the conversation looks like a secret that nobody allowed.
+    #[error(
+        "the conversation {id} of {agent} holds what looks like a secret, so that nothing was sent"
+    )]
+    Secrets {
+        /// The agent.
+        agent: &'static str,
+        /// The conversation.
+        id: String,
+        /// What was found.
+        found: Vec<Found>,
+    },
     /// Two files to attach have one name.
     #[error("two files to attach are called {}", name.display())]
     SameName {
@@ -235,17 +251,27 @@ impl Workspaces {
         mut beside: Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
         let keeper = self.keeper(workspace, root);
-        // One look at a time.
-        let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.take_from(workspace, &mut keeper, options, progress, &mut beside) {
-            Err(TakeError::Commit(
-                error @ (CommitError::Missing(_) | CommitError::Store(StoreError::Contradicted(_))),
-            )) => {
-                tracing::warn!(%error, "what is known of files is wrong; every one is read again");
-                keeper.forget();
-                self.take_from(workspace, &mut keeper, options, progress, &mut beside)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // Before the tree is anybody's: it may take long.
+            let said = self.look_at_conversation(workspace, options)?;
+            // One look at a time.
+            let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            let keeper = &mut *keeper;
+            match self.take_from(workspace, keeper, (options, &said), progress, &mut beside) {
+                Err(TakeError::Commit(
+                    error @ (CommitError::Missing(_)
+                    | CommitError::Store(StoreError::Contradicted(_))),
+                )) => {
+                    tracing::warn!(%error, "what is known of files is wrong; every one is read again");
+                    keeper.forget();
+                    let options = (options, &said);
+                    return self.take_from(workspace, keeper, options, progress, &mut beside);
+                }
+                Err(TakeError::Conversation(AgentError::Unsteady { .. })) if tries < TRIES => {}
+                taken => return taken,
             }
-            taken => taken,
         }
     }
 
@@ -253,17 +279,21 @@ impl Workspaces {
         &self,
         workspace: WorkspaceId,
         keeper: &mut Keeper,
-        options: &TakeOptions,
+        (options, said): (&TakeOptions, &LookedAt),
         progress: &Progress,
         beside: &mut Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
+        let storing = self.clock.instant();
+        let intake = self.vault.intake();
+        // Nobody hears of what is put before somebody is told of the intake.
+        let mut conversations = said.store(&intake)?;
+        let said_in = self.clock.since(storing);
         let started = self.clock.instant();
         if progress.wants_total()
             && let Some(files) = self.files_before(workspace)
         {
             progress.set_total(files);
         }
-        let intake = self.vault.intake();
         if let Some(beside) = beside {
             beside.start(&intake);
         }
@@ -285,7 +315,7 @@ impl Workspaces {
             self.look(keeper, base, &intake, &scan_options, progress)?;
         let scan = self.clock.since(started).saturating_sub(barrier);
         let storing = self.clock.instant();
-        let (mut conversations, of_agent) = carry(&intake, options, self.secrets.as_deref())?;
+        let omitted = [omitted, said.omitted.clone()].concat();
         conversations.extend(attach(&intake, options)?);
         let parts = SnapshotParts {
             workspace,
@@ -314,10 +344,11 @@ impl Workspaces {
             _ => (self.commit(&intake, &snapshot, head, beside)?, snapshot),
         };
         self.note_held(workspace, &scanned)?;
-        let (sums, notes) = (scanned.sums, [scanned.notes.clone(), of_git, of_agent].concat());
+        let sums = scanned.sums;
+        let notes = [scanned.notes.clone(), of_git, said.notes.clone()].concat();
         keeper.remember(known);
         keeper.keep(scanned);
-        let store = self.clock.since(storing);
+        let store = self.clock.since(storing) + said_in;
         Ok(Taken {
             workspace,
             id,
