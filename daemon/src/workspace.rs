@@ -3,6 +3,7 @@
 //! Everything here blocks: it walks trees and waits for disks. One snapshot of a workspace is taken
 //! at a time.
 
+mod error;
 mod attach;
 mod carried;
 pub mod conversing;
@@ -27,22 +28,22 @@ use baton_store::error::StoreError;
 use baton_store::git::GitProgram;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
-use baton_store::scan::{Guard, Progress, ScanError, ScanOptions, Scanned};
+use baton_store::scan::{Guard, Progress, ScanOptions, Scanned};
 use baton_store::secrets::SecretRules;
 use baton_store::snapshot::{
-    SnapshotError, SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
+    SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
 };
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use attach::attach;
 use conversing::{LookedAt, Wanted};
+pub use error::TakeError;
 pub use history::{Receiver, Rest};
 pub use place::PlaceError;
 use place::place_of;
 use repository::Looked;
 pub use taken::{Taken, split_torn};
 
-use crate::agents::findings::Found;
 use crate::agents::session::AgentError;
 use crate::clock::Clock;
 use crate::keeper::{Keeper, Watched, Watching};
@@ -57,63 +58,6 @@ const MAX_KEPT: usize = 64;
 
 /// How often a conversation is looked at again that changes meanwhile.
 const TRIES: u32 = 3;
-
-/// A snapshot could not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum TakeError {
-    /// The tree could not be read.
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The snapshot cannot be represented.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// The ref could not be moved.
-    #[error("making the snapshot durable")]
-    Commit(#[from] CommitError),
-    /// A node claims a head that no history of this home can have led to.
-    #[error("the node has number {theirs} of this workspace and this home {own}, which cannot be")]
-    Ahead {
-        /// What the node says.
-        theirs: u64,
-        /// This home's own number.
-        own: u64,
-    },
-    /// A file to attach could not be read.
-    #[error("attaching {}", path.display())]
-    Attach {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// History that was cut could not be made whole.
-    #[error("making the history of the repository whole")]
-    History(#[source] baton_store::git::GitError),
-    /// The conversation of an agent could not be read.
-    #[error("reading the conversation")]
-    Conversation(#[source] AgentError),
-    /// Something in the conversation looks like a secret that nobody allowed.
-    #[error(
-        "the conversation {id} of {agent} holds what looks like a secret, so that nothing was sent"
-    )]
-    Secrets {
-        /// The agent.
-        agent: &'static str,
-        /// The conversation.
-        id: String,
-        /// What was found.
-        found: Vec<Found>,
-    },
-    /// Two files to attach have one name.
-    #[error("two files to attach are called {}", name.display())]
-    SameName {
-        /// The name.
-        name: PathBuf,
-    },
-}
 
 /// What a snapshot is taken with, beside the tree.
 #[derive(Clone, Debug, Default)]
