@@ -7,6 +7,7 @@
 //! - [`lines`], [`json`], [`paths`]: a stream as lines, and lines with other paths in them
 //! - [`origin`]: what is kept of the machine that a conversation comes from
 //! - [`session`]: what is known of a session, and the files of one
+//! - [`marks`]: which conversation a hook has named
 //! - [`start`]: how a program is started
 //! - [`talk`]: what it says while it works, and is told
 //! - [`adapter`]: what differs from agent to agent
@@ -28,6 +29,7 @@ mod json;
 pub mod paths;
 pub mod origin;
 pub mod session;
+pub mod marks;
 pub mod start;
 pub mod talk;
 pub mod adapter;

@@ -37,11 +37,13 @@ impl Daemon {
         let target = self.target(call.remote).await?;
         let handoff = RunId::from_bytes(random()?).to_string();
         let root = to_path(call.path);
-        let conversation =
-            self.conversation(root.clone(), call.conversation, call.agents, events).await?;
+        let is_for_agent = call.command.is_empty();
+        let conversation = self
+            .conversation(root.clone(), call.conversation, is_for_agent, call.agents, events)
+            .await?;
         let travels = conversation.as_ref().map(|wanted| wanted.agent);
-        let by =
-            self.doers(&call.by, !call.command.is_empty(), !call.prompts.is_empty(), travels)?;
+        let has_prompt = !call.prompts.is_empty();
+        let by = self.doers(&call.by, !is_for_agent, has_prompt, travels)?;
         let attempts = attempts(&by, call.variants, &call.prompts)?;
         if !call.dry_run {
             self.ready(&target, &by, events).await?;
