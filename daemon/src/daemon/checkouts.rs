@@ -4,41 +4,39 @@
 //! - [`cloned`]: those that share bytes of their files
 //! - [`installed`]: what they find beside their files
 //! - [`conversing`]: the conversations of their agents
+//! - [`repositories`]: their repositories, made and captured
 
 mod layered;
 mod cloned;
 mod installed;
 mod conversing;
+mod repositories;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, SystemTime};
 
-use baton_protocol::id::{GitStateId, IdempotencyKey, ObjectKind, SnapshotId, TreeId};
+use baton_protocol::id::{IdempotencyKey, ObjectKind, SnapshotId, TreeId};
 use baton_protocol::object::{Entry, EntryKind, Omission, Snapshot, build_tree};
-use baton_protocol::path::RelPath;
 use baton_store::additions::unchanged;
 use baton_store::checkout::{
     RepositoryOptions, RestoreOptions, Restored, RestoredRepository, restore, restore_snapshot,
     sweep,
 };
 use baton_store::fs::{self, Context, FsError};
-use baton_store::git::{self, CaptureOptions, Commands, GitError, GitProgram};
-use baton_store::ignore::GitUser;
+use baton_store::git::GitProgram;
 use baton_store::journal::RefUpdate;
 use baton_store::layers::overlay::{self, Marks};
 use baton_store::objects::ObjectSink;
-use baton_store::scan::{Guard, Progress, ScanOptions, Scanned, scan};
+use baton_store::scan::{Guard, Progress, ScanOptions, scan};
 use baton_store::snapshot::{
     SnapshotParts, build_snapshot, load_conversation, load_snapshot, store_snapshot,
 };
 use baton_store::stat_cache::StatCache;
 use baton_store::store::Store;
-use baton_store::vault::{CommitError, Intake, Vault};
+use baton_store::vault::{CommitError, Vault};
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
 use rustix::io::Errno;
 
@@ -50,10 +48,11 @@ use crate::runs::checkout::{CheckoutError, Checkouts, Conversed, Environments, P
 use crate::runs::environment::Folders;
 use crate::secrets::Secrets;
 use crate::workspace::random;
-use crate::workspace::repository::{inner_worktrees, not_carried};
 pub use cloned::SharedBytes;
 pub use layered::SharedLayers;
 use layered::{SharedError, is_gone, is_sealed, is_shared, note_sealed};
+pub use repositories::Captures;
+use repositories::{as_before, has_left_git_alone};
 
 const RESTORING: &str = "restoring the snapshot";
 const REBUILDING: &str = "making the repository again";
@@ -73,6 +72,8 @@ pub struct NodeCheckouts {
     pub git: Option<GitProgram>,
     /// A folder for what git needs for a moment.
     pub scratch: PathBuf,
+    /// Captures of repositories at once.
+    pub captures: Captures,
     /// What must not be in a result.
     pub secrets: Secrets,
     /// Layers that checkouts share; each is a copy of its own without.
@@ -263,9 +264,10 @@ impl NodeCheckouts {
         };
         let (state, omitted) = match moment {
             // Who is at work could put another repository in its place between a look at it and the next.
-            Moment::Live => {
-                let worktrees = before.git.and_then(|id| git::worktrees(&intake, id).ok());
-                (before.git, not_carried(&scanned.omitted, &worktrees.unwrap_or_default()))
+            Moment::Live => as_before(&before, &scanned, &intake),
+            // To look at every file of it takes time and memory, of many runs at once.
+            Moment::Last if has_left_git_alone(place, &before, &scanned, &intake) => {
+                as_before(&before, &scanned, &intake)
             }
             Moment::Last => self.capture(checkout, &scanned, before.git, &intake),
         };
@@ -371,67 +373,6 @@ impl NodeCheckouts {
             return Ok(made);
         }
         copy(place, vault, snapshot, repository)
-    }
-
-    fn repository(&self) -> RepositoryOptions {
-        RepositoryOptions {
-            git: self.git.clone(),
-            scratch: self.scratch.clone(),
-            // They come from who asked for the run, and what they reach is what the run may.
-            commands: Commands::All,
-        }
-    }
-
-    /// The state of the repository that a run has left, and what neither that nor the tree has. A repository that cannot
-    /// be captured is left out and named: the files are kept all the same.
-    fn capture(
-        &self,
-        checkout: &Path,
-        scanned: &Scanned,
-        base: Option<GitStateId>,
-        intake: &Intake,
-    ) -> (Option<GitStateId>, Vec<Omission>) {
-        let without = || (None, scanned.omitted.clone());
-        if checkout.join(".git").symlink_metadata().is_err() {
-            return without();
-        }
-        match self.capture_here(checkout, scanned, base, intake) {
-            Ok(id) => {
-                let worktrees = git::worktrees(intake, id).unwrap_or_default();
-                (Some(id), not_carried(&scanned.omitted, &worktrees))
-            }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "the repository of a run is left out");
-                without()
-            }
-        }
-    }
-
-    fn capture_here(
-        &self,
-        checkout: &Path,
-        scanned: &Scanned,
-        base: Option<GitStateId>,
-        intake: &Intake,
-    ) -> Result<GitStateId, GitError> {
-        let inner = inner_worktrees(&scanned.omitted);
-        let inner = inner.iter().map(|path| RelPath::new(path.as_os_str().as_bytes()));
-        let now_ms = self.clock.now_ms();
-        let options = CaptureOptions {
-            git: self.git.clone().ok_or(GitError::NoProgram)?,
-            scratch: self.scratch.clone(),
-            // Whoever was at work here may not read what this process may.
-            within: Some(checkout.to_owned()),
-            base,
-            user: GitUser::default(),
-            nested: inner.filter_map(Result::ok).collect(),
-            now: SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms),
-            // It goes on from what was handed over.
-            most_history: u64::MAX,
-            room: u64::MAX,
-        };
-        Ok(git::capture(checkout, intake, &options)?.id)
     }
 }
 

@@ -11,7 +11,7 @@ use baton_store::git::GitProgram;
 use baton_store::secrets::SecretRules;
 use baton_store::store::Store;
 
-use super::checkouts::{NodeCheckouts, SharedBytes, SharedLayers, Sharing};
+use super::checkouts::{Captures, NodeCheckouts, SharedBytes, SharedLayers, Sharing};
 use super::failure::{Fail, chain};
 use super::{Options, report};
 use crate::clock::Clock;
@@ -163,6 +163,7 @@ pub(super) fn checkouts(
         clock: workspaces.clock.clone(),
         git: workspaces.git.clone(),
         scratch: workspaces.scratch.clone(),
+        captures: Captures::default(),
         secrets: secrets.clone(),
         shared: shared.ok(),
         cloned,

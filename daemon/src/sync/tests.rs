@@ -37,7 +37,7 @@ use baton_store::vault::{Intake, Vault};
 use super::{SyncError, Wire, fetch, push};
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
-use crate::daemon::checkouts::NodeCheckouts;
+use crate::daemon::checkouts::{Captures, NodeCheckouts};
 use crate::environments::cache::{CacheLimits, EnvironmentCache};
 use crate::environments::setups::Setups;
 use crate::identity::Identity;
@@ -286,6 +286,7 @@ impl Cloud {
             clock: clock.clone(),
             git: None,
             scratch: path.join("scratch"),
+            captures: Captures::default(),
             secrets: secrets.clone(),
             shared: None,
             cloned: None,

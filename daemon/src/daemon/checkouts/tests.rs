@@ -15,9 +15,12 @@ use std::sync::atomic::AtomicBool;
 
 use baton_protocol::id::{DeviceId, RunId, VaultId, WorkspaceId};
 
+use baton_store::git;
+
 use super::*;
 use crate::environments::cache::CacheLimits;
 use crate::secrets::Secrets;
+use crate::workspace::repository::not_carried;
 
 const VAULT: VaultId = VaultId::from_bytes([9; 16]);
 const WORKSPACE: WorkspaceId = WorkspaceId::from_bytes([2; 16]);
@@ -112,6 +115,7 @@ impl Lab {
             clock: Clock::manual(1_000_000),
             git: self.git.clone(),
             scratch: self.path("scratch"),
+            captures: Captures::default(),
             secrets: Secrets::new(self.path("secrets")),
             shared: None,
             cloned: None,

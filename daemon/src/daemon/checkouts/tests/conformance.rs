@@ -223,6 +223,38 @@ fn git_works_in_every_kind_of_checkout() {
 }
 
 #[test]
+fn a_repository_that_a_run_left_alone_is_the_one_that_it_was_given() {
+    for mut lab in labs() {
+        let snapshot = with_history(&mut lab);
+        let git_of = |id| load_snapshot(&lab.vault(), id).unwrap().git.unwrap();
+        let node = lab.node();
+        let alone = lab.place(1);
+        node.prepare(&alone, snapshot).unwrap();
+        write(&alone.checkout, "file", "by a run\n");
+        let result = node.seal(&alone, snapshot).unwrap();
+        if is_shared(&alone.layer) {
+            assert_eq!(git_of(result), git_of(snapshot), "{:?}", lab.kind);
+        }
+        let next = lab.place(2);
+        node.prepare(&next, result).unwrap();
+        assert_eq!(run_git(&next.checkout, &["status", "--porcelain"]), " M file\n");
+        // What it wrote there is found, in a file or under a name that is gone.
+        for (byte, words) in [(3, ["tag", "new"]), (4, ["branch", "new"]), (5, ["add", "file"])] {
+            let place = lab.place(byte);
+            node.prepare(&place, result).unwrap();
+            run_git(&place.checkout, &words);
+            let written = node.seal(&place, result).unwrap();
+            assert_ne!(git_of(written), git_of(result), "{:?} {words:?}", lab.kind);
+        }
+        let place = lab.place(6);
+        node.prepare(&place, result).unwrap();
+        baton_store::checkout::remove_made(&place.checkout.join(".git")).unwrap();
+        let without = node.seal(&place, result).unwrap();
+        assert_eq!(load_snapshot(&lab.vault(), without).unwrap().git, None, "{:?}", lab.kind);
+    }
+}
+
+#[test]
 fn a_run_cannot_make_marks_that_its_layers_are_read_by() {
     let Some(lab) = Lab::with_overlays() else { return };
     fill(&lab);
