@@ -25,6 +25,7 @@ mod live;
 mod notices;
 mod offline;
 mod real_agents;
+mod real_runs;
 mod rooms;
 mod restarts;
 mod roundtrip;

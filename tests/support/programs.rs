@@ -59,6 +59,11 @@ impl Installed {
         self.program.agent
     }
 
+    /// The folder with the program.
+    pub(crate) fn bin(&self) -> &Path {
+        &self.bin
+    }
+
     /// Makes the program one that the user of this home has, and that asks this model.
     pub(crate) fn give_to(&self, home: &mut TestHome, models: &ModelServer) {
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".into());

@@ -463,7 +463,7 @@ fn what_looks_like_a_secret_is_named_and_not_shown() {
         let folder = machine.open(agent);
         let source = Source { folder: &folder, root: &machine.root, home: None };
         let allowed = baton_store::catalog::held::Allowed::default();
-        let looking = Looking { rules: &rules, allowed: &allowed };
+        let looking = Looking::Rules { rules: &rules, allowed: &allowed };
         let found = || {
             let session = find(agent, &source, None).unwrap().unwrap();
             look(agent, &source, &session, Some(looking), false).unwrap().found

@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use baton_store::catalog::held::Allowed;
+use baton_store::secrets::known::KnownValues;
 use baton_store::secrets::{Finding, LOOKED_AT, SecretRules};
 
 use super::json::texts;
@@ -27,13 +28,18 @@ const OVERLAP: usize = 8 * 1024;
 /// How often the escapes of a text are taken out once more: a tool's answer may be JSON, which has JSON in it.
 const MORE_LEVELS: usize = 2;
 
-/// What is looked for, and what of it was allowed.
+/// What is looked for.
 #[derive(Clone, Copy, Debug)]
-pub struct Looking<'a> {
-    /// The rules.
-    pub rules: &'a SecretRules,
-    /// What the user lets through in the workspace.
-    pub allowed: &'a Allowed,
+pub enum Looking<'a> {
+    /// What looks like a secret.
+    Rules {
+        /// The rules.
+        rules: &'a SecretRules,
+        /// What the user lets through in the workspace.
+        allowed: &'a Allowed,
+    },
+    /// What is known to be one.
+    Known(&'a KnownValues),
 }
 
 /// Something that looks like a secret.
@@ -213,7 +219,16 @@ impl Seeing<'_> {
     }
 
     fn window(&mut self, window: &[u8], line: &impl Fn(u64) -> u64) {
-        let Looking { rules, allowed } = self.looking;
+        let (rules, allowed) = match self.looking {
+            Looking::Rules { rules, allowed } => (rules, allowed),
+            Looking::Known(known) => {
+                if let Some(Finding { rule, line: at, fingerprint }) = known.finding(window) {
+                    let file = self.file.clone();
+                    self.found.push(Found { file, line: line(at), rule, fingerprint });
+                }
+                return;
+            }
+        };
         let all = RefCell::new(Vec::new());
         let most = MOST.saturating_sub(self.found.len());
         let note = |finding: &Finding| {
@@ -314,7 +329,7 @@ mod tests {
     fn search(file: &str, text: &str) -> Vec<Found> {
         let rules = SecretRules::standard().unwrap();
         let allowed = Allowed::default();
-        super::search(Looking { rules: &rules, allowed: &allowed }, file, text.as_bytes())
+        super::search(Looking::Rules { rules: &rules, allowed: &allowed }, file, text.as_bytes())
     }
 
     #[test]
@@ -385,7 +400,7 @@ mod tests {
         let workspace = workspaces.find_or_add(folder.path()).unwrap().id;
         let look = || {
             let allowed = workspaces.catalog.allowed(workspace).unwrap();
-            let looking = Looking { rules: &rules, allowed: &allowed };
+            let looking = Looking::Rules { rules: &rules, allowed: &allowed };
             super::search(looking, "session/tool-results/x.txt", text.as_bytes())
         };
         let found = look();
@@ -408,7 +423,7 @@ mod tests {
     fn a_secret_is_found_wherever_the_pieces_were_cut() {
         let rules = SecretRules::standard().unwrap();
         let allowed = Allowed::default();
-        let looking = Looking { rules: &rules, allowed: &allowed };
+        let looking = Looking::Rules { rules: &rules, allowed: &allowed };
         let token = token('a');
         // Cut in two by the window: as lines, and as parts of a line that is too long.
         for cut in [1, 10, 30] {

@@ -262,7 +262,7 @@ impl NodeCheckouts {
                 scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
             }
         };
-        let (state, omitted) = match moment {
+        let (state, mut omitted) = match moment {
             // Who is at work could put another repository in its place between a look at it and the next.
             Moment::Live => as_before(&before, &scanned, &intake),
             // To look at every file of it takes time and memory, of many runs at once.
@@ -271,6 +271,8 @@ impl NodeCheckouts {
             }
             Moment::Last => self.capture(checkout, &scanned, before.git, &intake),
         };
+        let (conversations, held) = self.conversations(place, &before, &intake, &vault);
+        omitted.extend(held);
         let sealed = head.map(|head| load_snapshot(&vault, head.snapshot)).transpose();
         let sealed = sealed.doing(SEALING)?;
         let at_work = format!("run {run} at work");
@@ -286,7 +288,7 @@ impl NodeCheckouts {
             sequence: sequence.saturating_add(1),
             parents: vec![last],
             git: state,
-            conversations: self.conversations(place, &before, &intake, &vault),
+            conversations,
             created_at: self.clock.now_ms(),
             message: match moment {
                 Moment::Live => at_work,

@@ -41,6 +41,8 @@ struct Asking<'a> {
     variables: &'a Variables,
     network: bool,
     folder: &'a Path,
+    /// Whether anybody has given it anything that could be a key.
+    has_keys: bool,
 }
 
 impl Runs {
@@ -121,8 +123,17 @@ impl Runs {
                     .retain(|(name, _)| agent.is_none_or(|agent| name != agent.folder_variable()));
                 set_where_free(&mut variables, others);
                 let network = !self.0.options.without_network.contains(&report.agent);
-                let asking =
-                    Asking { runs: self, program, variables: &variables, network, folder: &folder };
+                let has_keys = !given.variables.is_empty()
+                    || !set_up.variables.is_empty()
+                    || !set_up.arguments.is_empty();
+                let asking = Asking {
+                    runs: self,
+                    program,
+                    variables: &variables,
+                    network,
+                    folder: &folder,
+                    has_keys,
+                };
                 asking.ask(agent, report)
             });
         self.0.parts.secrets.take_back(run);
@@ -158,6 +169,8 @@ impl Asking<'_> {
         let (success, said) = self.output(agent.login_arguments())?;
         match agent.login(success, &said) {
             Login::Yes(how) => report.login = Some(how),
+            // Whoever has set up a provider of another kind for it may need none, and its program says the same then.
+            Login::No(_) if self.has_keys => {}
             Login::No(fix) => {
                 let name = &report.agent;
                 let problem = format!("{} is not logged in there", agent.title());

@@ -88,7 +88,8 @@ impl Workspaces {
         let Some(wanted) = &options.conversation else { return Ok(looked_at) };
         let Session { id, .. } = &wanted.session;
         let allowed = self.catalog.allowed(workspace)?;
-        let looking = self.secrets.as_deref().map(|rules| Looking { rules, allowed: &allowed });
+        let looking =
+            self.secrets.as_deref().map(|rules| Looking::Rules { rules, allowed: &allowed });
         let looked = wanted
             .open(|agent, source| look(agent, source, &wanted.session, looking, wanted.is_named));
         let captured = match looked {

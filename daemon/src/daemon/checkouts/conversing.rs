@@ -5,17 +5,19 @@
 use std::path::Path;
 
 use baton_protocol::id::{ConversationId, SnapshotId};
-use baton_protocol::object::{Conversation, Snapshot};
+use baton_protocol::object::{Conversation, Omission, OmitReason, Snapshot};
 use baton_protocol::path::RelPath;
 use baton_store::folder::Folder;
+use baton_store::secrets::known::KnownValues;
 use baton_store::snapshot::{load_conversation, load_snapshot};
 use baton_store::vault::{Intake, Vault};
 
 use super::{Doing, NodeCheckouts};
 use crate::agents;
 use crate::agents::adapter::Agent;
-use crate::agents::capture::{Source, capture, find, sessions};
+use crate::agents::capture::{Source, capture, find, look, sessions};
 use crate::agents::departed::take_out;
+use crate::agents::findings::Looking;
 use crate::agents::restore::{Destination, Form, restore};
 use crate::agents::session::{AgentError, Session};
 use crate::runs::checkout::{CheckoutError, Conversed, Place};
@@ -83,22 +85,27 @@ impl NodeCheckouts {
         }))
     }
 
-    /// The conversations of what a run leaves: that of its agent as it is now, and the others that it came with.
+    /// The conversations of what a run leaves: that of its agent as it is now, and the others that it came with. Where it
+    /// cannot be kept, or what the run was given stands in it, it is as it was, and named.
     pub(super) fn conversations(
         &self,
         place: &Place,
         before: &Snapshot,
         intake: &Intake,
         vault: &Vault,
-    ) -> Vec<ConversationId> {
-        let Some(agent) = agents::named(&place.agent) else { return before.conversations.clone() };
-        let captured = match capture_here(agent, place, intake) {
-            Ok(Some(captured)) => captured,
-            Ok(None) => return before.conversations.clone(),
+    ) -> (Vec<ConversationId>, Option<Omission>) {
+        let as_it_was = || before.conversations.clone();
+        let Some(agent) = agents::named(&place.agent) else { return (as_it_was(), None) };
+        let known = self.secrets.to_hold(place.vault, place.run);
+        let captured = match capture_here(agent, place, known.as_deref(), intake) {
+            Ok(Kept::Stored(captured)) => captured,
+            Ok(Kept::None) => return (as_it_was(), None),
+            Ok(Kept::Held(id)) => return (as_it_was(), Some(omission(&id, OmitReason::Secret))),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(run = %place.run, error, "the conversation of a run is left as it was");
-                return before.conversations.clone();
+                let named = place.conversation.as_deref().unwrap_or(agent.name());
+                return (as_it_was(), Some(omission(named, OmitReason::Unreadable)));
             }
         };
         let is_other = |id: &ConversationId| {
@@ -106,21 +113,41 @@ impl NodeCheckouts {
             loaded.is_ok_and(|it| it.agent != agent.name() || it.transcript.is_empty())
         };
         let others = before.conversations.iter().copied().filter(is_other);
-        others.chain([captured]).collect()
+        (others.chain([captured]).collect(), None)
     }
 }
 
-/// Puts the conversation of a run's agent into a store; nothing where it has none.
+/// What became of a conversation.
+enum Kept {
+    /// The agent has none.
+    None,
+    Stored(ConversationId),
+    /// Something stands in it that may not leave.
+    Held(String),
+}
+
+fn omission(id: &str, reason: OmitReason) -> Omission {
+    // Of an id, or a name of ours.
+    let path = RelPath::new(format!("conversation/{id}").as_bytes()).unwrap_or_default();
+    Omission { path, reason }
+}
+
+/// Puts the conversation of a run's agent into a store.
 fn capture_here(
     agent: &dyn Agent,
     place: &Place,
+    known: Option<&KnownValues>,
     intake: &Intake,
-) -> Result<Option<ConversationId>, AgentError> {
-    let Some(home) = &place.home else { return Ok(None) };
-    let Some(folder) = folder_in(agent, home, false)? else { return Ok(None) };
+) -> Result<Kept, AgentError> {
+    let Some(home) = &place.home else { return Ok(Kept::None) };
+    let Some(folder) = folder_in(agent, home, false)? else { return Ok(Kept::None) };
     let source = Source { folder: &folder, root: &place.checkout, home: Some(home) };
-    let Some(session) = session_of(agent, place, &source)? else { return Ok(None) };
-    Ok(Some(capture(agent, &source, &session, None, intake)?.id))
+    let Some(session) = session_of(agent, place, &source)? else { return Ok(Kept::None) };
+    let looked = look(agent, &source, &session, known.map(Looking::Known), true)?;
+    if !looked.found.is_empty() {
+        return Ok(Kept::Held(session.id));
+    }
+    Ok(Kept::Stored(capture(agent, &source, &session, looked, intake)?.id))
 }
 
 /// The one that it said is its own; else the one that was written to last.
