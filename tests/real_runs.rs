@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::cloud::{Cloud, arg, list, text};
+use crate::support::cloud::{Cloud, arg, list, refused, text};
 use crate::support::home::{TestHome, eventually};
 use crate::support::models::{History, ModelServer, Step};
 use crate::support::programs::{CLAUDE, CODEX, Installed, KEY, Program};
@@ -224,7 +224,7 @@ fn an_agent_that_is_not_there_is_found_before_anything_is_sent(program: &'static
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(told["error"]["code"], "agent-not-ready", "{told}");
     assert!(text(&told["error"], "hint").contains("install"), "{told}");
-    assert!(list(&desk.laptop.json(&["log", arg(&desk.root)]), "snapshots").is_empty());
+    refused(&desk.laptop, &["log", arg(&desk.root)], 1, "no-workspace");
     let output = desk.laptop.baton_in(&desk.root, &["handoff", "--agent", "nobody", "-p", "x"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     // Nobody is named, no conversation travels, and none is configured here.

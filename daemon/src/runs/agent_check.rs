@@ -208,7 +208,7 @@ impl Asking<'_> {
         })
     }
 
-    /// Whether it ended well, and what it said on either stream.
+    /// Whether it ended well, and what it said; on the other stream may be warnings.
     fn output(&self, arguments: &[&str]) -> Result<(bool, String), (String, String)> {
         let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
         let mut wrapped = self.wrap(&arguments).map_err(|error| self.not_there(&error))?;
@@ -216,8 +216,8 @@ impl Asking<'_> {
             let problem = format!("{} could not be started: {error}", self.program);
             (problem, "see the node's log".to_owned())
         };
-        let (mut said, to) = self.file().map_err(failed)?;
-        let errors = to.try_clone().map_err(failed)?;
+        let (said, to) = self.file("said").map_err(failed)?;
+        let (warned, errors) = self.file("warned").map_err(failed)?;
         let command = wrapped.command.stdin(Stdio::null()).stdout(to).stderr(errors);
         let mut child = command.process_group(0).spawn().map_err(failed)?;
         let clock = &self.runs.0.parts.clock;
@@ -236,18 +236,25 @@ impl Asking<'_> {
             let problem = format!("{} did not answer within {} s", self.program, LIMIT.as_secs());
             return Err((problem, format!("try it on the node: {} --version", self.program)));
         };
-        let mut bytes = Vec::new();
-        said.rewind().map_err(failed)?;
-        (&mut said).take(MAX_SAID).read_to_end(&mut bytes).map_err(failed)?;
-        Ok((status.success(), String::from_utf8_lossy(&bytes).into_owned()))
+        let said = beginning(said).map_err(failed)?;
+        let said = if said.is_empty() { beginning(warned).map_err(failed)? } else { said };
+        Ok((status.success(), String::from_utf8_lossy(&said).into_owned()))
     }
 
-    fn file(&self) -> std::io::Result<(File, File)> {
-        let path = self.folder.join("said");
+    fn file(&self, name: &str) -> std::io::Result<(File, File)> {
+        let path = self.folder.join(name);
         drop(fs::remove_file(&path));
         let file = fs::create_new(&path).map_err(std::io::Error::other)?;
         Ok((file.try_clone()?, file))
     }
+}
+
+/// The beginning of what was written into a file.
+fn beginning(mut file: File) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(MAX_SAID).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// How a run of it gets a key.
