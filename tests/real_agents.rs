@@ -267,7 +267,7 @@ fn what_another_agent_did_comes_along(program: &'static Program) {
             .find(|text| text.contains("part.txt") && text.contains("the details are done"))
     };
     assert!(of_part(&desk.laptop).is_some());
-    let text = of_part(&other).expect("the transcript of the other agent");
+    let text = of_part(&other).unwrap_or_else(|| panic!("what the other agent did is not there"));
     assert!(text.contains(there.root.to_str().unwrap()));
     assert_eq!(desk.models.problems(), Vec::<String>::new());
 }
