@@ -41,10 +41,6 @@ impl Desk {
         let agent = Installed::get(program)?;
         let models = ModelServer::new();
         models.on(
-            "write the notes",
-            &[Step::write("notes.txt", "the first line\n"), Step::say("they are written")],
-        );
-        models.on(
             "change the notes",
             &[
                 Step::edit("notes.txt", "the first line", "the second line"),
@@ -57,6 +53,12 @@ impl Desk {
         agent.give_to(&mut laptop, &models);
         let root = laptop.folder("work/app_1").canonicalize().unwrap();
         std::fs::write(root.join("main.rs"), "fn main() {}\n").unwrap();
+        let steps = [
+            Step::write("notes.txt", "the first line\n"),
+            Step::shell(&format!("cat {}/main.rs", root.display())),
+            Step::say("they are written"),
+        ];
+        models.on("write the notes", &steps);
         Some(Self { agent, models, cloud, laptop, root })
     }
 
@@ -212,11 +214,14 @@ fn knows_the_beginning(place: &Place<'_>, desk: &Desk, said: &[&str]) -> History
     for words in said {
         assert!(history.has(words), "{words} is missing in {history:?}");
     }
-    assert_eq!((history.calls.len(), history.results.len()), (2, 2), "{history:?}");
+    assert_eq!((history.calls.len(), history.results.len()), (3, 3), "{history:?}");
     let old = desk.root.to_str().unwrap();
     for (tool, input) in &history.calls {
         assert!(!input.to_string().contains(old), "{tool} {input}");
     }
+    // Nor is the old place anywhere else in what the model is told.
+    let heard = desk.models.heard().pop().unwrap();
+    assert!(!format!("{heard:?}").contains(old), "{heard:?}");
     history
 }
 
@@ -267,7 +272,7 @@ fn what_another_agent_did_comes_along(program: &'static Program) {
             .find(|text| text.contains("part.txt") && text.contains("the details are done"))
     };
     assert!(of_part(&desk.laptop).is_some());
-    let text = of_part(&other).expect("the transcript of the other agent");
+    let text = of_part(&other).unwrap_or_else(|| panic!("what the other agent did is not there"));
     assert!(text.contains(there.root.to_str().unwrap()));
     assert_eq!(desk.models.problems(), Vec::<String>::new());
 }

@@ -247,13 +247,13 @@ impl State {
             Some(Step::History) => Answer::Words(History::of(&heard).to_string()),
             // A request for a title, or the like, about what was asked.
             Some(_) if heard.tools.is_empty() => Answer::Words("a title".to_owned()),
-            Some(step) => match api.call(&step, &heard) {
-                Some(call) => Answer::Call(call),
-                None => {
+            Some(step) => api.call(&step, &heard).map_or_else(
+                || {
                     self.problem(format!("{api:?} has no tool for {step:?}: {:?}", heard.tools));
                     Answer::Words("there is no tool for this".to_owned())
-                }
-            },
+                },
+                Answer::Call,
+            ),
         };
         match (api, is_stream) {
             (Api::Messages, true) => Reply::events(&anthropic::events(&answer, &heard)),

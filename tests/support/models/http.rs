@@ -13,10 +13,10 @@ const MAX_HEAD: usize = 64 * 1024;
 pub(super) const MAX_BODY: usize = 64 << 20;
 
 /// Bytes that are read at a time.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 16 * 1024;
 
 /// How long a program may be silent in the middle of a request.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -58,11 +58,11 @@ impl Reply {
         let mut body = String::new();
         for (name, data) in events {
             if let Some(name) = name {
-                body += &format!("event: {name}\n");
+                body.extend(["event: ", name, "\n"]);
             }
             // A word on its own ends the events of some APIs.
             let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
-            body += &format!("data: {text}\n\n");
+            body.extend(["data: ", &text, "\n\n"]);
         }
         Self { status: 200, kind: "text/event-stream", body }
     }

@@ -71,14 +71,10 @@ fn image(part: &Value) -> Option<Turn> {
 pub(super) fn call(step: &Step, heard: &Heard) -> Option<Call> {
     let command = match step {
         Step::Write { path, text } => {
-            let lines: String = text.lines().map(|line| format!("+{line}\n")).collect();
-            return patch(heard, &format!("*** Add File: {path}\n{lines}"));
+            return patch(heard, &format!("*** Add File: {path}\n{}", signed("+", text)));
         }
         Step::Edit { path, from, to } => {
-            let lines = |sign: char, text: &str| {
-                text.lines().map(|line| format!("{sign}{line}\n")).collect::<String>()
-            };
-            let (from, to) = (lines('-', from), lines('+', to));
+            let (from, to) = (signed("-", from), signed("+", to));
             return patch(heard, &format!("*** Update File: {path}\n@@\n{from}{to}"));
         }
         Step::Read(path) => {
@@ -109,6 +105,11 @@ fn agent_id(turn: &Turn) -> Option<String> {
     let Turn::Result(text) = turn else { return None };
     let result: Value = serde_json::from_str(text).ok()?;
     result["agent_id"].as_str().map(str::to_owned)
+}
+
+/// Lines of a patch.
+fn signed(sign: &str, text: &str) -> String {
+    text.lines().flat_map(|line| [sign, line, "\n"]).collect()
 }
 
 /// By the tool that is for it, or as the program takes it in a command.

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -32,7 +32,7 @@ pub(super) fn get(program: &'static Program) -> Option<PathBuf> {
     if !program.is_standard && !is_nightly && !is_required(program) {
         return None;
     }
-    let mut failed = FAILED.lock().unwrap();
+    let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
     if failed.contains(&program.agent) {
         return None;
     }

@@ -119,8 +119,8 @@ pub(crate) static CODEX: Program = Program {
     },
     said: |values| {
         let id = values.iter().find_map(|value| text(value, "thread_id"))?;
-        let words = values.iter().filter(|value| value["item"]["type"] == "agent_message");
-        Some((id, text(&words.last()?["item"], "text")?))
+        let mut words = values.iter().filter(|value| value["item"]["type"] == "agent_message");
+        Some((id, text(&words.next_back()?["item"], "text")?))
     },
 };
 
@@ -202,8 +202,8 @@ pub(crate) static OPENCODE: Program = Program {
     },
     said: |values| {
         let id = values.iter().find_map(|value| text(value, "sessionID"))?;
-        let words = values.iter().filter(|value| value["type"] == "text");
-        Some((id, text(&words.last()?["part"], "text")?))
+        let mut words = values.iter().filter(|value| value["type"] == "text");
+        Some((id, text(&words.next_back()?["part"], "text")?))
     },
 };
 
