@@ -16,8 +16,8 @@ use crate::id::{
     ObjectKind, RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
-    AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest, Head,
-    LogEntry, LogReply, LogStream, Opening, Permissions, PushHello, PushReply, PushRequest,
+    AgentReport, AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest,
+    Head, LogEntry, LogReply, LogStream, Opening, Permissions, PushHello, PushReply, PushRequest,
     Question, QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState,
     Terms, Welcome,
     secrets::{PushScope, SecretEntry, SecretValue, SetSecret},
@@ -210,6 +210,21 @@ fn terms() -> impl Strategy<Value = Terms> {
     )
 }
 
+fn agent_report() -> impl Strategy<Value = AgentReport> {
+    let permissions = select(vec![Permissions::Ask, Permissions::Edits, Permissions::All]);
+    let texts = || option::of("\\PC{0,9}");
+    ("\\PC{0,9}", texts(), texts(), permissions, texts(), texts()).prop_map(
+        |(agent, version, login, permissions, problem, fix)| AgentReport {
+            agent,
+            version,
+            login,
+            permissions,
+            problem,
+            fix,
+        },
+    )
+}
+
 fn question() -> impl Strategy<Value = Question> {
     let kind = select(vec![QuestionKind::Input, QuestionKind::Permission]);
     let texts = ("\\PC{0,9}", "\\PC{0,40}", vec("\\PC{0,9}", 0..3));
@@ -392,6 +407,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         any::<bool>().prop_map(|wanted| Reply::Ahead(AheadReply::Wanted(wanted))),
         Just(Reply::Ahead(AheadReply::Kept)),
         vec(secret_entry(), 0..5).prop_map(Reply::Secrets),
+        vec(agent_report(), 0..5).prop_map(Reply::Agents),
     ]
 }
 

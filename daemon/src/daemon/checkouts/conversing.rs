@@ -63,7 +63,7 @@ impl NodeCheckouts {
         let folder = folder_in(agent, home, true).doing(CONVERSING)?;
         let missing = || AgentError::NoFolder { path: home.clone() };
         let folder = folder.ok_or_else(missing).doing(CONVERSING)?;
-        let form = if is_fork { Form::Fork { before_last_turn: false } } else { Form::Same };
+        let form = if is_fork { Form::ForkAtHandoff } else { Form::Same };
         if !is_fork {
             // The run before has left it there, at another path.
             take_out(agent, &vault, &conversation, &folder).doing(CONVERSING)?;
@@ -75,7 +75,11 @@ impl NodeCheckouts {
             home: Some(home.as_path()),
         };
         let restored = restore(agent, &vault, &conversation, &destination, form);
-        let restored = restored.doing(CONVERSING)?;
+        let restored = match restored {
+            // It asked for the handoff in its first turn: there is nothing to go on from.
+            Err(AgentError::NothingBefore) => return Ok(None),
+            restored => restored.doing(CONVERSING)?,
+        };
         let left =
             |left: &agents::session::LeftOut| format!("{} ({})", left.path, left.reason.name());
         Ok(Some(Conversed {
