@@ -7,6 +7,8 @@
 //! - [`lines`], [`json`], [`paths`]: a stream as lines, and lines with other paths in them
 //! - [`origin`]: what is kept of the machine that a conversation comes from
 //! - [`session`]: what is known of a session, and the files of one
+//! - [`marks`]: which conversation a hook has named
+//! - [`told`]: what an agent is to be told of a pull
 //! - [`start`]: how a program is started
 //! - [`adapter`]: what differs from agent to agent
 //! - [`claude`], [`codex`]: the agents
@@ -26,6 +28,8 @@ mod json;
 pub mod paths;
 pub mod origin;
 pub mod session;
+pub mod marks;
+pub mod told;
 pub mod start;
 pub mod adapter;
 pub mod claude;
