@@ -22,6 +22,7 @@ mod handoff;
 mod harmed;
 mod kinds;
 mod live;
+mod mcp;
 mod notices;
 mod offline;
 mod rooms;
@@ -29,6 +30,7 @@ mod restarts;
 mod roundtrip;
 mod secrets;
 mod service;
+mod setup;
 mod steer;
 mod tidy;
 

@@ -47,11 +47,13 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(session: &Session, _args: &Args) -> Result<u8, CliError> {
     let program = Program::of(session)?;
-    let server = Arc::new(Server { program, out: Mutex::new(std::io::stdout()), calls: Mutex::default() });
+    let server =
+        Arc::new(Server { program, out: Mutex::new(std::io::stdout()), calls: Mutex::default() });
     let mut lines = Lines::new(std::io::stdin().lock());
     let mut workers = Vec::new();
     loop {
-        let next = lines.next().map_err(|error| CliError::caused("input", "reading a message", &error))?;
+        let next =
+            lines.next().map_err(|error| CliError::caused("input", "reading a message", &error))?;
         match next {
             None => break,
             Some(Line::TooLong) => {
@@ -77,7 +79,10 @@ struct Server {
 
 impl Server {
     /// Answers a message, at once or from another thread.
-    fn hear(self: &Arc<Self>, line: &[u8]) -> Result<Option<std::thread::JoinHandle<()>>, CliError> {
+    fn hear(
+        self: &Arc<Self>,
+        line: &[u8],
+    ) -> Result<Option<std::thread::JoinHandle<()>>, CliError> {
         let Ok(message) = serde_json::from_slice::<Value>(line) else {
             self.say(&rpc::failed(&Value::Null, rpc::NOT_JSON, "this is not JSON"))?;
             return Ok(None);
@@ -95,7 +100,11 @@ impl Server {
             };
         };
         if batch.is_empty() || batch.len() > MAX_BATCH {
-            self.say(&rpc::failed(&Value::Null, rpc::INVALID, "there are none or too many messages in one"))?;
+            self.say(&rpc::failed(
+                &Value::Null,
+                rpc::INVALID,
+                "there are none or too many messages in one",
+            ))?;
             return Ok(None);
         }
         // In order and while nothing else is heard: only clients of one older version send these.
@@ -103,7 +112,9 @@ impl Server {
             Asked::Wrong(answer) => Some(answer),
             Asked::Request(request) if request.method == "tools/call" => {
                 match tools::command(&request.params) {
-                    Ok(command) => Call::default().run(&self.program, &command).map(|it| rpc::done(&request.id, it)),
+                    Ok(command) => Call::default()
+                        .run(&self.program, &command)
+                        .map(|it| rpc::done(&request.id, it)),
                     Err(wrong) => Some(wrong.answer(&request.id)),
                 }
             }
@@ -186,9 +197,11 @@ impl Server {
         let mut line = message.to_string();
         line.push('\n');
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-            std::io::ErrorKind::BrokenPipe => CliError::BrokenPipe,
-            _ => CliError::caused("output", "writing a message", &error),
+        out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
+            match error.kind() {
+                std::io::ErrorKind::BrokenPipe => CliError::BrokenPipe,
+                _ => CliError::caused("output", "writing a message", &error),
+            }
         })
     }
 }

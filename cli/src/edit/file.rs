@@ -54,7 +54,9 @@ impl Found {
         let target = follow(path)?;
         let (text, mode) = match target.metadata() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (None, mode),
-            Err(error) => return Err(Err::<(), _>(error).context("looking at", &target).unwrap_err().into()),
+            Err(error) => {
+                return Err(Err::<(), _>(error).context("looking at", &target).unwrap_err().into());
+            }
             Ok(found) if !found.is_file() => {
                 return Err(FileError::NotRegular { path: path.to_owned() });
             }
@@ -173,14 +175,20 @@ mod tests {
         symlink("../dotfiles/claude.json", &link).unwrap();
         // One that leads nowhere is written through, too.
         Found::read(&link, 0o640).unwrap().write("{}").unwrap();
-        assert_eq!((fs::read_if_exists(&real, 10).unwrap(), mode(&real)), (Some(b"{}".to_vec()), 0o640));
+        assert_eq!(
+            (fs::read_if_exists(&real, 10).unwrap(), mode(&real)),
+            (Some(b"{}".to_vec()), 0o640)
+        );
         fs::set_mode(&real, 0o664).unwrap();
         let found = Found::read(&link, 0o600).unwrap();
         found.back_up().unwrap();
         found.write("{\"a\": 1}").unwrap();
         assert!(link.is_symlink() && mode(&real) == 0o664);
         let kept = base.join("agent/settings.json.before-baton");
-        assert_eq!((fs::read_if_exists(&kept, 10).unwrap(), mode(&kept)), (Some(b"{}".to_vec()), 0o664));
+        assert_eq!(
+            (fs::read_if_exists(&kept, 10).unwrap(), mode(&kept)),
+            (Some(b"{}".to_vec()), 0o664)
+        );
         // Once.
         let found = Found::read(&link, 0o600).unwrap();
         found.back_up().unwrap();

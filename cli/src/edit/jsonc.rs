@@ -61,9 +61,7 @@ impl Node {
     /// Where each entry stands.
     fn entries(&self) -> Vec<Range<usize>> {
         match &self.what {
-            What::Object(members) => {
-                members.iter().map(|it| it.start..it.value.span.end).collect()
-            }
+            What::Object(members) => members.iter().map(|it| it.start..it.value.span.end).collect(),
             What::Array(elements) => elements.iter().map(|it| it.span.clone()).collect(),
             What::Plain(_) => Vec::new(),
         }
@@ -72,9 +70,7 @@ impl Node {
     /// Of a name that is there twice the last one holds, as for everybody who reads JSON.
     fn place(&self, step: Step<'_>) -> Option<usize> {
         match (&self.what, step) {
-            (What::Object(members), Step::Key(key)) => {
-                members.iter().rposition(|it| it.key == key)
-            }
+            (What::Object(members), Step::Key(key)) => members.iter().rposition(|it| it.key == key),
             (What::Array(elements), Step::At(at)) => (at < elements.len()).then_some(at),
             _ => None,
         }
@@ -149,7 +145,8 @@ impl Document {
         let text = match self.node(&steps) {
             Some(old) => {
                 let indent = self.indent_at(old.span.start);
-                let new = self.render(&whole, indent, old.span.len() > 2 && self.is_one_line(&old.span));
+                let new =
+                    self.render(&whole, indent, old.span.len() > 2 && self.is_one_line(&old.span));
                 self.with(old.span.clone(), &new)
             }
             None => {
@@ -245,7 +242,8 @@ impl Document {
     /// What one level is set in by.
     fn unit(&self) -> &str {
         let first = self.root.entries().into_iter().next();
-        let indent = first.filter(|it| self.begins_line(it.start)).map(|it| self.indent_at(it.start));
+        let indent =
+            first.filter(|it| self.begins_line(it.start)).map(|it| self.indent_at(it.start));
         indent.filter(|indent| !indent.is_empty()).unwrap_or("  ")
     }
 
@@ -286,8 +284,9 @@ impl Document {
         let comma = if self.comma(last.end..close).is_some() { "" } else { "," };
         if self.is_one_line(span) {
             let new = self.render(value, "", true);
-            let between = self.slice(last.end..close).trim_end();
-            return self.with(last.end..close, &format!("{comma}{between} {name}{new}"));
+            let between = self.slice(last.end..close);
+            let (between, blanks) = between.split_at(between.trim_end().len());
+            return self.with(last.end..close, &format!("{comma}{between} {name}{new}{blanks}"));
         }
         let indent = if self.begins_line(last.start) {
             self.indent_at(last.start).to_owned()
@@ -316,9 +315,9 @@ impl Document {
         let before = at.checked_sub(1).and_then(|at| entries.get(at));
         // The blanks before it, and the line end where it begins its line.
         let blanks = self.slice(0..entry.start).trim_end_matches([' ', '\t']);
-        let start = blanks.strip_suffix('\n').map_or(blanks.len(), |rest| {
-            rest.strip_suffix('\r').unwrap_or(rest).len()
-        });
+        let start = blanks
+            .strip_suffix('\n')
+            .map_or(blanks.len(), |rest| rest.strip_suffix('\r').unwrap_or(rest).len());
         if let Some(comma) = own_comma {
             return self.with(start..comma + 1, "");
         }

@@ -25,11 +25,21 @@ impl Tables {
 
     /// A value of a table of a table.
     pub(crate) fn value(&self, above: &str, name: &str, key: &str) -> Option<Value> {
-        self.0.get(above)?.as_table_like()?.get(name)?.as_table_like()?.get(key)?.as_value().cloned()
+        self.0
+            .get(above)?
+            .as_table_like()?
+            .get(name)?
+            .as_table_like()?
+            .get(key)?
+            .as_value()
+            .cloned()
     }
 
     pub(crate) fn has(&self, above: &str, name: &str) -> bool {
-        self.0.get(above).and_then(Item::as_table_like).is_some_and(|above| above.contains_key(name))
+        self.0
+            .get(above)
+            .and_then(Item::as_table_like)
+            .is_some_and(|above| above.contains_key(name))
     }
 
     /// Gives a table of a table these values; what else is in it stays.
@@ -47,8 +57,7 @@ impl Tables {
         let other = |at: String| EditError::Other { at, expected: "a table" };
         let outer = outer.as_table_like_mut().ok_or_else(|| other(above.to_owned()))?;
         let inner = outer.entry(name).or_insert_with(|| Item::Table(Table::new()));
-        let inner =
-            inner.as_table_like_mut().ok_or_else(|| other(format!("{above}.{name}")))?;
+        let inner = inner.as_table_like_mut().ok_or_else(|| other(format!("{above}.{name}")))?;
         for (key, value) in values {
             if inner.get(key).and_then(Item::as_value).is_none_or(|old| !is_same(old, value)) {
                 put(inner, key, value);
@@ -111,7 +120,10 @@ mod tests {
         assert!(!tables.has("mcp_servers", "baton"));
         tables.set("mcp_servers", "baton", &values()).unwrap();
         let text = tables.text();
-        assert!(text.contains("[mcp_servers.baton]\ncommand = \"/b\"\nargs = [\"mcp\"]\n"), "{text}");
+        assert!(
+            text.contains("[mcp_servers.baton]\ncommand = \"/b\"\nargs = [\"mcp\"]\n"),
+            "{text}"
+        );
         for line in OWN.lines() {
             assert!(text.contains(line), "{line}");
         }
@@ -148,6 +160,10 @@ mod tests {
         assert!(tables.set("mcp_servers", "baton", &values()).is_err());
         let mut tables = Tables::parse("mcp_servers = { o = { command = \"o\" } }\n").unwrap();
         tables.set("mcp_servers", "baton", &values()).unwrap();
-        assert!(Tables::parse(&tables.text()).unwrap().has("mcp_servers", "baton"), "{}", tables.text());
+        assert!(
+            Tables::parse(&tables.text()).unwrap().has("mcp_servers", "baton"),
+            "{}",
+            tables.text()
+        );
     }
 }

@@ -13,7 +13,8 @@ use baton_protocol::message::secrets::SetSecret;
 use serde::{Deserialize, Serialize};
 
 pub use super::agents::{
-    AgentEntry, AgentFolder, AgentFolders, AgentsAnswer, ConversationChoice, ConversationEntry, SetupEntry,
+    AgentEntry, AgentFolder, AgentFolders, AgentsAnswer, ConversationChoice, ConversationEntry,
+    SetupEntry,
 };
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
 pub use super::receipt::{

@@ -183,7 +183,8 @@ fn leave(session: &Session, agent: &str, id: &str, root: &Path) -> Result<(), Cl
 fn stopped(session: &Session, args: &Args, root: &Path) -> Result<(), CliError> {
     let id = args.session.as_deref().unwrap_or_default();
     let id: String = id.chars().take(DIGITS).collect();
-    let message = format!("{} stopped ({})", figures::one_line(&args.agent), figures::one_line(&id));
+    let message =
+        format!("{} stopped ({})", figures::one_line(&args.agent), figures::one_line(&id));
     session.call(&Command::Stopped { path: workspace::bytes(root), message })?;
     Ok(())
 }
@@ -200,7 +201,10 @@ mod tests {
     fn what_an_agent_says_is_bounded_and_looked_at() {
         let good = r#"{"session_id":"01a2-b","transcript_path":"/t/x.jsonl","cwd":"/w","hook_event_name":"Stop","more":[{}]}"#;
         let read = said(good).unwrap();
-        assert_eq!((read.session_id.as_str(), Event::named(&read.hook_event_name)), ("01a2-b", Some(Event::Stops)));
+        assert_eq!(
+            (read.session_id.as_str(), Event::named(&read.hook_event_name)),
+            ("01a2-b", Some(Event::Stops))
+        );
         for bad in [
             "",
             "[]",

@@ -203,7 +203,9 @@ fn drop_empty(file: &Path) {
     };
     for folder in file.ancestors().skip(1).take_while(is_made) {
         // One that is not empty stays, and so do those above it.
-        if !fs::list_dir(folder).is_ok_and(|found| found.is_empty()) || std::fs::remove_dir(folder).is_err() {
+        if !fs::list_dir(folder).is_ok_and(|found| found.is_empty())
+            || std::fs::remove_dir(folder).is_err()
+        {
             return;
         }
     }
@@ -285,7 +287,8 @@ fn take_from(text: &str, part: &Part, before: Option<&str>) -> Result<String, Ed
             if !is_ours_in(&tables) {
                 return Ok(text.to_owned());
             }
-            let was_there = kept.is_some_and(|kept| Tables::parse(kept).is_ok_and(|it| it.has_table(TABLE.0)));
+            let was_there =
+                kept.is_some_and(|kept| Tables::parse(kept).is_ok_and(|it| it.has_table(TABLE.0)));
             tables.remove(TABLE.0, TABLE.1, was_there);
             Ok(tables.text())
         }

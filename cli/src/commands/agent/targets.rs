@@ -110,7 +110,9 @@ impl Target {
 /// comes.
 fn words(env: &Env) -> Vec<String> {
     let own = std::env::current_exe().unwrap_or_else(|_| "baton".into());
-    let is_own = |named: &PathBuf| named.canonicalize().is_ok_and(|named| Ok(named) == own.canonicalize().map_err(drop));
+    let is_own = |named: &PathBuf| {
+        named.canonicalize().is_ok_and(|named| Ok(named) == own.canonicalize().map_err(drop))
+    };
     let program = find_program("baton", &env.path).filter(is_own).unwrap_or(own);
     let mut words = vec![program.to_string_lossy().into_owned()];
     if let Some(home) = &env.home_dir {
@@ -194,10 +196,8 @@ fn claude(env: &Env, words: &[String]) -> Option<Target> {
 
 fn codex(env: &Env, words: &[String]) -> Option<Target> {
     let folder = known_folder(env, "codex")?;
-    let server = Server::Toml {
-        program: words.first()?.clone(),
-        args: with(words.get(1..)?, &["mcp"]),
-    };
+    let server =
+        Server::Toml { program: words.first()?.clone(), args: with(words.get(1..)?, &["mcp"]) };
     let mut parts = vec![
         Part::Hooks {
             file: folder.join("hooks.json"),

@@ -89,7 +89,8 @@ mod tests {
         ] {
             assert_eq!(of(nothing), Asked::Nothing);
         }
-        let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#;
+        let cancelled =
+            r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#;
         assert_eq!(of(cancelled), Asked::Cancelled(7.into()));
         for (wrong, id) in [
             ("1", Value::Null),

@@ -240,15 +240,19 @@ fn prompt(text: String) -> Result<String, Wrong> {
 }
 
 fn id(text: &str) -> Result<&str, Wrong> {
-    let is_id = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_id =
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let is_flag = text.starts_with('-');
     (is_id && !is_flag).then_some(text).ok_or_else(|| Wrong::Arguments("`run` is no id".to_owned()))
 }
 
 /// A word that is no path and no flag.
 fn plain<'a>(text: &'a str, name: &str) -> Result<&'a str, Wrong> {
-    let is_plain = text.len() <= 128 && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
-    (is_plain && !text.is_empty()).then_some(text).ok_or_else(|| Wrong::Arguments(format!("`{name}` is none")))
+    let is_plain = text.len() <= 128
+        && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(&it));
+    (is_plain && !text.is_empty())
+        .then_some(text)
+        .ok_or_else(|| Wrong::Arguments(format!("`{name}` is none")))
 }
 
 fn absolute(path: PathBuf, name: &str) -> Result<String, Wrong> {
@@ -337,7 +341,12 @@ impl Call {
         (!state.is_cancelled).then_some(result)
     }
 
-    fn one(&self, program: &Program, args: &[String], input: Option<&str>) -> std::io::Result<Said> {
+    fn one(
+        &self,
+        program: &Program,
+        args: &[String],
+        input: Option<&str>,
+    ) -> std::io::Result<Said> {
         let mut child = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if state.is_cancelled {
@@ -358,7 +367,8 @@ impl Call {
         // Waited for where nobody can end it any more: its number may be another one's afterwards.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).child = None;
         let status = child.wait()?;
-        let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(crate::error::FAILED);
+        let code =
+            status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(crate::error::FAILED);
         let object = serde_json::from_slice(&out).ok();
         let notes = String::from_utf8_lossy(&err).trim().to_owned();
         Ok(Said { code, object, notes })
@@ -385,13 +395,19 @@ fn headline(tool: &str, code: u8, object: &Map<String, Value>) -> Option<String>
                 runs.filter_map(|run| run.get("run").and_then(Value::as_str)).collect();
             let runs = runs.join(", ");
             Some(match code {
-                QUEUED => format!("Handed off as {runs}: it goes out by itself when the node can be reached. Stop editing here."),
-                _ => format!("Handed off as {runs} to {}. Stop editing here: the work goes on there.", text("remote")),
+                QUEUED => format!(
+                    "Handed off as {runs}: it goes out by itself when the node can be reached. Stop editing here."
+                ),
+                _ => format!(
+                    "Handed off as {runs} to {}. Stop editing here: the work goes on there.",
+                    text("remote")
+                ),
             })
         }
         "follow_up" => Some(format!("Run {} goes on with it ({}).", text("run"), text("state"))),
         "pull" => {
-            let words = object.get("resume_command").and_then(Value::as_array).into_iter().flatten();
+            let words =
+                object.get("resume_command").and_then(Value::as_array).into_iter().flatten();
             let words: Vec<_> = words.filter_map(Value::as_str).collect();
             let resume = match words.is_empty() {
                 true => String::new(),
@@ -462,7 +478,10 @@ mod tests {
             assert!(matches!(args(name, bad.clone()), Err(Wrong::Arguments(_))), "{name} {bad}");
         }
         assert!(matches!(args("rm", json!({})), Err(Wrong::Tool)));
-        assert_eq!(args("pull", json!({"run": "abcdef12", "apply": true, "dry_run": true})).unwrap(), ["pull", "abcdef12", "--dry-run", "--apply"]);
+        assert_eq!(
+            args("pull", json!({"run": "abcdef12", "apply": true, "dry_run": true})).unwrap(),
+            ["pull", "abcdef12", "--dry-run", "--apply"]
+        );
     }
 
     #[test]

@@ -57,7 +57,8 @@ fn of_pull(pulled: &PullAnswer) -> String {
 fn of_apply(applied: &ApplyAnswer) -> String {
     let root = figures::one_line(&applied.root);
     let run = figures::one_line(figures::short(&applied.run));
-    let mut text = format!("Baton has merged the work of run {run} into {root}, which had moved on.\n");
+    let mut text =
+        format!("Baton has merged the work of run {run} into {root}, which had moved on.\n");
     paths(&mut text, "Taken from the run", applied.applied.iter().map(omitted::path));
     paths(&mut text, "Merged from both sides", applied.merged.iter().map(omitted::path));
     let conflicts = applied.conflicts.iter().map(|it| omitted::path(&it.path));
@@ -78,7 +79,11 @@ fn receipt(text: &mut String, receipt: &Receipt) {
 
 fn left(text: &mut String, what: &str, entries: &[OmittedEntry]) {
     let reason = |it: &OmittedEntry| figures::one_line(&it.reason);
-    paths(text, what, entries.iter().map(|it| format!("{} ({})", omitted::path(&it.path), reason(it))));
+    paths(
+        text,
+        what,
+        entries.iter().map(|it| format!("{} ({})", omitted::path(&it.path), reason(it))),
+    );
 }
 
 fn paths(text: &mut String, what: &str, paths: impl ExactSizeIterator<Item = String>) {
