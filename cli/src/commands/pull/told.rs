@@ -7,7 +7,7 @@ use std::path::Path;
 
 use baton_daemon::agents::told;
 use baton_daemon::api::apply::ApplyAnswer;
-use baton_daemon::api::control::{OmittedEntry, PullAnswer, Receipt, ReportPath};
+use baton_daemon::api::control::{OmittedEntry, PullAnswer, Receipt};
 
 use crate::report::{figures, omitted};
 use crate::session::Session;
@@ -101,6 +101,8 @@ fn paths(text: &mut String, what: &str, paths: impl ExactSizeIterator<Item = Str
 
 #[cfg(test)]
 mod tests {
+    use baton_daemon::api::control::ReportPath;
+
     use super::*;
 
     fn entry(path: &str, reason: &str) -> OmittedEntry {
