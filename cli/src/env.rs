@@ -81,7 +81,7 @@ impl Env {
         })?;
         let (out, err) = (std::io::stdout().is_terminal(), std::io::stderr().is_terminal());
         let env = Self::from_variables(
-            |name| std::env::var_os(name).filter(|value| !value.is_empty()),
+            |name| std::env::var_os(name),
             Terminals { input: std::io::stdin().is_terminal(), out, err },
             cwd,
             home,
@@ -96,6 +96,8 @@ impl Env {
         cwd: PathBuf,
         home: Option<&Path>,
     ) -> Result<Self, CliError> {
+        // One that is empty says nothing: joined to the current folder it would be that.
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let home_dir = home
             .map(Path::to_owned)
             .or_else(|| variable("BATON_HOME").map(PathBuf::from))
@@ -214,6 +216,16 @@ mod tests {
         assert_eq!(of(&set, None), Some("/b".into()));
         assert_eq!(of(&[("BATON_HOME", "b")], None), Some("/here/b".into()));
         assert_eq!(of(&[("HOME", "/h")], None), None);
+    }
+
+    #[test]
+    fn an_empty_variable_makes_the_current_folder_nobodys() {
+        let set = [("HOME", "/h"), ("CODEX_HOME", ""), ("CLAUDE_CONFIG_DIR", "c")];
+        let agents = env(&set, Some("/f")).unwrap().agents;
+        let folders: Vec<_> =
+            agents.folders.iter().map(|it| (it.agent.as_str(), it.path.0.as_slice())).collect();
+        assert_eq!(folders, [("claude", b"/here/c".as_slice()), ("codex", b"/h/.codex")]);
+        assert_eq!(env(&[("HOME", "/h"), ("BATON_HOME", "")], None).unwrap().home_dir, None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Everything here blocks: it walks trees and waits for disks. One snapshot of a workspace is taken
 //! at a time.
 
+mod error;
 mod attach;
 mod carried;
 pub mod conversing;
@@ -27,15 +28,16 @@ use baton_store::error::StoreError;
 use baton_store::git::GitProgram;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
-use baton_store::scan::{Guard, Progress, ScanError, ScanOptions, Scanned};
+use baton_store::scan::{Guard, Progress, ScanOptions, Scanned};
 use baton_store::secrets::SecretRules;
 use baton_store::snapshot::{
-    SnapshotError, SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
+    SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
 };
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use attach::attach;
-use conversing::{Wanted, carry};
+use conversing::{LookedAt, Wanted};
+pub use error::TakeError;
 pub use history::{Receiver, Rest};
 pub use place::PlaceError;
 use place::place_of;
@@ -54,50 +56,8 @@ const MAX_AHEAD: u64 = 1 << 32;
 /// has 128. A tree has one, and a linked worktree one more for the repository that it is of.
 const MAX_KEPT: usize = 64;
 
-/// A snapshot could not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum TakeError {
-    /// The tree could not be read.
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The snapshot cannot be represented.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// The ref could not be moved.
-    #[error("making the snapshot durable")]
-    Commit(#[from] CommitError),
-    /// A node claims a head that no history of this home can have led to.
-    #[error("the node has number {theirs} of this workspace and this home {own}, which cannot be")]
-    Ahead {
-        /// What the node says.
-        theirs: u64,
-        /// This home's own number.
-        own: u64,
-    },
-    /// A file to attach could not be read.
-    #[error("attaching {}", path.display())]
-    Attach {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// History that was cut could not be made whole.
-    #[error("making the history of the repository whole")]
-    History(#[source] baton_store::git::GitError),
-    /// The conversation of an agent could not be read.
-    #[error("reading the conversation")]
-    Conversation(#[source] AgentError),
-    /// Two files to attach have one name.
-    #[error("two files to attach are called {}", name.display())]
-    SameName {
-        /// The name.
-        name: PathBuf,
-    },
-}
+/// How often a conversation is looked at again that changes meanwhile.
+const TRIES: u32 = 3;
 
 /// What a snapshot is taken with, beside the tree.
 #[derive(Clone, Debug, Default)]
@@ -235,17 +195,27 @@ impl Workspaces {
         mut beside: Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
         let keeper = self.keeper(workspace, root);
-        // One look at a time.
-        let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.take_from(workspace, &mut keeper, options, progress, &mut beside) {
-            Err(TakeError::Commit(
-                error @ (CommitError::Missing(_) | CommitError::Store(StoreError::Contradicted(_))),
-            )) => {
-                tracing::warn!(%error, "what is known of files is wrong; every one is read again");
-                keeper.forget();
-                self.take_from(workspace, &mut keeper, options, progress, &mut beside)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // Before the tree is anybody's: it may take long.
+            let said = self.look_at_conversation(workspace, options)?;
+            // One look at a time.
+            let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            let keeper = &mut *keeper;
+            match self.take_from(workspace, keeper, (options, &said), progress, &mut beside) {
+                Err(TakeError::Commit(
+                    error @ (CommitError::Missing(_)
+                    | CommitError::Store(StoreError::Contradicted(_))),
+                )) => {
+                    tracing::warn!(%error, "what is known of files is wrong; every one is read again");
+                    keeper.forget();
+                    let options = (options, &said);
+                    return self.take_from(workspace, keeper, options, progress, &mut beside);
+                }
+                Err(TakeError::Conversation(AgentError::Unsteady { .. })) if tries < TRIES => {}
+                taken => return taken,
             }
-            taken => taken,
         }
     }
 
@@ -253,17 +223,21 @@ impl Workspaces {
         &self,
         workspace: WorkspaceId,
         keeper: &mut Keeper,
-        options: &TakeOptions,
+        (options, said): (&TakeOptions, &LookedAt),
         progress: &Progress,
         beside: &mut Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
+        let storing = self.clock.instant();
+        let intake = self.vault.intake();
+        // Nobody hears of what is put before somebody is told of the intake.
+        let mut conversations = said.store(&intake)?;
+        let said_in = self.clock.since(storing);
         let started = self.clock.instant();
         if progress.wants_total()
             && let Some(files) = self.files_before(workspace)
         {
             progress.set_total(files);
         }
-        let intake = self.vault.intake();
         if let Some(beside) = beside {
             beside.start(&intake);
         }
@@ -285,7 +259,7 @@ impl Workspaces {
             self.look(keeper, base, &intake, &scan_options, progress)?;
         let scan = self.clock.since(started).saturating_sub(barrier);
         let storing = self.clock.instant();
-        let (mut conversations, of_agent) = carry(&intake, options, self.secrets.as_deref())?;
+        let omitted = [omitted, said.omitted.clone()].concat();
         conversations.extend(attach(&intake, options)?);
         let parts = SnapshotParts {
             workspace,
@@ -314,10 +288,11 @@ impl Workspaces {
             _ => (self.commit(&intake, &snapshot, head, beside)?, snapshot),
         };
         self.note_held(workspace, &scanned)?;
-        let (sums, notes) = (scanned.sums, [scanned.notes.clone(), of_git, of_agent].concat());
+        let sums = scanned.sums;
+        let notes = [scanned.notes.clone(), of_git, said.notes.clone()].concat();
         keeper.remember(known);
         keeper.keep(scanned);
-        let store = self.clock.since(storing);
+        let store = self.clock.since(storing) + said_in;
         Ok(Taken {
             workspace,
             id,

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use crate::fs::{self, Context, FsError};
 use crate::scan::directory::{list, open_below, open_in};
 
-pub use stage::{Placed, Stage};
+pub use stage::{Placed, Seen, Stage};
 
 /// Entries of one directory that are looked at; programs that keep more in one have others to clean up.
 pub const MAX_ENTRIES: usize = 100_000;

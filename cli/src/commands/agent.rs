@@ -3,14 +3,15 @@
 //! Answered here and not by the daemon: programs, folders and keys of agents are those of whoever asks.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use baton_daemon::agents::adapter::Agent;
 use baton_daemon::agents::ask::{Asking, ask_here, find_program};
 use baton_daemon::agents::start::Login;
 use baton_daemon::agents::{ALL, named};
-use baton_daemon::api::control::{AgentEntry, AgentsAnswer};
+use baton_daemon::api::control::{AgentEntry, AgentsAnswer, ConversationEntry};
 use baton_daemon::daemon::conversations::{entries, path_of};
+use baton_daemon::daemon::failure::Fail;
 
 use crate::error::CliError;
 use crate::report::{Report, Style, figures};
@@ -28,8 +29,8 @@ const SHOWN: usize = 10;
 
 /// Coding agents, and their conversations about a workspace.
 ///
-/// A conversation travels with `baton handoff`: the only one of the workspace by itself, and of several the one that
-/// `--conversation` names.
+/// A conversation travels with `baton handoff`: the only one of the workspace or the one that is at work by itself, where
+/// no command runs, and of several the one that `--conversation` names.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -76,8 +77,14 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             let mut agents = Vec::new();
             for agent in ALL {
                 let mut entry = looked_at(session, agent);
-                if let Some(folder) = folder(session, agent) {
-                    entry.conversations = entries(agent, &folder, &root)?;
+                match conversations(session, agent, &root) {
+                    Ok(found) => entry.conversations = found,
+                    // Others are listed all the same.
+                    Err(Fail(failure)) => {
+                        session.report.note(&format!("{}: {}", agent.title(), failure.message));
+                        let how = entry.detail.take().map(|how| format!("{how}; "));
+                        entry.detail = Some(how.unwrap_or_default() + &failure.message);
+                    }
                 }
                 agents.push(entry);
             }
@@ -126,6 +133,15 @@ fn check(session: &Session, name: &str) -> Result<u8, CliError> {
         answer.agents.iter().for_each(|entry| show(&session.report, text, entry));
     })?;
     Ok(0)
+}
+
+/// Those of an agent about a workspace, the newest first.
+pub(super) fn conversations(
+    session: &Session,
+    agent: &dyn Agent,
+    root: &Path,
+) -> Result<Vec<ConversationEntry>, Fail> {
+    folder(session, agent).map_or_else(|| Ok(Vec::new()), |folder| entries(agent, &folder, root))
 }
 
 fn folder(session: &Session, agent: &dyn Agent) -> Option<PathBuf> {

@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** what this version cannot do is refused before anything is asked of the daemon.
 
+mod which;
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -54,8 +56,8 @@ pub(crate) struct Args {
     /// A file to take along, into the folder BATON_ATTACHMENTS; may be given more than once.
     #[arg(long, value_name = "FILE")]
     attach: Vec<PathBuf>,
-    /// Which conversation of an agent travels: `auto` for the only one of the workspace, `none`, or an id of `baton agent
-    /// list`. Unless said it is the only one, and none where there are several or one has what looks like a secret in it.
+    /// Which conversation of an agent travels: `auto` for the only one of the workspace or the one that is at work, `none`,
+    /// or an id of `baton agent list` [default: auto; none with a COMMAND, which has no use for it].
     #[arg(long, value_name = "auto|none|ID")]
     conversation: Option<String>,
     /// How long it may wait for the network; later it is not started, but reported [default: 7days].
@@ -131,9 +133,22 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     let call = call(session, args, prompts)?;
     let root = PathBuf::from(OsString::from_vec(call.path.0.clone()));
     let detach = Detach::later("the handoff goes on in the daemon; see it with: baton runs");
-    let command = Command::Handoff(Box::new(call));
-    let answer = session
-        .call_for(&command, Some(&detach), |queue| detach.say(push::goes_on("handoff", queue)))?;
+    let hand = |call: &HandoffCall| {
+        let command = Command::Handoff(Box::new(call.clone()));
+        session.call_for(&command, Some(&detach), |queue| {
+            detach.say(push::goes_on("handoff", queue));
+        })
+    };
+    let answer = match hand(&call) {
+        Err(error) if which::can_ask(session, &error) => {
+            match which::ask(session, &root)? {
+                // Nothing was sent before that was clear.
+                Some(choice) => hand(&HandoffCall { conversation: choice, ..call })?,
+                None => return Err(error),
+            }
+        }
+        answer => answer?,
+    };
     let handoff = expect_answer!(answer, Handoff);
     session.report.answer(&handoff, |text| show(&session.report, text, &handoff))?;
     if !session.report.json() && !handoff.runs.is_empty() {

@@ -66,6 +66,17 @@ pub struct Base {
     pub offset: u64,
 }
 
+/// Which files of a session are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The root of the workspace, without links.
+    pub root: &'a Path,
+    /// How many at most.
+    pub most: usize,
+    /// Whether somebody named this session: then it travels with what it goes on from, wherever that was held.
+    pub is_named: bool,
+}
+
 /// A coding agent.
 pub trait Agent: Send + Sync + Debug {
     /// The name in messages, in the configuration and on the command line.
@@ -92,13 +103,13 @@ pub trait Agent: Send + Sync + Debug {
     /// Learns from a line of the transcript, which begins at a place in it. Everything may be in the line.
     fn see(&self, seen: &mut Seen, at: u64, line: &[u8]);
 
-    /// The other files of a session, at most so many; those that matter most first.
+    /// The other files of a session; those that matter most first.
     fn others(
         &self,
         folder: &Folder,
         session: &Session,
         seen: &Seen,
-        most: usize,
+        wanted: &Wanted<'_>,
     ) -> Result<Files, AgentError>;
 
     /// The id of the transcript that a file of a conversation is, by its name.
@@ -109,6 +120,12 @@ pub trait Agent: Send + Sync + Debug {
 
     /// Where a file belongs; nothing for one that is none of this agent's. Names come from anybody.
     fn place(&self, name: &RelPath, to: &Target) -> Option<Place>;
+
+    /// Whether a file is given to every later conversation about the workspace: what comes from elsewhere is not to become
+    /// a standing instruction here.
+    fn is_standing(&self, _name: &RelPath) -> bool {
+        false
+    }
 
     /// Which paths become which, beside those of the workspace and of the home.
     fn paths(&self, origin: &Origin, to: &Target) -> Vec<(PathBuf, PathBuf)>;

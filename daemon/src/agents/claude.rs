@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use baton_protocol::path::RelPath;
 use baton_store::folder::{Folder, FolderError, Kind};
 
-use super::adapter::{Agent, Base, Place, Target, Treatment};
+use super::adapter::{Agent, Base, Place, Target, Treatment, Wanted};
 use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, MAX_LOOKED_AT, Seen, Session, head, is_id, is_in, title};
@@ -73,6 +73,20 @@ fn ids(folder: &Folder, project: &RelPath) -> Result<Vec<String>, FolderError> {
     Ok(files.filter_map(|(name, _)| id(name)).filter(|id| is_id(id)).collect())
 }
 
+/// The same, the `most` that were written to last; nothing where they cannot be listed.
+fn newest(folder: &Folder, project: &RelPath, most: usize) -> Vec<String> {
+    let mut ids = ids(folder, project).unwrap_or_default();
+    if ids.len() > most {
+        let modified = |id: &String| {
+            let file = folder.file(&project.join(format!("{id}.jsonl").as_bytes())).ok()??;
+            file.metadata().and_then(|found| found.modified()).ok()
+        };
+        ids.sort_by_cached_key(|id| std::cmp::Reverse(modified(id)));
+        ids.truncate(most);
+    }
+    ids
+}
+
 fn projects(folder: &Folder) -> Result<Vec<RelPath>, FolderError> {
     let top = rel("projects");
     let folders = folder.list(&top)?.into_iter().filter(|(_, kind)| *kind == Kind::Directory);
@@ -108,9 +122,9 @@ impl Agent for Claude {
             if !could_be_in(name, &of_root) {
                 continue;
             }
-            for id in ids(folder, &project)?.into_iter().take(MAX_LOOKED_AT) {
-                // A slug is the same for several folders.
-                let found = read(folder, &project, &id)?;
+            for id in newest(folder, &project, MAX_LOOKED_AT) {
+                // A slug is the same for several folders; and one that cannot be read is no reason not to list others.
+                let found = read(folder, &project, &id).ok().flatten();
                 sessions.extend(found.filter(|found| is_in(&found.cwd, root)));
             }
         }
@@ -120,15 +134,22 @@ impl Agent for Claude {
 
     fn session(&self, folder: &Folder, id: &str) -> Result<Option<Session>, AgentError> {
         let name = format!("{id}.jsonl");
+        let mut failed = None;
         for project in projects(folder)? {
-            if folder.file(&project.join(name.as_bytes()))?.is_none() {
-                continue;
+            match folder.file(&project.join(name.as_bytes())) {
+                Ok(None) => continue,
+                Ok(Some(_)) => {}
+                // It may be in another one.
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
             }
             let path = folder.path_of(&project.join(name.as_bytes()));
             let found = read(folder, &project, id)?;
             return found.map(Some).ok_or(AgentError::NoFolder { path });
         }
-        Ok(None)
+        failed.map_or(Ok(None), |error| Err(error.into()))
     }
 
     fn main_name(&self, _session: &Session) -> Vec<u8> {
@@ -144,8 +165,9 @@ impl Agent for Claude {
         folder: &Folder,
         session: &Session,
         seen: &Seen,
-        most: usize,
+        wanted: &Wanted<'_>,
     ) -> Result<Files, AgentError> {
+        let most = wanted.most;
         let mut files = Files::default();
         let id = session.id.as_bytes();
         let project =
@@ -207,6 +229,10 @@ impl Agent for Claude {
             _ => return None,
         };
         Some(Place { at: RelPath::new(at.as_bytes()).ok()?, is_shared })
+    }
+
+    fn is_standing(&self, name: &RelPath) -> bool {
+        name.as_bytes().starts_with(b"memory/")
     }
 
     fn paths(&self, origin: &Origin, to: &Target) -> Vec<(PathBuf, PathBuf)> {

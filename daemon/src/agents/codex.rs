@@ -2,34 +2,33 @@
 //!
 //! - [`line`]: what a line says, and which values of it are paths
 //! - [`rollout`]: names of the files
+//! - [`lineage`]: what a conversation goes on from
 //!
 //! A fork of the program's own is by reference: its file begins where another one stops, and cannot be read without.
-//! So the whole line of ancestors travels, and the agents that each of them started. The databases beside the rollouts
-//! do not: the program makes them again, and finds a conversation by its id without.
+//! So the line of ancestors travels, of each what belongs to the fork, and the agents that were started in it. The
+//! databases beside the rollouts do not: the program makes them again, and finds a conversation by its id without.
 //!
 //! Formats as 0.169.0 writes them.
 
 mod line;
 mod rollout;
+mod lineage;
 
 use std::path::{Path, PathBuf};
 
 use baton_protocol::path::RelPath;
 use baton_store::folder::Folder;
 
-use super::adapter::{Agent, Base, Place, Target, Treatment};
+use super::adapter::{Agent, Base, Place, Target, Treatment, Wanted};
 use super::json::{Keys, Token};
 use super::origin::Origin;
-use super::session::{AgentError, Files, MAX_LOOKED_AT, Reason, Seen, Session, head, is_in, title};
+use super::session::{AgentError, Files, MAX_LOOKED_AT, Seen, Session, head, is_in, title};
 use super::start::{Approval, Invocation, Login, Start, Task};
 use line::{Line, Meta};
 use rollout::{Rollout, all};
 
 /// Lines that are read for what was asked first, once it is known where.
 const MOST_LINES: usize = 40;
-
-/// Conversations that go on from one another at most.
-const MAX_LINEAGE: usize = 64;
 
 /// The agent.
 #[derive(Clone, Copy, Debug)]
@@ -90,10 +89,11 @@ impl Agent for Codex {
             if rollout.is_compressed {
                 continue;
             }
-            let Some(begun) = read(folder, &rollout.at, false)? else { continue };
+            // One that cannot be read is no reason not to list others.
+            let Ok(Some(begun)) = read(folder, &rollout.at, false) else { continue };
             let is_own = begun.meta.is_of_user(&rollout.id);
             if is_own && is_in(Path::new(&begun.meta.cwd), root) {
-                sessions.extend(session(folder, rollout)?);
+                sessions.extend(session(folder, rollout).ok().flatten());
             }
         }
         sessions.sort_by_key(|session| std::cmp::Reverse(session.modified_ms));
@@ -125,55 +125,9 @@ impl Agent for Codex {
         folder: &Folder,
         session: &Session,
         _seen: &Seen,
-        most: usize,
+        wanted: &Wanted<'_>,
     ) -> Result<Files, AgentError> {
-        let mut files = Files::default();
-        let rollouts = all(folder)?;
-        let mut line = vec![session.id.clone()];
-        let mut at = session.at.clone();
-        loop {
-            let Some(base) = read(folder, &at, false)?.and_then(|begun| begun.meta.base()) else {
-                break;
-            };
-            let no_base = || AgentError::NoBase {
-                id: session.id.clone(),
-                base: base.id.clone(),
-                folder: folder.path().to_owned(),
-            };
-            // One that goes on from itself was not written by the program.
-            if line.contains(&base.id) || line.len() >= MAX_LINEAGE {
-                return Err(no_base());
-            }
-            let found =
-                rollouts.iter().find(|rollout| rollout.id == base.id).ok_or_else(no_base)?;
-            if found.is_compressed {
-                return Err(AgentError::Compressed { path: folder.path_of(&found.at) });
-            }
-            files.push(&found.name(), found.at.clone());
-            line.push(base.id);
-            at = found.at.clone();
-        }
-        // The agents that they have started are younger than the oldest of them.
-        let oldest = rollouts.iter().filter(|it| line.contains(&it.id)).map(|it| &it.time).min();
-        let Some(oldest) = oldest.cloned() else { return Ok(files) };
-        for rollout in rollouts.iter().filter(|it| it.time >= oldest && !line.contains(&it.id)) {
-            if rollout.is_compressed {
-                continue;
-            }
-            let begun = match read(folder, &rollout.at, false) {
-                Err(AgentError::Folder(_)) => continue,
-                begun => begun?,
-            };
-            let is_theirs = begun.is_some_and(|begun| {
-                !begun.meta.is_of_user(&rollout.id) && begun.meta.belongs_to(&line)
-            });
-            if is_theirs && files.files.len() < most {
-                files.push(&rollout.name(), rollout.at.clone());
-            } else if is_theirs {
-                files.leave_out(&rollout.at, Reason::TooMany);
-            }
-        }
-        Ok(files)
+        lineage::files(folder, session, wanted)
     }
 
     fn id_of(&self, name: &RelPath, _origin: &Origin) -> Option<String> {

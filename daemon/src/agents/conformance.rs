@@ -17,9 +17,10 @@ use baton_store::vault::{Intake, Vault};
 
 use super::ALL;
 use super::adapter::Agent;
-use super::capture::{Captured, Source, capture, find, sessions};
+use super::capture::{Captured, Source, capture, find, look, sessions};
+use super::findings::Looking;
 use super::restore::{Destination, Form, Restored, restore};
-use super::session::AgentError;
+use super::session::{AgentError, Session};
 use samples::{ID, Machine, OTHER, write};
 
 /// A store of its own.
@@ -49,7 +50,18 @@ fn try_take(
     let folder = machine.open(agent);
     let source = Source { folder: &folder, root: &machine.root, home: Some(&machine.home) };
     let session = find(agent, &source, id)?.expect("no session");
-    capture(agent, &source, &session, None, to)
+    take(agent, &source, &session, id.is_some(), to)
+}
+
+fn take(
+    agent: &dyn Agent,
+    source: &Source<'_>,
+    session: &Session,
+    is_named: bool,
+    to: &Intake,
+) -> Result<Captured, AgentError> {
+    let looked = look(agent, source, session, None, is_named)?;
+    capture(agent, source, session, looked, to)
 }
 
 fn written(
@@ -404,7 +416,9 @@ fn a_fork_by_reference_travels_with_what_it_goes_on_from() {
     let agent = &super::codex::Codex;
     let home = Home::new();
     let (here, there) = (Machine::new("ann", "a"), Machine::new("worker", "a/longer/path"));
-    here.sample(agent, ID, &here.root);
+    let files = here.sample(agent, ID, &here.root);
+    let child = files[1].0.rsplit_once("00-12-31-").unwrap().1.strip_suffix(".jsonl").unwrap();
+    here.append(agent, ID, samples::later(agent, &format!("started {child}")).as_bytes());
     let (base, length) = here.fork(ID, OTHER);
     let intake = home.vault.intake();
     let captured = taken(agent, &here, Some(OTHER), &intake);
@@ -444,20 +458,20 @@ fn a_fork_by_reference_travels_with_what_it_goes_on_from() {
 fn what_looks_like_a_secret_is_named_and_not_shown() {
     let rules = baton_store::secrets::SecretRules::standard().unwrap();
     for agent in ALL {
-        let home = Home::new();
         let machine = Machine::new("ann", "app");
         machine.sample(agent, ID, &machine.root);
         let folder = machine.open(agent);
         let source = Source { folder: &folder, root: &machine.root, home: None };
-        let intake = home.vault.intake();
-        let look = || {
+        let allowed = baton_store::catalog::held::Allowed::default();
+        let looking = Looking { rules: &rules, allowed: &allowed };
+        let found = || {
             let session = find(agent, &source, None).unwrap().unwrap();
-            capture(agent, &source, &session, Some(&rules), &intake).unwrap().found
+            look(agent, &source, &session, Some(looking), false).unwrap().found
         };
-        assert_eq!(look(), []);
+        assert_eq!(found(), []);
         let secret = format!("gh{}_{}", 'p', "x9Kd7Qm2Wz4Rt8Yb1Nc6x9Kd7Qm2Wz4Rt8Yb");
         machine.append(agent, ID, samples::later(agent, &format!("A=1\\n{secret}")).as_bytes());
-        let found = look();
+        let found = found();
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(samples::is_transcript(&found[0].file) && found[0].line > 3);
         assert!(!format!("{found:?}").contains(&secret));
@@ -483,12 +497,163 @@ fn a_session_that_is_written_to_is_read_as_it_was_when_it_was_opened() {
             });
             let mut sizes = Vec::new();
             while !writer.is_finished() || sizes.is_empty() {
-                let captured = capture(agent, &source, &session, None, &intake).unwrap();
+                let captured = take(agent, &source, &session, false, &intake).unwrap();
                 let main = captured.conversation.transcript.iter().map(|part| part.blob.size).max();
                 sizes.push(main.unwrap());
             }
             assert!(sizes.is_sorted(), "{sizes:?}");
         });
+    }
+}
+
+#[test]
+fn what_is_stored_is_what_was_looked_at() {
+    for agent in ALL {
+        let (home, machine) = (Home::new(), Machine::new("ann", "app"));
+        machine.sample(agent, ID, &machine.root);
+        let folder = machine.open(agent);
+        let source = Source { folder: &folder, root: &machine.root, home: None };
+        let session = find(agent, &source, None).unwrap().unwrap();
+        let intake = home.vault.intake();
+        let looked = look(agent, &source, &session, None, false).unwrap();
+        // Nothing was stored by looking.
+        let stored = baton_store::snapshot::load_conversation(&intake, looked.id);
+        assert!(matches!(stored, Err(StoreError::Absent(_))), "{stored:?}");
+        // It grows: what has come since is not of it.
+        let path = machine.path(agent, ID);
+        let before = fs::read_if_exists(&path, 1 << 20).unwrap().unwrap();
+        machine.append(agent, ID, samples::later(agent, "something else").as_bytes());
+        let captured = capture(agent, &source, &session, looked.clone(), &intake).unwrap();
+        assert_eq!(captured.id, looked.id);
+        let main = captured.conversation.transcript.iter();
+        let mut main = main.map(|part| part.path.display().into_owned());
+        let main = main.find(|it| it == "session.jsonl" || it.contains(ID)).unwrap();
+        assert!(part(&captured.conversation, &main, &intake) == before);
+        // It becomes another one, as long: that was not looked at.
+        let mut other = before.clone();
+        let at = other.iter().rposition(|&byte| byte == b'e').unwrap();
+        other[at] = b'E';
+        write(&path, &other);
+        let changed = capture(agent, &source, &session, looked.clone(), &intake);
+        assert!(matches!(changed, Err(AgentError::Unsteady { .. })), "{changed:?}");
+        fs::remove_file(&path).unwrap();
+        let gone = capture(agent, &source, &session, looked, &intake);
+        assert!(matches!(gone, Err(AgentError::Unsteady { .. })), "{gone:?}");
+    }
+}
+
+#[test]
+fn of_a_conversation_of_elsewhere_a_fork_takes_nothing_unless_it_is_named() {
+    let agent = &super::codex::Codex;
+    let home = Home::new();
+    let here = Machine::new("ann", "app");
+    let private = here.dir.path().canonicalize().unwrap().join("private");
+    here.sample(agent, ID, &private);
+    let (base, length) = here.fork(ID, OTHER);
+    // What came in it after the fork.
+    here.append(agent, ID, samples::later(agent, "said in private later").as_bytes());
+    let (folder, intake) = (here.open(agent), home.vault.intake());
+    let source = Source { folder: &folder, root: &here.root, home: Some(&here.home) };
+    let session = find(agent, &source, None).unwrap().unwrap();
+    assert_eq!(session.id, OTHER);
+    let refused = take(agent, &source, &session, false, &intake).unwrap_err();
+    let is_that = matches!(&refused, AgentError::BaseElsewhere { base, cwd, .. } if base == ID && *cwd == private);
+    assert!(is_that && refused.hint().unwrap().contains("--conversation ID"), "{refused}");
+    // Named: of it what the fork goes on from, and none of the agents that it did not start in that.
+    let taken = take(agent, &source, &session, true, &intake).unwrap();
+    assert_eq!(taken.notes.len(), 1, "{:?}", taken.notes);
+    assert!(taken.notes[0].contains(private.to_str().unwrap()));
+    let parts: Vec<_> = (taken.conversation.transcript.iter())
+        .map(|it| (it.path.display().into_owned(), it.blob.size))
+        .filter(|(name, _)| name != "origin.json")
+        .collect();
+    assert_eq!(parts.len(), 2, "{parts:?}");
+    let name = base.file_name().unwrap().to_str().unwrap();
+    assert!(parts.iter().any(|(path, size)| path.ends_with(name) && *size == length), "{parts:?}");
+}
+
+#[test]
+fn of_an_ancestor_travels_what_the_fork_goes_on_from() {
+    let agent = &super::codex::Codex;
+    let home = Home::new();
+    let (here, there) = (Machine::new("ann", "app"), Machine::new("worker", "tree"));
+    let files = here.sample(agent, ID, &here.root);
+    // The agent that it has started is named in it.
+    let child = files[1].0.rsplit_once("00-12-31-").unwrap().1.strip_suffix(".jsonl").unwrap();
+    here.append(agent, ID, samples::later(agent, &format!("started {child}")).as_bytes());
+    here.fork(ID, OTHER);
+    let own = format!("{}{}", OTHER.get(..35).unwrap(), "f");
+    here.child(&own, OTHER);
+    let late = format!("{}{}", OTHER.get(..35).unwrap(), "e");
+    here.child(&late, ID);
+    here.append(agent, ID, samples::later(agent, &format!("later, started {late}")).as_bytes());
+    let intake = home.vault.intake();
+    let captured = taken(agent, &here, Some(OTHER), &intake);
+    let names: Vec<_> = (captured.conversation.transcript.iter())
+        .map(|it| it.path.display().into_owned())
+        .collect();
+    let has = |id: &str| names.iter().any(|name| name.contains(id));
+    assert!(has(ID) && has(OTHER) && has(child) && has(&own), "{names:?}");
+    assert!(!has(&late), "{names:?}");
+    let restored = written(agent, &there, &captured.conversation, Form::Same, &intake).unwrap();
+    assert_eq!(restored.id, OTHER);
+    assert!(!there.text(agent).contains("later, started"));
+    // All of the ancestor comes over its beginning, and not the other way.
+    let whole = taken(agent, &here, Some(ID), &intake);
+    for conversation in [&whole, &captured, &whole] {
+        written(agent, &there, &conversation.conversation, Form::Same, &intake).unwrap();
+        assert!(there.text(agent).contains("later, started") || conversation.id == captured.id);
+    }
+    assert!(there.text(agent).contains("later, started"));
+}
+
+#[test]
+fn a_new_one_ends_before_the_turn_whose_call_hands_over() {
+    for agent in ALL {
+        let home = Home::new();
+        let (here, there) = (Machine::new("ann", "app"), Machine::new("worker", "tree"));
+        here.sample(agent, ID, &here.root);
+        let intake = home.vault.intake();
+        let written = |form: Form| {
+            let captured = taken(agent, &here, None, &intake);
+            let restored = written(agent, &there, &captured.conversation, form, &intake).unwrap();
+            let session = agent.session(&there.open(agent), &restored.id).unwrap().unwrap();
+            (restored, there.read(&session.at, agent))
+        };
+        // A call of something else, and one that was answered.
+        here.append(agent, ID, samples::call(agent, "c1", "make test").as_bytes());
+        let (_, text) = written(Form::ForkAtHandoff);
+        assert!(text.contains("hand it over") && text.contains("make test"), "{text}");
+        let (call, answer) =
+            (samples::call(agent, "c2", "baton handoff --json"), samples::answer(agent, "c2"));
+        here.append(agent, ID, call.as_bytes());
+        here.append(agent, ID, answer.as_bytes());
+        let (_, text) = written(Form::ForkAtHandoff);
+        assert!(text.contains("baton handoff"), "{text}");
+        // One that waits.
+        here.append(agent, ID, samples::call(agent, "c3", "baton handoff -p x").as_bytes());
+        let (fork, text) = written(Form::ForkAtHandoff);
+        assert!(fork.is_new_id && text.contains("look at the bug"), "{text}");
+        assert!(!text.contains("hand it over") && !text.contains("baton handoff"), "{text}");
+        let (_, text) = written(Form::Fork { before_last_turn: false });
+        assert!(text.contains("baton handoff -p x"), "{text}");
+        // Under its own id it is all of it; where that is another one's, the new one is cut.
+        let (same, text) = written(Form::Same);
+        assert!(!same.is_new_id && text.contains("baton handoff -p x"), "{text}");
+        there.append(agent, ID, samples::later(agent, "went on there").as_bytes());
+        here.append(agent, ID, samples::later(agent, "went on here").as_bytes());
+        let (other, text) = written(Form::Same);
+        assert!(other.is_new_id && !text.contains("hand it over"), "{text}");
+        // Answered after all.
+        here.append(agent, ID, samples::answer(agent, "c3").as_bytes());
+        let (_, text) = written(Form::ForkAtHandoff);
+        assert!(text.contains("baton handoff -p x"), "{text}");
+        // With nothing before it, it is all there is.
+        let third = ID.replace('b', "c");
+        here.one_turn(agent, &third);
+        here.append(agent, &third, samples::call(agent, "c4", "baton handoff").as_bytes());
+        let captured = taken(agent, &here, Some(&third), &intake);
+        assert_eq!(captured.seen.handoff(), None);
     }
 }
 
@@ -511,7 +676,7 @@ fn a_session_of_a_real_program_is_carried() {
     let folder = Folder::open(path(from)).unwrap().unwrap();
     let source = Source { folder: &folder, root: path(root), home: None };
     let session = find(agent, &source, Some(id)).unwrap().unwrap();
-    let captured = capture(agent, &source, &session, None, &intake).unwrap();
+    let captured = take(agent, &source, &session, true, &intake).unwrap();
     println!("{:?} {:?}", captured.seen, captured.left_out);
     let folder = Folder::open_or_create(path(to)).unwrap();
     let root = path(new_root);

@@ -61,11 +61,12 @@ pub(super) fn edit(
     changed
 }
 
-/// Visits every string of a line; false where it is no JSON, and then some may have been visited.
-pub(super) fn texts(line: &[u8], mut see: impl FnMut(&[u8])) -> bool {
-    let walked = visit(line, |_, token, _, text| {
+/// Visits every string of a line with the name of the member that it belongs to; false where it is no JSON, and then some
+/// may have been visited.
+pub(super) fn texts(line: &[u8], mut see: impl FnMut(Option<&[u8]>, &[u8])) -> bool {
+    let walked = visit(line, |keys, token, _, text| {
         if token == Token::Text {
-            see(text);
+            see(keys.iter().rev().find(|key| **key != b"*").copied(), text);
         }
     });
     walked.is_some()

@@ -35,6 +35,9 @@ pub struct Origin {
     pub at: String,
     /// Where the last turn begins in it.
     pub last_turn: Option<u64>,
+    /// Where the turn begins in it that asked for the handoff, where that had not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handoff: Option<u64>,
 }
 
 impl Origin {
@@ -49,8 +52,9 @@ impl Origin {
         main: String,
         at: String,
         last_turn: Option<u64>,
+        handoff: Option<u64>,
     ) -> Self {
-        Self { format: FORMAT, version, root, cwd, folder, home, main, at, last_turn }
+        Self { format: FORMAT, version, root, cwd, folder, home, main, at, last_turn, handoff }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -76,7 +80,9 @@ mod tests {
         let text = r#"{"format":1,"version":"2.1.0","root":"/r","cwd":"/r/x","folder":"/h/.a","home":null,"main":"m","at":"p/m","last_turn":7}"#;
         let origin = Origin::decode(text.as_bytes()).unwrap();
         assert_eq!((origin.cwd.to_str(), origin.last_turn), (Some("/r/x"), Some(7)));
-        assert_eq!(origin.encode(), text.as_bytes());
+        assert_eq!((origin.encode().as_slice(), origin.handoff), (text.as_bytes(), None));
+        let asked = text.replace("\"last_turn\":7", "\"last_turn\":7,\"handoff\":7");
+        assert_eq!(Origin::decode(asked.as_bytes()).unwrap().handoff, Some(7));
         for (from, to) in [("\"format\":1", "\"format\":2"), ("/r/x", "r/x"), ("{", "")] {
             assert_eq!(Origin::decode(text.replacen(from, to, 1).as_bytes()), None);
         }

@@ -21,19 +21,19 @@ use std::path::{Path, PathBuf};
 use baton_protocol::object::{Conversation, Part};
 use baton_protocol::path::RelPath;
 use baton_store::chunk::for_each_piece;
-use baton_store::folder::{Folder, FolderError, Placed, Stage};
+use baton_store::folder::{Folder, FolderError, Placed, Seen, Stage};
 use baton_store::objects::ObjectSource;
 
 use super::adapter::{Agent, Place, Target};
 use super::lines::{Lines, Piece};
 use super::origin::{MAX_LEN, NAME, Origin};
 use super::paths::PathMap;
-use super::session::{AgentError, LeftOut, Reason, fresh_id, is_id};
+use super::session::{AgentError, LeftOut, MAX_CONVERSATION, MOST_FILES, Reason, fresh_id, is_id};
 use compare::{Relation, relation};
 use rewrite::{Bases, Rewrite, first_line};
 
 /// Longest file of a conversation that is written.
-const MAX_FILE: u64 = 2 << 30;
+const MAX_FILE: u64 = 1 << 30;
 
 /// Under which id a conversation arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Form {
         /// Without the last turn, which is the one that asked for it.
         before_last_turn: bool,
     },
+    /// A new one that goes on elsewhere: without the turn that asked for the handoff, where that had not ended.
+    ForkAtHandoff,
 }
 
 /// Where a conversation is written.
@@ -92,6 +94,15 @@ pub fn restore<S: ObjectSource + ?Sized>(
     if !is_id(&conversation.session) {
         return Err(unknown("its id is none"));
     }
+    // The transcript, and what is kept of the machine that it comes from.
+    if conversation.transcript.len() > MOST_FILES + 2 {
+        return Err(unknown("it has more files than any"));
+    }
+    let size =
+        conversation.transcript.iter().try_fold(0u64, |sum, it| sum.checked_add(it.blob.size));
+    if size.is_none_or(|size| size > MAX_CONVERSATION + MAX_LEN) {
+        return Err(unknown("its files are longer than any"));
+    }
     let origin = read_origin(source, conversation)
         .and_then(|found| found.ok_or_else(|| unknown("it does not say where it comes from")))?;
     let parts: Vec<&Part> = (conversation.transcript.iter())
@@ -114,7 +125,7 @@ pub fn restore<S: ObjectSource + ?Sized>(
     };
     let first = match form {
         Form::Same => BTreeMap::new(),
-        Form::Fork { .. } => mint(&ancestors)?,
+        Form::Fork { .. } | Form::ForkAtHandoff => mint(&ancestors)?,
     };
     // What is there under its id and differs stays, and everything gets ids of its own.
     for ids in [first, mint(&BTreeSet::new())?] {
@@ -156,8 +167,8 @@ struct Writing<'a, S: ?Sized> {
 struct Ready {
     number: usize,
     at: RelPath,
-    /// What it replaces, and how long that is.
-    over: Option<(File, u64)>,
+    /// What it replaces.
+    over: Option<Seen>,
 }
 
 impl<S: ObjectSource + ?Sized> Writing<'_, S> {
@@ -236,7 +247,7 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
                     return Err(error);
                 }
             };
-            if is_main && length == 0 && self.cut(is_main).is_some() {
+            if is_main && length == 0 && self.cut(is_main, to).is_some() {
                 self.bases = bases;
                 return Err(AgentError::NothingBefore);
             }
@@ -260,7 +271,7 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
         let mut written = Vec::new();
         for Ready { number, at, over } in &ready {
             let placed = match over {
-                Some((seen, length)) => stage.replace(*number, at, seen, *length)?,
+                Some(seen) => stage.replace(*number, at, *seen)?,
                 None => stage.place(*number, at)?,
             };
             if placed == Placed::Occupied {
@@ -298,12 +309,16 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
     }
 
     /// Where the transcript is to end.
-    fn cut(&self, is_main: bool) -> Option<u64> {
+    fn cut(&self, is_main: bool, to: &Target) -> Option<u64> {
         match self.form {
-            Form::Fork { before_last_turn: true } if is_main => {
+            _ if !is_main => None,
+            Form::Fork { before_last_turn: true } => {
                 Some(self.origin.last_turn.unwrap_or_default())
             }
-            _ => None,
+            Form::Fork { before_last_turn: false } => None,
+            Form::Same if to.ids.is_empty() => None,
+            // A new one goes on from where nobody waits for the answer of a call.
+            Form::Same | Form::ForkAtHandoff => self.origin.handoff,
         }
     }
 
@@ -322,8 +337,8 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
         let mut out = BufWriter::with_capacity(256 * 1024, file);
         let mut length = 0u64;
         if part.path.as_bytes().ends_with(b".jsonl") {
-            let mut rewrite =
-                Rewrite::new(self.agent, map, to, bases, id.as_deref(), self.cut(is_main));
+            let cut = self.cut(is_main, to);
+            let mut rewrite = Rewrite::new(self.agent, map, to, bases, id.as_deref(), cut);
             let mut lines = Lines::default();
             let mut visit = |piece: Piece<'_>| {
                 let bytes = rewrite.piece(piece);
@@ -362,7 +377,7 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
             _ if place.is_shared => Looked::Kept,
             // The one that is there has everything of this one, and has gone on.
             Relation::Shorter => Looked::There,
-            Relation::Longer => Looked::Take(Some((there, old))),
+            Relation::Longer => Looked::Take(Some(Seen::new(&there, old).map_err(failed)?)),
             Relation::Differs => Looked::Other,
         };
         Ok(looked)
@@ -371,7 +386,7 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
 
 enum Looked {
     /// It goes there, over a shorter one where there is one.
-    Take(Option<(File, u64)>),
+    Take(Option<Seen>),
     /// It is there.
     There,
     /// Another one is there, and stays.

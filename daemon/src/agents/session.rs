@@ -20,6 +20,12 @@ const TITLE: usize = 60;
 /// Folders in one another at most, of those that belong to one session.
 const MAX_LEVELS: usize = 8;
 
+/// Files of a session beside its transcript.
+pub(super) const MOST_FILES: usize = 1000;
+
+/// Bytes of all files of a conversation.
+pub(super) const MAX_CONVERSATION: u64 = 4 << 30;
+
 /// Sessions of an agent that are looked at for those of one workspace, the newest first.
 pub(super) const MAX_LOOKED_AT: usize = 5000;
 
@@ -104,6 +110,27 @@ pub enum AgentError {
         /// Where it was looked for.
         folder: PathBuf,
     },
+    /// The history belongs to another workspace.
+    #[error(
+        "conversation {id} goes on from {base}, which was held in {}, which is not in {}",
+        cwd.display(), root.display()
+    )]
+    BaseElsewhere {
+        /// Which.
+        id: String,
+        /// What it goes on from.
+        base: String,
+        /// Where that was held.
+        cwd: PathBuf,
+        /// The workspace.
+        root: PathBuf,
+    },
+    /// It was changed whenever it was looked at.
+    #[error("conversation {id} changes while it is being read")]
+    Unsteady {
+        /// Which.
+        id: String,
+    },
     /// A file is larger than what travels.
     #[error("{} is larger than {limit} bytes", path.display())]
     TooLarge {
@@ -147,6 +174,10 @@ impl AgentError {
             Self::NoSession { .. } | Self::Elsewhere { .. } => {
                 "baton agent list shows those of a workspace; --conversation none takes none"
             }
+            Self::BaseElsewhere { .. } => {
+                "to take along what it goes on from: --conversation ID; --conversation none takes none"
+            }
+            Self::Unsteady { .. } => "try again when its agent rests",
             Self::Compressed { .. }
             | Self::NoFolder { .. }
             | Self::NoBase { .. }
@@ -182,6 +213,8 @@ pub struct SessionFile {
     pub name: RelPath,
     /// Where it lies in the folder.
     pub at: RelPath,
+    /// Bytes of it that belong to the session, where that is not all.
+    pub most: u64,
 }
 
 /// What does not travel of a conversation, and why not.
@@ -206,6 +239,8 @@ pub enum Reason {
     Kept,
     /// It is nothing that this version knows.
     Unknown,
+    /// It would be told to every later conversation, and comes from elsewhere.
+    NotTaken,
 }
 
 impl Reason {
@@ -217,6 +252,7 @@ impl Reason {
             Self::NotCarried => "not-carried",
             Self::Kept => "kept",
             Self::Unknown => "unknown",
+            Self::NotTaken => "not-taken",
         }
     }
 }
@@ -228,13 +264,20 @@ pub struct Files {
     pub files: Vec<SessionFile>,
     /// Those that do not.
     pub left_out: Vec<LeftOut>,
+    /// What people should know.
+    pub notes: Vec<String>,
 }
 
 impl Files {
     /// Adds a file.
     pub(super) fn push(&mut self, name: &[u8], at: RelPath) {
+        self.push_part(name, at, u64::MAX);
+    }
+
+    /// Adds the first bytes of a file.
+    pub(super) fn push_part(&mut self, name: &[u8], at: RelPath, most: u64) {
         match RelPath::new(name) {
-            Ok(name) => self.files.push(SessionFile { name, at }),
+            Ok(name) => self.files.push(SessionFile { name, at, most }),
             Err(_) => self.leave_out(&at, Reason::NotCarried),
         }
     }
@@ -301,8 +344,47 @@ pub struct Seen {
     pub last_turn: Option<u64>,
     /// Where lines begin that belong to a turn that is about to begin.
     pub(super) before_turn: Option<u64>,
+    /// How many turns there are.
+    turns: u64,
+    /// Calls of the last turn that ask for a handoff and were not answered.
+    asking: BTreeSet<String>,
     /// Lines that are no JSON, such as one that was cut off at the end, or too long to be looked into.
     pub odd_lines: u64,
+}
+
+/// Calls that wait for an answer at once, at most.
+pub(super) const MOST_CALLS: usize = 64;
+
+impl Seen {
+    /// A turn begins.
+    pub(super) fn turn(&mut self, at: u64) {
+        self.last_turn = Some(at);
+        self.turns += 1;
+        self.asking.clear();
+    }
+
+    /// Tools were called that hand over, and calls were answered.
+    pub(super) fn calls(&mut self, asking: Vec<String>, answered: &[String]) {
+        let free = MOST_CALLS.saturating_sub(self.asking.len());
+        self.asking.extend(asking.into_iter().take(free));
+        self.asking.retain(|call| !answered.contains(call));
+    }
+
+    /// The last turn has ended.
+    pub(super) fn end_turn(&mut self) {
+        self.asking.clear();
+    }
+
+    /// Where the turn begins that asks for the handoff: the last one, where its call still waits for an answer, and
+    /// there is something before it.
+    pub fn handoff(&self) -> Option<u64> {
+        self.last_turn.filter(|_| !self.asking.is_empty() && self.turns > 1)
+    }
+}
+
+/// Whether a call of a tool asks for a handoff.
+pub(super) fn is_handoff(name: Option<&str>, input: Option<&str>) -> bool {
+    [name, input].into_iter().flatten().any(|it| it.contains("baton") && it.contains("handoff"))
 }
 
 /// Whether it is an id as agents make them; nothing else ever becomes a part of a path.

@@ -27,14 +27,14 @@ pub struct AgentFolder {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConversationChoice {
-    /// Nothing was said: the only one of the workspace, and none where that is not clear.
+    /// Nothing was said: as `Auto` where an agent can go on with it, and none where a command runs.
     #[default]
     Unsaid,
-    /// The only one of the workspace; several are an error.
+    /// The only one of the workspace, or of several the one that a hook has named; otherwise several are an error.
     Auto,
     /// None.
     None,
-    /// This one, whatever is found in it.
+    /// This one.
     Id(String),
 }
 

@@ -40,8 +40,10 @@ impl Daemon {
         let target = self.target(call.remote).await?;
         let handoff = RunId::from_bytes(random()?).to_string();
         let root = to_path(call.path);
-        let conversation =
-            self.conversation(root.clone(), call.conversation, call.agents, events).await?;
+        let is_for_agent = call.command.is_empty();
+        let conversation = self
+            .conversation(root.clone(), call.conversation, is_for_agent, call.agents, events)
+            .await?;
         let options = TakeOptions {
             attachments: call.attachments.into_iter().map(to_path).collect(),
             session: handoff.clone(),

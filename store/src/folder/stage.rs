@@ -2,13 +2,16 @@
 //!
 //! **Invariant:** until [`Stage::finish`] the folder can be made again what it was, and is where the stage is dropped;
 //! a file that somebody else makes or changes meanwhile is never replaced.
+//!
+//! **Invariant:** however many files there are, a few descriptors are open.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use baton_protocol::path::RelPath;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::{Folder, FolderError};
@@ -38,9 +41,45 @@ pub struct Stage<'a> {
     is_finished: bool,
 }
 
+/// A file as it was when it was looked at; another one has another, also where it has its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    id: (u64, u64),
+    modified: (i64, i64),
+    length: u64,
+}
+
+impl Seen {
+    /// An open file, of which so many bytes were looked at.
+    pub fn new(file: &File, length: u64) -> std::io::Result<Self> {
+        let stat = rustix::fs::fstat(file)?;
+        Ok(Self { length, ..Self::of(&stat) })
+    }
+
+    #[allow(clippy::useless_conversion, reason = "the types of these differ between systems")]
+    fn of(stat: &Stat) -> Self {
+        Self {
+            id: id_of(stat),
+            modified: (
+                i64::from(stat.st_mtime),
+                i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+            ),
+            length: u64::try_from(stat.st_size).unwrap_or_default(),
+        }
+    }
+}
+
+#[allow(clippy::useless_conversion, reason = "the types of these differ between systems")]
+fn id_of(stat: &Stat) -> (u64, u64) {
+    (u64::try_from(stat.st_dev).unwrap_or_default(), u64::from(stat.st_ino))
+}
+
 #[derive(Debug)]
 struct Step {
-    directory: OwnedFd,
+    /// Below the folder.
+    directory: Vec<u8>,
+    /// Which that was.
+    id: (u64, u64),
     name: Vec<u8>,
     /// The number of what was taken out for it; nothing where nothing was.
     replaced: Option<String>,
@@ -79,47 +118,51 @@ impl Stage<'_> {
     /// Puts a file to a place at which nothing is, and makes the directories on the way.
     pub fn place(&mut self, number: usize, at: &RelPath) -> Result<Placed, FolderError> {
         let (directory, name) = self.directory(at)?;
+        let path = self.folder.path_of(at);
+        let mut step = step(&directory, at, None).context("looking at the directory of", &path)?;
         match self.link(number, &directory, &name) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(Placed::Occupied),
-            Err(error) => return Err(error).context("creating", &self.folder.path_of(at))?,
+            Err(error) => return Err(error).context("creating", &path)?,
         }
-        self.placed.push(Step { directory, name, replaced: None });
+        step.name = name;
+        self.placed.push(step);
         Ok(Placed::Done)
     }
 
-    /// Puts a file to the place of one that was looked at, if that is still as it was: `seen` is an open descriptor
-    /// of it, `length` how long it was. Where files cannot be exchanged in one step, nothing is replaced.
+    /// Puts a file to the place of one that was looked at, if that is still as it was. Where files cannot be exchanged in
+    /// one step, nothing is replaced.
     pub fn replace(
         &mut self,
         number: usize,
         at: &RelPath,
-        seen: &File,
-        length: u64,
+        seen: Seen,
     ) -> Result<Placed, FolderError> {
         let (directory, name) = self.directory(at)?;
         let path = self.folder.path_of(at);
         let number = number.to_string();
+        let step = step(&directory, at, Some(number.clone()));
+        let step = step.context("looking at the directory of", &path)?;
         if !exchange(&self.fd, &number, &directory, &name).context("replacing", &path)? {
             return Ok(Placed::Occupied);
         }
-        let expected = rustix::fs::fstat(seen).context("looking at", &path)?;
         let out = rustix::fs::statat(&self.fd, number.as_str(), AtFlags::SYMLINK_NOFOLLOW)
             .context("looking at", &path)?;
-        let same = (out.st_dev, out.st_ino) == (expected.st_dev, expected.st_ino)
-            && u64::try_from(out.st_size) == Ok(length);
-        if !same {
+        if Seen::of(&out) != seen {
             exchange(&self.fd, &number, &directory, &name).context("putting back", &path)?;
             return Ok(Placed::Occupied);
         }
-        self.placed.push(Step { directory, name, replaced: Some(number) });
+        self.placed.push(Step { name, ..step });
         Ok(Placed::Done)
     }
 
     /// Makes what was placed durable; from here on it stays.
     pub fn finish(mut self) -> Result<(), FolderError> {
-        for step in &self.placed {
-            rustix::fs::fsync(&step.directory).context("syncing", &self.folder.path)?;
+        let directories: BTreeSet<_> =
+            self.placed.iter().map(|step| (&step.directory, step.id)).collect();
+        for (directory, id) in directories {
+            let synced = self.open(directory, id).and_then(rustix::fs::fsync);
+            synced.context("syncing", &self.folder.path)?;
         }
         self.is_finished = true;
         Ok(())
@@ -173,14 +216,22 @@ impl Stage<'_> {
 
     fn take_back(&self) -> Result<(), Errno> {
         for step in self.placed.iter().rev() {
+            let directory = self.open(&step.directory, step.id)?;
             match &step.replaced {
                 Some(number) => {
-                    exchange(&self.fd, number, &step.directory, &step.name)?;
+                    exchange(&self.fd, number, &directory, &step.name)?;
                 }
-                None => rustix::fs::unlinkat(&step.directory, &step.name, AtFlags::empty())?,
+                None => rustix::fs::unlinkat(&directory, &step.name, AtFlags::empty())?,
             }
         }
         Ok(())
+    }
+
+    /// Opens a directory again, if it is still that one.
+    fn open(&self, directory: &[u8], id: (u64, u64)) -> Result<OwnedFd, Errno> {
+        let opened = open_below(self.folder.fd.as_fd(), directory)?;
+        let found = id_of(&rustix::fs::fstat(&opened)?);
+        if found == id { Ok(opened) } else { Err(Errno::STALE) }
     }
 }
 
@@ -199,6 +250,13 @@ impl Drop for Stage<'_> {
             tracing::warn!(%error, path = %self.path().display(), "a folder was left behind");
         }
     }
+}
+
+/// What is noted of a file that comes into a directory.
+fn step(directory: &OwnedFd, at: &RelPath, replaced: Option<String>) -> Result<Step, Errno> {
+    let (above, _) = at.split_last().unwrap_or_default();
+    let id = id_of(&rustix::fs::fstat(directory)?);
+    Ok(Step { directory: above.to_vec(), id, name: Vec::new(), replaced })
 }
 
 /// Exchanges two files in one step; false where that cannot be.

@@ -82,7 +82,8 @@ fn files_come_together_or_not_at_all() {
         assert_eq!(stage.place(a, &rel("new/deep/a")).unwrap(), Placed::Done);
         assert_eq!(stage.place(b, &rel("there")).unwrap(), Placed::Occupied);
         let seen = folder.file(&rel("old")).unwrap().unwrap();
-        assert_eq!(stage.replace(c, &rel("old"), &seen, 3).unwrap(), Placed::Done);
+        let seen = Seen::new(&seen, 3).unwrap();
+        assert_eq!(stage.replace(c, &rel("old"), seen).unwrap(), Placed::Done);
         assert_eq!(read(&dir.path().join("old")).unwrap(), b"c");
         if finishes {
             stage.finish().unwrap();
@@ -104,18 +105,53 @@ fn a_file_that_has_changed_since_it_was_seen_is_not_replaced() {
     let path = dir.path().join("log");
     write(&path, b"one\n");
     let folder = Folder::open(dir.path()).unwrap().unwrap();
-    let seen = folder.file(&rel("log")).unwrap().unwrap();
+    let seen = Seen::new(&folder.file(&rel("log")).unwrap().unwrap(), 4).unwrap();
     let mut stage = folder.stage().unwrap();
     let (number, _) = stage.create().unwrap();
     // Somebody appends.
     fs::open_append(&path).unwrap().write_all(b"two\n").unwrap();
-    assert_eq!(stage.replace(number, &rel("log"), &seen, 4).unwrap(), Placed::Occupied);
+    assert_eq!(stage.replace(number, &rel("log"), seen).unwrap(), Placed::Occupied);
     assert_eq!(read(&path).unwrap(), b"one\ntwo\n");
     // Somebody replaces it, with as many bytes.
     write(&path, b"new\n");
-    assert_eq!(stage.replace(number, &rel("log"), &seen, 4).unwrap(), Placed::Occupied);
+    assert_eq!(stage.replace(number, &rel("log"), seen).unwrap(), Placed::Occupied);
     stage.finish().unwrap();
     let mut text = String::new();
     folder.file(&rel("log")).unwrap().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "new\n");
+}
+
+#[test]
+fn many_files_take_few_descriptors() {
+    let open = || fs::list_dir(Path::new("/proc/self/fd")).unwrap().len();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::open(dir.path()).unwrap().unwrap();
+    for finishes in [false, true] {
+        let mut stage = folder.stage().unwrap();
+        let before = open();
+        for at in 0..600 {
+            let (number, _) = stage.create().unwrap();
+            let place = rel(&format!("{}/{at}", at % 300));
+            assert_eq!(stage.place(number, &place).unwrap(), Placed::Done);
+        }
+        // Other tests open some meanwhile.
+        assert!(open() < before + 200, "{} and {before} before", open());
+        if finishes {
+            stage.finish().unwrap();
+        }
+    }
+    assert_eq!(fs::list_dir(&dir.path().join("7")).unwrap(), ["307", "7"]);
+}
+
+#[test]
+fn nothing_is_taken_back_in_another_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::open(dir.path()).unwrap().unwrap();
+    let mut stage = folder.stage().unwrap();
+    let (number, _) = stage.create().unwrap();
+    assert_eq!(stage.place(number, &rel("a/file")).unwrap(), Placed::Done);
+    fs::rename(&dir.path().join("a"), &dir.path().join("moved")).unwrap();
+    write(&dir.path().join("a/file"), b"theirs");
+    drop(stage);
+    assert_eq!(read(&dir.path().join("a/file")).unwrap(), b"theirs");
 }

@@ -15,6 +15,9 @@ use crate::env::Env;
 /// Seconds that an agent gives to a hook, which needs none.
 const PATIENCE: u64 = 10;
 
+/// The same for the one that gives no more than this at the end of a conversation, and warns of a hook that asks for it.
+const CODEX_PATIENCE: u64 = 3;
+
 /// Seconds that an agent gives to a tool: a first handoff may have much to send.
 const TOOL_PATIENCE: u64 = 600;
 
@@ -202,7 +205,7 @@ fn codex(env: &Env, words: &[String]) -> Option<Target> {
         Part::Hooks {
             file: folder.join("hooks.json"),
             events: &["SessionStart", "UserPromptSubmit", "Stop", "SessionEnd"],
-            handler: handler(words, "codex", PATIENCE),
+            handler: handler(words, "codex", CODEX_PATIENCE),
         },
         Part::Mcp { file: folder.join("config.toml"), server },
     ];

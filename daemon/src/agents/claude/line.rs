@@ -1,12 +1,17 @@
 //! What a line of a transcript of Claude Code says, and which of its values are paths.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::super::json::Keys;
-use super::super::session::Seen;
+use super::super::session::{MOST_CALLS, Seen, is_handoff};
+
+/// Characters of what was asked that are kept.
+const MAX_TEXT: usize = 4096;
 
 /// The parts of a line that matter here; everything else may be anything.
 #[derive(Deserialize)]
@@ -36,11 +41,83 @@ struct Message<'a> {
     content: Option<&'a RawValue>,
 }
 
+/// What the blocks of a message say, whatever their number.
+#[derive(Debug, Default)]
+struct Content {
+    /// The beginning of what was written.
+    text: String,
+    /// Whether a tool has answered.
+    is_answer: bool,
+    /// Calls that ask for a handoff.
+    asking: Vec<String>,
+    /// Calls that were answered.
+    answered: Vec<String>,
+}
+
 #[derive(Deserialize)]
-struct Block {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    text: Option<String>,
+struct Block<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    text: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    tool_use_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+}
+
+impl Content {
+    fn add(&mut self, block: &Block<'_>) {
+        let kind = block.kind.as_deref();
+        if kind == Some("tool_use")
+            && is_handoff(block.name.as_deref(), block.input.map(RawValue::get))
+            && self.asking.len() < MOST_CALLS
+        {
+            self.asking.extend(block.id.as_deref().map(str::to_owned));
+        }
+        if kind == Some("tool_result") {
+            self.is_answer = true;
+            if self.answered.len() < MOST_CALLS {
+                self.answered.extend(block.tool_use_id.as_deref().map(str::to_owned));
+            }
+        }
+        if let Some(text) = block.text.as_deref().filter(|_| self.text.len() < MAX_TEXT) {
+            let gap = if self.text.is_empty() { "" } else { " " };
+            self.text.push_str(gap);
+            self.text.extend(text.chars().take(MAX_TEXT));
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Blocks;
+        impl<'de> Visitor<'de> for Blocks {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("what was said")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
+                let text = text.chars().take(MAX_TEXT).collect();
+                Ok(Content { text, ..Content::default() })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut blocks: A) -> Result<Content, A::Error> {
+                let mut content = Content::default();
+                while let Some(block) = blocks.next_element::<Block<'de>>()? {
+                    content.add(&block);
+                }
+                Ok(content)
+            }
+        }
+        from.deserialize_any(Blocks)
+    }
 }
 
 impl<'a> Line<'a> {
@@ -49,24 +126,23 @@ impl<'a> Line<'a> {
         serde_json::from_slice(line).ok()
     }
 
+    fn content(&self) -> Option<Content> {
+        serde_json::from_str(self.message.as_ref()?.content?.get()).ok()
+    }
+
     /// What the user asked; nothing where it is no turn of the user's.
     pub(super) fn prompt(&self) -> Option<String> {
+        self.prompt_of(self.content()?)
+    }
+
+    fn prompt_of(&self, content: Content) -> Option<String> {
         let is_turn = self.kind.as_deref() == Some("user")
             && !self.is_sidechain
             && !self.is_meta
-            && !self.is_compact_summary;
-        let content = self.message.as_ref().filter(|_| is_turn)?.content?.get();
-        let text = if content.starts_with('"') {
-            serde_json::from_str::<String>(content).ok()?
-        } else {
-            let blocks: Vec<Block> = serde_json::from_str(content).ok()?;
-            if blocks.iter().any(|block| block.kind.as_deref() == Some("tool_result")) {
-                return None;
-            }
-            blocks.into_iter().filter_map(|block| block.text).collect::<Vec<_>>().join(" ")
-        };
-        // What a command of the program itself printed.
-        (!text.starts_with("<local-command-")).then_some(text)
+            && !self.is_compact_summary
+            && !content.is_answer;
+        // What a command of the program itself printed is none either.
+        (is_turn && !content.text.starts_with("<local-command-")).then_some(content.text)
     }
 
     fn is_message(&self) -> bool {
@@ -93,9 +169,13 @@ pub(super) fn see(seen: &mut Seen, at: u64, bytes: &[u8]) {
         return;
     }
     let before = seen.before_turn.take();
-    if line.prompt().is_some() {
-        seen.last_turn = Some(before.unwrap_or(at));
+    let Some(mut content) = line.content().filter(|_| !line.is_sidechain) else { return };
+    let asking = std::mem::take(&mut content.asking);
+    let answered = std::mem::take(&mut content.answered);
+    if line.prompt_of(content).is_some() {
+        seen.turn(before.unwrap_or(at));
     }
+    seen.calls(asking, &answered);
 }
 
 /// Whether it may be the name of a plan: words, and nothing that leads elsewhere.

@@ -91,7 +91,11 @@ fn below(
         match kind {
             Kind::File => found.extend(Rollout::parse(&at)),
             // Year, month and day.
-            Kind::Directory if level < 3 => below(folder, &at, level + 1, found)?,
+            Kind::Directory if level < 3 => {
+                if let Err(error) = below(folder, &at, level + 1, found) {
+                    tracing::warn!(%error, "conversations of some days are passed over");
+                }
+            }
             Kind::Directory | Kind::Other => {}
         }
     }

@@ -171,7 +171,7 @@ fn try_take_found(agent: &dyn Agent, machine: &Machine, to: &Intake) -> Option<A
     let folder = machine.open(agent);
     let source = Source { folder: &folder, root: &machine.root, home: None };
     match find(agent, &source, Some(ID)) {
-        Ok(session) => capture(agent, &source, &session?, None, to).err(),
+        Ok(session) => take(agent, &source, &session?, false, to).err(),
         Err(error) => Some(error),
     }
 }
@@ -206,6 +206,36 @@ fn a_conversation_from_anybody_writes_nothing_but_a_session() {
         let all = there.all(agent);
         assert_eq!(all.len(), files.len());
         assert!(all.values().all(|bytes| bytes != b"hostile"));
+    }
+}
+
+#[test]
+fn a_conversation_of_more_than_any_has_is_refused() {
+    for agent in ALL {
+        let home = Home::new();
+        let (here, there) = (Machine::new("ann", "app"), Machine::new("worker", "tree"));
+        here.sample(agent, ID, &here.root);
+        let intake = home.vault.intake();
+        let good = taken(agent, &here, None, &intake).conversation;
+        let refused = |conversation: &Conversation| {
+            let refused = written(agent, &there, conversation, Form::Same, &intake);
+            assert!(matches!(refused, Err(AgentError::Unknown { .. })), "{refused:?}");
+            assert_eq!(there.all(agent).len(), 0);
+        };
+        // Terabytes out of a chunk that is repeated need not be there to be refused.
+        let mut large = good.clone();
+        for part in &mut large.transcript {
+            part.blob.size = 1 << 40;
+        }
+        refused(&large);
+        let mut many = good.clone();
+        let blob = many.transcript[0].blob;
+        many.transcript.extend((0..1100).map(|at| Part {
+            path: RelPath::new(format!("tasks/{at}.json").as_bytes()).unwrap(),
+            blob,
+        }));
+        many.transcript.sort_by(|a, b| a.path.cmp(&b.path));
+        refused(&many);
     }
 }
 
@@ -351,7 +381,7 @@ proptest! {
         let folder = here.open(agent);
         let source = Source { folder: &folder, root: &here.root, home: None };
         let Ok(Some(session)) = find(agent, &source, Some(ID)) else { return Ok(()) };
-        let captured = match capture(agent, &source, &session, None, &intake) {
+        let captured = match take(agent, &source, &session, false, &intake) {
             Ok(captured) => captured,
             Err(AgentError::NoBase { .. }) => return Ok(()),
             Err(error) => return Err(TestCaseError::fail(error.to_string())),

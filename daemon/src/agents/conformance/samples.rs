@@ -202,6 +202,14 @@ impl Machine {
         ]
     }
 
+    /// An agent of Codex that another one has started.
+    pub(super) fn child(&self, id: &str, of: &str) {
+        let rest = format!(r#","parent_thread_id":"{of}","thread_source":"subagent""#);
+        let text = codex_meta(id, of, &self.root, &rest);
+        let path = self.folder(&super::super::codex::Codex).join(rollout(id, "00-12-50"));
+        write(&path, text.as_bytes());
+    }
+
     /// A conversation of Codex that goes on from another one by reference. Gives where that is, and how long.
     pub(super) fn fork(&self, of: &str, id: &str) -> (PathBuf, u64) {
         let agent = &super::super::codex::Codex;
@@ -293,6 +301,30 @@ pub(super) fn later(agent: &dyn Agent, text: &str) -> String {
         ),
         _ => format!(
             "{{\"timestamp\":\"2026-11-27T01:00:00.0Z\",\"type\":\"response_item\",\"payload\":{{\"type\":\"message\",\"role\":\"assistant\",\"content\":[{{\"type\":\"output_text\",\"text\":\"{text}\"}}]}}}}\n"
+        ),
+    }
+}
+
+/// A line with which a tool is called, by the number `id`.
+pub(super) fn call(agent: &dyn Agent, id: &str, command: &str) -> String {
+    match agent.name() {
+        "claude" => format!(
+            "{{\"type\":\"assistant\",\"message\":{{\"role\":\"assistant\",\"content\":[{{\"type\":\"tool_use\",\"id\":\"{id}\",\"name\":\"Bash\",\"input\":{{\"command\":\"{command}\"}}}}]}}}}\n"
+        ),
+        _ => format!(
+            "{{\"timestamp\":\"2026-11-27T01:00:00.0Z\",\"type\":\"response_item\",\"payload\":{{\"type\":\"function_call\",\"name\":\"exec_command\",\"arguments\":\"{{\\\"cmd\\\":\\\"{command}\\\"}}\",\"call_id\":\"{id}\"}}}}\n"
+        ),
+    }
+}
+
+/// What answers it.
+pub(super) fn answer(agent: &dyn Agent, id: &str) -> String {
+    match agent.name() {
+        "claude" => format!(
+            "{{\"type\":\"user\",\"message\":{{\"role\":\"user\",\"content\":[{{\"type\":\"tool_result\",\"tool_use_id\":\"{id}\",\"content\":\"done\"}}]}}}}\n"
+        ),
+        _ => format!(
+            "{{\"timestamp\":\"2026-11-27T01:00:00.0Z\",\"type\":\"response_item\",\"payload\":{{\"type\":\"function_call_output\",\"call_id\":\"{id}\",\"output\":\"done\"}}}}\n"
         ),
     }
 }
