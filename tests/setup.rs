@@ -500,3 +500,26 @@ fn an_agent_that_goes_on_where_a_pull_wrote_is_told_of_it_once() {
         "{context}"
     );
 }
+
+#[test]
+fn of_two_conversations_the_one_that_spoke_last_is_handed_over() {
+    let home = user();
+    home.json(&["agent", "setup", "claude"]);
+    let root = home.folder("app").canonicalize().unwrap();
+    std::fs::write(root.join("a"), "a\n").unwrap();
+    let other = "01a21b58-e336-4bb2-b72d-3193f4f9c6b0";
+    let slug = root.to_str().unwrap().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    for id in [ID, other] {
+        let line = json!({"type": "user", "cwd": root, "sessionId": id, "version": "2.1.330", "message": {"role": "user", "content": "hello"}});
+        put(&home, &format!(".claude/projects/{slug}/{id}.jsonl"), &format!("{line}\n"));
+    }
+    let claude = ".claude/settings.json";
+    for (session, event) in
+        [(ID, "SessionStart"), (other, "SessionStart"), (ID, "UserPromptSubmit")]
+    {
+        fire(&home, claude, event, &root, &json!({"session_id": session}));
+    }
+    let handed = home.baton_in(&root, &["handoff", "--json", "--conversation", "auto"]);
+    let handed: Value = serde_json::from_slice(&handed.stdout).unwrap();
+    assert_eq!(handed["receipt"]["conversation"]["id"], ID, "{handed}");
+}
