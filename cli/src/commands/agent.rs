@@ -99,7 +99,10 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         What::Check { agent } => check(session, agent),
         What::Setup { agent } => setup::setup(session, agent),
         What::Remove { agent } => setup::remove(session, agent),
-        What::Hook(args) => hook::run(session, args),
+        What::Hook(args) => {
+            hook::run(session, args);
+            Ok(0)
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Server {
                     Ok(None)
                 }
                 Asked::Request(request) if request.method == "tools/call" => self.begin(request),
-                Asked::Request(request) => self.say(&self.answer(&request)).map(|()| None),
+                Asked::Request(request) => self.say(&Self::answer(&request)).map(|()| None),
             };
         };
         if batch.is_empty() || batch.len() > MAX_BATCH {
@@ -114,11 +114,11 @@ impl Server {
                 match tools::command(&request.params) {
                     Ok(command) => Call::default()
                         .run(&self.program, &command)
-                        .map(|it| rpc::done(&request.id, it)),
+                        .map(|it| rpc::done(&request.id, &it)),
                     Err(wrong) => Some(wrong.answer(&request.id)),
                 }
             }
-            Asked::Request(request) => Some(self.answer(&request)),
+            Asked::Request(request) => Some(Self::answer(&request)),
             Asked::Nothing | Asked::Cancelled(_) => None,
         });
         let answers: Vec<_> = answers.collect();
@@ -128,7 +128,7 @@ impl Server {
         Ok(None)
     }
 
-    fn answer(&self, request: &Request) -> Value {
+    fn answer(request: &Request) -> Value {
         let Request { id, method, params } = request;
         match method.as_str() {
             "initialize" => {
@@ -137,7 +137,7 @@ impl Server {
                 let [newest, ..] = VERSIONS;
                 rpc::done(
                     id,
-                    json!({
+                    &json!({
                         "protocolVersion": version.unwrap_or(newest),
                         "capabilities": {"tools": {}},
                         "serverInfo": {
@@ -147,8 +147,8 @@ impl Server {
                     }),
                 )
             }
-            "ping" => rpc::done(id, json!({})),
-            "tools/list" => rpc::done(id, json!({"tools": tools::list()})),
+            "ping" => rpc::done(id, &json!({})),
+            "tools/list" => rpc::done(id, &json!({"tools": tools::list()})),
             _ => rpc::failed(id, rpc::NO_METHOD, "this server has no such method"),
         }
     }
@@ -168,7 +168,7 @@ impl Server {
             if calls.len() >= MAX_CALLS || calls.contains_key(&key) {
                 drop(calls);
                 let what = "too many calls are under way, or one with this id; ask again when one has ended";
-                return self.say(&rpc::done(&request.id, tools::refusal(what))).map(|()| None);
+                return self.say(&rpc::done(&request.id, &tools::refusal(what))).map(|()| None);
             }
             calls.insert(key.clone(), Arc::clone(&call));
         }
@@ -178,7 +178,7 @@ impl Server {
             server.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             if let Some(result) = result {
                 // A reader that is gone has no more use for it.
-                drop(server.say(&rpc::done(&request.id, result)));
+                drop(server.say(&rpc::done(&request.id, &result)));
             }
         };
         let worker = std::thread::Builder::new().name("call".into()).spawn(work);

@@ -52,11 +52,9 @@ impl Found {
     /// Reads a file that may be missing; `mode` is for one that is made.
     pub(crate) fn read(path: &Path, mode: u32) -> Result<Self, FileError> {
         let target = follow(path)?;
-        let (text, mode) = match target.metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (None, mode),
-            Err(error) => {
-                return Err(Err::<(), _>(error).context("looking at", &target).unwrap_err().into());
-            }
+        let (text, mode) = match target.metadata().context("looking at", &target) {
+            Err(error) if error.is_not_found() => (None, mode),
+            Err(error) => return Err(error.into()),
             Ok(found) if !found.is_file() => {
                 return Err(FileError::NotRegular { path: path.to_owned() });
             }

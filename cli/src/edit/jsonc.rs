@@ -142,18 +142,14 @@ impl Document {
         let whole = missing.iter().rev().fold(value.clone(), |value, key| {
             Value::Object(std::iter::once(((*key).to_owned(), value)).collect())
         });
-        let text = match self.node(&steps) {
-            Some(old) => {
-                let indent = self.indent_at(old.span.start);
-                let new =
-                    self.render(&whole, indent, old.span.len() > 2 && self.is_one_line(&old.span));
-                self.with(old.span.clone(), &new)
-            }
-            None => {
-                let steps = steps.get(..there.len()).unwrap_or_default();
-                let Some(object) = self.node(steps) else { return Ok(()) };
-                self.with_entry(object, Some(key), &whole)
-            }
+        let text = if let Some(old) = self.node(&steps) {
+            let indent = self.indent_at(old.span.start);
+            let is_compact = old.span.len() > 2 && self.is_one_line(&old.span);
+            self.with(old.span.clone(), &self.render(&whole, indent, is_compact))
+        } else {
+            let steps = steps.get(..there.len()).unwrap_or_default();
+            let Some(object) = self.node(steps) else { return Ok(()) };
+            self.with_entry(object, Some(key), &whole)
         };
         self.become_checked(&text, &expected, keys)
     }
@@ -369,8 +365,8 @@ impl Reader<'_> {
     }
 
     fn wrong<T>(&self, what: impl Into<String>) -> Result<T, EditError> {
-        let before = self.text.as_bytes().get(..self.at).unwrap_or_default();
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let before = self.text.get(..self.at).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
         Err(EditError::Syntax { line, what: what.into() })
     }
 

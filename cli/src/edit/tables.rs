@@ -12,8 +12,8 @@ impl Tables {
     pub(crate) fn parse(text: &str) -> Result<Self, EditError> {
         text.parse().map(Self).map_err(|error: toml_edit::TomlError| {
             let at = error.span().map_or(0, |span| span.start);
-            let before = text.as_bytes().get(..at).unwrap_or_default();
-            let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+            let before = text.get(..at).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
             // Without the excerpt, which may be anything.
             EditError::Syntax { line, what: error.message().to_owned() }
         })

@@ -75,7 +75,7 @@ impl Event {
     }
 }
 
-pub(super) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
+pub(super) fn run(session: &Session, args: &Args) {
     let done = match &args.stopped {
         Some(root) => stopped(session, args, root),
         None => heard(session, args),
@@ -83,7 +83,6 @@ pub(super) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     if let Err(CliError::Failed(report)) = done {
         session.report.note(&format!("baton: {}", report.message));
     }
-    Ok(0)
 }
 
 fn heard(session: &Session, args: &Args) -> Result<(), CliError> {

@@ -80,15 +80,15 @@ impl Plan {
     }
 
     fn file(&mut self, part: &Part) -> Result<&mut Planned, PlanError> {
-        let at = match self.files.iter().position(|it| it.found.path == part.file()) {
-            Some(at) => at,
-            None => {
-                let is_settings = !matches!(part, Part::Own { .. });
-                let found = Found::read(part.file(), if is_settings { SETTINGS } else { TEXT })?;
-                let text = found.text.clone();
-                self.files.push(Planned { found, text, is_settings });
-                self.files.len() - 1
-            }
+        let known = self.files.iter().position(|it| it.found.path == part.file());
+        let at = if let Some(at) = known {
+            at
+        } else {
+            let is_settings = !matches!(part, Part::Own { .. });
+            let found = Found::read(part.file(), if is_settings { SETTINGS } else { TEXT })?;
+            let text = found.text.clone();
+            self.files.push(Planned { found, text, is_settings });
+            self.files.len() - 1
         };
         let missing = || FileError::Changed { path: part.file().to_owned() };
         Ok(self.files.get_mut(at).ok_or_else(missing)?)
@@ -175,20 +175,17 @@ impl Plan {
             file.found.may_be_written()?;
         }
         for file in changed() {
-            match &file.text {
-                Some(text) => {
-                    if file.is_settings {
-                        file.found.back_up()?;
-                    }
-                    file.found.write(text)?;
-                    if file.is_settings && file.found.before()?.as_ref() == Some(text) {
-                        file.found.drop_backup()?;
-                    }
-                }
-                None => {
-                    file.found.remove()?;
-                    drop_empty(&file.found.path);
-                }
+            let Some(text) = &file.text else {
+                file.found.remove()?;
+                drop_empty(&file.found.path);
+                continue;
+            };
+            if file.is_settings {
+                file.found.back_up()?;
+            }
+            file.found.write(text)?;
+            if file.is_settings && file.found.before()?.as_ref() == Some(text) {
+                file.found.drop_backup()?;
             }
         }
         Ok(changed().map(|file| file.found.path.clone()).collect())

@@ -65,7 +65,7 @@ pub(super) fn setup(session: &Session, agent: &str) -> Result<u8, CliError> {
     if find_program(target.program, &session.env.path).is_none() {
         notes.push(format!("{} itself is not installed", target.title));
     }
-    answer(session, &target, changed, notes, "set up")
+    answer(session, &target, &changed, notes, "set up")
 }
 
 /// Takes exactly that out again.
@@ -79,7 +79,7 @@ pub(super) fn remove(session: &Session, agent: &str) -> Result<u8, CliError> {
     plan.as_before(&target.parts).map_err(|error| failed(&target, &error))?;
     let changed = plan.write().map_err(|error| failed(&target, &error))?;
     drop(lock);
-    answer(session, &target, changed, Vec::new(), "removed")
+    answer(session, &target, &changed, Vec::new(), "removed")
 }
 
 fn target(session: &Session, agent: &str) -> Result<Target, CliError> {
@@ -136,7 +136,7 @@ fn found(target: &Target) -> SetupEntry {
 fn answer(
     session: &Session,
     target: &Target,
-    changed: Vec<PathBuf>,
+    changed: &[PathBuf],
     notes: Vec<String>,
     word: &str,
 ) -> Result<u8, CliError> {
@@ -153,9 +153,10 @@ fn answer(
     session.report.answer(&answer, |text| {
         for agent in &answer.agents {
             let name = session.report.paint(Style::Name, agent.agent);
-            let word = match agent.setup.changed.is_empty() {
-                true => format!("{word} already, nothing was changed"),
-                false => word.to_owned(),
+            let word = if agent.setup.changed.is_empty() {
+                format!("{word} already, nothing was changed")
+            } else {
+                word.to_owned()
             };
             let _ = writeln!(text, "{name}  {}, {word}", agent.title);
             for path in &agent.setup.changed {

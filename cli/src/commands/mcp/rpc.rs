@@ -61,7 +61,7 @@ pub(super) fn read(message: Value) -> Asked {
 }
 
 /// The answer of one that went well.
-pub(super) fn done(id: &Value, result: Value) -> Value {
+pub(super) fn done(id: &Value, result: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": result})
 }
 

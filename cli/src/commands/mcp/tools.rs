@@ -88,7 +88,7 @@ impl Wrong {
     pub(super) fn answer(&self, id: &Value) -> Value {
         match self {
             Self::Tool => rpc::failed(id, rpc::WRONG_PARAMS, "there is no such tool"),
-            Self::Arguments(what) => rpc::done(id, refusal(what)),
+            Self::Arguments(what) => rpc::done(id, &refusal(what)),
         }
     }
 }
@@ -332,7 +332,8 @@ impl Call {
         let result = match said {
             Ok(said) => {
                 let beside = command.beside.as_ref().filter(|_| said.object.is_some());
-                let beside = beside.map(|(name, args)| (*name, self.one(program, args, None)));
+                let beside = beside
+                    .and_then(|(name, args)| Some((*name, self.one(program, args, None).ok()?)));
                 result(command.tool, said, beside)
             }
             Err(error) => refusal(&format!("the command could not be run: {error}")),
@@ -409,9 +410,10 @@ fn headline(tool: &str, code: u8, object: &Map<String, Value>) -> Option<String>
             let words =
                 object.get("resume_command").and_then(Value::as_array).into_iter().flatten();
             let words: Vec<_> = words.filter_map(Value::as_str).collect();
-            let resume = match words.is_empty() {
-                true => String::new(),
-                false => format!(" Its conversation goes on there with: {}", words.join(" ")),
+            let resume = if words.is_empty() {
+                String::new()
+            } else {
+                format!(" Its conversation goes on there with: {}", words.join(" "))
             };
             Some(format!("What the run left is in {}.{resume}", text("root")))
         }
@@ -419,13 +421,13 @@ fn headline(tool: &str, code: u8, object: &Map<String, Value>) -> Option<String>
     }
 }
 
-fn result(tool: &str, said: Said, beside: Option<(&str, std::io::Result<Said>)>) -> Value {
+fn result(tool: &str, said: Said, beside: Option<(&str, Said)>) -> Value {
     let Said { code, object, notes } = said;
     let Some(mut object) = object else {
         let what = if notes.is_empty() { format!("the command ended with {code}") } else { notes };
         return refusal(&what);
     };
-    if let Some((name, Ok(Said { object: Some(mut more), .. }))) = beside
+    if let Some((name, Said { object: Some(mut more), .. })) = beside
         && let Some(more) = more.remove(name)
     {
         object.insert(name.to_owned(), more);
