@@ -54,7 +54,7 @@ impl Client {
     }
 
     /// Asks, and reads the answer, which belongs to it.
-    fn ask(&mut self, method: &str, params: Value) -> Value {
+    fn ask(&mut self, method: &str, params: &Value) -> Value {
         let id = self.next;
         self.next += 1;
         self.write(
@@ -65,8 +65,8 @@ impl Client {
         answer
     }
 
-    fn call(&mut self, tool: &str, arguments: Value) -> Value {
-        let answer = self.ask("tools/call", json!({"name": tool, "arguments": arguments}));
+    fn call(&mut self, tool: &str, arguments: &Value) -> Value {
+        let answer = self.ask("tools/call", &json!({"name": tool, "arguments": arguments}));
         let result = answer["result"].clone();
         assert!(result["content"][0]["text"].is_string(), "{answer}");
         result
@@ -100,12 +100,12 @@ fn a_client_of_any_version_is_greeted_and_every_message_answered() {
     ] {
         let mut client = Client::new(&home, &home.user_home());
         let hello = json!({"protocolVersion": asked, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});
-        let greeted = client.ask("initialize", hello);
+        let greeted = client.ask("initialize", &hello);
         assert_eq!(greeted["result"]["protocolVersion"], given);
         assert_eq!(greeted["result"]["serverInfo"]["name"], "baton");
         client.write("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}");
-        assert_eq!(client.ask("ping", Value::Null)["result"], json!({}));
-        let listed = client.ask("tools/list", json!({}));
+        assert_eq!(client.ask("ping", &Value::Null)["result"], json!({}));
+        let listed = client.ask("tools/list", &json!({}));
         let names: Vec<_> = listed["result"]["tools"]
             .as_array()
             .unwrap()
@@ -148,7 +148,7 @@ fn a_client_of_any_version_is_greeted_and_every_message_answered() {
     let ids: Vec<_> = answers.as_array().unwrap().iter().map(|it| it["id"].clone()).collect();
     assert_eq!(ids, [json!(1), json!(2), Value::Null]);
     client.write("[{\"jsonrpc\":\"2.0\",\"method\":\"x\"}]");
-    assert_eq!(client.ask("ping", Value::Null)["result"], json!({}));
+    assert_eq!(client.ask("ping", &Value::Null)["result"], json!({}));
     assert_eq!(client.end(), Vec::<Value>::new());
 }
 
@@ -162,7 +162,7 @@ fn tools_do_what_the_commands_do() {
     let prompt = "--dry-run $(touch pwned) `touch pwned` ; touch pwned\n\"é\"";
     let command = ["sh", "-c", "printf %s \"$BATON_PROMPT\" > prompt"];
     let handed =
-        client.call("handoff", json!({"prompt": prompt, "command": command, "variants": 2}));
+        client.call("handoff", &json!({"prompt": prompt, "command": command, "variants": 2}));
     assert_eq!(handed["isError"], false, "{handed}");
     let object = &handed["structuredContent"];
     assert_eq!(
@@ -174,26 +174,26 @@ fn tools_do_what_the_commands_do() {
     assert!(text.contains(&run) && text.contains("Stop editing"), "{text}");
     home.json(&["run", "wait", &run]);
 
-    let shown = client.call("status", json!({"run": run}));
+    let shown = client.call("status", &json!({"run": run}));
     assert_eq!(shown["structuredContent"]["state"], "succeeded", "{shown}");
-    let status = client.call("status", json!({}));
+    let status = client.call("status", &json!({}));
     assert_eq!(status["structuredContent"]["workspaces"][0]["root"], root.to_str().unwrap());
     assert_eq!(status["structuredContent"]["runs"].as_array().map(Vec::len), Some(2), "{status}");
 
     let into = home.user_home().join("result");
-    let pulled = client.call("pull", json!({"run": run, "into": into}));
+    let pulled = client.call("pull", &json!({"run": run, "into": into}));
     assert_eq!(pulled["structuredContent"]["root"], into.to_str().unwrap(), "{pulled}");
     assert_eq!(std::fs::read_to_string(into.join("prompt")).unwrap(), prompt);
     assert!(!into.join("pwned").exists() && !root.join("pwned").exists());
-    let applied = client.call("pull", json!({"run": run, "apply": true}));
+    let applied = client.call("pull", &json!({"run": run, "apply": true}));
     assert_eq!(applied["structuredContent"]["state"], "applied", "{applied}");
     assert!(root.join("prompt").exists());
 
-    let again = client.call("follow_up", json!({"run": run, "prompt": "and more"}));
+    let again = client.call("follow_up", &json!({"run": run, "prompt": "and more"}));
     let next = again["structuredContent"]["run"].as_str().unwrap().to_owned();
     assert!(again["content"][0]["text"].as_str().unwrap().contains(&next), "{again}");
     // What is refused is told, with the way on, and is an error.
-    let twice = client.call("follow_up", json!({"run": run, "prompt": "x"}));
+    let twice = client.call("follow_up", &json!({"run": run, "prompt": "x"}));
     assert_eq!(twice["isError"], true);
     assert!(twice.to_string().contains("fork"), "{twice}");
     for (tool, arguments) in [
@@ -202,7 +202,7 @@ fn tools_do_what_the_commands_do() {
         ("pull", json!({"run": run, "into": "relative"})),
         ("status", json!({"more": 1})),
     ] {
-        let failed = client.call(tool, arguments.clone());
+        let failed = client.call(tool, &arguments);
         assert_eq!(failed["isError"], true, "{tool} {arguments}: {failed}");
     }
     assert_eq!(client.end(), Vec::<Value>::new());
@@ -228,7 +228,7 @@ fn a_call_that_takes_long_holds_nobody_up_and_can_be_cancelled() {
     client.write(&call(80));
     client.write("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":80}}");
     client.write("{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{\"requestId\":99}}");
-    assert_eq!(client.ask("ping", Value::Null)["result"], json!({}));
+    assert_eq!(client.ask("ping", &Value::Null)["result"], json!({}));
     // What was asked before the end is answered before the server goes.
     client.write(&call(90));
     let left = client.end();

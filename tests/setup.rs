@@ -369,7 +369,7 @@ fn hooks_name_the_conversation_that_is_open_and_snapshot_at_a_stop() {
     home.json(&["agent", "setup", "codex"]);
     let root = home.folder("app").canonicalize().unwrap();
     let git = |args: &[&str]| {
-        assert!(Command::new("git").arg("-C").arg(&root).args(args).status().unwrap().success())
+        assert!(Command::new("git").arg("-C").arg(&root).args(args).status().unwrap().success());
     };
     git(&["init", "-q"]);
     std::fs::create_dir(root.join("src")).unwrap();

@@ -449,7 +449,7 @@ fn result(tool: &str, said: Said, beside: Option<(&str, Said)>) -> Value {
 mod tests {
     use super::*;
 
-    fn args(name: &str, arguments: Value) -> Result<Vec<String>, Wrong> {
+    fn args(name: &str, arguments: &Value) -> Result<Vec<String>, Wrong> {
         command(&json!({"name": name, "arguments": arguments})).map(|command| command.args)
     }
 
@@ -477,11 +477,11 @@ mod tests {
             ("status", json!({"run": ""})),
             ("status", json!([])),
         ] {
-            assert!(matches!(args(name, bad.clone()), Err(Wrong::Arguments(_))), "{name} {bad}");
+            assert!(matches!(args(name, &bad), Err(Wrong::Arguments(_))), "{name} {bad}");
         }
-        assert!(matches!(args("rm", json!({})), Err(Wrong::Tool)));
+        assert!(matches!(args("rm", &json!({})), Err(Wrong::Tool)));
         assert_eq!(
-            args("pull", json!({"run": "abcdef12", "apply": true, "dry_run": true})).unwrap(),
+            args("pull", &json!({"run": "abcdef12", "apply": true, "dry_run": true})).unwrap(),
             ["pull", "abcdef12", "--dry-run", "--apply"]
         );
     }
@@ -489,7 +489,7 @@ mod tests {
     #[test]
     fn every_tool_that_is_listed_is_there() {
         for tool in list().as_array().unwrap() {
-            let made = args(tool["name"].as_str().unwrap(), json!({}));
+            let made = args(tool["name"].as_str().unwrap(), &json!({}));
             assert!(!matches!(made, Err(Wrong::Tool)), "{tool}");
             assert_eq!(tool["inputSchema"]["type"], "object");
         }
