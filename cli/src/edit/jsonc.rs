@@ -277,12 +277,15 @@ impl Document {
             let text = format!("{kept}{nl}{inner}{name}{new}{nl}{outer}");
             return self.with(span.start + 1..close, &text);
         };
-        let comma = if self.comma(last.end..close).is_some() { "" } else { "," };
+        // Where the last entry has a comma, the new one, which is the last then, has one too.
+        let (comma, own) =
+            if self.comma(last.end..close).is_some() { ("", ",") } else { (",", "") };
         if self.is_one_line(span) {
             let new = self.render(value, "", true);
             let between = self.slice(last.end..close);
             let (between, blanks) = between.split_at(between.trim_end().len());
-            return self.with(last.end..close, &format!("{comma}{between} {name}{new}{blanks}"));
+            return self
+                .with(last.end..close, &format!("{comma}{between} {name}{new}{own}{blanks}"));
         }
         let indent = if self.begins_line(last.start) {
             self.indent_at(last.start).to_owned()
@@ -299,7 +302,7 @@ impl Document {
         } else {
             format!("{nl}{}", self.indent_at(span.start))
         };
-        self.with(last.end..close, &format!("{comma}{kept}{nl}{indent}{name}{new}{blanks}"))
+        self.with(last.end..close, &format!("{comma}{kept}{nl}{indent}{name}{new}{own}{blanks}"))
     }
 
     fn without_entry(&self, container: &Node, at: usize) -> String {
@@ -500,7 +503,7 @@ mod tests {
         document.push(&["hooks", "Stop"], &json!({"y": 1})).unwrap();
         document.push(&["hooks", "Start"], &json!(2)).unwrap();
         document.set(&["mcp", "baton"], &json!({})).unwrap();
-        let expected = "// mine\n{\n\t\"z\": 1, // last letter\n\t/* two */ \"a\": [1, 2,],\n\t\"hooks\": {\n\t\t\"Stop\": [\n\t\t\t{\"x\": \"}\"}, // own\n\t\t\t{\n\t\t\t\t\"y\": 1\n\t\t\t}\n\t\t],\n\t\t\"Start\": [\n\t\t\t2\n\t\t]\n\t}, // end\n\t\"mcp\": {\n\t\t\"baton\": {}\n\t}\n}\n";
+        let expected = "// mine\n{\n\t\"z\": 1, // last letter\n\t/* two */ \"a\": [1, 2,],\n\t\"hooks\": {\n\t\t\"Stop\": [\n\t\t\t{\"x\": \"}\"}, // own\n\t\t\t{\n\t\t\t\t\"y\": 1\n\t\t\t}\n\t\t],\n\t\t\"Start\": [\n\t\t\t2\n\t\t]\n\t}, // end\n\t\"mcp\": {\n\t\t\"baton\": {}\n\t},\n}\n";
         assert_eq!(document.text(), expected);
         document.remove(&[Step::Key("hooks"), Step::Key("Stop"), Step::At(1)]).unwrap();
         document.remove(&[Step::Key("hooks"), Step::Key("Start")]).unwrap();
