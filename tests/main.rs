@@ -22,6 +22,7 @@ mod handoff;
 mod harmed;
 mod kinds;
 mod live;
+mod mcp;
 mod notices;
 mod offline;
 mod real_agents;
@@ -31,6 +32,7 @@ mod restarts;
 mod roundtrip;
 mod secrets;
 mod service;
+mod setup;
 mod steer;
 mod tidy;
 

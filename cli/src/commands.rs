@@ -33,6 +33,7 @@ pub(crate) mod undo;
 pub(crate) mod queue;
 pub(crate) mod check;
 pub(crate) mod doctor;
+pub(crate) mod mcp;
 
 /// The commands, in the order in which a newcomer meets them.
 #[derive(Debug, clap::Subcommand)]
@@ -60,6 +61,7 @@ pub(crate) enum Verb {
     Say(run::SayArgs),
     Secret(secret::Args),
     Agent(agent::Args),
+    Mcp(mcp::Args),
     Pull(pull::Args),
     Undo(undo::Args),
     Queue(queue::Args),
@@ -100,6 +102,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Say(args) => run::say(session, &args),
         Verb::Secret(args) => secret::run(session, args),
         Verb::Agent(args) => agent::run(session, &args),
+        Verb::Mcp(args) => mcp::run(session, &args),
         Verb::Pull(args) => pull::run(session, &args),
         Verb::Undo(args) => undo::run(session, &args),
         Verb::Queue(args) => queue::run(session, args),

@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser};
 
 mod error;
 mod workspace;
+mod edit;
 mod env;
 mod report;
 mod progress;

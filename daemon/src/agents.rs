@@ -8,6 +8,7 @@
 //! - [`origin`]: what is kept of the machine that a conversation comes from
 //! - [`session`]: what is known of a session, and the files of one
 //! - [`marks`]: which conversation a hook has named
+//! - [`told`]: what an agent is to be told of a pull
 //! - [`start`]: how a program is started
 //! - [`talk`]: what it says while it works, and is told
 //! - [`adapter`]: what differs from agent to agent
@@ -30,6 +31,7 @@ pub mod paths;
 pub mod origin;
 pub mod session;
 pub mod marks;
+pub mod told;
 pub mod start;
 pub mod talk;
 pub mod adapter;

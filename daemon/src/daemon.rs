@@ -16,7 +16,7 @@
 //! - [`histories`]: histories that follow later
 //! - [`background`]: always-on sync of what is watched
 //! - [`swift`]: a small push over a standing connection
-//! - [`trees`]: snapshot, push, log, diff, restore, status
+//! - [`trees`], [`stopped`]: snapshot, push, log, diff, restore, status; and a snapshot where an agent has stopped
 //! - [`conversations`], [`handoffs`]: which conversation travels, and moving work to a node
 //! - [`remote_runs`]: the runs of other nodes
 //! - [`steering`], [`runs_secrets`]: what those at work are told, and given
@@ -43,6 +43,7 @@ mod histories;
 mod background;
 mod swift;
 mod trees;
+mod stopped;
 pub mod conversations;
 mod handoffs;
 mod pulls;
@@ -457,6 +458,7 @@ impl Daemon {
             Command::Allow(call) => self.allow(call).await,
             Command::Status { path } => self.status(path, events).await,
             Command::Snapshot { path, message } => self.snapshot(path, message, events).await,
+            Command::Stopped { path, message } => self.stopped(path, message, events).await,
             Command::Push { path, remote, wait } => self.push(path, remote, wait, events).await,
             Command::Log { path } => self.log(path).await,
             Command::Diff { a, b, path, patch } => self.diff(a, b, path, patch, events).await,

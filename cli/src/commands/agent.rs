@@ -13,11 +13,16 @@ use baton_daemon::api::control::{AgentEntry, AgentsAnswer, ConversationEntry};
 use baton_daemon::daemon::conversations::{entries, path_of};
 use baton_daemon::daemon::failure::Fail;
 
-use super::later::{Rest, not_yet};
 use crate::error::CliError;
 use crate::report::{Report, Style, figures};
 use crate::session::Session;
 use crate::workspace;
+
+mod texts;
+mod targets;
+mod plan;
+mod setup;
+mod hook;
 
 /// Conversations of an agent that are shown.
 const SHOWN: usize = 10;
@@ -46,12 +51,22 @@ enum What {
         /// `claude` or `codex`.
         agent: String,
     },
-    /// Hooks and slash commands of an agent (not in this version).
+    /// Puts Baton into an agent: hooks, `/handoff` and `/continue-locally`, and tools.
+    ///
+    /// Hooks name the conversation that is open and take a snapshot at each stop. What is in the agent's files already
+    /// stays as it is; a copy of each is kept once beside it. A second time changes nothing.
+    Setup {
+        /// `claude`, `codex`, `gemini` or `opencode`.
+        agent: String,
+    },
+    /// Takes out of an agent what `setup` put in.
+    Remove {
+        /// `claude`, `codex`, `gemini` or `opencode`.
+        agent: String,
+    },
+    /// What an agent calls; what it has to say is on stdin.
     #[command(hide = true)]
-    Setup(Rest),
-    /// Takes them away (not in this version).
-    #[command(hide = true)]
-    Remove(Rest),
+    Hook(hook::Args),
 }
 
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
@@ -73,6 +88,8 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
                 }
                 agents.push(entry);
             }
+            let others = targets::NAMES.into_iter().filter(|name| named(name).is_none());
+            agents.extend(others.filter_map(|name| without_adapter(session, name)));
             let answer = AgentsAnswer { agents };
             session.report.answer(&answer, |text| {
                 answer.agents.iter().for_each(|entry| show(&session.report, text, entry));
@@ -80,8 +97,12 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             Ok(0)
         }
         What::Check { agent } => check(session, agent),
-        What::Setup(_) => Err(not_yet("`baton agent setup`", "baton agent list")),
-        What::Remove(_) => Err(not_yet("`baton agent remove`", "baton agent list")),
+        What::Setup { agent } => setup::setup(session, agent),
+        What::Remove { agent } => setup::remove(session, agent),
+        What::Hook(args) => {
+            hook::run(session, args);
+            Ok(0)
+        }
     }
 }
 
@@ -163,7 +184,29 @@ fn looked_at(session: &Session, agent: &dyn Agent) -> AgentEntry {
         detail,
         folder: folder(session, agent).map(|path| path.to_string_lossy().into_owned()),
         conversations: Vec::new(),
+        setup: setup::state(session, agent.name()),
     }
+}
+
+/// One whose conversations do not travel, if it is here.
+fn without_adapter(session: &Session, name: &str) -> Option<AgentEntry> {
+    let target = targets::Target::new(name, &session.env)?;
+    let program = find_program(target.program, &session.env.path);
+    let setup = setup::state(session, name)?;
+    if program.is_none() && !(setup.hooks || setup.commands || setup.mcp) {
+        return None;
+    }
+    Some(AgentEntry {
+        agent: name.to_owned(),
+        title: target.title.to_owned(),
+        program: program.map(|path| path.to_string_lossy().into_owned()),
+        version: None,
+        logged_in: None,
+        detail: Some("its conversations do not travel in this version".to_owned()),
+        folder: Some(target.folder.to_string_lossy().into_owned()),
+        conversations: Vec::new(),
+        setup: Some(setup),
+    })
 }
 
 fn show(report: &Report, to: &mut String, entry: &AgentEntry) {
@@ -185,6 +228,9 @@ fn show(report: &Report, to: &mut String, entry: &AgentEntry) {
     to.push('\n');
     if let Some(detail) = entry.detail.as_deref().filter(|_| entry.logged_in != Some(true)) {
         let _ = writeln!(to, "  {}", figures::one_line(detail));
+    }
+    if let Some(setup) = &entry.setup {
+        setup::show(report, to, setup);
     }
     for it in entry.conversations.iter().take(SHOWN) {
         let (id, title) = (figures::one_line(&it.conversation), figures::one_line(&it.title));

@@ -15,6 +15,8 @@ use crate::report::{Report, Style, figures, omitted};
 use crate::session::{Session, expect_answer, id};
 use crate::workspace;
 
+mod told;
+
 /// Paths of one kind that are named before the rest is only counted.
 const SHOWN: usize = 20;
 
@@ -84,6 +86,7 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     };
     let _detach = Detach::new("the daemon goes on and finishes the folder");
     let pulled = expect_answer!(session.call(&Command::Pull(call))?, Pull);
+    told::pulled(session, &pulled);
     session.report.answer(&pulled, |text| {
         let _ = writeln!(
             text,
@@ -132,6 +135,7 @@ fn apply(session: &Session, args: &Args, path: Option<&Path>) -> Result<u8, CliE
     };
     let _detach = Detach::new("the daemon goes on and finishes the checkout");
     let mut applied = expect_answer!(session.call(&Command::Apply(Box::new(call)))?, Applied);
+    told::applied(session, &applied);
     let report = &session.report;
     if let Some(Shortfall { code, message, hint }) = applied.shortfall.take() {
         let error = Failed { code: code.into(), message, hint: Some(hint), exit: FAILED };

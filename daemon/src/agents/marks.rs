@@ -47,13 +47,23 @@ impl Mark {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
         fs::write_atomic(&file(folder, &real(root)), &bytes, 0o600)
     }
+
+    /// Takes the one of a workspace away, if it is still of this session.
+    pub fn forget(folder: &Path, root: &Path, agent: &str, session: &str) -> Result<(), FsError> {
+        let is_its = |mark: &Self| mark.agent == agent && mark.session == session;
+        if Self::read(folder, root).as_ref().is_some_and(is_its) {
+            fs::remove_file(&file(folder, &real(root)))?;
+        }
+        Ok(())
+    }
 }
 
-fn real(path: &Path) -> PathBuf {
+pub(super) fn real(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
-fn file(folder: &Path, root: &Path) -> PathBuf {
+/// Where the one of a root is.
+pub(super) fn file(folder: &Path, root: &Path) -> PathBuf {
     let digest = ring::digest::digest(&ring::digest::SHA256, root.as_os_str().as_bytes());
     folder.join(format!("{}.json", data_encoding::HEXLOWER.encode(digest.as_ref())))
 }
@@ -84,6 +94,13 @@ mod tests {
         std::os::unix::fs::symlink(&root, &link).unwrap();
         assert_eq!(Mark::read(&folder, &link), Some(last));
         assert_eq!(Mark::read(&folder, &dir.path().join("app2")), None);
+        // The one that ends takes no other one's with it.
+        Mark::forget(&folder, &root, "claude", "a").unwrap();
+        Mark::forget(&folder, &root, "codex", "b").unwrap();
+        assert!(Mark::read(&folder, &root).is_some());
+        Mark::forget(&folder, &root, "claude", "b").unwrap();
+        assert_eq!(Mark::read(&folder, &root), None);
+        Mark::forget(&folder, &root, "claude", "b").unwrap();
         // One of elsewhere, and what is no mark.
         mark("c", dir.path()).write(&folder, &root).unwrap();
         assert_eq!(Mark::read(&folder, &root), None);

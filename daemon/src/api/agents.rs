@@ -59,6 +59,24 @@ pub struct AgentEntry {
     pub folder: Option<String>,
     /// Those of the workspace, the newest first.
     pub conversations: Vec<ConversationEntry>,
+    /// What `agent setup` has put into its folder; null where that is not known.
+    #[serde(default)]
+    pub setup: Option<SetupEntry>,
+}
+
+/// What of Baton is in an agent's folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetupEntry {
+    /// Hooks that name the session and snapshot at each stop.
+    pub hooks: bool,
+    /// `/handoff` and `/continue-locally`.
+    pub commands: bool,
+    /// The tools of `baton mcp`.
+    pub mcp: bool,
+    /// Files that were changed, made or taken away just now.
+    pub changed: Vec<String>,
+    /// What is left to the user: what they have to allow first, and what of theirs is in the way.
+    pub notes: Vec<String>,
 }
 
 /// A conversation of a workspace.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::agents::{
     AgentEntry, AgentFolder, AgentFolders, AgentsAnswer, ConversationChoice, ConversationEntry,
+    SetupEntry,
 };
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
 pub use super::receipt::{
@@ -62,6 +63,8 @@ pub enum Command {
     Status { path: Option<Bytes> },
     /// `snapshot`.
     Snapshot { path: Bytes, message: Option<String> },
+    /// An agent has ended a turn in a workspace: a snapshot as those that are taken by themselves.
+    Stopped { path: Bytes, message: String },
     /// `push`; with `wait` it is answered once the node has it.
     Push { path: Bytes, remote: Option<String>, wait: bool },
     /// `log`.
