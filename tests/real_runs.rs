@@ -26,8 +26,9 @@ struct Desk {
 fn config(agent: &Installed, url: &str) -> String {
     let bin = agent.bin().canonicalize().unwrap();
     // The program itself is beside its link.
-    let folder = bin.parent().unwrap();
+    let folder = arg(bin.parent().unwrap());
     let program = bin.join(agent.name());
+    let program = arg(&program);
     let serve = format!("[serve]\nexpose = [{folder:?}]\n");
     let own = match agent.name() {
         "codex" => format!(

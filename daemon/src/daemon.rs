@@ -2,14 +2,12 @@
 //!
 //! Not here: terminals, the environment and exit codes; a command line asks over the control socket.
 //!
-//! - [`failure`]: what a command that failed says
-//! - [`report`]: from what the store knows to what `--json` prints
+//! - [`failure`], [`report`]: what a command that failed says, and what `--json` prints of the store
 //! - [`opening`]: what a home keeps, opened
 //! - [`rooming`], [`moving`]: the rooms of runs and their limits, and a namespace of this process
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
-//! - [`transfer`]: between this home and a node
-//! - [`patch`]: a unified diff
+//! - [`transfer`], [`patch`]: between this home and a node; a unified diff
 //! - [`guard`]: what the secret scan holds back, and `allow`
 //! - [`waiting`]: the queue as people see it
 //! - [`parcels`], [`outbox`]: what is sent at once, or put into the queue
@@ -466,6 +464,7 @@ impl Daemon {
                 self.restore(snapshot, into, remote, events).await
             }
             Command::Handoff(call) => self.handoff(*call, events).await,
+            Command::NodeAgents { agents, remote } => self.node_agents(agents, remote).await,
             Command::RunList { remote } => self.run_list(remote).await,
             Command::RunShow { run } => self.run_show(&run, events).await,
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,

@@ -9,13 +9,14 @@ use baton_daemon::agents::adapter::Agent;
 use baton_daemon::agents::ask::{Asking, ask_here, find_program};
 use baton_daemon::agents::start::Login;
 use baton_daemon::agents::{ALL, named};
-use baton_daemon::api::control::{AgentEntry, AgentsAnswer, ConversationEntry};
+use baton_daemon::api::control::{AgentEntry, AgentsAnswer, Command, ConversationEntry, NodeAgent};
 use baton_daemon::daemon::conversations::{entries, path_of};
 use baton_daemon::daemon::failure::Fail;
+use baton_protocol::message::Permissions;
 
 use crate::error::CliError;
 use crate::report::{Report, Style, figures};
-use crate::session::Session;
+use crate::session::{Session, expect_answer};
 use crate::workspace;
 
 mod texts;
@@ -107,30 +108,61 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
 }
 
 fn check(session: &Session, name: &str) -> Result<u8, CliError> {
-    let agent = named(name).ok_or_else(|| {
-        let names: Vec<_> = ALL.iter().map(|agent| agent.name()).collect();
-        CliError::usage(format!("{} is no agent that Baton knows", figures::one_line(name)))
-            .hint(format!("one of: {}", names.join(", ")))
-    })?;
-    let entry = looked_at(session, agent);
+    let asked =
+        Command::NodeAgents { agents: vec![name.to_owned()], remote: session.remote.clone() };
+    let there = expect_answer!(session.call(&asked)?, NodeAgents).into_iter().next();
+    let Some(agent) = named(name) else { return check_there(session, name, there) };
+    let entry = AgentEntry { there, ..looked_at(session, agent) };
     let failed = |what: &str, hint: &str| -> Result<u8, CliError> {
         Err(CliError::new("agent", format!("{}: {what}", agent.title())).hint(hint.to_owned()))
     };
-    if entry.program.is_none() {
-        return failed(
-            "its program is not installed",
-            &format!("install {} into a folder of PATH", agent.program()),
-        );
+    if let Some((there, problem)) = problem_of(entry.there.as_ref()) {
+        let hint = there.fix.as_deref().unwrap_or("see the log of the node");
+        return failed(&format!("on {}: {problem}", figures::one_line(&there.remote)), hint);
     }
-    if entry.version.is_none() {
-        return failed(
-            "its program does not say its version",
-            &format!("{} --version", agent.program()),
-        );
+    // Who only hands work over needs none here.
+    if entry.program.is_some() && entry.version.is_none() {
+        let hint = format!("{} --version", agent.program());
+        return failed("its program here does not say its version", &hint);
     }
     if entry.logged_in == Some(false) {
-        return failed("nobody is logged in", entry.detail.as_deref().unwrap_or("log in"));
+        let hint = entry.detail.as_deref().unwrap_or("log in");
+        return failed("nobody is logged in here", hint);
     }
+    let answer = AgentsAnswer { agents: vec![entry] };
+    session.report.answer(&answer, |text| {
+        answer.agents.iter().for_each(|entry| show(&session.report, text, entry));
+    })?;
+    Ok(0)
+}
+
+fn problem_of(there: Option<&NodeAgent>) -> Option<(&NodeAgent, String)> {
+    let there = there?;
+    Some((there, figures::one_line(there.problem.as_deref()?)))
+}
+
+/// An agent that only the node knows.
+fn check_there(session: &Session, name: &str, there: Option<NodeAgent>) -> Result<u8, CliError> {
+    let name = figures::one_line(name);
+    if let Some((there, problem)) = problem_of(there.as_ref()) {
+        let names: Vec<_> = ALL.iter().map(|agent| agent.name()).collect();
+        let known = format!("Baton knows {}", names.join(", "));
+        let hint = there.fix.clone().map_or(known.clone(), |fix| format!("{fix}; {known}"));
+        let what = format!("{name}, on {}: {problem}", figures::one_line(&there.remote));
+        return Err(CliError::new("agent", what).hint(hint));
+    }
+    let entry = AgentEntry {
+        agent: name.clone(),
+        title: name,
+        program: None,
+        version: None,
+        logged_in: None,
+        detail: None,
+        folder: None,
+        conversations: Vec::new(),
+        setup: None,
+        there,
+    };
     let answer = AgentsAnswer { agents: vec![entry] };
     session.report.answer(&answer, |text| {
         answer.agents.iter().for_each(|entry| show(&session.report, text, entry));
@@ -176,6 +208,7 @@ fn looked_at(session: &Session, agent: &dyn Agent) -> AgentEntry {
         }
     }
     AgentEntry {
+        there: None,
         agent: agent.name().to_owned(),
         title: agent.title().to_owned(),
         program: program.map(|path| path.to_string_lossy().into_owned()),
@@ -197,6 +230,7 @@ fn without_adapter(session: &Session, name: &str) -> Option<AgentEntry> {
         return None;
     }
     Some(AgentEntry {
+        there: None,
         agent: name.to_owned(),
         title: target.title.to_owned(),
         program: program.map(|path| path.to_string_lossy().into_owned()),
@@ -228,6 +262,17 @@ fn show(report: &Report, to: &mut String, entry: &AgentEntry) {
     to.push('\n');
     if let Some(detail) = entry.detail.as_deref().filter(|_| entry.logged_in != Some(true)) {
         let _ = writeln!(to, "  {}", figures::one_line(detail));
+    }
+    if let Some(there) = &entry.there {
+        let version = there.version.as_deref().unwrap_or("there");
+        let login = there.login.as_deref().map(|how| format!(", {how}")).unwrap_or_default();
+        let may = match there.permissions {
+            Permissions::Ask => "asks before it changes anything",
+            Permissions::Edits => "may edit files unasked",
+            Permissions::All => "may do everything in its room",
+        };
+        let line = format!("on {}: {version}{login}; {may}", there.remote);
+        let _ = writeln!(to, "  {}", figures::one_line(&line));
     }
     if let Some(setup) = &entry.setup {
         setup::show(report, to, setup);

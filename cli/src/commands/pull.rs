@@ -1,12 +1,13 @@
 //! `baton pull`: what a run left, in a folder of its own or merged into a checkout.
 
 use std::fmt::Write as _;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use baton_daemon::api::apply::{
     ActionEntry, ApplyAnswer, ApplyCall, OnlyPath, RepositoryAnswer, Shortfall,
 };
-use baton_daemon::api::control::{Command, PullCall};
+use baton_daemon::api::control::{Command, PullAnswer, PullCall};
 
 use super::{later, restore};
 use crate::detach::Detach;
@@ -48,8 +49,8 @@ pub(crate) struct Args {
     /// Say what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Go on with the conversation here (not in this version).
-    #[arg(long, hide = true)]
+    /// Start the agent there, with the conversation that came.
+    #[arg(long)]
     exec: bool,
 }
 
@@ -62,8 +63,9 @@ pub(crate) enum Conflicts {
 
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     let instead = format!("baton pull {} --into DIR", id(&args.run));
-    if args.exec {
-        return Err(later::not_yet("`baton pull --exec`", &instead));
+    if args.exec && args.apply.is_some() {
+        return Err(CliError::usage("no conversation comes with --apply, so nothing could go on")
+            .hint(format!("{instead} --exec")));
     }
     if let Some(path) = &args.apply {
         return apply(session, args, path.as_deref());
@@ -117,7 +119,23 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             let _ = writeln!(text, "  go on there with: {}", words.join(" "));
         }
     })?;
-    Ok(0)
+    if args.exec { go_on(&pulled) } else { Ok(0) }
+}
+
+/// Becomes the agent, in the folder that was pulled into.
+fn go_on(pulled: &PullAnswer) -> Result<u8, CliError> {
+    let Some((program, words)) = pulled.resume_command.split_first() else {
+        return Err(CliError::new("no-conversation", "no conversation came with the run")
+            .hint(format!("the files are in {}", figures::one_line(&pulled.root))));
+    };
+    let mut command = std::process::Command::new(program);
+    // It returns only where it cannot be started.
+    let error = command.args(words).current_dir(&pulled.root).exec();
+    let what = format!("{} cannot be started", figures::one_line(program));
+    Err(CliError::caused("agent", &what, &error).hint(format!(
+        "install it, then run the command above in {}",
+        figures::one_line(&pulled.root)
+    )))
 }
 
 fn apply(session: &Session, args: &Args, path: Option<&Path>) -> Result<u8, CliError> {

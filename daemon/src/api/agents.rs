@@ -2,6 +2,7 @@
 
 #![expect(missing_docs, reason = "the fields are those of the command-line contract")]
 
+use baton_protocol::message::Permissions;
 use serde::{Deserialize, Serialize};
 
 use super::receipt::Bytes;
@@ -62,6 +63,26 @@ pub struct AgentEntry {
     /// What `agent setup` has put into its folder; null where that is not known.
     #[serde(default)]
     pub setup: Option<SetupEntry>,
+    /// How it stands on the node; null where nobody was asked, or could be.
+    #[serde(default)]
+    pub there: Option<NodeAgent>,
+}
+
+/// How an agent stands on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAgent {
+    pub agent: String,
+    pub remote: String,
+    /// What its program says that it is; null where that is not known.
+    pub version: Option<String>,
+    /// How somebody is logged in; null where that is not known.
+    pub login: Option<String>,
+    /// What it may do unasked: `ask`, `edits` or `all`.
+    pub permissions: Permissions,
+    /// Why a run cannot have it; null where it can.
+    pub problem: Option<String>,
+    /// What to do about that.
+    pub fix: Option<String>,
 }
 
 /// What of Baton is in an agent's folder.

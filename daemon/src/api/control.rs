@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::agents::{
     AgentEntry, AgentFolder, AgentFolders, AgentsAnswer, ConversationChoice, ConversationEntry,
-    SetupEntry,
+    NodeAgent, SetupEntry,
 };
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
 pub use super::receipt::{
@@ -75,6 +75,8 @@ pub enum Command {
     Restore { snapshot: String, into: Bytes, remote: Option<String> },
     /// `handoff`.
     Handoff(Box<HandoffCall>),
+    /// `agent check`, `agent list`: how agents stand on a node.
+    NodeAgents { agents: Vec<String>, remote: Option<String> },
     /// `run list`.
     RunList { remote: Option<String> },
     /// `run show`.
@@ -281,6 +283,8 @@ pub enum Answer {
     Said(SaidAnswer),
     RunDiff(RunDiffAnswer),
     FollowUp(Box<FollowUpAnswer>),
+    /// To `node-agents`.
+    NodeAgents(Vec<NodeAgent>),
     Secrets(SecretsAnswer),
     Queue(QueueAnswer),
     QueueCancelled(QueueCancelAnswer),

@@ -12,7 +12,9 @@ use super::remotes::Target;
 use super::report::to_path;
 use super::{Daemon, report};
 use crate::agents;
-use crate::api::control::{Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, TimingMs};
+use crate::api::control::{
+    Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, NodeAgent, TimingMs,
+};
 use crate::api::socket::EventSender;
 use crate::clock::decimal_ms;
 use crate::workspace::{TakeOptions, Taken, random};
@@ -211,8 +213,7 @@ impl Daemon {
         let configured = self.config.agents.keys().map(String::as_str);
         let configured: Vec<_> = configured.filter(|name| *name != COMMAND).collect();
         match (travels, configured.as_slice()) {
-            (Some(agent), _) => Ok(vec![agent.to_owned()]),
-            (None, &[agent]) => Ok(vec![agent.to_owned()]),
+            (Some(agent), _) | (None, &[agent]) => Ok(vec![agent.to_owned()]),
             (None, _) => {
                 let known = agents::ALL.iter().map(|agent| agent.name());
                 let mut all: Vec<_> = known.chain(configured.iter().copied()).collect();
@@ -270,8 +271,23 @@ impl Daemon {
         }
     }
 
+    /// How agents stand on the node that is named, or the usual one.
+    pub(super) async fn node_agents(
+        self: &Arc<Self>,
+        agents: Vec<String>,
+        remote: Option<String>,
+    ) -> Result<Answer, Fail> {
+        let target = self.target(remote).await?;
+        let reports = self.agents_of(&target, agents).await?;
+        let entry = |AgentReport { agent, version, login, permissions, problem, fix }| {
+            let remote = target.remote.name.clone();
+            NodeAgent { agent, remote, version, login, permissions, problem, fix }
+        };
+        Ok(Answer::NodeAgents(reports.into_iter().map(entry).collect()))
+    }
+
     /// How agents stand on a node.
-    pub(super) async fn agents_of(
+    async fn agents_of(
         self: &Arc<Self>,
         target: &Target,
         names: Vec<String>,

@@ -155,3 +155,36 @@ fn nothing_is_taken_back_in_another_directory() {
     drop(stage);
     assert_eq!(read(&dir.path().join("a/file")).unwrap(), b"theirs");
 }
+
+#[test]
+fn a_folder_in_one_of_somebody_else_is_never_that_of_a_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, outside) = (dir.path().join("home"), dir.path().join("outside"));
+    write(&outside.join("file"), b"text");
+    fs::create_dir_all(&home).unwrap();
+    symlink(&outside, home.join("linked")).unwrap();
+    assert!(Folder::open_in(&home, &rel("new"), false).unwrap().is_none());
+    let opened = Folder::open_in(&home, &rel("linked"), true).unwrap_err();
+    assert!(matches!(opened, FolderError::NotDirectory { .. }), "{opened}");
+    let made = Folder::open_in(&home, &rel("new/below"), true).unwrap().unwrap();
+    assert_eq!(made.path(), home.join("new/below"));
+    symlink(&outside, home.join("new/linked")).unwrap();
+    Folder::open_in(&home, &rel("new/linked"), true).unwrap_err();
+    assert!(Folder::open_in(&dir.path().join("none"), &rel("x"), true).unwrap().is_none());
+}
+
+#[test]
+fn a_file_is_removed_that_is_still_the_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("a/file");
+    write(&at, b"text");
+    let folder = Folder::open(dir.path()).unwrap().unwrap();
+    let seen = folder.file(&rel("a/file")).unwrap().unwrap();
+    write(&at, b"other");
+    assert!(!folder.remove(&rel("a/file"), &seen).unwrap());
+    assert_eq!(read(&at).unwrap(), b"other");
+    let seen = folder.file(&rel("a/file")).unwrap().unwrap();
+    assert!(folder.remove(&rel("a/file"), &seen).unwrap());
+    assert!(!folder.remove(&rel("a/file"), &seen).unwrap());
+    assert_eq!(read(&at), None);
+}

@@ -196,7 +196,7 @@ mod tests {
         let gone = r#"{"type":"control_cancel_request","request_id":"r1"}"#;
         assert_eq!(heard(gone), [Heard::Unasks("r1".to_owned())]);
         let said = say("a \"b\"\nc");
-        assert_eq!(said.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(said.split(|byte| *byte == b'\n').count(), 2);
         let said: Value = serde_json::from_slice(&said).unwrap();
         assert_eq!(said["message"]["content"][0]["text"], "a \"b\"\nc");
     }

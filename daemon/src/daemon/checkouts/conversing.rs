@@ -168,6 +168,3 @@ fn session_of(
     }
     Ok(sessions(agent, source)?.into_iter().next())
 }
-
-#[cfg(test)]
-mod tests;

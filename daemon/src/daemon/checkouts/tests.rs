@@ -6,6 +6,7 @@
 )]
 
 mod conformance;
+mod conversing;
 mod installed;
 mod unprivileged;
 
