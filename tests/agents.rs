@@ -361,6 +361,10 @@ fn agents_are_listed_with_what_their_programs_say_and_their_conversations() {
     assert_eq!(claude["conversations"][0]["conversation"], ID);
     assert_eq!(claude["conversations"][0]["title"], "look at the bug");
     assert_eq!(listed["agents"][1]["agent"], "codex");
+    // Runs on this machine see what is exposed to them.
+    std::fs::create_dir_all(home.baton_home()).unwrap();
+    let exposed = format!("[serve]\nexpose = ['{}']\n", bin.display());
+    std::fs::write(home.baton_home().join("config.toml"), exposed).unwrap();
     let missing = home.baton_in(&root, &["agent", "check", "claude"]);
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
 
@@ -378,10 +382,11 @@ fn agents_are_listed_with_what_their_programs_say_and_their_conversations() {
     let checked = json(&home, &root, &["agent", "check", "claude", "--json"]);
     assert_eq!(checked["agents"][0]["version"], "9.9.9");
     assert_eq!(checked["agents"][0]["logged_in"], true);
+    assert_eq!(checked["agents"][0]["there"]["version"], "9.9.9");
     logged_in(false);
     let checked = home.baton_in(&root, &["agent", "check", "claude"]);
     assert_eq!(checked.status.code(), Some(1), "{checked:?}");
-    assert!(String::from_utf8(checked.stderr).unwrap().contains("nobody is logged in"));
+    assert!(String::from_utf8(checked.stderr).unwrap().contains("logged in"));
     let listed = home.baton_in(&root, &["agent", "list"]);
     let text = String::from_utf8(listed.stdout).unwrap();
     assert!(text.contains("9.9.9, not logged in") && text.contains(ID), "{text}");

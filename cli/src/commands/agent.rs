@@ -108,10 +108,14 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
 }
 
 fn check(session: &Session, name: &str) -> Result<u8, CliError> {
+    let agent = named(name).ok_or_else(|| {
+        let names: Vec<_> = ALL.iter().map(|agent| agent.name()).collect();
+        CliError::usage(format!("{} is no agent that Baton knows", figures::one_line(name)))
+            .hint(format!("one of: {}", names.join(", ")))
+    })?;
     let asked =
         Command::NodeAgents { agents: vec![name.to_owned()], remote: session.remote.clone() };
     let there = expect_answer!(session.call(&asked)?, NodeAgents).into_iter().next();
-    let Some(agent) = named(name) else { return check_there(session, name, there) };
     let entry = AgentEntry { there, ..looked_at(session, agent) };
     let failed = |what: &str, hint: &str| -> Result<u8, CliError> {
         Err(CliError::new("agent", format!("{}: {what}", agent.title())).hint(hint.to_owned()))
@@ -139,35 +143,6 @@ fn check(session: &Session, name: &str) -> Result<u8, CliError> {
 fn problem_of(there: Option<&NodeAgent>) -> Option<(&NodeAgent, String)> {
     let there = there?;
     Some((there, figures::one_line(there.problem.as_deref()?)))
-}
-
-/// An agent that only the node knows.
-fn check_there(session: &Session, name: &str, there: Option<NodeAgent>) -> Result<u8, CliError> {
-    let name = figures::one_line(name);
-    if let Some((there, problem)) = problem_of(there.as_ref()) {
-        let names: Vec<_> = ALL.iter().map(|agent| agent.name()).collect();
-        let known = format!("Baton knows {}", names.join(", "));
-        let hint = there.fix.clone().map_or(known.clone(), |fix| format!("{fix}; {known}"));
-        let what = format!("{name}, on {}: {problem}", figures::one_line(&there.remote));
-        return Err(CliError::new("agent", what).hint(hint));
-    }
-    let entry = AgentEntry {
-        agent: name.clone(),
-        title: name,
-        program: None,
-        version: None,
-        logged_in: None,
-        detail: None,
-        folder: None,
-        conversations: Vec::new(),
-        setup: None,
-        there,
-    };
-    let answer = AgentsAnswer { agents: vec![entry] };
-    session.report.answer(&answer, |text| {
-        answer.agents.iter().for_each(|entry| show(&session.report, text, entry));
-    })?;
-    Ok(0)
 }
 
 /// Those of an agent about a workspace, the newest first.

@@ -215,6 +215,25 @@ fn refuse_what_cannot_be(args: &Args) -> Result<(), CliError> {
     let prompted = !args.prompt.is_empty() || args.prompt_file.is_some();
     let is_nothing = args.command.is_empty() && !prompted;
     let count = args.variants.map_or(1, |count| count as usize);
+    let pass = "pass a program: baton handoff -- COMMAND…";
+    for agent in &args.agent {
+        let name = figures::one_line(agent);
+        match (agent.as_str(), args.command.is_empty()) {
+            ("command", true) => {
+                return Err(CliError::usage("the agent `command` needs a command").hint(pass));
+            }
+            ("command", false) => {}
+            (_, false) => {
+                return Err(CliError::usage(format!("{name} takes a prompt and no command"))
+                    .hint("either --agent A -p PROMPT, or -- COMMAND…"));
+            }
+            (_, true) if !prompted => {
+                return Err(CliError::usage(format!("there is nothing for {name} to do"))
+                    .hint("say what: -p PROMPT, or --prompt-file F"));
+            }
+            (_, true) => {}
+        }
+    }
     if count > 1 && is_nothing {
         return Err(CliError::usage("there is nothing to run in several variants")
             .hint("say what to do: -p PROMPT for an agent, or a program: -- COMMAND…"));
