@@ -43,7 +43,7 @@ enum What {
     },
     /// Asks an agent's program for its version, and whether somebody is logged in.
     Check {
-        /// `claude` or `codex`.
+        /// `claude`, `codex` or `gemini`.
         agent: String,
     },
     /// Hooks and slash commands of an agent (not in this version).
