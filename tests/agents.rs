@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::support::cloud::Cloud;
 use crate::support::home::TestHome;
+use crate::support::rng::Rng;
 
 const ID: &str = "01a21b58-b33b-4981-9512-8b8a5be4cd61";
 const OTHER: &str = "01a21b58-e336-4bb2-b72d-3193f4f9c6b0";
@@ -197,12 +198,12 @@ fn of_several_conversations_the_one_travels_that_a_hook_has_named() {
 const SETTING: &str = "API_TOKEN=q7Zk2mXv9RtL4wBn8sYc";
 
 /// A conversation of megabytes that do not compress, with a secret that a tool has printed.
-fn with_secret(home: &TestHome, root: &Path) {
+fn with_secret(home: &TestHome, root: &Path, length: usize) {
     let path = transcript(home, root, ID);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut text = line(root, ID, "user", "hello");
     let mut state = 7u64;
-    while text.len() < 5 << 20 {
+    while text.len() < length {
         let words = (0..60).map(|_| {
             state ^= state << 13;
             state ^= state >> 7;
@@ -219,7 +220,7 @@ fn with_secret(home: &TestHome, root: &Path) {
 fn a_secret_in_a_conversation_stops_the_handoff_until_it_is_allowed() {
     let home = TestHome::new();
     let root = workspace(&home);
-    with_secret(&home, &root);
+    with_secret(&home, &root, 1 << 20);
     // However the conversation was chosen: to name it is not to allow what is in it.
     let mut finding = String::new();
     for said in [&[][..], &["--conversation", "auto"], &["--conversation", ID]] {
@@ -265,12 +266,11 @@ fn nothing_of_a_conversation_that_is_held_reaches_the_node() {
     let home = cloud.device();
     let root = workspace(&home);
     // As many files as make the first handoff send ahead.
+    let mut random = Rng::new(7);
     for at in 0..64 {
-        let bytes: Vec<_> =
-            (0..80_000u32).map(|it| (it.wrapping_mul(at * 2 + 1) >> 7) as u8).collect();
-        std::fs::write(root.join(format!("{at}.bin")), bytes).unwrap();
+        std::fs::write(root.join(format!("{at}.bin")), random.bytes(80_000)).unwrap();
     }
-    with_secret(&home, &root);
+    with_secret(&home, &root, 12 << 20);
     let store = cloud.home.baton_home().join("store");
     let before = size(&store);
     let output = home.baton_in(&root, &["handoff", "--json"]);

@@ -85,16 +85,16 @@ fn ids(folder: &Folder, project: &RelPath) -> Result<Vec<String>, FolderError> {
     Ok(files.filter_map(|(name, _)| id(name)).filter(|id| is_id(id)).collect())
 }
 
-/// The same, no more than are looked at; nothing where they cannot be listed.
-fn newest(folder: &Folder, project: &RelPath) -> Vec<String> {
+/// The same, the `most` that were written to last; nothing where they cannot be listed.
+fn newest(folder: &Folder, project: &RelPath, most: usize) -> Vec<String> {
     let mut ids = ids(folder, project).unwrap_or_default();
-    if ids.len() > MAX_LOOKED_AT {
+    if ids.len() > most {
         let modified = |id: &String| {
             let file = folder.file(&project.join(format!("{id}.jsonl").as_bytes())).ok()??;
             file.metadata().and_then(|found| found.modified()).ok()
         };
         ids.sort_by_cached_key(|id| std::cmp::Reverse(modified(id)));
-        ids.truncate(MAX_LOOKED_AT);
+        ids.truncate(most);
     }
     ids
 }
@@ -134,7 +134,7 @@ impl Agent for Claude {
             if !could_be_in(name, &of_root) {
                 continue;
             }
-            for id in newest(folder, &project) {
+            for id in newest(folder, &project, MAX_LOOKED_AT) {
                 // A slug is the same for several folders; and one that cannot be read is no reason not to list others.
                 let found = read(folder, &project, &id).ok().flatten();
                 sessions.extend(found.filter(|found| is_in(&found.cwd, root)));

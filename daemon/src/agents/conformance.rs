@@ -530,8 +530,8 @@ fn what_is_stored_is_what_was_looked_at() {
         let captured = capture(agent, &source, &session, looked.clone(), &intake).unwrap();
         assert_eq!(captured.id, looked.id);
         let main = captured.conversation.transcript.iter();
-        let main = main.map(|part| part.path.display().into_owned());
-        let main = main.filter(|it| it == "session.jsonl" || it.contains(ID)).next().unwrap();
+        let mut main = main.map(|part| part.path.display().into_owned());
+        let main = main.find(|it| it == "session.jsonl" || it.contains(ID)).unwrap();
         assert!(part(&captured.conversation, &main, &intake) == before);
         // It becomes another one, as long: that was not looked at.
         let mut other = before.clone();

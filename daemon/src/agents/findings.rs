@@ -179,13 +179,11 @@ impl<'a> Search<'a> {
     /// Looks at what is there, and keeps so much of its end.
     fn flush(&mut self, keep: usize) {
         let mut line = self.line;
-        let mut windows = windows(&self.text).peekable();
-        while let Some(window) = windows.next() {
+        for window in windows(&self.text) {
             self.seeing.look(window, |further| line + further - 1);
             let passed = window.len() - OVERLAP.min(window.len());
             line += newlines(window.get(..passed).unwrap_or_default());
         }
-        drop(windows);
         let passed = self.text.len().saturating_sub(keep);
         let lines = newlines(self.text.get(..passed).unwrap_or_default());
         self.line += lines;
@@ -260,7 +258,7 @@ fn windows(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn newlines(bytes: &[u8]) -> u64 {
-    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
+    bytes.split(|&byte| byte == b'\n').count().saturating_sub(1) as u64
 }
 
 /// The text of a JSON string, and behind it what that says where it has escapes itself.

@@ -244,6 +244,11 @@ fn choose(
     }
     if fitting.len() > 1 {
         let agent = fitting.first().map_or("", |it| it.agent.title());
+        let agent = if fitting.iter().all(|it| it.agent.title() == agent) {
+            agent
+        } else {
+            "several agents"
+        };
         let sessions = fitting.into_iter().map(|it| it.session).collect();
         return Err(AgentError::Several { agent, sessions });
     }

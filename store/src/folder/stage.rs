@@ -60,7 +60,10 @@ impl Seen {
     fn of(stat: &Stat) -> Self {
         Self {
             id: id_of(stat),
-            modified: (i64::from(stat.st_mtime), stat.st_mtime_nsec as i64),
+            modified: (
+                i64::from(stat.st_mtime),
+                i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+            ),
             length: u64::try_from(stat.st_size).unwrap_or_default(),
         }
     }
@@ -68,7 +71,7 @@ impl Seen {
 
 #[allow(clippy::useless_conversion, reason = "the types of these differ between systems")]
 fn id_of(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev as u64, u64::from(stat.st_ino))
+    (u64::try_from(stat.st_dev).unwrap_or_default(), u64::from(stat.st_ino))
 }
 
 #[derive(Debug)]

@@ -115,3 +115,35 @@ fn what_is_asked_is_never_an_option() {
     let open = Task { approval: Permissions::All, is_isolated: false, ..task };
     assert!(Claude.start(&Start::New { id: None }, &open).environment.len() == 1);
 }
+
+#[test]
+fn of_many_transcripts_the_newest_are_looked_at() {
+    use std::time::{Duration, SystemTime};
+    let dir = tempfile::tempdir().unwrap();
+    let project = dir.path().join("projects/-app");
+    baton_store::fs::create_dir_all(&project).unwrap();
+    let id = |at: u64| format!("0000000{at}-b33b-4981-9512-8b8a5be4cd61");
+    for at in 0..6 {
+        let path = project.join(format!("{}.jsonl", id(at)));
+        let file = baton_store::fs::create_new(&path).unwrap();
+        // The order of their names is not that of their times.
+        let age = Duration::from_secs((at * 5 % 6) * 1000);
+        file.set_modified(SystemTime::UNIX_EPOCH + age).unwrap();
+    }
+    let folder = Folder::open(dir.path()).unwrap().unwrap();
+    let newest = |most| newest(&folder, &rel("projects/-app"), most);
+    assert_eq!(newest(2), [id(1), id(2)]);
+    assert_eq!(newest(6).len(), 6);
+    assert_eq!(super::newest(&folder, &rel("projects/none"), 6), [""; 0]);
+}
+
+#[test]
+fn a_line_of_many_blocks_says_what_its_first_ones_say() {
+    let empty = "{},".repeat(200_000);
+    let line = format!(
+        r#"{{"type":"user","message":{{"role":"user","content":[{{"type":"text","text":"first"}},{empty}{{"type":"text","text":"last"}}]}}}}"#
+    );
+    let seen = see(&[&line]);
+    assert_eq!((seen.messages, seen.last_turn, seen.odd_lines), (1, Some(0), 0));
+    assert_eq!(Line::parse(line.as_bytes()).unwrap().prompt().as_deref(), Some("first last"));
+}

@@ -1,5 +1,6 @@
 //! What holds a conversation back is found before anybody who sends has heard of it.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -112,9 +113,9 @@ fn long(end: &str) -> String {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            word.push_str(&format!("{state:x} "));
+            write!(word, "{state:x} ").unwrap();
         }
-        text.push_str(&format!("{{\"type\":\"user\",\"message\":{{\"content\":\"{word}\"}}}}\n"));
+        writeln!(text, "{{\"type\":\"user\",\"message\":{{\"content\":\"{word}\"}}}}").unwrap();
     }
     text + end
 }
