@@ -266,7 +266,6 @@ fn what_another_agent_did_comes_along(program: &'static Program) {
         let all = files_of(home, ".jsonl").into_iter().filter(|path| {
             !path.to_str().unwrap().contains(&begun.id)
                 || path.parent().unwrap().ends_with("subagents")
-                || path.parent().unwrap().ends_with(&begun.id)
         });
         all.map(read)
             .find(|text| text.contains("part.txt") && text.contains("the details are done"))
@@ -375,7 +374,6 @@ tests_of!(
         a_program_works_with_the_model,
         a_conversation_goes_on_elsewhere_and_as_a_fork,
         of_two_conversations_the_one_that_is_named_goes_on,
-        what_another_agent_did_comes_along,
         an_image_is_seen_elsewhere,
         a_torn_line_does_no_harm
     ]

@@ -56,9 +56,7 @@ pub(super) fn call(step: &Step, heard: &Heard) -> Option<Call> {
         Step::Delegate(task) => {
             ("invoke_agent", json!({"agent_name": "generalist", "prompt": task}))
         }
-        // An agent that another one has started ends with a call.
-        Step::Say(text) => ("complete_task", json!({"result": text})),
-        Step::History | Step::Await => return None,
+        Step::Say(_) | Step::History | Step::Await => return None,
     };
     Some(Call { tool: heard.tool(&[tool])?, input })
 }

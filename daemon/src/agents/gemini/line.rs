@@ -141,8 +141,9 @@ pub(super) fn see(seen: &mut Seen, at: u64, bytes: &[u8]) {
 /// Whether paths stand there that the agent goes by. What people and the model have said to one another stays as it was said.
 pub(super) fn has_paths(keys: &Keys<'_>, text: &[u8]) -> bool {
     let keys = match keys {
-        [b"$set", b"messages", b"*", rest @ ..] | [b"messages", b"*", rest @ ..] => rest,
-        [b"$set", rest @ ..] => rest,
+        [b"$set", b"messages", b"*", rest @ ..]
+        | [b"messages", b"*", rest @ ..]
+        | [b"$set", rest @ ..] => rest,
         keys => keys,
     };
     match keys {

@@ -100,7 +100,7 @@ fn a_file_of_nothing_but_its_first_line_is_no_session() {
     let found = Gemini.session(&folder, ID).unwrap().unwrap();
     assert!(found.at.as_bytes().ends_with(b"05-06-01a21b58.jsonl"));
     assert_eq!((found.cwd.as_path(), found.title.as_str()), (Path::new("/a/app"), "do it"));
-    assert_eq!(Gemini.sessions(&folder, Path::new("/a")).unwrap(), [found.clone()]);
+    assert_eq!(Gemini.sessions(&folder, Path::new("/a")).unwrap(), std::slice::from_ref(&found));
     assert_eq!(Gemini.main_name(&found), NAME.as_bytes());
 }
 
