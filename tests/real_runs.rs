@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::cloud::{Cloud, arg, list, refused, text};
 use crate::support::home::{TestHome, eventually};
 use crate::support::models::{History, ModelServer, Step};
-use crate::support::programs::{CLAUDE, CODEX, Installed, KEY, Program};
+use crate::support::programs::{CLAUDE, CODEX, GEMINI, Installed, KEY, Program};
 
 /// A model, a node whose owner has set the program up, and a laptop whose user has it, too, and a workspace.
 struct Desk {
@@ -39,6 +39,10 @@ fn config(agent: &Installed, url: &str) -> String {
         "claude" => format!(
             "env = {{ ANTHROPIC_BASE_URL = {url:?}, ANTHROPIC_API_KEY = {KEY:?}, \
              CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC = \"1\" }}\n"
+        ),
+        "gemini" => format!(
+            "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?} }}\n\
+             args = ['--model', 'gemini-2.5-flash']\n"
         ),
         other => panic!("{other}"),
     };
@@ -78,6 +82,12 @@ impl Desk {
         agent.give_to(&mut laptop, &models);
         let root = laptop.folder("work/app_1").canonicalize().unwrap();
         std::fs::write(root.join("main.rs"), "fn main() {}\n").unwrap();
+        if program.agent == "gemini" {
+            // By its variables alone it takes no key where the model is not its maker's.
+            let settings = r#"{"security":{"auth":{"selectedType":"gemini-api-key"}}}"#;
+            std::fs::create_dir(root.join(".gemini")).unwrap();
+            std::fs::write(root.join(".gemini/settings.json"), settings).unwrap();
+        }
         Some(Self { agent, models, cloud, laptop, root })
     }
 
@@ -155,7 +165,7 @@ fn work_goes_to_the_cloud_is_followed_up_and_comes_home(program: &'static Progra
         for words in said.iter().chain(&["they are finished"]) {
             assert!(history.has(words), "{words} is missing in {history:?}");
         }
-        assert_eq!((history.calls.len(), history.results.len()), (3, 3), "{history:?}");
+        assert_eq!((history.calls.len(), history.results().len()), (3, 3), "{history:?}");
         assert_eq!(history.folder.as_deref(), root.to_str());
         for (tool, input) in &history.calls {
             let input = input.to_string();
@@ -282,5 +292,14 @@ tests_of!(
         work_begins_in_the_cloud_by_several_and_is_forked,
         an_agent_that_is_not_there_is_found_before_anything_is_sent,
         what_it_asks_for_is_answered
+    ]
+);
+tests_of!(
+    gemini,
+    &GEMINI,
+    [
+        work_goes_to_the_cloud_is_followed_up_and_comes_home,
+        work_begins_in_the_cloud_by_several_and_is_forked,
+        an_agent_that_is_not_there_is_found_before_anything_is_sent
     ]
 );

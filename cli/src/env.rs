@@ -156,7 +156,11 @@ impl Env {
 fn agent_folders(variable: &impl Fn(&str) -> Option<OsString>, cwd: &Path) -> AgentFolders {
     let home = variable("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let folders = agents::ALL.into_iter().filter_map(|agent| {
-        let named = variable(agent.folder_variable()).map(|folder| cwd.join(folder));
+        let below = |folder: PathBuf| match agent.below_variable() {
+            "" => folder,
+            name => folder.join(name),
+        };
+        let named = variable(agent.folder_variable()).map(|folder| below(cwd.join(folder)));
         let path = named.or_else(|| Some(home.as_ref()?.join(agent.default_folder())))?;
         Some(AgentFolder { agent: agent.name().to_owned(), path: workspace::bytes(path) })
     });
@@ -220,11 +224,18 @@ mod tests {
 
     #[test]
     fn an_empty_variable_makes_the_current_folder_nobodys() {
-        let set = [("HOME", "/h"), ("CODEX_HOME", ""), ("CLAUDE_CONFIG_DIR", "c")];
+        let set = [
+            ("HOME", "/h"),
+            ("CODEX_HOME", ""),
+            ("CLAUDE_CONFIG_DIR", "c"),
+            ("GEMINI_CLI_HOME", "/g"),
+        ];
         let agents = env(&set, Some("/f")).unwrap().agents;
         let folders: Vec<_> =
             agents.folders.iter().map(|it| (it.agent.as_str(), it.path.0.as_slice())).collect();
-        assert_eq!(folders, [("claude", b"/here/c".as_slice()), ("codex", b"/h/.codex")]);
+        let expected =
+            [("claude", b"/here/c".as_slice()), ("codex", b"/h/.codex"), ("gemini", b"/g/.gemini")];
+        assert_eq!(folders, expected);
         assert_eq!(env(&[("HOME", "/h"), ("BATON_HOME", "")], None).unwrap().home_dir, None);
     }
 

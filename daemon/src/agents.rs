@@ -12,7 +12,7 @@
 //! - [`start`]: how a program is started
 //! - [`talk`]: what it says while it works, and is told
 //! - [`adapter`]: what differs from agent to agent
-//! - [`claude`], [`codex`]: the agents
+//! - [`claude`], [`codex`], [`gemini`]: the agents
 //! - [`findings`]: what looks like a secret in a conversation
 //! - [`capture`], [`restore`]: from an agent's folder into a store, and from a store into a folder
 //! - [`departed`]: out of a folder, so that it can come to another place there
@@ -37,6 +37,7 @@ pub mod talk;
 pub mod adapter;
 pub mod claude;
 pub mod codex;
+pub mod gemini;
 pub mod findings;
 pub mod capture;
 pub mod restore;
@@ -48,7 +49,7 @@ mod conformance;
 use adapter::Agent;
 
 /// Every agent whose conversations travel, in the order in which they are asked.
-pub const ALL: [&dyn Agent; 2] = [&claude::Claude, &codex::Codex];
+pub const ALL: [&dyn Agent; 3] = [&claude::Claude, &codex::Codex, &gemini::Gemini];
 
 /// The agent of this name.
 pub fn named(name: &str) -> Option<&'static dyn Agent> {

@@ -49,7 +49,7 @@ enum What {
     },
     /// Asks an agent's program for its version, and whether somebody is logged in.
     Check {
-        /// `claude` or `codex`.
+        /// `claude`, `codex` or `gemini`.
         agent: String,
     },
     /// Puts Baton into an agent: hooks, `/handoff` and `/continue-locally`, and tools.

@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// The same from a file.
     #[arg(long, value_name = "F", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// The agent that does the work, such as `claude` or `codex`, or one of the node's own; `command` runs COMMAND. Each
+    /// The agent that does the work, such as `claude`, `codex` or `gemini`, or one of the node's own; `command` runs COMMAND. Each
     /// further one makes a run of its own. Unless said it is the one whose conversation travels, or the configured one.
     #[arg(long, value_name = "A")]
     agent: Vec<String>,

@@ -50,6 +50,8 @@ pub struct Target {
     pub cwd: PathBuf,
     /// The folder of the agent, under the name by which its program will know it.
     pub folder: PathBuf,
+    /// What the agent calls the folder of `cwd` in its own ([`Agent::project`]).
+    pub project: String,
 }
 
 impl Target {
@@ -93,6 +95,11 @@ pub trait Agent: Send + Sync + Debug {
     /// That variable.
     fn folder_variable(&self) -> &'static str;
 
+    /// Where the folder is below what the variable names.
+    fn below_variable(&self) -> &'static str {
+        ""
+    }
+
     /// The sessions that were held in a workspace, the newest first. `root` is without links.
     fn sessions(&self, folder: &Folder, root: &Path) -> Result<Vec<Session>, AgentError>;
 
@@ -122,6 +129,17 @@ pub trait Agent: Send + Sync + Debug {
 
     /// Where a file belongs; nothing for one that is none of this agent's. Names come from anybody.
     fn place(&self, name: &RelPath, to: &Target) -> Option<Place>;
+
+    /// What the agent calls the folder in which it keeps what belongs to a working folder, where that follows from what is
+    /// there, and not from the path alone.
+    fn project(&self, _folder: &Folder, _cwd: &Path) -> Result<String, AgentError> {
+        Ok(String::new())
+    }
+
+    /// Files that say whose that folder is. They come to be where they are missing.
+    fn signs(&self, _to: &Target) -> Vec<(RelPath, Vec<u8>)> {
+        Vec::new()
+    }
 
     /// Whether a file is given to every later conversation about the workspace: what comes from elsewhere is not to become
     /// a standing instruction here.
@@ -157,7 +175,7 @@ pub trait Agent: Send + Sync + Debug {
     /// The version that the output of `--version` names.
     fn version(&self, output: &str) -> Option<String>;
 
-    /// Arguments with which it says whether somebody is logged in.
+    /// Arguments with which it says whether somebody is logged in; none where it cannot say.
     fn login_arguments(&self) -> &'static [&'static str];
 
     /// What it has said to them.

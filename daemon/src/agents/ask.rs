@@ -81,7 +81,11 @@ fn is_program(file: &Path) -> bool {
 pub async fn ask(agent: &dyn Agent, asking: &Asking) -> Result<Told, AskError> {
     let (_, said) = output(asking, &["--version"]).await?;
     let version = agent.version(&said);
-    let login = match output(asking, agent.login_arguments()).await {
+    let arguments = agent.login_arguments();
+    if arguments.is_empty() {
+        return Ok(Told { version, login: Login::Unknown });
+    }
+    let login = match output(asking, arguments).await {
         Ok((success, said)) => agent.login(success, &said),
         Err(error) => {
             tracing::debug!(%error, "nobody knows whether somebody is logged in");

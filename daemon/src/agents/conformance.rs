@@ -381,7 +381,11 @@ fn a_folder_that_cannot_take_it_is_as_it_was() {
         let intake = home.vault.intake();
         let captured = taken(agent, &here, None, &intake);
         // A file where one of the last folders is to be.
-        let top = if agent.name() == "claude" { "file-history" } else { "sessions/2026/11/27" };
+        let top = match agent.name() {
+            "claude" => "file-history",
+            "gemini" => "tmp",
+            _ => "sessions/2026/11/27",
+        };
         let folder = there.folder(agent);
         write(&folder.join(top), b"in the way");
         let before = there.all(agent);

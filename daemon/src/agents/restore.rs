@@ -73,7 +73,7 @@ pub struct Restored {
     pub cwd: PathBuf,
     /// Where it was started before.
     pub from: PathBuf,
-    /// Files that were written, below the folder.
+    /// Files of it that were written, below the folder.
     pub written: Vec<String>,
     /// What was not.
     pub left_out: Vec<LeftOut>,
@@ -131,7 +131,7 @@ pub fn restore<S: ObjectSource + ?Sized>(
     };
     // What is there under its id and differs stays, and everything gets ids of its own.
     for ids in [first, mint(&BTreeSet::new())?] {
-        let to = writing.target(id, ids);
+        let to = writing.target(id, ids)?;
         if let Some(restored) = writing.write(&to)? {
             return Ok(restored);
         }
@@ -190,18 +190,19 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
         Ok(())
     }
 
-    fn target(&self, id: &str, ids: BTreeMap<String, String>) -> Target {
+    fn target(&self, id: &str, ids: BTreeMap<String, String>) -> Result<Target, AgentError> {
         let Destination { folder, seen_as, root, .. } = *self.destination;
         let workspace = PathMap::new([(self.origin.root.as_path(), root)]);
         let inside = self.origin.cwd.starts_with(&self.origin.root)
             && !self.origin.cwd.components().any(|it| it == std::path::Component::ParentDir);
         let cwd = if inside { workspace.path(&self.origin.cwd) } else { root.to_owned() };
-        Target {
+        Ok(Target {
             id: ids.get(id).map_or(id, String::as_str).to_owned(),
             ids,
+            project: self.agent.project(folder, &cwd)?,
             cwd,
             folder: seen_as.unwrap_or_else(|| folder.path()).to_owned(),
-        }
+        })
     }
 
     /// Writes everything under these ids; nothing where one of them is another conversation's.
@@ -270,6 +271,9 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
         }
         self.bases = bases;
         ready.extend(last);
+        if !self.place_signs(&mut stage, to)? {
+            return Ok(None);
+        }
         let mut written = Vec::new();
         for Ready { number, at, over } in &ready {
             let placed = match over {
@@ -292,6 +296,23 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
             left_out,
             resume: self.agent.resume_command(&to.id),
         }))
+    }
+
+    /// Has what says whose a folder is there; false where somebody else has just said it.
+    fn place_signs(&self, stage: &mut Stage<'_>, to: &Target) -> Result<bool, AgentError> {
+        let folder = self.destination.folder;
+        let failed = |source| AgentError::Write { path: folder.path().to_owned(), source };
+        for (at, bytes) in self.agent.signs(to) {
+            if folder.file(&at)?.is_some() {
+                continue;
+            }
+            let (number, mut file) = stage.create()?;
+            file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+            if stage.place(number, &at)? == Placed::Occupied {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Where a conversation of this id is, if that is not the place to which it would come: an agent would find either

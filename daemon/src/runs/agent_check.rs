@@ -166,7 +166,11 @@ impl Asking<'_> {
             let problem = format!("{} is not {}: it says {said:?}", self.program, agent.title());
             return Err((problem, format!("install {} on the node", agent.title())));
         }
-        let (success, said) = self.output(agent.login_arguments())?;
+        let arguments = agent.login_arguments();
+        if arguments.is_empty() {
+            return Ok(());
+        }
+        let (success, said) = self.output(arguments)?;
         match agent.login(success, &said) {
             Login::Yes(how) => report.login = Some(how),
             // Whoever has set up a provider of another kind for it may need none, and its program says the same then.

@@ -108,6 +108,13 @@ const MARK: &str = "HISTORY ";
 const MAX_TEXT: usize = 4_000;
 
 impl History {
+    /// What came of it, each once: a program may repeat one, as Gemini CLI does whenever it resumes.
+    pub(crate) fn results(&self) -> Vec<&String> {
+        let mut all: Vec<_> = self.results.iter().collect();
+        all.dedup();
+        all
+    }
+
     pub(crate) fn of(heard: &Heard) -> Self {
         let mut history = Self { folder: heard.folder(), ..Self::default() };
         let short = |text: &String| text.chars().take(MAX_TEXT).collect::<String>();

@@ -43,6 +43,7 @@ fn files_belong_to_the_session_wherever_their_names_come_from() {
         ids: [("old".to_owned(), "new".to_owned())].into(),
         cwd: "/w/x.y".into(),
         folder: "/f".into(),
+        project: String::new(),
     };
     let place = |name: &str| {
         let place = Claude.place(&RelPath::new(name.as_bytes()).unwrap(), &to)?;

@@ -41,6 +41,7 @@ fn files_come_only_to_places_of_rollouts() {
         ids: [(ID.to_owned(), ID.replace('0', "f"))].into(),
         cwd: "/w".into(),
         folder: "/f".into(),
+        project: String::new(),
     };
     let name = format!("sessions/2026/11/27/rollout-2026-11-27T00-12-30-{ID}.jsonl");
     let place = Codex.place(&rel(&name), &to).unwrap();

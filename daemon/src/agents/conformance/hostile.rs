@@ -138,6 +138,13 @@ fn links_and_special_files_of_a_session_do_not_travel() {
                 0,
             )
             .unwrap();
+        } else if agent.name() == "gemini" {
+            let own = files[1].1.parent().unwrap();
+            symlink(&secret, own.join("link.jsonl")).unwrap();
+            symlink(&machine.home, own.join("linked")).unwrap();
+            symlink(&secret, own.with_file_name("session-2026-11-27T00-40-01a21b58.jsonl"))
+                .unwrap();
+            symlink(&machine.home, folder.join("tmp/linked")).unwrap();
         } else {
             symlink(
                 &secret,
@@ -150,10 +157,13 @@ fn links_and_special_files_of_a_session_do_not_travel() {
         let intake = home.vault.intake();
         let captured = taken(agent, &machine, None, &intake);
         assert_eq!(captured.conversation.transcript.len(), files.len() + 1);
-        if agent.name() == "claude" {
-            let left: Vec<_> = captured.left_out.iter().map(|it| it.reason.name()).collect();
-            assert_eq!(left, ["special"; 4], "{:?}", captured.left_out);
-        }
+        let left: Vec<_> = captured.left_out.iter().map(|it| it.reason.name()).collect();
+        let special = match agent.name() {
+            "claude" => 4,
+            "gemini" => 2,
+            _ => 0,
+        };
+        assert_eq!(left, vec!["special"; special], "{:?}", captured.left_out);
         // The transcript itself.
         let path = machine.path(agent, ID);
         fs::rename(&path, &machine.home.join("moved")).unwrap();
@@ -204,7 +214,7 @@ fn a_conversation_from_anybody_writes_nothing_but_a_session() {
         assert!(restored.left_out.iter().all(|it| it.reason.name() == "unknown"));
         assert_eq!(restored.left_out.len(), 11);
         let all = there.all(agent);
-        assert_eq!(all.len(), files.len());
+        assert_eq!(all.len(), files.len() + super::samples::signs(agent));
         assert!(all.values().all(|bytes| bytes != b"hostile"));
     }
 }
@@ -311,7 +321,11 @@ fn nothing_is_written_through_a_link_in_the_folder() {
         fs::create_dir_all(&outside).unwrap();
         let folder = there.folder(agent);
         fs::create_dir_all(&folder).unwrap();
-        let top = if agent.name() == "claude" { "projects" } else { "sessions" };
+        let top = match agent.name() {
+            "claude" => "projects",
+            "gemini" => "tmp",
+            _ => "sessions",
+        };
         symlink(&outside, folder.join(top)).unwrap();
         let refused = written(agent, &there, &conversation, Form::Same, &intake);
         assert!(matches!(refused, Err(AgentError::Folder(_))), "{refused:?}");

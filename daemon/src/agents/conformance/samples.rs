@@ -99,6 +99,7 @@ impl Machine {
         let folder = self.folder(agent);
         let files = match agent.name() {
             "claude" => self.claude(id, cwd),
+            "gemini" => self.gemini(id, cwd),
             _ => codex(id, cwd),
         };
         let files: Vec<_> = files
@@ -114,21 +115,84 @@ impl Machine {
             write(&folder.join(".credentials.json"), b"{}");
             write(&folder.join("session-env").join(id).join("env"), b"export X=1");
         }
+        if agent.name() == "gemini" {
+            write(&folder.join("settings.json"), b"{}");
+            write(&folder.join("oauth_creds.json"), b"{}");
+            self.gemini_project(cwd);
+        }
         files
     }
 
     /// A session of a single turn.
     pub(super) fn one_turn(&self, agent: &dyn Agent, id: &str) {
         let cwd = &self.root;
-        let (at, text) = if agent.name() == "claude" {
-            let project = slug(cwd);
-            let turn = claude_turn(id, cwd, "hand it over", LAST_TURN);
-            (format!("projects/{project}/{id}.jsonl"), turn)
-        } else {
-            let turn = codex_turn(id, "1", "hand it over", "00:20:00");
-            (rollout(id, "00-12-30"), codex_meta(id, id, cwd, "") + &turn)
+        let (at, text) = match agent.name() {
+            "claude" => {
+                let turn = claude_turn(id, cwd, "hand it over", LAST_TURN);
+                (format!("projects/{}/{id}.jsonl", slug(cwd)), turn)
+            }
+            "gemini" => {
+                let at = format!("{}/chats/{}", self.gemini_project(cwd), gemini_file(id));
+                (at, gemini_first(id, "main") + &gemini_said("user", "hand it over", LAST_TURN))
+            }
+            _ => {
+                let turn = codex_turn(id, "1", "hand it over", "00:20:00");
+                (rollout(id, "00-12-30"), codex_meta(id, id, cwd, "") + &turn)
+            }
         };
         write(&self.folder(agent).join(at), text.as_bytes());
+    }
+
+    /// The folder of a project of Gemini, with what says whose it is.
+    fn gemini_project(&self, cwd: &Path) -> String {
+        let name = cwd.file_name().unwrap().to_str().unwrap().replace(' ', "-");
+        let at = format!("tmp/{name}");
+        let sign = self.home.join(".gemini").join(&at).join(".project_root");
+        write(&sign, cwd.to_str().unwrap().as_bytes());
+        at
+    }
+
+    fn gemini(&self, id: &str, cwd: &Path) -> Vec<(String, String, String)> {
+        let project = self.gemini_project(cwd);
+        let own = self.home.join(".gemini").join(&project);
+        let (own, cwd) = (own.to_str().unwrap(), cwd.to_str().unwrap());
+        let file = format!("{cwd}/src/main.rs");
+        let call = format!(
+            r#"{{"id":"m","timestamp":"2026-11-27T00:11:00.1Z","type":"gemini","content":"","thoughts":[],"tokens":{{"input":1.50}},"toolCalls":[{{"id":"t1","name":"read_file","args":{{"file_path":"{file}"}},"result":[{{"functionResponse":{{"id":"t1","name":"read_file","response":{{"output":"in {file}:\n\tfn main, all of it in {own}/tool-outputs/session-{id}/b.txt"}}}}}}],"status":"success","resultDisplay":{{"filePath":"{file}"}},"description":"{file}"}}]}}"#
+        );
+        let main = [
+            gemini_first(id, "main"),
+            format!(
+                r#"{{"$set":{{"messages":[{{"id":"c","type":"user","content":[{{"text":"<session_context>\nThe project's temporary directory is: {own}\n  - {cwd}\n</session_context>"}}]}}],"lastUpdated":"2026-11-27T00:10:31.0Z"}}}}"#
+            ) + "\n",
+            gemini_said("user", "look at the bug in app", "2026-11-27T00:10:32"),
+            "{\"$set\":{\"lastUpdated\":\"2026-11-27T00:10:32.2Z\"}}\n".to_owned(),
+            call + "\n",
+            format!(
+                r#"{{"id":"r","type":"user","content":[{{"functionResponse":{{"id":"t1","name":"read_file","response":{{"output":"in {file}"}}}}}}]}}"#
+            ) + "\n",
+            format!(r#"{{"$set":{{"directories":["{cwd}"]}}}}"#) + "\n",
+            gemini_said("gemini", &format!("said about {file}"), "2026-11-27T00:12:00"),
+            gemini_said("user", "hand it over", LAST_TURN),
+        ];
+        let of_agent = gemini_first(CHILD, "subagent")
+            + &gemini_said("user", "of a subagent", "2026-11-27T00:11:30");
+        let named = gemini_file(id);
+        let name = named.replace(id.get(..8).unwrap(), id);
+        vec![
+            (name, format!("{project}/chats/{named}"), main.concat()),
+            (
+                format!("subagents/{CHILD}.jsonl"),
+                format!("{project}/chats/{id}/{CHILD}.jsonl"),
+                of_agent,
+            ),
+            ("session/plans/p.md".into(), format!("{project}/{id}/plans/p.md"), "# Plan\n".into()),
+            (
+                "tool-outputs/b.txt".into(),
+                format!("{project}/tool-outputs/session-{id}/b.txt"),
+                "1\n2\n".into(),
+            ),
+        ]
     }
 
     fn claude(&self, id: &str, cwd: &Path) -> Vec<(String, String, String)> {
@@ -240,6 +304,26 @@ fn claude_turn(id: &str, cwd: &Path, text: &str, time: &str) -> String {
     )
 }
 
+/// The samples' ids begin alike: they are of different minutes.
+fn gemini_file(id: &str) -> String {
+    let minute = 10 + u32::from_str_radix(id.get(9..10).unwrap(), 16).unwrap();
+    format!("session-2026-11-27T00-{minute}-{}.jsonl", id.get(..8).unwrap())
+}
+
+fn gemini_first(id: &str, kind: &str) -> String {
+    format!(
+        "{{\"sessionId\":\"{id}\",\"projectHash\":\"549513bd\",\"startTime\":\"2026-11-27T00:10:30.0Z\",\"kind\":\"{kind}\"}}\n"
+    )
+}
+
+fn gemini_said(kind: &str, text: &str, time: &str) -> String {
+    let content =
+        if kind == "user" { format!("[{{\"text\":\"{text}\"}}]") } else { format!("\"{text}\"") };
+    format!(
+        "{{\"id\":\"{time}\",\"timestamp\":\"{time}.1Z\",\"type\":\"{kind}\",\"content\":{content}}}\n"
+    )
+}
+
 fn rollout(id: &str, time: &str) -> String {
     format!("sessions/2026/11/27/rollout-2026-11-27T{time}-{id}.jsonl")
 }
@@ -293,12 +377,18 @@ fn codex(id: &str, cwd: &Path) -> Vec<(String, String, String)> {
     vec![(name.clone(), name, main.concat()), (of_child.clone(), of_child, child_text)]
 }
 
+/// What comes to be beside the files of a conversation: what says whose a folder is.
+pub(super) fn signs(agent: &dyn Agent) -> usize {
+    usize::from(agent.name() == "gemini")
+}
+
 /// A line that comes after all others: what the agent has said.
 pub(super) fn later(agent: &dyn Agent, text: &str) -> String {
     match agent.name() {
         "claude" => format!(
             "{{\"type\":\"assistant\",\"message\":{{\"role\":\"assistant\",\"content\":[{{\"type\":\"text\",\"text\":\"{text}\"}}]}}}}\n"
         ),
+        "gemini" => gemini_said("gemini", text, "2026-11-27T01:00:00"),
         _ => format!(
             "{{\"timestamp\":\"2026-11-27T01:00:00.0Z\",\"type\":\"response_item\",\"payload\":{{\"type\":\"message\",\"role\":\"assistant\",\"content\":[{{\"type\":\"output_text\",\"text\":\"{text}\"}}]}}}}\n"
         ),
@@ -311,6 +401,9 @@ pub(super) fn call(agent: &dyn Agent, id: &str, command: &str) -> String {
         "claude" => format!(
             "{{\"type\":\"assistant\",\"message\":{{\"role\":\"assistant\",\"content\":[{{\"type\":\"tool_use\",\"id\":\"{id}\",\"name\":\"Bash\",\"input\":{{\"command\":\"{command}\"}}}}]}}}}\n"
         ),
+        "gemini" => format!(
+            "{{\"id\":\"{id}\",\"type\":\"gemini\",\"content\":\"\",\"toolCalls\":[{{\"id\":\"{id}\",\"name\":\"run_shell_command\",\"args\":{{\"command\":\"{command}\"}}}}]}}\n"
+        ),
         _ => format!(
             "{{\"timestamp\":\"2026-11-27T01:00:00.0Z\",\"type\":\"response_item\",\"payload\":{{\"type\":\"function_call\",\"name\":\"exec_command\",\"arguments\":\"{{\\\"cmd\\\":\\\"{command}\\\"}}\",\"call_id\":\"{id}\"}}}}\n"
         ),
@@ -322,6 +415,9 @@ pub(super) fn answer(agent: &dyn Agent, id: &str) -> String {
     match agent.name() {
         "claude" => format!(
             "{{\"type\":\"user\",\"message\":{{\"role\":\"user\",\"content\":[{{\"type\":\"tool_result\",\"tool_use_id\":\"{id}\",\"content\":\"done\"}}]}}}}\n"
+        ),
+        "gemini" => format!(
+            "{{\"id\":\"a{id}\",\"type\":\"user\",\"content\":[{{\"functionResponse\":{{\"id\":\"{id}\",\"name\":\"run_shell_command\",\"response\":{{\"output\":\"done\"}}}}}}]}}\n"
         ),
         _ => format!(
             "{{\"timestamp\":\"2026-11-27T01:00:00.0Z\",\"type\":\"response_item\",\"payload\":{{\"type\":\"function_call_output\",\"call_id\":\"{id}\",\"output\":\"done\"}}}}\n"
