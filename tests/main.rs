@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
+mod agents;
 mod ahead;
 mod always_on;
 mod apply;
@@ -21,13 +22,17 @@ mod handoff;
 mod harmed;
 mod kinds;
 mod live;
+mod mcp;
 mod notices;
 mod offline;
+mod real_agents;
+mod real_runs;
 mod rooms;
 mod restarts;
 mod roundtrip;
 mod secrets;
 mod service;
+mod setup;
 mod steer;
 mod tidy;
 

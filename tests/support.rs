@@ -22,3 +22,5 @@ pub(crate) mod git;
 pub(crate) mod authority;
 pub(crate) mod git_host;
 pub(crate) mod interloper;
+pub(crate) mod models;
+pub(crate) mod programs;

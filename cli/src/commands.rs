@@ -25,6 +25,7 @@ pub(crate) mod diff;
 pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod secret;
+pub(crate) mod agent;
 pub(crate) mod handoff;
 pub(crate) mod follow_up;
 pub(crate) mod pull;
@@ -32,6 +33,7 @@ pub(crate) mod undo;
 pub(crate) mod queue;
 pub(crate) mod check;
 pub(crate) mod doctor;
+pub(crate) mod mcp;
 
 /// The commands, in the order in which a newcomer meets them.
 #[derive(Debug, clap::Subcommand)]
@@ -58,6 +60,8 @@ pub(crate) enum Verb {
     Logs(run::LogsArgs),
     Say(run::SayArgs),
     Secret(secret::Args),
+    Agent(agent::Args),
+    Mcp(mcp::Args),
     Pull(pull::Args),
     Undo(undo::Args),
     Queue(queue::Args),
@@ -97,6 +101,8 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Logs(args) => run::logs(session, &args),
         Verb::Say(args) => run::say(session, &args),
         Verb::Secret(args) => secret::run(session, args),
+        Verb::Agent(args) => agent::run(session, &args),
+        Verb::Mcp(args) => mcp::run(session, &args),
         Verb::Pull(args) => pull::run(session, &args),
         Verb::Undo(args) => undo::run(session, &args),
         Verb::Queue(args) => queue::run(session, args),

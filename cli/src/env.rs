@@ -9,12 +9,15 @@ use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use baton_daemon::agents;
+use baton_daemon::api::control::{AgentFolder, AgentFolders};
 use baton_daemon::home::Home;
 use baton_daemon::notify_socket::NotifySocket;
 use baton_daemon::runs::environment::NodeEnvironment;
 use baton_store::ignore::GitUser;
 
 use crate::error::CliError;
+use crate::workspace;
 
 /// What the environment says.
 #[derive(Clone, Debug)]
@@ -40,16 +43,32 @@ pub(crate) struct Env {
     pub run: Option<String>,
     /// What runs on this machine inherit, where this process becomes a node.
     pub inherited: NodeEnvironment,
+    /// Everything, for programs of the user that this process starts itself.
+    pub variables: Variables,
     /// What git knows about the user.
     pub git_user: GitUser,
     /// Where git is.
     pub git: Option<PathBuf>,
     /// Folders of the user that runs must not see.
     pub private: Vec<PathBuf>,
+    /// Where agents keep their conversations.
+    pub agents: AgentFolders,
+    /// Where programs are looked for.
+    pub path: OsString,
     /// The folder of all programs' configurations; units of systemd are there, too.
     pub config_dir: Option<PathBuf>,
     /// The service manager that started this process.
     pub notify: Option<NotifySocket>,
+}
+
+/// Names and values, of which only the names are ever shown.
+#[derive(Clone, Default)]
+pub(crate) struct Variables(pub Vec<(OsString, OsString)>);
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 impl Env {
@@ -62,12 +81,13 @@ impl Env {
         })?;
         let (out, err) = (std::io::stdout().is_terminal(), std::io::stderr().is_terminal());
         let env = Self::from_variables(
-            |name| std::env::var_os(name).filter(|value| !value.is_empty()),
+            |name| std::env::var_os(name),
             Terminals { input: std::io::stdin().is_terminal(), out, err },
             cwd,
             home,
         )?;
-        Ok(Self { inherited: NodeEnvironment::new(std::env::vars_os()), ..env })
+        let variables = Variables(std::env::vars_os().collect());
+        Ok(Self { inherited: NodeEnvironment::new(std::env::vars_os()), variables, ..env })
     }
 
     fn from_variables(
@@ -76,6 +96,8 @@ impl Env {
         cwd: PathBuf,
         home: Option<&Path>,
     ) -> Result<Self, CliError> {
+        // One that is empty says nothing: joined to the current folder it would be that.
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let home_dir = home
             .map(Path::to_owned)
             .or_else(|| variable("BATON_HOME").map(PathBuf::from))
@@ -106,6 +128,7 @@ impl Env {
         let colour =
             variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb");
         let text = |name| variable(name).and_then(|value| value.into_string().ok());
+        let cwd_of_agents = cwd.clone();
         Ok(Self {
             home,
             home_dir,
@@ -117,13 +140,31 @@ impl Env {
             log: text("BATON_LOG"),
             run: text("BATON_RUN"),
             inherited: NodeEnvironment::default(),
+            variables: Variables::default(),
             git_user: git_user(folder),
             git: variable("PATH").and_then(|path| find_program("git", &path)),
             private: folder("HOME").into_iter().collect(),
+            agents: agent_folders(&variable, &cwd_of_agents),
+            path: variable("PATH").unwrap_or_default(),
             config_dir: below_home("XDG_CONFIG_HOME", ".config").ok(),
             notify: variable("NOTIFY_SOCKET").and_then(|value| NotifySocket::new(&value)),
         })
     }
+}
+
+/// The folder of each agent: the one that its variable names, or the one in the home.
+fn agent_folders(variable: &impl Fn(&str) -> Option<OsString>, cwd: &Path) -> AgentFolders {
+    let home = variable("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let folders = agents::ALL.into_iter().filter_map(|agent| {
+        let below = |folder: PathBuf| match agent.below_variable() {
+            "" => folder,
+            name => folder.join(name),
+        };
+        let named = variable(agent.folder_variable()).map(|folder| below(cwd.join(folder)));
+        let path = named.or_else(|| Some(home.as_ref()?.join(agent.default_folder())))?;
+        Some(AgentFolder { agent: agent.name().to_owned(), path: workspace::bytes(path) })
+    });
+    AgentFolders { folders: folders.collect(), home: home.as_ref().map(workspace::bytes) }
 }
 
 /// Where git looks for the user's own ignore rules.
@@ -179,6 +220,23 @@ mod tests {
         assert_eq!(of(&set, None), Some("/b".into()));
         assert_eq!(of(&[("BATON_HOME", "b")], None), Some("/here/b".into()));
         assert_eq!(of(&[("HOME", "/h")], None), None);
+    }
+
+    #[test]
+    fn an_empty_variable_makes_the_current_folder_nobodys() {
+        let set = [
+            ("HOME", "/h"),
+            ("CODEX_HOME", ""),
+            ("CLAUDE_CONFIG_DIR", "c"),
+            ("GEMINI_CLI_HOME", "/g"),
+        ];
+        let agents = env(&set, Some("/f")).unwrap().agents;
+        let folders: Vec<_> =
+            agents.folders.iter().map(|it| (it.agent.as_str(), it.path.0.as_slice())).collect();
+        let expected =
+            [("claude", b"/here/c".as_slice()), ("codex", b"/h/.codex"), ("gemini", b"/g/.gemini")];
+        assert_eq!(folders, expected);
+        assert_eq!(env(&[("HOME", "/h"), ("BATON_HOME", "")], None).unwrap().home_dir, None);
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 mod error;
-mod env;
 mod workspace;
+mod edit;
+mod env;
 mod report;
 mod progress;
 mod detach;

@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use baton_protocol::message::Permissions;
 use baton_store::fs::{self, FsError};
 use serde::{Deserialize, Serialize};
 
@@ -203,18 +204,6 @@ impl Default for AgentConfig {
             input: true,
         }
     }
-}
-
-/// What an agent may do unasked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Permissions {
-    /// Nothing that changes something.
-    Ask,
-    /// Edit files.
-    Edits,
-    /// Everything.
-    All,
 }
 
 /// Where a value comes from.

@@ -2,26 +2,23 @@
 //!
 //! Not here: terminals, the environment and exit codes; a command line asks over the control socket.
 //!
-//! - [`failure`]: what a command that failed says
-//! - [`report`]: from what the store knows to what `--json` prints
+//! - [`failure`], [`report`]: what a command that failed says, and what `--json` prints of the store
 //! - [`opening`]: what a home keeps, opened
 //! - [`rooming`], [`moving`]: the rooms of runs and their limits, and a namespace of this process
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
-//! - [`transfer`]: between this home and a node
-//! - [`patch`]: a unified diff
+//! - [`transfer`], [`patch`]: between this home and a node; a unified diff
 //! - [`guard`]: what the secret scan holds back, and `allow`
 //! - [`waiting`]: the queue as people see it
 //! - [`parcels`], [`outbox`]: what is sent at once, or put into the queue
 //! - [`histories`]: histories that follow later
 //! - [`background`]: always-on sync of what is watched
 //! - [`swift`]: a small push over a standing connection
-//! - [`trees`]: snapshot, push, log, diff, restore, status
-//! - [`handoffs`]: handoff and pull
+//! - [`trees`], [`stopped`]: snapshot, push, log, diff, restore, status; and a snapshot where an agent has stopped
+//! - [`conversations`], [`handoffs`]: which conversation travels, and moving work to a node
 //! - [`remote_runs`]: the runs of other nodes
 //! - [`steering`], [`runs_secrets`]: what those at work are told, and given
-//! - [`pulls`]: what a run left, in a folder of its own
-//! - [`applies`]: what a run left, into a checkout; and undo
+//! - [`pulls`], [`applies`]: what a run left, in a folder of its own or into a checkout; and undo
 //! - [`health`]: check and doctor
 //!
 //! **Invariant:** one daemon a home, held by the lock of its store.
@@ -44,6 +41,8 @@ mod histories;
 mod background;
 mod swift;
 mod trees;
+mod stopped;
+pub mod conversations;
 mod handoffs;
 mod pulls;
 mod remote_runs;
@@ -457,6 +456,7 @@ impl Daemon {
             Command::Allow(call) => self.allow(call).await,
             Command::Status { path } => self.status(path, events).await,
             Command::Snapshot { path, message } => self.snapshot(path, message, events).await,
+            Command::Stopped { path, message } => self.stopped(path, message, events).await,
             Command::Push { path, remote, wait } => self.push(path, remote, wait, events).await,
             Command::Log { path } => self.log(path).await,
             Command::Diff { a, b, path, patch } => self.diff(a, b, path, patch, events).await,
@@ -464,6 +464,7 @@ impl Daemon {
                 self.restore(snapshot, into, remote, events).await
             }
             Command::Handoff(call) => self.handoff(*call, events).await,
+            Command::NodeAgents { agents, remote } => self.node_agents(agents, remote).await,
             Command::RunList { remote } => self.run_list(remote).await,
             Command::RunShow { run } => self.run_show(&run, events).await,
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,

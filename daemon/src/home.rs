@@ -87,6 +87,11 @@ impl Home {
         self.state_dir.join("applies")
     }
 
+    /// Which conversation is at work in which workspace.
+    pub fn sessions_dir(&self) -> PathBuf {
+        self.state_dir.join("sessions")
+    }
+
     /// What can be computed again.
     pub fn caches_dir(&self) -> PathBuf {
         self.state_dir.join("cache")

@@ -19,6 +19,7 @@ pub mod client;
 pub mod watch;
 pub mod keeper;
 pub mod thinning;
+pub mod agents;
 pub mod workspace;
 pub mod api;
 pub mod queue;

@@ -5,13 +5,14 @@
 //! - [`options`]: what holds for all of them
 //! - [`log`], [`lines`], [`mask`], [`follow`]: its output
 //! - [`refused`]: why a request about runs fails
-//! - [`process`], [`execute`]: its processes
+//! - [`process`], [`execute`], [`hearing`]: its processes, and what they say
 //! - [`homes`], [`limits`]: what it keeps for its thread, and what it may take of the machine
 //! - [`turns`]: whose is next
 //! - [`input`], [`reads`], [`steer`]: what it is told, and whether it waits for that
 //! - [`kept`], [`attend`]: what it has done so far, and what goes on beside it
 //! - [`git_access`]: what its git has instead of credentials
-//! - [`program`]: what it executes
+//! - [`live`]: one that has not ended
+//! - [`agent`], [`program`]: what it executes; [`agent_check`]: whether it could
 //! - [`life`], [`checked`], [`ended`], [`recover`]: what happens when, then, and after the node died
 //! - [`setting_up`]: what it finds installed
 //! - [`delete`]: taking one away
@@ -40,10 +41,14 @@ mod reads;
 mod process;
 mod limits;
 mod homes;
+mod hearing;
 mod execute;
 mod kept;
 mod attend;
 mod git_access;
+mod agent;
+mod agent_check;
+mod live;
 mod program;
 mod life;
 mod setting_up;
@@ -61,9 +66,8 @@ mod hostile;
 mod filling;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use baton_protocol::id::{RunId, VaultId};
 use baton_protocol::message::{RunInfo, RunSpec, RunState};
@@ -78,18 +82,18 @@ use crate::notices::Notices;
 use crate::rooms::Room;
 use crate::secrets::Secrets;
 use crate::task::{TaskFailed, Tasks};
-use checkout::{Checkouts, Place};
-use environment::{Folders, Installed};
+use checkout::Checkouts;
+use environment::Folders;
 use follow::RunLog;
 use homes::Homes;
-use input::Input;
 use limits::NodeLimits;
+use live::{Live, Stop};
 use log::writer::Log;
-pub use options::{AgentLimits, RunOptions};
+pub use options::{AgentLimits, AgentProgram, RunOptions};
 pub(crate) use recover::kill_leftovers_in;
 use refused::check;
 pub use refused::{RunsError, SpecError};
-use turns::{Asked, Turn, Turns};
+use turns::{Asked, Turns};
 
 /// What runs need of their node.
 #[derive(Clone)]
@@ -148,92 +152,6 @@ impl Inner {
 /// A run that was put among the live ones, and its place in the queue.
 type New = (Arc<Live>, Asked);
 
-/// A run that has not ended.
-struct Live {
-    run: RunId,
-    user: String,
-    vault: VaultId,
-    spec: RunSpec,
-    folders: Folders,
-    /// Known once it is prepared.
-    home: OnceLock<PathBuf>,
-    installed: OnceLock<Installed>,
-    info: watch::Sender<RunInfo>,
-    stop: watch::Sender<Option<Stop>>,
-    log: Arc<Log>,
-    /// What is said to its program.
-    input: Input,
-    /// Its own while it is at work.
-    turn: Mutex<Option<Turn>>,
-    /// Held while a snapshot of it is made; whether the last one was.
-    sealed: Arc<tokio::sync::Mutex<bool>>,
-}
-
-/// Why a run is to end before its program has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    /// Its user wants it.
-    Cancelled,
-    /// The node shuts down.
-    Interrupted,
-    /// Its time is up.
-    TookTooLong,
-}
-
-impl Live {
-    fn place(&self) -> Place {
-        self.folders.place(&self.spec, self.vault)
-    }
-
-    fn has_home_at(&self, home: PathBuf) {
-        // A run is prepared once.
-        drop(self.home.set(home));
-    }
-
-    fn home(&self) -> PathBuf {
-        self.home.get().cloned().unwrap_or_else(|| self.folders.own_home())
-    }
-
-    fn ask_to_stop(&self, stop: Stop) {
-        self.stop.send_if_modified(|asked| {
-            let first = asked.is_none();
-            asked.get_or_insert(stop);
-            first
-        });
-    }
-
-    /// Waits until it is the run's turn, or says why it is not waited for any more.
-    async fn wait_for_turn(&self, asked: Asked) -> Result<(), Stop> {
-        let turn = tokio::select! {
-            biased;
-            stop = self.stopped() => return Err(stop),
-            turn = asked.turn() => turn,
-        };
-        *self.turn() = Some(turn);
-        Ok(())
-    }
-
-    fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lets another one be at work.
-    fn give_turn_back(&self) {
-        let turn = self.turn().take();
-        drop(turn);
-    }
-
-    /// Resolves when the run is to end.
-    async fn stopped(&self) -> Stop {
-        let mut asked = self.stop.subscribe();
-        match asked.wait_for(Option::is_some).await.map(|stop| *stop) {
-            Ok(Some(stop)) => stop,
-            // The sender lives as long as `self`.
-            Ok(None) | Err(_) => std::future::pending().await,
-        }
-    }
-}
-
 impl Runs {
     /// Prepares to run. Nothing is started before [`Runs::recover`], which must be called first.
     pub fn new(mut options: RunOptions, parts: RunParts) -> Result<Self, FsError> {
@@ -276,6 +194,7 @@ impl Runs {
         spec: RunSpec,
     ) -> Result<RunInfo, RunsError> {
         check(&spec)?;
+        self.0.options.check_agent(&spec)?;
         if self.is_without_network(&spec) && !self.0.parts.room.isolated() {
             return Err(SpecError::Network(spec.agent).into());
         }
@@ -350,21 +269,7 @@ impl Runs {
         let run = row.info.spec.run;
         let folders = Folders::of(&self.0.options.folder, run);
         let log = Arc::new(Log::new(folders.log(), self.0.options.max_log));
-        let live = Arc::new(Live {
-            run,
-            user: row.user,
-            vault: row.vault,
-            spec: row.info.spec.clone(),
-            folders,
-            home: OnceLock::new(),
-            installed: OnceLock::new(),
-            info: watch::Sender::new(row.info),
-            stop: watch::Sender::new(None),
-            log,
-            input: Input::default(),
-            turn: Mutex::default(),
-            sealed: Arc::default(),
-        });
+        let live = Arc::new(Live::new(row, folders, log));
         let mut all = self.live();
         all.insert(run, Arc::clone(&live));
         self.0.count.send_replace(all.len());

@@ -3,21 +3,23 @@
 //! Everything here blocks: it walks trees and waits for disks. One snapshot of a workspace is taken
 //! at a time.
 
+mod error;
 mod attach;
 mod carried;
+pub mod conversing;
 mod history;
 mod place;
 pub(crate) mod repository;
+mod taken;
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use baton_protocol::id::{DeviceId, IdempotencyKey, SnapshotId, WorkspaceId};
 use baton_protocol::message::Head;
-use baton_protocol::object::{Omission, OmitReason, Snapshot, TreeSums};
+use baton_protocol::object::Snapshot;
 use baton_store::catalog::Catalog;
 use baton_store::catalog::held::HeldFinding;
 use baton_store::catalog::workspaces::Workspace;
@@ -26,19 +28,23 @@ use baton_store::error::StoreError;
 use baton_store::git::GitProgram;
 use baton_store::ignore::GitUser;
 use baton_store::journal::RefUpdate;
-use baton_store::scan::{Guard, Progress, ScanError, ScanOptions, Scanned};
+use baton_store::scan::{Guard, Progress, ScanOptions, Scanned};
 use baton_store::secrets::SecretRules;
 use baton_store::snapshot::{
-    SnapshotError, SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
+    SnapshotParts, build_snapshot, has_same_content, load_snapshot, store_snapshot,
 };
 use baton_store::vault::{CommitError, Intake, Vault};
 
 use attach::attach;
+use conversing::{LookedAt, Wanted};
+pub use error::TakeError;
 pub use history::{Receiver, Rest};
 pub use place::PlaceError;
 use place::place_of;
 use repository::Looked;
+pub use taken::{Taken, split_torn};
 
+use crate::agents::session::AgentError;
 use crate::clock::Clock;
 use crate::keeper::{Keeper, Watched, Watching};
 
@@ -50,47 +56,8 @@ const MAX_AHEAD: u64 = 1 << 32;
 /// has 128. A tree has one, and a linked worktree one more for the repository that it is of.
 const MAX_KEPT: usize = 64;
 
-/// A snapshot could not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum TakeError {
-    /// The tree could not be read.
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The snapshot cannot be represented.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// The ref could not be moved.
-    #[error("making the snapshot durable")]
-    Commit(#[from] CommitError),
-    /// A node claims a head that no history of this home can have led to.
-    #[error("the node has number {theirs} of this workspace and this home {own}, which cannot be")]
-    Ahead {
-        /// What the node says.
-        theirs: u64,
-        /// This home's own number.
-        own: u64,
-    },
-    /// A file to attach could not be read.
-    #[error("attaching {}", path.display())]
-    Attach {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// History that was cut could not be made whole.
-    #[error("making the history of the repository whole")]
-    History(#[source] baton_store::git::GitError),
-    /// Two files to attach have one name.
-    #[error("two files to attach are called {}", name.display())]
-    SameName {
-        /// The name.
-        name: PathBuf,
-    },
-}
+/// How often a conversation is looked at again that changes meanwhile.
+const TRIES: u32 = 3;
 
 /// What a snapshot is taken with, beside the tree.
 #[derive(Clone, Debug, Default)]
@@ -103,35 +70,8 @@ pub struct TakeOptions {
     pub session: String,
     /// Whom it is taken for, where it is to be sent.
     pub receiver: Option<Receiver>,
-}
-
-/// A snapshot that is durable here.
-#[derive(Debug)]
-pub struct Taken {
-    /// Whose.
-    pub workspace: WorkspaceId,
-    /// Its id.
-    pub id: SnapshotId,
-    /// The snapshot.
-    pub snapshot: Snapshot,
-    /// Files and bytes in it.
-    pub sums: TreeSums,
-    /// Paths that differ from the snapshot before.
-    pub files_changed: u64,
-    /// What was left out or torn.
-    pub omitted: Vec<Omission>,
-    /// What people should know.
-    pub notes: Vec<String>,
-    /// Whether it was made now; otherwise nothing had changed.
-    pub is_new: bool,
-    /// Whether history of its repository was cut; what follows is to be seen to.
-    pub is_cut: bool,
-    /// How long the barrier took.
-    pub barrier: Duration,
-    /// How long the scan took.
-    pub scan: Duration,
-    /// How long storing took.
-    pub store: Duration,
+    /// The conversation that travels with it.
+    pub conversation: Option<Wanted>,
 }
 
 /// What is done with a snapshot while it is being made durable: begun before, so that it goes on
@@ -255,17 +195,27 @@ impl Workspaces {
         mut beside: Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
         let keeper = self.keeper(workspace, root);
-        // One look at a time.
-        let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.take_from(workspace, &mut keeper, options, progress, &mut beside) {
-            Err(TakeError::Commit(
-                error @ (CommitError::Missing(_) | CommitError::Store(StoreError::Contradicted(_))),
-            )) => {
-                tracing::warn!(%error, "what is known of files is wrong; every one is read again");
-                keeper.forget();
-                self.take_from(workspace, &mut keeper, options, progress, &mut beside)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // Before the tree is anybody's: it may take long.
+            let said = self.look_at_conversation(workspace, options)?;
+            // One look at a time.
+            let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            let keeper = &mut *keeper;
+            match self.take_from(workspace, keeper, (options, &said), progress, &mut beside) {
+                Err(TakeError::Commit(
+                    error @ (CommitError::Missing(_)
+                    | CommitError::Store(StoreError::Contradicted(_))),
+                )) => {
+                    tracing::warn!(%error, "what is known of files is wrong; every one is read again");
+                    keeper.forget();
+                    let options = (options, &said);
+                    return self.take_from(workspace, keeper, options, progress, &mut beside);
+                }
+                Err(TakeError::Conversation(AgentError::Unsteady { .. })) if tries < TRIES => {}
+                taken => return taken,
             }
-            taken => taken,
         }
     }
 
@@ -273,17 +223,21 @@ impl Workspaces {
         &self,
         workspace: WorkspaceId,
         keeper: &mut Keeper,
-        options: &TakeOptions,
+        (options, said): (&TakeOptions, &LookedAt),
         progress: &Progress,
         beside: &mut Option<&mut dyn Beside>,
     ) -> Result<Taken, TakeError> {
+        let storing = self.clock.instant();
+        let intake = self.vault.intake();
+        // Nobody hears of what is put before somebody is told of the intake.
+        let mut conversations = said.store(&intake)?;
+        let said_in = self.clock.since(storing);
         let started = self.clock.instant();
         if progress.wants_total()
             && let Some(files) = self.files_before(workspace)
         {
             progress.set_total(files);
         }
-        let intake = self.vault.intake();
         if let Some(beside) = beside {
             beside.start(&intake);
         }
@@ -305,7 +259,8 @@ impl Workspaces {
             self.look(keeper, base, &intake, &scan_options, progress)?;
         let scan = self.clock.since(started).saturating_sub(barrier);
         let storing = self.clock.instant();
-        let conversations = attach(&intake, options)?;
+        let omitted = [omitted, said.omitted.clone()].concat();
+        conversations.extend(attach(&intake, options)?);
         let parts = SnapshotParts {
             workspace,
             device: self.device,
@@ -333,10 +288,11 @@ impl Workspaces {
             _ => (self.commit(&intake, &snapshot, head, beside)?, snapshot),
         };
         self.note_held(workspace, &scanned)?;
-        let (sums, notes) = (scanned.sums, [scanned.notes.clone(), of_git].concat());
+        let sums = scanned.sums;
+        let notes = [scanned.notes.clone(), of_git, said.notes.clone()].concat();
         keeper.remember(known);
         keeper.keep(scanned);
-        let store = self.clock.since(storing);
+        let store = self.clock.since(storing) + said_in;
         Ok(Taken {
             workspace,
             id,
@@ -489,11 +445,6 @@ fn whole<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         }
         other => other.map(Some),
     }
-}
-
-/// What of a list was left out, and what was carried though it changed while it was read.
-pub fn split_torn(omitted: &[Omission]) -> (Vec<&Omission>, Vec<&Omission>) {
-    omitted.iter().partition(|omission| omission.reason != OmitReason::Torn)
 }
 
 #[cfg(test)]

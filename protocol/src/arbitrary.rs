@@ -16,9 +16,10 @@ use crate::id::{
     ObjectKind, RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
-    AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest, Head,
-    LogEntry, LogReply, LogStream, Opening, PushHello, PushReply, PushRequest, Question,
-    QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState, Terms, Welcome,
+    AgentReport, AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest,
+    Head, LogEntry, LogReply, LogStream, Opening, Permissions, PushHello, PushReply, PushRequest,
+    Question, QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState,
+    Terms, Welcome,
     secrets::{PushScope, SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
@@ -196,8 +197,32 @@ pub(crate) fn ticket() -> impl Strategy<Value = Ticket> {
 }
 
 fn terms() -> impl Strategy<Value = Terms> {
-    (option::of("\\PC{0,20}"), option::of(any::<u64>()), option::of(any::<bool>()))
-        .prop_map(|(check, timeout_ms, input)| Terms { check, timeout_ms, input })
+    let permissions = select(vec![Permissions::Ask, Permissions::Edits, Permissions::All]);
+    let said = (option::of("\\PC{0,20}"), option::of(any::<u64>()), option::of(any::<bool>()));
+    (said, option::of("\\PC{0,9}"), option::of(permissions)).prop_map(
+        |((check, timeout_ms, input), model, permissions)| Terms {
+            check,
+            timeout_ms,
+            input,
+            model,
+            permissions,
+        },
+    )
+}
+
+fn agent_report() -> impl Strategy<Value = AgentReport> {
+    let permissions = select(vec![Permissions::Ask, Permissions::Edits, Permissions::All]);
+    let texts = || option::of("\\PC{0,9}");
+    ("\\PC{0,9}", texts(), texts(), permissions, texts(), texts()).prop_map(
+        |(agent, version, login, permissions, problem, fix)| AgentReport {
+            agent,
+            version,
+            login,
+            permissions,
+            problem,
+            fix,
+        },
+    )
 }
 
 fn question() -> impl Strategy<Value = Question> {
@@ -296,6 +321,7 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
             .prop_map(|(run, question, answer)| { Request::AnswerRun { run, question, answer } }),
         run_id().prop_map(Request::DeleteRun),
         run_id().prop_map(Request::KeepRun),
+        vec("\\PC{0,9}", 0..3).prop_map(Request::CheckAgents),
     ]
     .prop_map(Opening::new)
 }
@@ -381,6 +407,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         any::<bool>().prop_map(|wanted| Reply::Ahead(AheadReply::Wanted(wanted))),
         Just(Reply::Ahead(AheadReply::Kept)),
         vec(secret_entry(), 0..5).prop_map(Reply::Secrets),
+        vec(agent_report(), 0..5).prop_map(Reply::Agents),
     ]
 }
 

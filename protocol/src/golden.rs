@@ -14,9 +14,10 @@ use crate::id::{
     ObjectKind, RunId, SnapshotId, ThreadId, TreeId, WorkspaceId,
 };
 use crate::message::{
-    self, AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest, Head,
-    LogEntry, LogReply, LogStream, Opening, PushHello, PushReply, PushRequest, Question,
-    QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState, Terms, Welcome,
+    self, AgentReport, AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply,
+    FetchRequest, Head, LogEntry, LogReply, LogStream, Opening, Permissions, PushHello, PushReply,
+    PushRequest, Question, QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec,
+    RunState, Terms, Welcome,
     secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
@@ -391,7 +392,13 @@ fn run() -> RunInfo {
             command: vec![b"ls".to_vec(), b"-l".to_vec()],
             prompt: Some("go".into()),
             parent: Some(RunId::from_bytes([6; 16])),
-            terms: Terms { check: Some("ls".into()), timeout_ms: Some(300), input: Some(false) },
+            terms: Terms {
+                check: Some("ls".into()),
+                timeout_ms: Some(300),
+                input: Some(false),
+                model: Some("m".into()),
+                permissions: Some(Permissions::Edits),
+            },
         },
         state: RunState::Interrupted,
         reason: None,
@@ -410,6 +417,17 @@ fn run() -> RunInfo {
             asked_at: 300,
         }),
         checked: Some(Checked { state: CheckState::Failed, exit_code: Some(2), tail: "no".into() }),
+    }
+}
+
+fn agent() -> AgentReport {
+    AgentReport {
+        agent: "a".into(),
+        version: Some("1".into()),
+        login: None,
+        permissions: Permissions::All,
+        problem: Some("p".into()),
+        fix: None,
     }
 }
 
@@ -457,6 +475,7 @@ fn requests() {
         ),
         ("delete run", opening(Request::DeleteRun(id))),
         ("keep run", opening(Request::KeepRun(id))),
+        ("check agents", opening(Request::CheckAgents(vec!["a".into()]))),
         ("commit", hex(&message::encode(&PushRequest::Commit).unwrap())),
         ("want", hex(&message::encode(&FetchRequest::Want(vec![want.into()])).unwrap())),
         ("offer", hex(&message::encode(&AheadRequest::Offer(vec![[7; 8]])).unwrap())),
@@ -465,25 +484,26 @@ fn requests() {
     assert_golden(
         &found,
         r"
-        join: 1e00000001030300[09*20]066c6170746f70
-        hello: 0300000001030301
-        push: 4400000001030302[01*16]00[02*32][03*16]
-        fetch: 0300000001030303
-        refs: 0300000001030304
-        create run: 8000000001030305[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]01026c7301ac020100
-        list runs: 0300000001030306
-        show run: 1300000001030307[01*16]
-        logs: 1600000001030308[01*16]ac0201
-        wait run: 1300000001030309[01*16]
-        cancel run: 130000000103030a[01*16]
-        ahead: 030000000103030b
-        set secret: 0f0000000103030c05544f4b454e000378797a00
-        list secrets: 030000000103030d
-        remove secret: 130000000103030e05544f4b454e0107636f6d6d616e6400
-        say run: 180000000103030f[01*17]02686901
-        answer run: 1900000001030310[01*18]31020179
-        delete run: 1300000001030311[01*16]
-        keep run: 1300000001030312[01*16]
+        join: 1e00000001040400[09*20]066c6170746f70
+        hello: 0300000001040401
+        push: 4400000001040402[01*16]00[02*32][03*16]
+        fetch: 0300000001040403
+        refs: 0300000001040404
+        create run: 8500000001040405[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]01026c7301ac02010001016d0101
+        list runs: 0300000001040406
+        show run: 1300000001040407[01*16]
+        logs: 1600000001040408[01*16]ac0201
+        wait run: 1300000001040409[01*16]
+        cancel run: 130000000104040a[01*16]
+        ahead: 030000000104040b
+        set secret: 0f0000000104040c05544f4b454e000378797a00
+        list secrets: 030000000104040d
+        remove secret: 130000000104040e05544f4b454e0107636f6d6d616e6400
+        say run: 180000000104040f[01*17]02686901
+        answer run: 1900000001040410[01*18]31020179
+        delete run: 1300000001040411[01*16]
+        keep run: 1300000001040412[01*16]
+        check agents: 0600000001040413010161
         commit: 010000000100
         want: 2300000001000103[06*32]
         offer: 0a000000010001[07*8]
@@ -527,6 +547,7 @@ fn replies() {
         ("wanted", reply(Reply::Ahead(AheadReply::Wanted(true)))),
         ("kept", reply(Reply::Ahead(AheadReply::Kept))),
         ("secrets", reply(Reply::Secrets(vec![secret()]))),
+        ("agents", reply(Reply::Agents(vec![agent()]))),
     ];
     assert_golden(
         &found,
@@ -534,7 +555,7 @@ fn replies() {
         refused: 0500000001000a026e6f
         welcome: 310000000101056f776e6572[03*33]72756e05302e312e30
         refs: 540000000102[01*17][03*32][02*32]ac02
-        run: c20000000103[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]01026c7301ac020100070001[05*32]01010101022f77ac0201ad02000101310103726d3f010179ac0201020104026e6f
+        run: c70000000103[01*16][02*16][03*16][04*32]07636f6d6d616e6402026c73022d6c0102676f01[06*16]01026c7301ac02010001016d0101070001[05*32]01010101022f77ac0201ad02000101310103726d3f010179ac0201020104026e6f
         runs: 02000000010400
         acked: 24000000010500[02*32]ac02
         head moved: 2500000001050101[02*32]ac02
@@ -546,6 +567,7 @@ fn replies() {
         wanted: 0300000001080001
         kept: 02000000010801
         secrets: 1200000001090105544f4b454e0107636f6d6d616e6400
+        agents: 0d000000010a010161010131000201017000
     ",
     );
 }
@@ -572,5 +594,5 @@ fn numbers() {
     assert_eq!(message::encode(&RefusalCode::Unavailable).unwrap()[5..], [10]);
     assert_eq!(message::encode(&RefusalCode::Busy).unwrap()[5..], [11]);
     assert_eq!(message::ALPN, b"baton/1");
-    assert_eq!((message::OLDEST, message::VERSION), (3, 3));
+    assert_eq!((message::OLDEST, message::VERSION), (4, 4));
 }

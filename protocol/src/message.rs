@@ -19,16 +19,16 @@ use crate::id::{
 };
 
 pub use runs::{
-    Answer, CheckState, Checked, LogEntry, LogReply, LogStream, Question, QuestionKind, RunInfo,
-    RunSpec, RunState, Terms,
+    AgentReport, Answer, CheckState, Checked, LogEntry, LogReply, LogStream, Permissions, Question,
+    QuestionKind, RunInfo, RunSpec, RunState, Terms,
 };
 use secrets::{SecretEntry, SetSecret};
 
 /// The newest version of these messages that this program speaks.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The oldest one. It is that of every request that was in it, so that programs of both can talk, once there are two.
-pub const OLDEST: u16 = 3;
+pub const OLDEST: u16 = 4;
 
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
 pub const ALPN: &[u8] = b"baton/1";
@@ -36,6 +36,9 @@ pub const ALPN: &[u8] = b"baton/1";
 /// Most ids of one [`Want`](FetchRequest::Want) or [`Missing`](PushReply::Missing): 540,672 bytes, so
 /// that they always fit a frame.
 pub const MAX_IDS: usize = 16 * 1024;
+
+/// Most agents that are asked for at once.
+pub const MAX_AGENTS: usize = 64;
 
 /// Most items of one [`PushReply::NeedFull`]: at most 640 KiB, so that they always fit a frame.
 pub const MAX_ITEMS: usize = 128 * 1024;
@@ -155,11 +158,11 @@ pub enum Request {
     /// Keep file data of a snapshot that is still being made, and move no ref; [`AheadRequest`]s follow on the
     /// stream.
     Ahead,
-    /// Keep a secret for runs of the user; one of the same name and agent is replaced. Since version 3.
+    /// Keep a secret for runs of the user; one of the same name and agent is replaced.
     SetSecret(Box<SetSecret>),
-    /// The names of the user's secrets. Since version 3.
+    /// The names of the user's secrets.
     ListSecrets,
-    /// Forget a secret, if it is kept. Since version 3.
+    /// Forget a secret, if it is kept.
     RemoveSecret(SecretEntry),
     /// Say something to the program of a run.
     SayRun {
@@ -183,13 +186,15 @@ pub enum Request {
     DeleteRun(RunId),
     /// Make a snapshot of what a live run has done so far; one that has ended stays as it is.
     KeepRun(RunId),
+    /// Which of these agents runs could have, and what is missing; at most [`MAX_AGENTS`]. Since version 4.
+    CheckAgents(Vec<String>),
 }
 
 impl Request {
     /// The version of these messages that first had it.
     const fn since(&self) -> u16 {
         match self {
-            Self::SetSecret(_) | Self::ListSecrets | Self::RemoveSecret(_) => 3,
+            Self::CheckAgents(_) => 4,
             _ => OLDEST,
         }
     }
@@ -219,6 +224,8 @@ pub enum Reply {
     Ahead(AheadReply),
     /// To `SetSecret`, `ListSecrets` and `RemoveSecret`: those that are kept now.
     Secrets(Vec<SecretEntry>),
+    /// To `CheckAgents`, in the order in which they were asked for.
+    Agents(Vec<AgentReport>),
 }
 
 /// Why a request was refused; the text is for people and may change.

@@ -19,7 +19,7 @@ use baton_protocol::object::{Blob, Content, Extent, MAX_CHUNK, build_manifest};
 use crate::error::StoreError;
 use crate::objects::ObjectSink;
 
-pub use extents::for_each_extent;
+pub use extents::{for_each_extent, for_each_piece};
 pub(crate) use extents::{load_manifest, read_chunk};
 
 /// Bytes read at a time: four of the largest chunks, so that little is moved between reads.

@@ -17,6 +17,7 @@
 //! - [`layers`]: checkouts that many share
 //! - [`additions`]: what programs made beside the files of a snapshot
 //! - [`apply`]: what was done elsewhere, into a checkout that has moved on
+//! - [`folder`]: files of other programs, read and made in a folder of theirs
 //! - [`check`]: whether all of it is whole
 
 pub mod fs;
@@ -43,4 +44,5 @@ pub mod checkout;
 pub mod layers;
 pub mod additions;
 pub mod apply;
+pub mod folder;
 pub mod check;

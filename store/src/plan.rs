@@ -26,6 +26,9 @@ use crate::error::StoreError;
 use crate::objects::ObjectSource;
 use crate::snapshot::{load_conversation, load_snapshot};
 
+/// Snapshots that are looked through for an older form of a conversation.
+const MAX_BACK: usize = 256;
+
 /// Says what to send of `new` to a node that has `base`, and against what.
 ///
 /// Without a base, or where the base is not here any more, it is the snapshot and its root: the node
@@ -72,14 +75,36 @@ fn against<S: ObjectSource + ?Sized>(
     if let Some(git) = snapshot.git {
         plan.repository(old.git, git, 0)?;
     }
-    let mut conversations = Vec::new();
-    for &id in &old.conversations {
-        conversations.push((id, load_conversation(source, id)?));
-    }
-    for &id in snapshot.conversations.iter().filter(|id| !old.conversations.contains(id)) {
-        plan.conversation(&conversations, id)?;
+    let new: Vec<_> =
+        snapshot.conversations.iter().filter(|id| !old.conversations.contains(id)).collect();
+    if !new.is_empty() {
+        let conversations = conversations_before(source, &old)?;
+        for &id in new {
+            plan.conversation(&conversations, id)?;
+        }
     }
     Ok(plan.planned)
+}
+
+/// The conversations of a snapshot and of those before it, the newest form of each first: background snapshots between
+/// two handoffs have none.
+fn conversations_before<S: ObjectSource + ?Sized>(
+    source: &S,
+    base: &Snapshot,
+) -> Result<Vec<(ConversationId, Conversation)>, StoreError> {
+    let mut found: Vec<(ConversationId, Conversation)> = Vec::new();
+    let mut at = base.clone();
+    for _ in 0..MAX_BACK {
+        for &id in &at.conversations {
+            found.push((id, load_conversation(source, id)?));
+        }
+        let Some(&parent) = at.parents.first() else { break };
+        if !source.contains(&parent.into())? {
+            break;
+        }
+        at = load_snapshot(source, parent)?;
+    }
+    Ok(found)
 }
 
 /// A plan under way.

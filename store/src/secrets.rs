@@ -181,6 +181,25 @@ impl SecretRules {
         if self.is_allowed(path) {
             return None;
         }
+        self.look(bytes, assigned::is_settings(path), is_allowed)
+    }
+
+    /// The same in a text that is no file of a workspace, such as what somebody has said or a tool has printed: no
+    /// pattern allows it, and a setting is looked for wherever one may stand.
+    pub fn scan_said(
+        &self,
+        bytes: &[u8],
+        is_allowed: impl Fn(&Finding) -> bool,
+    ) -> Option<Finding> {
+        self.look(bytes, true, is_allowed)
+    }
+
+    fn look(
+        &self,
+        bytes: &[u8],
+        is_settings: bool,
+        is_allowed: impl Fn(&Finding) -> bool,
+    ) -> Option<Finding> {
         let bytes = bytes.get(..LOOKED_AT).unwrap_or(bytes);
         if let Some(rule) = container::recognise(bytes) {
             let finding = Finding { rule, line: 1, fingerprint: self.fingerprint(bytes) };
@@ -189,7 +208,7 @@ impl SecretRules {
         if bytes.get(..BINARY_WITHIN).unwrap_or(bytes).contains(&0) {
             return None;
         }
-        let text = Text { bytes, is_settings: assigned::is_settings(path) };
+        let text = Text { bytes, is_settings };
         let mut lines = Lines { bytes, at: 0, line: 1 };
         // Words may stand inside of others, so that every one is looked at.
         self.words.visit(bytes, |word, place| {

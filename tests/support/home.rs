@@ -120,6 +120,18 @@ impl TestHome {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.script);
+        self.dress(&mut command);
+        command
+    }
+
+    /// Another program that the user of this home has.
+    pub(crate) fn other(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        self.dress(&mut command);
+        command
+    }
+
+    fn dress(&self, command: &mut Command) {
         let root = self.root();
         command
             .env_clear()
@@ -146,7 +158,6 @@ impl TestHome {
         for (name, value) in &self.variables {
             command.env(name, value);
         }
-        command
     }
 
     /// Runs `baton` with these arguments to its end.

@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** what this version cannot do is refused before anything is asked of the daemon.
 
+mod which;
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -9,13 +11,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use baton_daemon::api::control::{Answer, Bytes, Command, HandoffAnswer, HandoffCall};
+use baton_daemon::api::control::{
+    Answer, Bytes, Command, ConversationChoice, HandoffAnswer, HandoffCall,
+};
 use baton_daemon::environments::file::PATH;
 use baton_daemon::environments::key::Suggestion;
-use baton_protocol::message::{MAX_CHECK, MAX_COMMAND, MAX_PROMPT, Terms};
+use baton_protocol::message::{MAX_CHECK, MAX_COMMAND, MAX_PROMPT, Permissions, Terms};
 use baton_store::fs;
 
-use super::{later, push, restore, run};
+use super::{push, restore, run};
 use crate::detach::Detach;
 use crate::error::{CliError, QUEUED};
 use crate::report::{Report, Style, figures};
@@ -24,6 +28,8 @@ use crate::workspace;
 
 const EXAMPLES: &str = "\
 Examples:
+  baton handoff -p 'make the tests pass'            the tree and its conversation, and the agent goes on there
+  baton handoff --agent claude --agent codex -p …   an attempt of each
   baton handoff -- make test                        the tree, and a run of `make test` there
   baton handoff -f -- ./bench.sh                    and follow its output
   baton handoff --variants 3 --check 'make test' -p 'make it fast' -- ./agent.sh
@@ -43,16 +49,18 @@ pub(crate) struct Args {
     /// The same from a file.
     #[arg(long, value_name = "F", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// The program that does the work; this version has `command`.
+    /// The agent that does the work, such as `claude`, `codex` or `gemini`, or one of the node's own; `command` runs COMMAND. Each
+    /// further one makes a run of its own. Unless said it is the one whose conversation travels, or the configured one.
     #[arg(long, value_name = "A")]
-    agent: Option<String>,
+    agent: Vec<String>,
     /// How many attempts at once, each a run of its own.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     variants: Option<u32>,
     /// A file to take along, into the folder BATON_ATTACHMENTS; may be given more than once.
     #[arg(long, value_name = "FILE")]
     attach: Vec<PathBuf>,
-    /// Which conversation travels: in this version none does, with `auto` as with `none`.
+    /// Which conversation of an agent travels: `auto` for the only one of the workspace or the one that is at work, `none`,
+    /// or an id of `baton agent list` [default: auto; none with a COMMAND, which has no use for it].
     #[arg(long, value_name = "auto|none|ID")]
     conversation: Option<String>,
     /// How long it may wait for the network; later it is not started, but reported [default: 7days].
@@ -90,6 +98,12 @@ pub(super) struct TermsArgs {
     /// Keep the standard input open for `baton say`, also where the node is set up otherwise.
     #[arg(long)]
     input: bool,
+    /// The model that the agent asks, by the agent's own name of it.
+    #[arg(long, value_name = "M", value_parser = model)]
+    model: Option<String>,
+    /// What the agent may do unasked, which is never more than the node allows.
+    #[arg(long, value_name = "ask|edits|all", value_parser = permissions)]
+    permissions: Option<Permissions>,
 }
 
 impl TermsArgs {
@@ -99,7 +113,28 @@ impl TermsArgs {
             check: self.check.clone(),
             timeout_ms: self.timeout.map(milliseconds),
             input: (self.input || self.no_input).then_some(self.input),
+            model: self.model.clone(),
+            permissions: self.permissions,
         }
+    }
+}
+
+fn model(text: &str) -> Result<String, String> {
+    match text {
+        text if text.trim().is_empty() => Err("there is no name".to_owned()),
+        // It would be taken for an option of the agent's program.
+        text if text.starts_with('-') => Err("a name does not begin with '-'".to_owned()),
+        text if text.chars().any(char::is_control) => Err("it has a control character".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn permissions(text: &str) -> Result<Permissions, String> {
+    match text {
+        "ask" => Ok(Permissions::Ask),
+        "edits" => Ok(Permissions::Edits),
+        "all" => Ok(Permissions::All),
+        _ => Err("ask, edits or all".to_owned()),
     }
 }
 
@@ -112,7 +147,7 @@ fn check(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
-    refuse_what_comes_later(args)?;
+    refuse_what_cannot_be(args)?;
     if let Some(run) = session.env.run.as_deref().filter(|_| !args.nested) {
         let run = figures::one_line(run);
         return Err(CliError::new("nested", format!("this is inside the run {run} already"))
@@ -128,9 +163,22 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     let call = call(session, args, prompts)?;
     let root = PathBuf::from(OsString::from_vec(call.path.0.clone()));
     let detach = Detach::later("the handoff goes on in the daemon; see it with: baton runs");
-    let command = Command::Handoff(Box::new(call));
-    let answer = session
-        .call_for(&command, Some(&detach), |queue| detach.say(push::goes_on("handoff", queue)))?;
+    let hand = |call: &HandoffCall| {
+        let command = Command::Handoff(Box::new(call.clone()));
+        session.call_for(&command, Some(&detach), |queue| {
+            detach.say(push::goes_on("handoff", queue));
+        })
+    };
+    let answer = match hand(&call) {
+        Err(error) if which::can_ask(session, &error) => {
+            match which::ask(session, &root)? {
+                // Nothing was sent before that was clear.
+                Some(choice) => hand(&HandoffCall { conversation: choice, ..call })?,
+                None => return Err(error),
+            }
+        }
+        answer => answer?,
+    };
     let handoff = expect_answer!(answer, Handoff);
     session.report.answer(&handoff, |text| show(&session.report, text, &handoff))?;
     if !session.report.json() && !handoff.runs.is_empty() {
@@ -163,41 +211,47 @@ fn suggest_environment(session: &Session, root: &Path) {
     }
 }
 
-fn refuse_what_comes_later(args: &Args) -> Result<(), CliError> {
+fn refuse_what_cannot_be(args: &Args) -> Result<(), CliError> {
+    let prompted = !args.prompt.is_empty() || args.prompt_file.is_some();
+    let is_nothing = args.command.is_empty() && !prompted;
     let count = args.variants.map_or(1, |count| count as usize);
-    if count > 1 && args.command.is_empty() {
+    let pass = "pass a program: baton handoff -- COMMAND…";
+    for agent in &args.agent {
+        let name = figures::one_line(agent);
+        match (agent.as_str(), args.command.is_empty()) {
+            ("command", true) => {
+                return Err(CliError::usage("the agent `command` needs a command").hint(pass));
+            }
+            ("command", false) => {}
+            (_, false) => {
+                return Err(CliError::usage(format!("{name} takes a prompt and no command"))
+                    .hint("either --agent A -p PROMPT, or -- COMMAND…"));
+            }
+            (_, true) if !prompted => {
+                return Err(CliError::usage(format!("there is nothing for {name} to do"))
+                    .hint("say what: -p PROMPT, or --prompt-file F"));
+            }
+            (_, true) => {}
+        }
+    }
+    if count > 1 && is_nothing {
         return Err(CliError::usage("there is nothing to run in several variants")
-            .hint("pass a program: baton handoff --variants N -- COMMAND…"));
+            .hint("say what to do: -p PROMPT for an agent, or a program: -- COMMAND…"));
     }
-    if count > 1 && args.prompt.len() > 1 && args.prompt.len() != count {
-        let prompts = args.prompt.len();
-        return Err(CliError::usage(format!("{count} variants, and {prompts} prompts"))
-            .hint("give one prompt for all, or one for each, without --variants"));
+    let runs = count.max(args.prompt.len()).max(args.agent.len());
+    for (number, of) in [(args.prompt.len(), "prompts"), (args.agent.len(), "agents")] {
+        if number > 1 && number != runs {
+            let what = format!("{runs} runs, and {number} {of}");
+            return Err(CliError::usage(what).hint("give one for all, or one for each"));
+        }
     }
-    if args.follow && count.max(args.prompt.len()) > 1 {
+    if args.follow && runs > 1 {
         return Err(CliError::usage("only one run can be followed")
             .hint("leave out -f, then baton logs RUN -f"));
     }
-    if !matches!(args.conversation.as_deref(), None | Some("auto" | "none")) {
-        return Err(later::not_yet("`--conversation ID`", "leave it out, or --conversation none"));
-    }
-    let pass = "pass a program: baton handoff -- COMMAND…";
-    match args.agent.as_deref() {
-        Some("command") if args.command.is_empty() => {
-            return Err(CliError::usage("the agent `command` needs a command").hint(pass));
-        }
-        None | Some("command") => {}
-        Some(agent) => {
-            let agent = figures::one_line(agent);
-            return Err(later::not_yet(&format!("the agent `{agent}`"), pass));
-        }
-    }
-    let prompted = !args.prompt.is_empty() || args.prompt_file.is_some();
-    if prompted && args.command.is_empty() {
-        return Err(later::not_yet("a prompt without a command, for an agent to take,", pass));
-    }
-    if args.follow && args.command.is_empty() {
-        return Err(CliError::usage("there is no run to follow without a command").hint(pass));
+    if args.follow && is_nothing {
+        return Err(CliError::usage("there is no run to follow without something to do")
+            .hint("say what to do: -p PROMPT for an agent, or a program: -- COMMAND…"));
     }
     check_command(&args.command)
 }
@@ -285,7 +339,29 @@ fn call(session: &Session, args: &Args, prompts: Vec<String>) -> Result<HandoffC
         expires_ms: args.expires.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         dry_run: args.dry_run,
         terms: args.terms.terms(),
+        by: args.agent.clone(),
+        conversation: conversation(args.conversation.as_deref())?,
+        agents: session.env.agents.clone(),
     })
+}
+
+/// Fewest digits by which a conversation can be named.
+const LEAST_DIGITS: usize = 8;
+
+fn conversation(said: Option<&str>) -> Result<ConversationChoice, CliError> {
+    let is_id = |text: &str| {
+        text.len() >= LEAST_DIGITS && text.bytes().all(|it| it.is_ascii_hexdigit() || it == b'-')
+    };
+    match said {
+        None => Ok(ConversationChoice::Unsaid),
+        Some("auto") => Ok(ConversationChoice::Auto),
+        Some("none") => Ok(ConversationChoice::None),
+        Some(id) if is_id(id) => Ok(ConversationChoice::Id(id.to_ascii_lowercase())),
+        Some(other) => {
+            let what = format!("{} is no id of a conversation", figures::one_line(other));
+            Err(CliError::usage(what).hint("baton agent list shows them; or auto, or none"))
+        }
+    }
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

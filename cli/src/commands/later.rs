@@ -20,9 +20,6 @@ pub(crate) enum Verb {
     /// Takes a snapshot away everywhere (not in this version).
     #[command(hide = true)]
     Forget(Rest),
-    /// Agents here and there (not in this version).
-    #[command(hide = true)]
-    Agent(Rest),
     /// Collects what is no longer needed (not in this version).
     #[command(hide = true)]
     Gc(Rest),
@@ -38,7 +35,6 @@ pub(crate) enum Verb {
 pub(crate) fn refuse(verb: &Verb) -> CliError {
     let (name, instead) = match verb {
         Verb::Forget(_) => ("forget", "snapshots stay; baton log lists them"),
-        Verb::Agent(_) => ("agent", "baton handoff -- COMMAND runs any program"),
         Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
         Verb::Repair(_) => ("repair", "baton check says what is damaged"),
         Verb::Uninstall(_) => {

@@ -1,12 +1,13 @@
 //! `baton pull`: what a run left, in a folder of its own or merged into a checkout.
 
 use std::fmt::Write as _;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use baton_daemon::api::apply::{
     ActionEntry, ApplyAnswer, ApplyCall, OnlyPath, RepositoryAnswer, Shortfall,
 };
-use baton_daemon::api::control::{Command, PullCall};
+use baton_daemon::api::control::{Command, PullAnswer, PullCall};
 
 use super::{later, restore};
 use crate::detach::Detach;
@@ -14,6 +15,8 @@ use crate::error::{CONFLICT, CliError, FAILED, Report as Failed};
 use crate::report::{Report, Style, figures, omitted};
 use crate::session::{Session, expect_answer, id};
 use crate::workspace;
+
+mod told;
 
 /// Paths of one kind that are named before the rest is only counted.
 const SHOWN: usize = 20;
@@ -46,8 +49,8 @@ pub(crate) struct Args {
     /// Say what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Go on with the conversation here (not in this version).
-    #[arg(long, hide = true)]
+    /// Start the agent there, with the conversation that came.
+    #[arg(long)]
     exec: bool,
 }
 
@@ -60,8 +63,9 @@ pub(crate) enum Conflicts {
 
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     let instead = format!("baton pull {} --into DIR", id(&args.run));
-    if args.exec {
-        return Err(later::not_yet("`baton pull --exec`", &instead));
+    if args.exec && args.apply.is_some() {
+        return Err(CliError::usage("no conversation comes with --apply, so nothing could go on")
+            .hint(format!("{instead} --exec")));
     }
     if let Some(path) = &args.apply {
         return apply(session, args, path.as_deref());
@@ -80,9 +84,11 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         run: id(&args.run),
         into: args.into.as_ref().map(|into| workspace::bytes(session.absolute(into))),
         here: session.workspace(None).ok(),
+        agents: session.env.agents.clone(),
     };
     let _detach = Detach::new("the daemon goes on and finishes the folder");
     let pulled = expect_answer!(session.call(&Command::Pull(call))?, Pull);
+    told::pulled(session, &pulled);
     session.report.answer(&pulled, |text| {
         let _ = writeln!(
             text,
@@ -107,8 +113,29 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             }
         }
         restore::receipt(&session.report, text, &pulled.receipt);
+        if !pulled.resume_command.is_empty() {
+            let words: Vec<_> =
+                pulled.resume_command.iter().map(|it| figures::one_line(it)).collect();
+            let _ = writeln!(text, "  go on there with: {}", words.join(" "));
+        }
     })?;
-    Ok(0)
+    if args.exec { go_on(&pulled) } else { Ok(0) }
+}
+
+/// Becomes the agent, in the folder that was pulled into.
+fn go_on(pulled: &PullAnswer) -> Result<u8, CliError> {
+    let Some((program, words)) = pulled.resume_command.split_first() else {
+        return Err(CliError::new("no-conversation", "no conversation came with the run")
+            .hint(format!("the files are in {}", figures::one_line(&pulled.root))));
+    };
+    let mut command = std::process::Command::new(program);
+    // It returns only where it cannot be started.
+    let error = command.args(words).current_dir(&pulled.root).exec();
+    let what = format!("{} cannot be started", figures::one_line(program));
+    Err(CliError::caused("agent", &what, &error).hint(format!(
+        "install it, then run the command above in {}",
+        figures::one_line(&pulled.root)
+    )))
 }
 
 fn apply(session: &Session, args: &Args, path: Option<&Path>) -> Result<u8, CliError> {
@@ -126,6 +153,7 @@ fn apply(session: &Session, args: &Args, path: Option<&Path>) -> Result<u8, CliE
     };
     let _detach = Detach::new("the daemon goes on and finishes the checkout");
     let mut applied = expect_answer!(session.call(&Command::Apply(Box::new(call)))?, Applied);
+    told::applied(session, &applied);
     let report = &session.report;
     if let Some(Shortfall { code, message, hint }) = applied.shortfall.take() {
         let error = Failed { code: code.into(), message, hint: Some(hint), exit: FAILED };

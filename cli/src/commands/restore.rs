@@ -84,5 +84,11 @@ pub(crate) fn receipt(report: &Report, to: &mut String, receipt: &Receipt) {
     if let Some(git) = &receipt.git {
         let _ = writeln!(to, "  git: {}", repository(git));
     }
+    if let Some(conversation) = &receipt.conversation {
+        let (agent, id) =
+            (figures::one_line(&conversation.agent), figures::one_line(&conversation.id));
+        let messages = figures::plural(conversation.messages, "message");
+        let _ = writeln!(to, "  conversation: {agent} {id}, {messages}");
+    }
     omitted::omitted(to, &receipt.omitted);
 }

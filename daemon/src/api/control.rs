@@ -12,8 +12,14 @@ use baton_protocol::message::Terms;
 use baton_protocol::message::secrets::SetSecret;
 use serde::{Deserialize, Serialize};
 
+pub use super::agents::{
+    AgentEntry, AgentFolder, AgentFolders, AgentsAnswer, ConversationChoice, ConversationEntry,
+    NodeAgent, SetupEntry,
+};
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
-pub use super::receipt::{Bytes, GitOmittedEntry, GitReceipt, OmittedEntry, Receipt, ReportPath};
+pub use super::receipt::{
+    Bytes, ConversationReceipt, GitOmittedEntry, GitReceipt, OmittedEntry, Receipt, ReportPath,
+};
 pub use super::steer::{CheckEntry, RunCall, SaidAnswer, WaitingEntry};
 
 /// The first line from the command line.
@@ -57,6 +63,8 @@ pub enum Command {
     Status { path: Option<Bytes> },
     /// `snapshot`.
     Snapshot { path: Bytes, message: Option<String> },
+    /// An agent has ended a turn in a workspace: a snapshot as those that are taken by themselves.
+    Stopped { path: Bytes, message: String },
     /// `push`; with `wait` it is answered once the node has it.
     Push { path: Bytes, remote: Option<String>, wait: bool },
     /// `log`.
@@ -67,6 +75,8 @@ pub enum Command {
     Restore { snapshot: String, into: Bytes, remote: Option<String> },
     /// `handoff`.
     Handoff(Box<HandoffCall>),
+    /// `agent check`, `agent list`: how agents stand on a node.
+    NodeAgents { agents: Vec<String>, remote: Option<String> },
     /// `run list`.
     RunList { remote: Option<String> },
     /// `run show`.
@@ -147,8 +157,11 @@ pub struct HandoffCall {
     pub prompts: Vec<String>,
     /// How many runs, each on its own.
     pub variants: u32,
-    /// Program and arguments; empty for a transfer only.
+    /// Program and arguments; empty where an agent takes the prompt, or for a transfer only.
     pub command: Vec<Bytes>,
+    /// Who does it. Of several each has a run of its own; nobody: whose conversation travels, or the configured one.
+    #[serde(default)]
+    pub by: Vec<String>,
     /// Absolute paths of files to attach.
     pub attachments: Vec<Bytes>,
     /// How long after it was asked for it may still start.
@@ -157,6 +170,12 @@ pub struct HandoffCall {
     pub dry_run: bool,
     /// How its runs are to be treated.
     pub terms: Terms,
+    /// Which conversation travels.
+    #[serde(default)]
+    pub conversation: ConversationChoice,
+    /// Where it is looked for.
+    #[serde(default)]
+    pub agents: AgentFolders,
 }
 
 /// `follow-up`.
@@ -264,6 +283,8 @@ pub enum Answer {
     Said(SaidAnswer),
     RunDiff(RunDiffAnswer),
     FollowUp(Box<FollowUpAnswer>),
+    /// To `node-agents`.
+    NodeAgents(Vec<NodeAgent>),
     Secrets(SecretsAnswer),
     Queue(QueueAnswer),
     QueueCancelled(QueueCancelAnswer),
@@ -723,6 +744,9 @@ pub struct PullCall {
     pub into: Option<Bytes>,
     /// The worktree in which that was typed.
     pub here: Option<Bytes>,
+    /// Where a conversation goes on.
+    #[serde(default)]
+    pub agents: AgentFolders,
 }
 
 /// `pull` into a folder of its own.

@@ -69,9 +69,18 @@ pub struct Receipt {
     pub isolated: Option<bool>,
     /// The repository; null where there is none, or where it did not travel.
     pub git: Option<GitReceipt>,
-    pub conversation: Option<serde_json::Value>,
+    /// The conversation of an agent; null where none travels.
+    pub conversation: Option<ConversationReceipt>,
     pub attachments: Vec<String>,
     pub omitted: Vec<OmittedEntry>,
+}
+
+/// The conversation of a receipt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConversationReceipt {
+    pub agent: String,
+    pub id: String,
+    pub messages: u64,
 }
 
 /// What was carried of a repository.

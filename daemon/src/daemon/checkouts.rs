@@ -3,11 +3,13 @@
 //! - [`layered`]: those that share what they have in common
 //! - [`cloned`]: those that share bytes of their files
 //! - [`installed`]: what they find beside their files
+//! - [`conversing`]: the conversations of their agents
 //! - [`repositories`]: their repositories, made and captured
 
 mod layered;
 mod cloned;
 mod installed;
+mod conversing;
 mod repositories;
 #[cfg(test)]
 mod tests;
@@ -42,7 +44,7 @@ use super::report;
 use crate::clock::Clock;
 use crate::environments::cache::EnvironmentCache;
 use crate::environments::setups::Setups;
-use crate::runs::checkout::{CheckoutError, Checkouts, Environments, Place, Prepared};
+use crate::runs::checkout::{CheckoutError, Checkouts, Conversed, Environments, Place, Prepared};
 use crate::runs::environment::Folders;
 use crate::secrets::Secrets;
 use crate::workspace::random;
@@ -112,6 +114,15 @@ impl Checkouts for NodeCheckouts {
             receipt.insert("notes".to_owned(), vec![note.as_str()].into());
         }
         Ok(Prepared { files: made.files, bytes: made.bytes, receipt, note: self.note.clone() })
+    }
+
+    fn converse(
+        &self,
+        place: &Place,
+        snapshot: SnapshotId,
+        is_fork: bool,
+    ) -> Result<Option<Conversed>, CheckoutError> {
+        self.write_conversation(place, snapshot, is_fork)
     }
 
     fn seal(&self, place: &Place, parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {
@@ -251,7 +262,7 @@ impl NodeCheckouts {
                 scan(checkout, &cache, &intake, &options, &progress).doing(SEALING)?
             }
         };
-        let (state, omitted) = match moment {
+        let (state, mut omitted) = match moment {
             // Who is at work could put another repository in its place between a look at it and the next.
             Moment::Live => as_before(&before, &scanned, &intake),
             // To look at every file of it takes time and memory, of many runs at once.
@@ -260,6 +271,8 @@ impl NodeCheckouts {
             }
             Moment::Last => self.capture(checkout, &scanned, before.git, &intake),
         };
+        let (conversations, held) = self.conversations(place, &before, &intake, &vault);
+        omitted.extend(held);
         let sealed = head.map(|head| load_snapshot(&vault, head.snapshot)).transpose();
         let sealed = sealed.doing(SEALING)?;
         let at_work = format!("run {run} at work");
@@ -275,7 +288,7 @@ impl NodeCheckouts {
             sequence: sequence.saturating_add(1),
             parents: vec![last],
             git: state,
-            conversations: before.conversations,
+            conversations,
             created_at: self.clock.now_ms(),
             message: match moment {
                 Moment::Live => at_work,

@@ -4,6 +4,7 @@
 use std::error::Error;
 
 use baton_protocol::message::{Refusal, RefusalCode};
+use baton_store::catalog::held::HeldFinding;
 use baton_store::checkout::RestoreError;
 use baton_store::error::StoreError;
 use baton_store::fs::FsError;
@@ -12,6 +13,7 @@ use baton_store::scan::ScanError;
 use baton_store::snapshot::{BlobError, SnapshotError};
 use baton_store::vault::CommitError;
 
+use crate::agents::session::AgentError;
 use crate::api::control::Failure;
 use crate::sync::SyncError;
 use crate::transport::TransportError;
@@ -135,10 +137,40 @@ impl From<TakeError> for Fail {
             }
             TakeError::Scan(error) => Self::of("scan", &error),
             TakeError::History(error) => error.into(),
+            TakeError::Conversation(error) => error.into(),
+            TakeError::Secrets { ref found, .. } => {
+                let mut failed = Self::of("conversation-held", &error).hint(
+                    "baton allow FINDING lets one through that is none, or may travel; \
+                     --conversation none hands over everything else",
+                );
+                for it in found {
+                    let id = HeldFinding::said(&it.file, &it.finding(), 0).id();
+                    let line = format!("\n  {id}  {} in line {} of {}", it.rule, it.line, it.file);
+                    failed.0.message.push_str(&line);
+                }
+                failed
+            }
             TakeError::Attach { .. } | TakeError::SameName { .. } => {
                 Self::of("attachment", &error).hint("attach readable files of different names")
             }
             error => Self::of("snapshot", &error),
+        }
+    }
+}
+
+impl From<AgentError> for Fail {
+    fn from(error: AgentError) -> Self {
+        let hint = error.hint();
+        match error {
+            AgentError::Store(error) => error.into(),
+            error @ (AgentError::Several { .. } | AgentError::NoId { .. }) => {
+                let failed = Self::of("which-conversation", &error).exit(2);
+                hint.into_iter().fold(failed, Self::hint)
+            }
+            error => {
+                let failed = Self::of("conversation", &error);
+                hint.into_iter().fold(failed, Self::hint)
+            }
         }
     }
 }

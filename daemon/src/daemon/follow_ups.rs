@@ -13,6 +13,7 @@ use baton_store::snapshot::load_snapshot;
 use tokio::task::JoinSet;
 
 use super::failure::Fail;
+use super::handoffs::COMMAND;
 use super::outbox::is_away;
 use super::parcels::Parcel;
 use super::remotes::Target;
@@ -46,8 +47,16 @@ impl Daemon {
             return Err(Fail::new("conflict", what).hint(ONE_NEXT).exit(4));
         }
         let mut command: Vec<_> = call.command.into_iter().map(|Bytes(bytes)| bytes).collect();
+        let mut agent = parent.agent.clone();
         if command.is_empty() {
             command.clone_from(&parent.command);
+        } else {
+            COMMAND.clone_into(&mut agent);
+        }
+        if agent != COMMAND && call.prompt.is_none() {
+            return Err(Fail::new("usage", format!("there is nothing for {agent} to do"))
+                .hint(format!("baton follow-up {short} -p PROMPT"))
+                .exit(2));
         }
         let thread = if call.fork { ThreadId::from_bytes(random()?) } else { parent.thread };
         let spec = RunSpec {
@@ -56,6 +65,7 @@ impl Daemon {
             // A run that has left nothing stands where it started.
             snapshot: info.result.unwrap_or(parent.snapshot),
             prompt: call.prompt,
+            agent,
             command,
             parent: Some(parent.run),
             terms: terms(call.terms, &parent.terms),
@@ -247,6 +257,8 @@ fn terms(asked: Terms, before: &Terms) -> Terms {
         check: asked.check.or_else(|| before.check.clone()),
         timeout_ms: asked.timeout_ms.or(before.timeout_ms),
         input: asked.input.or(before.input),
+        model: asked.model.or_else(|| before.model.clone()),
+        permissions: asked.permissions.or(before.permissions),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::identity::Identity;
 use crate::keeper::Watching;
 use crate::namespace::Namespace;
 use crate::notices::{NoticeOptions, Notices};
-use crate::runs::{AgentLimits, RunOptions};
+use crate::runs::{AgentLimits, AgentProgram, RunOptions};
 use crate::secrets::Secrets;
 use crate::task::Tasks;
 use crate::workspace::{TakeOptions, Workspaces, random};
@@ -100,9 +100,17 @@ pub(super) fn workspaces(
 /// What the configuration says of runs.
 pub(super) fn limit(options: &mut RunOptions, config: &Config) {
     options.max_parallel = config.serve.max_runs;
+    let environment = &options.environment;
     let of = |(name, agent): (&String, &AgentConfig)| {
-        let AgentConfig { max_parallel, timeout, input, .. } = *agent;
-        (name.clone(), AgentLimits { max_parallel, timeout, input })
+        let AgentConfig { max_parallel, timeout, input, permissions, .. } = *agent;
+        let set = agent.env.iter().map(|(name, value)| (name.into(), value.into()));
+        let program = AgentProgram {
+            name: agent.program.clone(),
+            arguments: agent.args.clone(),
+            variables: set.chain(environment.passed(&agent.pass_env)).collect(),
+            permissions,
+        };
+        (name.clone(), AgentLimits { max_parallel, timeout, input, program })
     };
     options.agents = config.agents.iter().map(of).collect();
 }

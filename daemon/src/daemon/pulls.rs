@@ -72,6 +72,8 @@ impl Daemon {
             }
         };
         tracing::info!(snapshot = %result, files = restored.files, "pulled");
+        let (resume_command, of_conversation) =
+            self.go_on(result, root.clone(), call.agents, events).await;
         Ok(Answer::Pull(Box::new(PullAnswer {
             root: root.to_string_lossy().into_owned(),
             branch,
@@ -83,8 +85,8 @@ impl Daemon {
             applied: Vec::new(),
             merged: Vec::new(),
             conflicts: Vec::new(),
-            skipped: report::omitted(&restored.not_carried),
-            resume_command: Vec::new(),
+            skipped: [report::omitted(&restored.not_carried), of_conversation].concat(),
+            resume_command,
             undo: None,
             receipt,
         })))

@@ -11,8 +11,8 @@ use baton_store::objects::ObjectSource;
 use baton_store::snapshot::{load_conversation, load_omissions};
 
 use crate::api::control::{
-    Bytes, CheckEntry, GitOmittedEntry, GitReceipt, OmittedEntry, PushFields, Receipt, ReportPath,
-    RunEntry, SnapshotAnswer, TimingMs, WaitingEntry,
+    Bytes, CheckEntry, ConversationReceipt, GitOmittedEntry, GitReceipt, OmittedEntry, PushFields,
+    Receipt, ReportPath, RunEntry, SnapshotAnswer, TimingMs, WaitingEntry,
 };
 use crate::clock::{decimal_ms, rfc3339};
 use crate::workspace::{Taken, split_torn};
@@ -39,11 +39,18 @@ pub fn receipt<S: ObjectSource + ?Sized>(
     let (left_out, _) = split_torn(&list);
     let mut all = omitted(left_out);
     all.extend(omitted(not_carried));
-    let mut attachments = Vec::new();
+    let (mut attachments, mut carried) = (Vec::new(), None);
     for &conversation in &snapshot.conversations {
         let conversation = load_conversation(source, conversation)?;
         let names = conversation.attachments.iter().map(|part| part.path.display().into_owned());
         attachments.extend(names);
+        if !conversation.transcript.is_empty() {
+            carried.get_or_insert(ConversationReceipt {
+                agent: conversation.agent,
+                id: conversation.session,
+                messages: conversation.messages,
+            });
+        }
     }
     Ok(Receipt {
         snapshot: id.to_string(),
@@ -51,7 +58,7 @@ pub fn receipt<S: ObjectSource + ?Sized>(
         verified: true,
         isolated,
         git: snapshot.git.map(|git| of_git(source, git)).transpose()?,
-        conversation: None,
+        conversation: carried,
         attachments,
         omitted: all,
     })

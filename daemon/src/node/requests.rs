@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use baton_protocol::message::{LogReply, RefusalCode, Reply, Request, RunSpec};
+use baton_protocol::message::{LogReply, MAX_AGENTS, RefusalCode, Reply, Request, RunSpec};
 use baton_store::store::Store;
 
 use super::{Handler, Handling, Session};
@@ -155,6 +155,9 @@ impl Requests {
             }
             Request::DeleteRun(run) => self.runs.delete(&user, run).await.map(run_reply),
             Request::KeepRun(run) => self.runs.keep(&user, run).await.map(run_reply),
+            Request::CheckAgents(names) if names.len() <= MAX_AGENTS => {
+                self.runs.check_agents(session.device.vault, names).await.map(Reply::Agents)
+            }
             _ => return session.refuse(RefusalCode::Malformed, "not a request of this kind").await,
         };
         match reply {

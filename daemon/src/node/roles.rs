@@ -18,6 +18,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::WaitRun(_)
         | Request::KeepRun(_) => Role::Push,
         Request::CreateRun(_)
+        | Request::CheckAgents(_)
         | Request::CancelRun(_)
         | Request::SayRun { .. }
         | Request::AnswerRun { .. }

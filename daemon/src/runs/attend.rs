@@ -5,23 +5,27 @@
 //!
 //! **Invariant:** when [`attend`] returns, nothing moves the run to another state any more but its life.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::message::{Question, QuestionKind, RunSpec, RunState};
 use baton_store::catalog::runs::RunUpdate;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::input::Found;
 use super::process::Processes;
 use super::reads::reads;
 use super::{Live, Runs};
+use crate::agents::talk::Heard;
 
 /// How long a program is silent before it is looked at: longer than a line that has begun is kept back.
 const FIRST_LOOK: Duration = Duration::from_millis(300);
 
 /// The longest time from one look to the next.
 const LAST_LOOK: Duration = Duration::from_secs(5);
+
+/// How often what did not fit into its input is tried again.
+const FEED: Duration = Duration::from_millis(20);
 
 /// How much of its time a program is looked at, at most: one part in so many.
 const LOOKING: u32 = 50;
@@ -37,6 +41,8 @@ const SELDOM: Duration = Duration::from_mins(30);
 pub(super) enum Attention {
     /// A run's own program.
     Whole,
+    /// That of an agent, which says itself what it waits for.
+    Agent,
     /// Something that may only take too long.
     TimeOnly,
 }
@@ -45,7 +51,7 @@ pub(super) enum Attention {
 pub(super) async fn attend(
     runs: Runs,
     live: Arc<Live>,
-    what: Attention,
+    (what, heard): (Attention, Option<mpsc::Receiver<Heard>>),
     mut started: watch::Receiver<Option<Arc<Processes>>>,
     over: watch::Receiver<bool>,
 ) {
@@ -53,18 +59,26 @@ pub(super) async fn attend(
     // Otherwise it was never there.
     let Ok(Some(processes)) = started else { return };
     let whole = what == Attention::Whole;
+    let alive = what != Attention::TimeOnly;
     let limit = limit(&runs, &live, over.clone());
     let look = async {
         if whole {
             look(&runs, &live, &processes, over.clone()).await;
         }
     };
+    let talk = async {
+        match heard {
+            Some(heard) => talk(&runs, &live, heard).await,
+            None if what == Attention::Agent => feed(&live, over.clone()).await,
+            None => {}
+        }
+    };
     let keep = async {
-        if whole {
+        if alive {
             keep(&runs, &live, over.clone()).await;
         }
     };
-    tokio::join!(limit, look, keep);
+    tokio::join!(limit, look, talk, keep);
 }
 
 /// Resolves when it is over, also where nobody is left to say so.
@@ -110,6 +124,46 @@ async fn keep(runs: &Runs, live: &Arc<Live>, mut over: watch::Receiver<bool>) {
             every = every.saturating_mul(2).min(SELDOM.max(every));
         }
         pause = every.max(runs.0.parts.clock.since(begun).saturating_mul(KEEPING));
+    }
+}
+
+/// Writes what a program is to read until it has it, or it is over.
+async fn feed(live: &Live, mut over: watch::Receiver<bool>) {
+    while live.input.has_left() {
+        tokio::select! {
+            biased;
+            () = is_over(&mut over) => return,
+            () = tokio::time::sleep(FEED) => live.input.flush(),
+        }
+    }
+}
+
+/// Sees to what an agent says, until it says no more.
+async fn talk(runs: &Runs, live: &Arc<Live>, mut heard: mpsc::Receiver<Heard>) {
+    loop {
+        tokio::select! {
+            biased;
+            heard = heard.recv() => match heard {
+                Some(heard) => runs.see_to(live, heard),
+                None => return,
+            },
+            // Then it may ask no more.
+            () = live.input.said() => {}
+            () = tokio::time::sleep(FEED), if live.input.has_left() => {
+                live.input.flush();
+                continue;
+            }
+        }
+        match live.input.asked() {
+            Some(question) => {
+                let known = live.info.borrow().waiting.as_ref().map(|known| known.id.clone());
+                if known.as_ref() != Some(&question.id) {
+                    runs.wait_for_answer(live, question).await;
+                }
+            }
+            None if live.info.borrow().state == RunState::Waiting => runs.go_on(live).await,
+            None => {}
+        }
     }
 }
 
@@ -168,9 +222,36 @@ async fn look(
 }
 
 impl Runs {
+    /// Notes what an agent has said.
+    fn see_to(&self, live: &Live, heard: Heard) {
+        match heard {
+            // It was shown.
+            Heard::Text(_) => {}
+            Heard::Session(id) => drop(live.conversation.set(id)),
+            Heard::Asks(request) => {
+                let text = self.masked(live, request.text.clone());
+                let asked_at = self.0.parts.clock.now_ms();
+                let options = ["allow", "deny"].map(str::to_owned).to_vec();
+                live.input.ask(request, |id| Question {
+                    id,
+                    kind: QuestionKind::Permission,
+                    text,
+                    options,
+                    asked_at,
+                });
+            }
+            Heard::Unasks(id) => live.input.unask(&id),
+            Heard::TurnEnded(ended) => {
+                *live.failed.lock().unwrap_or_else(PoisonError::into_inner) = ended.err();
+                // What was said meanwhile it still reads.
+                drop(live.input.say(None, true));
+            }
+        }
+    }
+
     async fn wait_for_answer(&self, live: &Arc<Live>, question: Question) {
         let run = live.run;
-        let time = question.asked_at;
+        let (time, kind, text) = (question.asked_at, question.kind, question.text.clone());
         let known = live.info.borrow().waiting.as_ref().map(|known| known.id.clone());
         let is_new = known.as_ref() != Some(&question.id);
         let update = RunUpdate { waiting: Some(question), ..RunUpdate::default() };
@@ -185,12 +266,14 @@ impl Runs {
             return;
         }
         let short = run.short();
-        self.note(
-            live,
-            &format!(
+        let what = if kind == QuestionKind::Permission {
+            format!("asks: {text}; baton run answer {short} allow, or deny, or TEXT")
+        } else {
+            format!(
                 "waits for input: baton run answer {short} TEXT, or baton run say --end {short}"
-            ),
-        );
+            )
+        };
+        self.note(live, &what);
         self.tell(live, RunState::Waiting, time);
     }
 

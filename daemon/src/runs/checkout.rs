@@ -26,6 +26,12 @@ pub struct Place {
     pub attachments: PathBuf,
     /// What a checkout needs beside it.
     pub layer: PathBuf,
+    /// What does the work in it.
+    pub agent: String,
+    /// The home of what does.
+    pub home: Option<PathBuf>,
+    /// The agent's id of its conversation, once that is known.
+    pub conversation: Option<String>,
 }
 
 /// Makes checkouts, and snapshots of them. Its methods block, for minutes where a tree is large.
@@ -35,6 +41,15 @@ pub trait Checkouts: Send + Sync {
     ///
     /// A crash in the middle leaves something that no program has run in, and that is never sealed.
     fn prepare(&self, place: &Place, snapshot: SnapshotId) -> Result<Prepared, CheckoutError>;
+
+    /// Writes the conversation of a snapshot, if it has one of the run's agent, into the home of the run, where the agent
+    /// finds it and goes on: as the same one, or as a fork of it. The checkout is prepared, and nothing has run in it.
+    fn converse(
+        &self,
+        place: &Place,
+        snapshot: SnapshotId,
+        is_fork: bool,
+    ) -> Result<Option<Conversed>, CheckoutError>;
 
     /// Makes a durable snapshot of a run's checkout, whose parent is the one that the run started from, and
     /// moves the ref of the run's device to it. Nothing changes the checkout meanwhile.
@@ -111,6 +126,17 @@ pub struct Prepared {
     pub receipt: serde_json::Value,
     /// What the run is told of the kind of its checkout.
     pub note: Option<String>,
+}
+
+/// A conversation that an agent goes on with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversed {
+    /// Its id in the home of the run.
+    pub id: String,
+    /// Where it was held before.
+    pub from: Option<PathBuf>,
+    /// What of it was not written, for people.
+    pub left_out: Vec<String>,
 }
 
 /// A checkout cannot be made or kept.

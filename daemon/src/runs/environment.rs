@@ -1,10 +1,12 @@
 //! What a run is told: its folders, and its environment.
 //!
-//! **Invariant:** of the node's own environment a run gets only what [`NodeEnvironment`] lets through.
+//! **Invariant:** of the node's own environment a run gets only what [`NodeEnvironment`] lets through, and what the node's
+//! owner has named for its agent.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use baton_protocol::id::{RunId, VaultId};
 use baton_protocol::message::RunSpec;
@@ -20,32 +22,52 @@ pub(super) const MAX_STRING: usize = 128 * 1024;
 
 /// What of the node's environment its runs inherit: where programs are, the language, the terminal and
 /// the time zone.
-#[derive(Clone, Debug, Default)]
-pub struct NodeEnvironment(Vec<(OsString, OsString)>);
+#[derive(Clone, Default)]
+pub struct NodeEnvironment {
+    kept: Variables,
+    /// All of it, of which the node's owner may name something for an agent.
+    all: Arc<Variables>,
+}
+
+impl std::fmt::Debug for NodeEnvironment {
+    /// Without what is not let through.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("NodeEnvironment").field(&self.kept).finish()
+    }
+}
 
 impl NodeEnvironment {
     /// Takes the whole environment and keeps what runs may have.
     pub fn new(all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
-        Self(all.into_iter().filter(|(name, _)| is_inherited(name)).collect())
+        let all: Variables = all.into_iter().collect();
+        let kept = all.iter().filter(|(name, _)| is_inherited(name)).cloned().collect();
+        Self { kept, all: Arc::new(all) }
+    }
+
+    /// Those that the node's owner has named.
+    pub fn passed(&self, names: &[String]) -> Variables {
+        let is_named = |name: &OsStr| names.iter().any(|named| OsStr::new(named) == name);
+        self.all.iter().filter(|(name, _)| is_named(name)).cloned().collect()
     }
 
     /// What it let through.
     pub fn variables(&self) -> &[(OsString, OsString)] {
-        &self.0
+        &self.kept
     }
 
     /// The same, with toolchains that it may use.
     #[must_use]
     pub fn with_toolchains(&self, toolchains: &Toolchains) -> Self {
         let path = toolchains.path_with(self.path());
-        let own = self.0.iter().filter(|(name, _)| name != "PATH").cloned();
+        let own = self.kept.iter().filter(|(name, _)| name != "PATH").cloned();
         let told = toolchains.variables.iter().cloned();
-        Self(own.chain([("PATH".into(), path)]).chain(told).collect())
+        let kept = own.chain([("PATH".into(), path)]).chain(told).collect();
+        Self { kept, all: Arc::clone(&self.all) }
     }
 
     /// The folders in which programs are looked for.
     pub fn path(&self) -> &OsStr {
-        let path = self.0.iter().find(|(name, _)| name == "PATH");
+        let path = self.kept.iter().find(|(name, _)| name == "PATH");
         path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value)
     }
 }
@@ -76,6 +98,9 @@ impl Folders {
             run: spec.run,
             vault,
             workspace: spec.workspace,
+            agent: spec.agent.clone(),
+            home: None,
+            conversation: None,
             checkout: self.checkout(),
             attachments: self.attachments(),
             layer: self.layer(),
@@ -124,6 +149,11 @@ impl Folders {
         self.root.join("log")
     }
 
+    /// What its agent is told of where it is.
+    pub(super) fn told(&self) -> PathBuf {
+        self.root.join("told.json")
+    }
+
     /// The leader of the run's processes, while it lives.
     pub(super) fn process(&self) -> PathBuf {
         self.root.join("process")
@@ -139,7 +169,7 @@ pub(super) fn environment(
     home: &Path,
     given: &Given,
 ) -> Variables {
-    let mut all = node.0.clone();
+    let mut all = node.kept.clone();
     if !all.iter().any(|(name, _)| name == "PATH") {
         all.push(("PATH".into(), DEFAULT_PATH.into()));
     }
@@ -157,7 +187,7 @@ pub(super) fn environment(
 }
 
 /// Names and values.
-pub(super) type Variables = Vec<(OsString, OsString)>;
+pub type Variables = Vec<(OsString, OsString)>;
 
 /// What a run finds installed.
 #[derive(Clone, Debug, Default)]
@@ -204,7 +234,7 @@ mod tests {
         let names =
             ["PATH", "LANG", "LC_ALL", "LC_TIME", "TERM", "TZ", "HOME", "AWS_SECRET", "LCX"];
         let node = NodeEnvironment::new(names.map(|name| (name.into(), "v".into())));
-        let kept: Vec<_> = node.0.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+        let kept: Vec<_> = node.kept.iter().map(|(name, _)| name.to_str().unwrap()).collect();
         assert_eq!(kept, ["PATH", "LANG", "LC_ALL", "LC_TIME", "TERM", "TZ"]);
         assert_eq!(node.path(), "v");
         assert_eq!(NodeEnvironment::default().path(), DEFAULT_PATH);

@@ -23,6 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::sync::watch;
 
+use super::hearing::Hearing;
 use super::limits::Held;
 use super::log::writer::Log;
 use super::mask::MaskedLines;
@@ -71,6 +72,8 @@ pub(super) struct Execution {
     pub(super) log: Arc<Log>,
     /// What must not be in the log.
     pub(super) known: Option<Arc<KnownValues>>,
+    /// Who understands what it says on its standard output.
+    pub(super) hearing: Option<Hearing>,
     pub(super) clock: Clock,
     /// Gets the processes once they are there.
     pub(super) started: watch::Sender<Option<Arc<Processes>>>,
@@ -79,8 +82,8 @@ pub(super) struct Execution {
 /// Starts a program, records its output until it ends, and ends what it leaves behind. Returns its exit
 /// code: its own, or 128 and the signal.
 pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, ExecuteError> {
-    let Execution { run, wrapped, input, layers, enters, held, log, known, clock, started } =
-        execution;
+    let Execution { run, wrapped, input, layers, enters, held, log, known, .. } = execution;
+    let (hearing, clock, started) = (execution.hearing, execution.clock, execution.started);
     // What it is told is read when it has started.
     let Wrapped { mut command, arguments: _arguments } = wrapped;
     let (exited, exit) = io::pipe().map_err(ExecuteError::Start)?;
@@ -102,6 +105,7 @@ pub(super) fn execute(execution: Execution, record: &Path) -> Result<i32, Execut
         stdout: child.stdout.take(),
         stderr: child.stderr.take(),
         lines: [(); 2].map(|()| MaskedLines::new(known.as_ref())),
+        hearing,
         log,
         clock,
     };
@@ -151,6 +155,7 @@ struct Output {
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     lines: [MaskedLines; 2],
+    hearing: Option<Hearing>,
     log: Arc<Log>,
     clock: Clock,
 }
@@ -209,9 +214,11 @@ impl Output {
     fn read(&mut self, stdout: bool, stderr: bool, buffer: &mut [u8]) {
         let [out, err] = &mut self.lines;
         let (log, clock) = (&self.log, &self.clock);
+        let out = (out, self.hearing.as_mut());
         if stdout && !read_one(&mut self.stdout, out, LogStream::Stdout, log, clock, buffer) {
             self.stdout = None;
         }
+        let err = (err, None);
         if stderr && !read_one(&mut self.stderr, err, LogStream::Stderr, log, clock, buffer) {
             self.stderr = None;
         }
@@ -229,6 +236,10 @@ impl Output {
     /// Shows what is left of both streams.
     fn end(&mut self) {
         let [out, err] = &mut self.lines;
+        let (log, clock) = (&self.log, &self.clock);
+        if let Some(mut hearing) = self.hearing.take() {
+            hearing.end(|text| show(text, out, LogStream::Stdout, log, clock));
+        }
         self.log.append(self.clock.now_ms(), |add| {
             out.end(|piece| add(LogStream::Stdout, piece));
             err.end(|piece| add(LogStream::Stderr, piece));
@@ -236,10 +247,15 @@ impl Output {
     }
 }
 
+/// Writes output to the log.
+fn show(bytes: &[u8], lines: &mut MaskedLines, stream: LogStream, log: &Log, clock: &Clock) {
+    log.append(clock.now_ms(), |add| lines.push(bytes, |piece| add(stream, piece)));
+}
+
 /// Returns whether more may come.
 fn read_one(
     from: &mut Option<impl Read>,
-    lines: &mut MaskedLines,
+    (lines, hearing): (&mut MaskedLines, Option<&mut Hearing>),
     stream: LogStream,
     log: &Log,
     clock: &Clock,
@@ -253,7 +269,10 @@ fn read_one(
         }
         Ok(length) => {
             let bytes = buffer.get(..length).unwrap_or_default();
-            log.append(clock.now_ms(), |add| lines.push(bytes, |piece| add(stream, piece)));
+            match hearing {
+                Some(hearing) => hearing.push(bytes, |text| show(text, lines, stream, log, clock)),
+                None => show(bytes, lines, stream, log, clock),
+            }
             true
         }
         Err(error) => error.kind() == io::ErrorKind::Interrupted,

@@ -159,6 +159,15 @@ impl Runs {
         Ok(told)
     }
 
+    /// The home that a run was given by an earlier daemon.
+    pub(super) fn home_of(&self, live: &Live) -> PathBuf {
+        let own = live.folders.own_home();
+        if own.is_dir() {
+            return own;
+        }
+        self.0.homes.of(live.vault, live.spec.thread).join("home")
+    }
+
     /// Whether a home alone is beyond what somebody has set for all that a run writes: what it grows by is bounded, and
     /// so is what it may become.
     fn is_too_large(&self, live: &Live, home: &Path) -> bool {

@@ -2,22 +2,29 @@
 //!
 //! Not here: finding out that it asks ([`attend`](super::attend)), and who may say something ([`steer`](super::steer)).
 //! An agent that asks in words of its own puts its [`Question`] here in the same way, and reads the answer from its
-//! input.
+//! input, in those words.
 //!
 //! **Invariant:** saying something never waits. What does not fit is refused as a whole, and what was taken is written in
 //! order, also where the program reads it later.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use baton_protocol::message::Question;
+use baton_protocol::message::{Answer, Question};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::ioctl_fionread;
 use tokio::sync::Notify;
 
+use crate::agents::adapter::Agent;
+use crate::agents::talk::Request;
+
 /// What a pipe takes as a whole, or not at all (POSIX has 512, Linux one page of at least this).
 const WHOLE: usize = 4096;
+
+/// Most that an agent asks for at once.
+const MAX_REQUESTS: usize = 64;
 
 /// The input of a run.
 #[derive(Debug, Default)]
@@ -39,6 +46,10 @@ struct State {
     question: Option<Question>,
     /// How many were asked.
     asked: u64,
+    /// Who is told things in words of its own.
+    agent: Option<&'static dyn Agent>,
+    /// What that asks for, the oldest first.
+    requests: VecDeque<(Question, Request)>,
 }
 
 /// Something cannot be said.
@@ -82,6 +93,24 @@ impl Input {
         Ok(reader)
     }
 
+    /// The same for an agent's program, which reads this first.
+    pub(super) fn open_for(
+        &self,
+        agent: Option<&'static dyn Agent>,
+        first: &[u8],
+        stays_open: bool,
+    ) -> io::Result<PipeReader> {
+        let reader = self.open()?;
+        let mut state = self.state();
+        state.agent = agent;
+        state.left = first.to_vec();
+        state.ending = !stays_open;
+        state.flush();
+        drop(state);
+        self.said.notify_one();
+        Ok(reader)
+    }
+
     /// The program has none.
     pub(super) fn none(&self) {
         self.state().begun = true;
@@ -95,21 +124,43 @@ impl Input {
 
     /// Says a line, and ends the input where that was the last one. A question is answered by it.
     pub(super) fn say(&self, line: Option<&[u8]>, end: bool) -> Result<(), Unsaid> {
-        let said = self.state().say(line, end);
+        let mut state = self.state();
+        let in_words = match (state.agent, line) {
+            (Some(agent), Some(line)) => {
+                let text = String::from_utf8_lossy(line);
+                Some(agent.say(text.trim_end()).ok_or(Unsaid::Closed)?)
+            }
+            _ => None,
+        };
+        let said = state.say(in_words.as_deref().or(line), end);
+        drop(state);
         self.said.notify_one();
         said
     }
 
-    /// Says a line that answers a question: this one, or whichever is asked.
-    pub(super) fn answer(&self, question: Option<&str>, line: &[u8]) -> Result<(), Unsaid> {
+    /// Says what answers a question: this one, or whichever is asked. `line` is how a program is told that has no words of
+    /// its own.
+    pub(super) fn answer(
+        &self,
+        question: Option<&str>,
+        answer: &Answer,
+        line: &[u8],
+    ) -> Result<(), Unsaid> {
         let mut state = self.state();
-        let asked = state.question.as_ref().map(|asked| asked.id.clone());
+        let asked = state.asks().map(|asked| asked.id.clone());
         match (asked, question) {
             (None, _) => return Err(Unsaid::NothingAsked),
             (Some(asked), Some(meant)) if asked != meant => return Err(Unsaid::Other { asked }),
             (Some(_), _) => {}
         }
-        let said = state.say(Some(line), false);
+        let in_words = match (state.agent, state.requests.front()) {
+            (Some(agent), Some((_, request))) => agent.answer(request, answer),
+            _ => None,
+        };
+        let said = state.say(in_words.as_deref().or(Some(line)), false);
+        if said.is_ok() {
+            state.requests.pop_front();
+        }
         drop(state);
         self.said.notify_one();
         said
@@ -161,6 +212,33 @@ impl Input {
         }
     }
 
+    /// Notes what an agent asks for; `ask` makes the question of the id that it gets.
+    pub(super) fn ask(&self, request: Request, ask: impl FnOnce(String) -> Question) {
+        let mut state = self.state();
+        if state.requests.len() >= MAX_REQUESTS {
+            tracing::warn!("an agent asks for too much at once");
+            return;
+        }
+        state.asked += 1;
+        let question = ask(state.asked.to_string());
+        state.requests.push_back((question, request));
+    }
+
+    /// Notes that an agent does not ask for that any more.
+    pub(super) fn unask(&self, id: &str) {
+        self.state().requests.retain(|(_, request)| request.id != id);
+    }
+
+    /// What an agent asks for now.
+    pub(super) fn asked(&self) -> Option<Question> {
+        self.state().requests.front().map(|(question, _)| question.clone())
+    }
+
+    /// Writes what was taken and did not fit, as far as it fits now.
+    pub(super) fn flush(&self) {
+        self.state().flush();
+    }
+
     /// Whether something was taken that the program has to read before it gets the rest.
     pub(super) fn has_left(&self) -> bool {
         !self.state().left.is_empty()
@@ -168,7 +246,7 @@ impl Input {
 
     /// Whether it asks something.
     pub(super) fn asks(&self) -> bool {
-        self.state().question.is_some()
+        self.state().asks().is_some()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -177,6 +255,10 @@ impl Input {
 }
 
 impl State {
+    fn asks(&self) -> Option<&Question> {
+        self.requests.front().map(|(question, _)| question).or(self.question.as_ref())
+    }
+
     fn say(&mut self, line: Option<&[u8]>, end: bool) -> Result<(), Unsaid> {
         self.flush();
         if !self.begun {
@@ -258,19 +340,22 @@ mod tests {
         let input = Input::default();
         assert_eq!(input.say(Some(b"x\n"), false), Err(Unsaid::NotYet));
         let mut reader = input.open().unwrap();
-        assert_eq!(input.answer(None, b"x\n"), Err(Unsaid::NothingAsked));
+        assert_eq!(input.answer(None, &Answer::Allow, b"x\n"), Err(Unsaid::NothingAsked));
         assert_eq!(asked(&input, true), Found::Asks(question("1".into())));
         assert_eq!(asked(&input, true), Found::Nothing);
-        assert_eq!(input.answer(Some("2"), b"x\n"), Err(Unsaid::Other { asked: "1".into() }));
-        assert_eq!(input.answer(Some("1"), b"x\n"), Ok(()));
-        assert_eq!(input.answer(Some("1"), b"x\n"), Err(Unsaid::NothingAsked));
+        assert_eq!(
+            input.answer(Some("2"), &Answer::Allow, b"x\n"),
+            Err(Unsaid::Other { asked: "1".into() })
+        );
+        assert_eq!(input.answer(Some("1"), &Answer::Allow, b"x\n"), Ok(()));
+        assert_eq!(input.answer(Some("1"), &Answer::Allow, b"x\n"), Err(Unsaid::NothingAsked));
         // Not before it has read that.
         assert_eq!(asked(&input, true), Found::Nothing);
         let mut two = [0; 2];
         reader.read_exact(&mut two).unwrap();
         assert_eq!(asked(&input, true), Found::Asks(question("2".into())));
         assert_eq!(asked(&input, false), Found::GoesOn);
-        assert_eq!(input.answer(None, b"x\n"), Err(Unsaid::NothingAsked));
+        assert_eq!(input.answer(None, &Answer::Allow, b"x\n"), Err(Unsaid::NothingAsked));
     }
 
     #[test]
@@ -282,7 +367,7 @@ mod tests {
         let now = Question { asked_at: 0, ..words("1".into()) };
         assert_eq!(input.look(|_| true, words), Found::Asks(now));
         assert_eq!(input.look(|_| true, words), Found::Nothing);
-        assert_eq!(input.answer(Some("1"), b"x\n"), Ok(()));
+        assert_eq!(input.answer(Some("1"), &Answer::Allow, b"x\n"), Ok(()));
     }
 
     #[test]

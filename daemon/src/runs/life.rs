@@ -110,6 +110,9 @@ impl Runs {
             for told in told.iter().chain(&prepared.note) {
                 runs.note(&work, told);
             }
+            if let Some(told) = runs.converse(&work, &prepared.receipt)? {
+                runs.note(&work, &told);
+            }
             own("making the run's folders", make_programs(folders, &work.run.short()))?;
             let receipt = prepared.receipt.to_string();
             let written = fs::write_whole(&folders.receipt(), receipt.as_bytes(), 0o644);

@@ -1,9 +1,12 @@
 //! What holds for the runs of a node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use baton_protocol::message::Permissions;
 
 use super::environment::NodeEnvironment;
 use crate::limits::Allowance;
@@ -73,10 +76,47 @@ pub struct AgentLimits {
     pub timeout: Option<Duration>,
     /// Whether something can be said to them, unless they were asked for otherwise.
     pub input: bool,
+    /// How its program is started; the adapter's own way without.
+    pub program: AgentProgram,
+}
+
+/// What the node's owner has set up for an agent.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct AgentProgram {
+    /// Looked up in the `PATH` of runs.
+    pub name: Option<String>,
+    /// Arguments behind those of the adapter.
+    pub arguments: Vec<String>,
+    /// Variables of its runs, where nobody gave them others.
+    pub variables: Vec<(OsString, OsString)>,
+    /// What it may do unasked at most. Nothing: everything where runs are isolated, else nothing.
+    pub permissions: Option<Permissions>,
+}
+
+impl std::fmt::Debug for AgentProgram {
+    /// Without values of variables, some of which are secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.variables.iter().map(|(name, _)| name).collect();
+        f.debug_struct("AgentProgram")
+            .field("name", &self.name)
+            .field("arguments", &self.arguments)
+            .field("variables", &names)
+            .field("permissions", &self.permissions)
+            .finish()
+    }
+}
+
+impl AgentProgram {
+    /// What it may do unasked: as much as was asked for, and no more than the node allows.
+    pub fn may(&self, asked: Option<Permissions>, isolated: bool) -> Permissions {
+        let by_itself = if isolated { Permissions::All } else { Permissions::Ask };
+        let most = self.permissions.unwrap_or(by_itself);
+        asked.map_or(most, |asked| asked.min(most))
+    }
 }
 
 impl Default for AgentLimits {
     fn default() -> Self {
-        Self { max_parallel: None, timeout: None, input: true }
+        Self { max_parallel: None, timeout: None, input: true, program: AgentProgram::default() }
     }
 }

@@ -5,9 +5,9 @@
 //! **Invariant:** a program is started in the room of its run and within its limits, or not at all.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::message::{Checked, RunSpec, RunState};
@@ -15,10 +15,12 @@ use baton_store::catalog::runs::RunUpdate;
 use baton_store::secrets::known::KnownValues;
 use tokio::sync::watch;
 
+use super::agent::{Program, Speaks};
 use super::attend::{Attention, attend};
-use super::environment::{Installed, arguments, environment, find_in_home_first, set_where_free};
+use super::environment::{Installed, environment, find_in_home_first, set_where_free};
 use super::execute::{ExecuteError, Execution, execute};
 use super::git_access;
+use super::hearing::Hearing;
 use super::limits::Held;
 use super::process::Processes;
 use super::refused::{chain, reason};
@@ -98,9 +100,9 @@ impl Runs {
                 return Ended { failure: Some(failure), at: clock.now_ms(), ..Ended::default() };
             }
         };
-        let words = arguments(&live.spec);
+        let Program { words, attention } = self.program(live);
         drop(live.installed.set(installed));
-        self.run_in_room(live, &given, &words, Attention::Whole).await
+        self.run_in_room(live, &given, &words, attention).await
     }
 
     /// Runs a program of a run, which finds installed what the run does, to its end.
@@ -115,6 +117,7 @@ impl Runs {
         let (checkout, home) = (live.folders.checkout(), live.home());
         let node = &self.0.options.environment;
         let mut variables = environment(node, &live.spec, &live.folders, &home, given);
+        set_where_free(&mut variables, self.variables_of_agent(live));
         set_where_free(&mut variables, installed.variables);
         if installed.made_at.is_some() {
             find_in_home_first(&mut variables, &home);
@@ -131,7 +134,11 @@ impl Runs {
             .split_first()
             .map_or((OsStr::new(""), words), |(first, rest)| (first.as_os_str(), rest));
         let (attachments, receipt) = (live.folders.attachments(), live.folders.receipt());
-        let git = live.folders.git();
+        let (git, told) = (live.folders.git(), live.folders.told());
+        let mut readable: Vec<&Path> = vec![&attachments, &receipt, &git];
+        if live.told.get().is_some() {
+            readable.push(&told);
+        }
         let temporary = live.folders.temporaries();
         let job = Job {
             program,
@@ -139,7 +146,7 @@ impl Runs {
             checkout: &checkout,
             home: &home,
             temporary: Some(temporary.each_ref().map(PathBuf::as_path)),
-            readable: &[&attachments, &receipt, &git],
+            readable: &readable,
             seen_at: installed.made_at.as_ref().map(|(checkout, home)| (&**checkout, &**home)),
             environment: &variables,
             network: !self.is_without_network(&live.spec),
@@ -190,6 +197,9 @@ impl Runs {
         };
         let started = watch::Sender::new(None);
         let (mut is_started, attended) = (started.subscribe(), started.subscribe());
+        let speaks = live.speaks.get().filter(|_| attention == Attention::Agent);
+        let hearing = speaks.and_then(|speaks| speaks.agent).map(Hearing::new);
+        let (hearing, heard) = hearing.unzip();
         let execution = Execution {
             run: live.run,
             wrapped,
@@ -199,6 +209,7 @@ impl Runs {
             held: Arc::clone(&held),
             log: Arc::clone(&live.log),
             known,
+            hearing,
             clock: clock.clone(),
             started,
         };
@@ -206,7 +217,8 @@ impl Runs {
         let work = move || execute(execution, &record);
         let mut work = self.0.parts.tasks.spawn_blocking("run-program", work);
         let over = watch::Sender::new(false);
-        let beside = attend(self.clone(), Arc::clone(live), attention, attended, over.subscribe());
+        let what = (attention, heard);
+        let beside = attend(self.clone(), Arc::clone(live), what, attended, over.subscribe());
         let beside = self.0.parts.tasks.spawn("run-attend", beside);
         let stopped = async {
             let Some(limit) = limit else { return Some(live.stopped().await) };
@@ -236,7 +248,9 @@ impl Runs {
             Ok(Ok(code)) => {
                 let refused = held.refused().filter(|_| code != 0);
                 let text = |refused| format!("the program ended with code {code}; {refused}");
-                (Some(code), refused.map(text))
+                let said = live.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let said = said.map(|said| format!("{} said: {said}", live.spec.agent));
+                (Some(code), refused.map(text).or(said))
             }
             Ok(Err(error)) => {
                 let not_found =
@@ -262,6 +276,10 @@ impl Runs {
     /// What a program in the room of a run reads.
     fn input_of(&self, live: &Live, attention: Attention) -> std::io::Result<Stdio> {
         let spec = &live.spec;
+        if let (Attention::Agent, Some(speaks)) = (attention, live.speaks.get()) {
+            let Speaks { agent, input, stays_open } = speaks;
+            return live.input.open_for(*agent, input, *stays_open).map(Stdio::from);
+        }
         let open = spec.terms.input.unwrap_or_else(|| self.0.options.agent(&spec.agent).input);
         if open && attention == Attention::Whole {
             live.input.open().map(Stdio::from)

@@ -121,6 +121,7 @@ async fn recovered(runs: Runs, live: Arc<Live>) {
         let reason = "the node stopped while the run was set up; its program was not started";
         runs.finish(&live, RunState::Interrupted, Some(reason.to_owned()), None).await;
     } else {
+        live.has_home_at(runs.home_of(&live));
         let now = runs.0.parts.clock.now_ms();
         let ended = Ended {
             code: info.exit_code,

@@ -12,7 +12,10 @@ use super::log::LogError;
 use crate::task::TaskFailed;
 
 /// The one agent that needs no adapter: the command itself.
-const PLAIN_AGENT: &str = "command";
+pub(super) const PLAIN_AGENT: &str = "command";
+
+/// Longest name of a model.
+const MAX_MODEL: usize = 256;
 
 /// Longest reason that is kept.
 const MAX_REASON: usize = 4096;
@@ -134,11 +137,19 @@ pub(super) fn chain(error: &dyn Error) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// No agent of that name.
-    #[error("there is no agent {0} on this node; a command can be run")]
+    #[error(
+        "there is no agent {0} on this node; its owner can set one up under [agents.{0}] in its config.toml"
+    )]
     Agent(String),
     /// Nothing to run.
     #[error("the run has no command")]
     NoCommand,
+    /// Nothing for its agent to do.
+    #[error("the run has no prompt for {0} to take")]
+    NoPrompt(String),
+    /// Either of them could be meant.
+    #[error("the run has a command, which {0} does not take")]
+    Both(String),
     /// Its agent is to have no network, which takes walls.
     #[error(
         "runs of {0} are to have no network here, which this node cannot see to: its runs are not isolated"
@@ -195,11 +206,12 @@ impl RunsError {
 
 /// Refuses what could never be started, so that the user hears of it at once.
 pub(super) fn check(spec: &RunSpec) -> Result<(), SpecError> {
-    if spec.agent != PLAIN_AGENT {
-        return Err(SpecError::Agent(spec.agent.chars().take(80).collect()));
-    }
-    if spec.command.first().is_none_or(Vec::is_empty) {
+    let is_plain = spec.agent == PLAIN_AGENT;
+    if is_plain && spec.command.first().is_none_or(Vec::is_empty) {
         return Err(SpecError::NoCommand);
+    }
+    if !is_plain && !spec.command.is_empty() {
+        return Err(SpecError::Both(spec.agent.chars().take(80).collect()));
     }
     let bounded = |what, length, limit| {
         if length > limit { Err(SpecError::TooLong { what, length, limit }) } else { Ok(()) }
@@ -221,6 +233,7 @@ pub(super) fn check(spec: &RunSpec) -> Result<(), SpecError> {
     if check.is_some_and(|check| check.contains('\0')) {
         return Err(SpecError::Nul("check"));
     }
+    bounded("model", spec.terms.model.as_deref().unwrap_or_default().len(), MAX_MODEL)?;
     if check.is_some_and(|check| check.trim().is_empty()) {
         return Err(SpecError::NoCommand);
     }
@@ -240,7 +253,9 @@ mod tests {
         assert_eq!(check(&spec(1, &["a", "b\0c"])), Err(SpecError::Nul("command")));
         let mut agent = spec(1, &["true"]);
         agent.agent = "claude".to_owned();
-        assert_eq!(check(&agent), Err(SpecError::Agent("claude".to_owned())));
+        assert_eq!(check(&agent), Err(SpecError::Both("claude".to_owned())));
+        agent.command.clear();
+        assert_eq!(check(&agent), Ok(()));
         let long = "x".repeat(MAX_STRING);
         let refused = check(&spec(1, &["true", &long])).unwrap_err();
         assert!(matches!(refused, SpecError::TooLong { what: "command", .. }), "{refused}");

@@ -43,15 +43,15 @@ impl Runs {
         answer: Answer,
     ) -> Result<RunInfo, RunsError> {
         // A program that waits for input is answered with a word.
-        let line = line(match answer {
+        let line = line(match &answer {
             Answer::Allow => "allow".to_owned(),
             Answer::Deny => "deny".to_owned(),
-            Answer::Text(text) => text,
+            Answer::Text(text) => text.clone(),
         })?;
         let live = self.at_work(user, run).await?;
         let to = Arc::clone(&live);
         live.log.break_tail();
-        let answer = move || to.input.answer(question.as_deref(), &line);
+        let answer = move || to.input.answer(question.as_deref(), &answer, &line);
         let said = self.blocking("run-answer", answer).await?;
         said.map_err(|unsaid| refused(run, unsaid))?;
         Ok(going_on(&live).await)

@@ -10,7 +10,7 @@ use baton_protocol::message::{LogEntry, LogStream, RunInfo, RunSpec, RunState, T
 use baton_store::catalog::Catalog;
 use baton_store::fs;
 
-use super::checkout::{CheckoutError, Checkouts, Place, Prepared};
+use super::checkout::{CheckoutError, Checkouts, Conversed, Place, Prepared};
 use super::environment::NodeEnvironment;
 use super::follow::RunLog;
 use super::{RunOptions, RunParts, Runs};
@@ -77,6 +77,15 @@ impl Checkouts for CopyCheckouts {
         write(&attachments.join("a.txt"), b"the attachment\n").map_err(failed("attaching"))?;
         let receipt = serde_json::json!({ "snapshot": snapshot.to_string(), "isolated": null });
         Ok(Prepared { files: 1, bytes: 6, receipt, note: None })
+    }
+
+    fn converse(
+        &self,
+        _place: &Place,
+        _snapshot: SnapshotId,
+        _is_fork: bool,
+    ) -> Result<Option<Conversed>, CheckoutError> {
+        Ok(None)
     }
 
     fn keep(&self, place: &Place, _parent: SnapshotId) -> Result<SnapshotId, CheckoutError> {

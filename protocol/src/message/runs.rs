@@ -38,6 +38,41 @@ pub struct Terms {
     pub timeout_ms: Option<u64>,
     /// Whether its program's standard input stays open for what is said to it. Nothing: as the node is set up.
     pub input: Option<bool>,
+    /// The model that its agent asks. Nothing: as the agent is set up.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// What its agent may do unasked, which is never more than the node allows. Nothing: as much as that.
+    #[serde(default)]
+    pub permissions: Option<Permissions>,
+}
+
+/// What an agent may do unasked; the later ones allow what the earlier ones do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Permissions {
+    /// Nothing that changes something.
+    Ask,
+    /// Edit files.
+    Edits,
+    /// Everything.
+    All,
+}
+
+/// How an agent stands on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentReport {
+    /// Its name.
+    pub agent: String,
+    /// What its program says that it is; nothing where that is not known.
+    pub version: Option<String>,
+    /// How somebody is logged in, for people; nothing where that is not known.
+    pub login: Option<String>,
+    /// What it may do unasked.
+    pub permissions: Permissions,
+    /// Why a run cannot have it; nothing where it can, as far as is known.
+    pub problem: Option<String>,
+    /// What to do about that.
+    pub fix: Option<String>,
 }
 
 /// What a run waits for.

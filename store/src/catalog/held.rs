@@ -3,7 +3,8 @@
 //! **Invariant:** nothing here is content: a path, the name of a rule, a line and a keyed hash.
 //!
 //! **Invariant:** what was allowed stays allowed until it is taken back. An allowed path is allowed
-//! whatever its file holds later; an allowed finding is allowed in every file of its workspace.
+//! whatever its file holds later; an allowed finding is allowed in every file of its workspace, and in every conversation
+//! about it.
 
 use std::collections::BTreeSet;
 
@@ -50,6 +51,9 @@ const DIGITS: usize = 16;
 /// Fewest digits by which a finding can be named.
 const LEAST_DIGITS: usize = 8;
 
+/// Begins what stands in place of the path for what was said and not written: no path has this byte.
+const SAID: u8 = 0;
+
 /// A file that is held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldFinding {
@@ -73,6 +77,13 @@ impl HeldFinding {
         Self { path, rule, line: *line, fingerprint: *fingerprint, seen_at }
     }
 
+    /// What was found in a file of a conversation about the workspace.
+    pub fn said(file: &str, finding: &Finding, seen_at: u64) -> Self {
+        let digits = id_of(&finding.fingerprint);
+        let name = [&[SAID], file.as_bytes(), &[SAID], digits.as_bytes()].concat();
+        Self::new(&name, finding, seen_at)
+    }
+
     /// By which people name it: 16 digits.
     pub fn id(&self) -> String {
         id_of(&self.fingerprint)
@@ -89,7 +100,12 @@ pub struct Allowed {
 impl Allowed {
     /// Whether this finding is no reason to hold the file at `path` back.
     pub fn permits(&self, path: &[u8], finding: &Finding) -> bool {
-        self.permits_path(path) || self.fingerprints.contains(&finding.fingerprint)
+        self.permits_path(path) || self.permits_finding(finding)
+    }
+
+    /// Whether this finding is no reason to hold anything back.
+    pub fn permits_finding(&self, finding: &Finding) -> bool {
+        self.fingerprints.contains(&finding.fingerprint)
     }
 
     /// Whether the file at `path` travels whatever it holds, so that it need not be looked at.
@@ -137,16 +153,25 @@ impl Catalog {
             return Ok(false);
         }
         self.write("noting what is held", |db| {
-            db.execute("DELETE FROM held WHERE workspace = ?1", [workspace.as_bytes()])?;
-            let mut add = db.prepare_cached(
-                "INSERT INTO held(workspace, path, rule, line, fingerprint, seen_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?;
-            for HeldFinding { path, rule, line, fingerprint, seen_at } in &wanted {
-                let (line, seen_at) = (sql(*line), sql(*seen_at));
-                add.execute((workspace.as_bytes(), path, rule, line, fingerprint, seen_at))?;
-            }
+            let forget = format!("DELETE FROM held WHERE workspace = ?1 AND NOT {IS_SAID}");
+            db.execute(&forget, [workspace.as_bytes()])?;
+            add_all(db, workspace, &wanted)?;
             Ok(true)
+        })
+    }
+
+    /// Replaces what holds a conversation about a workspace back, so that it can be named and allowed.
+    pub fn set_said(
+        &self,
+        workspace: WorkspaceId,
+        findings: &[HeldFinding],
+    ) -> Result<(), StoreError> {
+        let said = |finding: &&HeldFinding| finding.path.first() == Some(&SAID);
+        let wanted: Vec<_> = findings.iter().filter(said).cloned().collect();
+        self.write("noting what holds a conversation back", |db| {
+            let forget = format!("DELETE FROM held WHERE workspace = ?1 AND {IS_SAID}");
+            db.execute(&forget, [workspace.as_bytes()])?;
+            add_all(db, workspace, &wanted)
         })
     }
 
@@ -242,7 +267,9 @@ impl Catalog {
                 .collect::<Result<_, _>>()?;
             let mut found = Vec::new();
             for workspace in workspaces {
-                let all = held(db, workspace)?.into_iter();
+                let mut all = held(db, workspace)?;
+                all.extend(of(db, workspace, IS_SAID)?);
+                let all = all.into_iter();
                 let named = all.filter(|finding| finding.id().starts_with(id));
                 found.extend(named.map(|finding| (workspace, finding)));
             }
@@ -276,8 +303,32 @@ fn id_of(fingerprint: &[u8; 32]) -> String {
 
 const SELECT: &str = "SELECT path, rule, line, fingerprint, seen_at FROM held WHERE workspace = ?1";
 
+/// Whether a row is about what was said.
+const IS_SAID: &str = "substr(path, 1, 1) = x'00'";
+
+/// The files that are held back.
 fn held(db: &Connection, workspace: WorkspaceId) -> rusqlite::Result<Vec<HeldFinding>> {
-    let mut list = db.prepare_cached(&format!("{SELECT} ORDER BY path"))?;
+    of(db, workspace, &format!("NOT {IS_SAID}"))
+}
+
+fn add_all(
+    db: &Connection,
+    workspace: WorkspaceId,
+    findings: &[HeldFinding],
+) -> rusqlite::Result<()> {
+    let mut add = db.prepare_cached(
+        "INSERT OR REPLACE INTO held(workspace, path, rule, line, fingerprint, seen_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    for HeldFinding { path, rule, line, fingerprint, seen_at } in findings {
+        let (line, seen_at) = (sql(*line), sql(*seen_at));
+        add.execute((workspace.as_bytes(), path, rule, line, fingerprint, seen_at))?;
+    }
+    Ok(())
+}
+
+fn of(db: &Connection, workspace: WorkspaceId, which: &str) -> rusqlite::Result<Vec<HeldFinding>> {
+    let mut list = db.prepare_cached(&format!("{SELECT} AND {which} ORDER BY path"))?;
     list.query_map([workspace.as_bytes()], from_row)?.collect()
 }
 
@@ -361,6 +412,24 @@ mod tests {
         for none in ["abababa", "abababac", "ABABABAB", "ababababababababab", "%%%%%%%%"] {
             assert_eq!(catalog.held_by_id(none).unwrap(), [], "{none}");
         }
+    }
+
+    #[test]
+    fn what_was_said_is_named_and_allowed_and_no_file() {
+        let (_folder, catalog) = catalog();
+        let one = workspace(&catalog, 1);
+        let file = HeldFinding::new(b"a", &finding(1), 10);
+        let said = HeldFinding::said("session.jsonl", &finding(0xab), 10);
+        catalog.set_held(one, std::slice::from_ref(&file)).unwrap();
+        catalog.set_said(one, &[said.clone(), file.clone()]).unwrap();
+        // Of files there is the one, before and after the next scan.
+        assert_eq!(catalog.held(one).unwrap(), std::slice::from_ref(&file));
+        assert!(!catalog.set_held(one, &[file]).unwrap());
+        assert_eq!(catalog.held_by_id("abababab").unwrap(), [(one, said.clone())]);
+        catalog.set_held(one, &[]).unwrap();
+        assert_eq!(catalog.held_by_id("abababab").unwrap(), [(one, said)]);
+        catalog.set_said(one, &[]).unwrap();
+        assert_eq!(catalog.held_by_id("abababab").unwrap(), []);
     }
 
     #[test]

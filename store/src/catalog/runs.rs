@@ -398,7 +398,7 @@ fn decode_command(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
-    use baton_protocol::message::{CheckState, QuestionKind, Terms};
+    use baton_protocol::message::{CheckState, Permissions, QuestionKind, Terms};
 
     use super::*;
     use crate::catalog::testing::catalog;
@@ -547,7 +547,13 @@ mod tests {
     fn a_run_waits_in_one_state_only() {
         let (_folder, catalog) = with_users();
         let mut asked = spec(1);
-        asked.terms = Terms { check: Some("ls".into()), timeout_ms: Some(5), input: Some(false) };
+        asked.terms = Terms {
+            check: Some("ls".into()),
+            timeout_ms: Some(5),
+            input: Some(false),
+            model: Some("m".into()),
+            permissions: Some(Permissions::Ask),
+        };
         catalog.create_run(&asked, "ann", VAULT, 10).unwrap().unwrap();
         assert_eq!(catalog.run("ann", asked.run).unwrap().unwrap().info.spec, asked);
         let set = |state, update: RunUpdate| {

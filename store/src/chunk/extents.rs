@@ -64,6 +64,15 @@ pub(crate) fn load_manifest<S: ObjectSource + ?Sized>(
     Manifest::decode(&source.require(&id)?).map_err(|_| StoreError::DamagedObject(id))
 }
 
+/// Visits the bytes of a blob in order, a chunk at a time.
+pub fn for_each_piece<S: ObjectSource + ?Sized, E: From<StoreError>>(
+    source: &S,
+    blob: Blob,
+    mut visit: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    for_each_extent(source, blob, |_, extent| visit(&read_chunk(source, extent)?))
+}
+
 /// The bytes of a chunk, which must be as long as its list says.
 pub(crate) fn read_chunk<S: ObjectSource + ?Sized>(
     source: &S,

@@ -138,7 +138,7 @@ impl KnownValues {
 
     /// The finding in a file with these bytes, or with these first ones: a whole value of [`LEAST_HELD`] bytes or more. A
     /// line of a longer one stands in many files. All are one finding: nobody is told which value it was.
-    pub(crate) fn finding(&self, bytes: &[u8]) -> Option<Finding> {
+    pub fn finding(&self, bytes: &[u8]) -> Option<Finding> {
         let bytes = bytes.get(..LOOKED_AT).unwrap_or(bytes);
         let finder = self.finder.get_or_init(|| {
             let kind = Some(AhoCorasickKind::NoncontiguousNFA);

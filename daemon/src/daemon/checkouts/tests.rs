@@ -6,6 +6,7 @@
 )]
 
 mod conformance;
+mod conversing;
 mod installed;
 mod unprivileged;
 
@@ -165,6 +166,9 @@ impl Lab {
         let attachments = folder.join("attachments");
         system::create_dir_all(&attachments).unwrap();
         Place {
+            agent: "command".to_owned(),
+            home: None,
+            conversation: None,
             run,
             vault: VAULT,
             workspace: WORKSPACE,
