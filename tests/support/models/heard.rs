@@ -111,7 +111,10 @@ impl History {
     /// What came of it, each once: a program may repeat one, as Gemini CLI does whenever it resumes.
     pub(crate) fn results(&self) -> Vec<&String> {
         let mut all: Vec<_> = self.results.iter().collect();
-        all.dedup();
+        // Two calls may have come to the same.
+        if all.len() > self.calls.len() {
+            all.dedup();
+        }
         all
     }
 
