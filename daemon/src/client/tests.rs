@@ -306,7 +306,7 @@ async fn what_cannot_be_read_is_refused_in_words() {
     // A request that this version does not have, from one that it does not speak.
     let (code, _) = reply_to(&mut open().await, &frame(&[next as u8, after as u8, 99, 1, 2])).await;
     assert_eq!(code, RefusalCode::Version);
-    let (code, _) = reply_to(&mut open().await, &frame(&[1, 3, 99, 1, 2])).await;
+    let (code, _) = reply_to(&mut open().await, &frame(&[1, VERSION as u8, 99, 1, 2])).await;
     assert_eq!(code, RefusalCode::Malformed);
     let (code, _) = reply_to(&mut open().await, &frame(&[])).await;
     assert_eq!(code, RefusalCode::Malformed);
