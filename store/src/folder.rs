@@ -4,11 +4,15 @@
 //! time, and may have been put there by anybody.
 //!
 //! - [`stage`]: several new files, all of which come to their places or none
+//! - [`scratch`]: a folder of ours for a moment
+//! - [`database`]: a database among the files
 //!
 //! **Invariant:** nothing outside of the folder is read or written; a link, a special file and a name that is too long
 //! are errors that name the path.
 
 mod stage;
+mod scratch;
+pub mod database;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +26,7 @@ use rustix::io::Errno;
 use crate::fs::{self, Context, FsError};
 use crate::scan::directory::{list, open_below, open_in};
 
+pub use scratch::Scratch;
 pub use stage::{Placed, Seen, Stage};
 
 /// Entries of one directory that are looked at; programs that keep more in one have others to clean up.
@@ -43,6 +48,12 @@ pub enum FolderError {
     #[error("{} is no directory of its own: a link is not followed", path.display())]
     NotDirectory {
         /// Which, or something above it.
+        path: PathBuf,
+    },
+    /// What is in it cannot be read where it is, and there is no other place.
+    #[error("there is no place for a copy of what is in {}", path.display())]
+    NoScratch {
+        /// The folder.
         path: PathBuf,
     },
     /// A directory has too many entries.
@@ -69,6 +80,10 @@ pub enum Kind {
 pub struct Folder {
     fd: OwnedFd,
     path: PathBuf,
+    /// Whether somebody else than its user decides what is in it.
+    is_anybodys: bool,
+    /// Where something can be put for a moment.
+    scratch: Option<PathBuf>,
 }
 
 impl Folder {
@@ -78,9 +93,12 @@ impl Folder {
         match rustix::fs::open(path, flags, Mode::empty()) {
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::NOTDIR) => Err(FolderError::NotDirectory { path: path.to_owned() }),
-            opened => {
-                Ok(Some(Self { fd: opened.context("opening", path)?, path: path.to_owned() }))
-            }
+            opened => Ok(Some(Self {
+                fd: opened.context("opening", path)?,
+                path: path.to_owned(),
+                is_anybodys: false,
+                scratch: None,
+            })),
         }
     }
 
@@ -115,7 +133,7 @@ impl Folder {
                 opened => opened.context("opening", &path)?,
             };
         }
-        Ok(Some(Self { fd, path }))
+        Ok(Some(Self { fd, path, is_anybodys: true, scratch: None }))
     }
 
     /// Removes a file that was looked at, if it is still the one: `seen` is an open descriptor of it.
@@ -135,6 +153,20 @@ impl Folder {
             rustix::fs::unlinkat(&directory, name, AtFlags::empty()).context("removing", &path)?;
         }
         Ok(is_it)
+    }
+
+    /// The same, with a folder of ours in which something can be put for a moment.
+    #[must_use]
+    pub fn with_scratch(mut self, scratch: &Path) -> Self {
+        self.scratch = Some(scratch.to_owned());
+        self
+    }
+
+    /// Makes a folder for a moment; an error where nobody said where.
+    pub fn scratch(&self) -> Result<Scratch, FolderError> {
+        let above = self.scratch.as_deref();
+        let above = above.ok_or_else(|| FolderError::NoScratch { path: self.path.clone() })?;
+        Ok(Scratch::new(above)?)
     }
 
     /// Where it is.
