@@ -147,6 +147,31 @@ fn transcript(home: &TestHome, id: &str) -> PathBuf {
     found[0].clone()
 }
 
+/// All that the program keeps of a conversation.
+fn kept(agent: &Installed, home: &TestHome, id: &str) -> String {
+    if agent.name() == "opencode" {
+        agent.answers(home, &["export", id])
+    } else {
+        read(transcript(home, id))
+    }
+}
+
+/// What the program keeps of the work of an agent that another one has started.
+fn kept_of_part(agent: &Installed, home: &TestHome, id: &str) -> Option<String> {
+    let all: Vec<_> = if agent.name() == "opencode" {
+        let query = format!("SELECT id FROM session WHERE parent_id = '{id}'");
+        let found = agent.answers(home, &["db", "--format", "tsv", &query]);
+        let ids = found.lines().filter(|line| line.starts_with("ses_"));
+        ids.map(|id| agent.answers(home, &["export", id])).collect()
+    } else {
+        let is_other = |path: &PathBuf| {
+            !path.to_str().unwrap().contains(id) || path.parent().unwrap().ends_with("subagents")
+        };
+        files_of(home, ".jsonl").into_iter().filter(is_other).map(read).collect()
+    };
+    all.into_iter().find(|text| text.contains("part.txt") && text.contains("the details are done"))
+}
+
 fn a_program_works_with_the_model(program: &'static Program) {
     let Some(agent) = Installed::get(program) else { return };
     let models = ModelServer::new();
@@ -184,8 +209,7 @@ fn a_conversation_goes_on_elsewhere_and_as_a_fork(program: &'static Program) {
     let Some(desk) = Desk::new(program) else { return };
     let begun = desk.ask("please write the notes (one)");
     assert_eq!(read(desk.root.join("notes.txt")), "the first line\n");
-    let original = transcript(&desk.laptop, &begun.id);
-    let before = std::fs::read(&original).unwrap();
+    let before = kept(&desk.agent, &desk.laptop, &begun.id);
     let (told, run) = desk.hand_off("auto");
     assert_eq!(told["receipt"]["conversation"]["id"], begun.id.as_str());
     assert_eq!(told["receipt"]["conversation"]["agent"], program.agent);
@@ -207,7 +231,7 @@ fn a_conversation_goes_on_elsewhere_and_as_a_fork(program: &'static Program) {
     assert!(!history.has("(two)"));
 
     // Where it began nothing happened.
-    assert_eq!(std::fs::read(&original).unwrap(), before);
+    assert_eq!(kept(&desk.agent, &desk.laptop, &begun.id), before);
     assert_eq!(read(desk.root.join("notes.txt")), "the first line\n");
     assert_eq!(desk.models.problems(), Vec::<String>::new());
 }
@@ -267,16 +291,9 @@ fn what_another_agent_did_comes_along(program: &'static Program) {
     assert!(history.has("(whole)") && history.has("(part)"), "{history:?}");
     assert!(history.has("the details are done"), "{history:?}");
     // What that one did is there, for who looks, at the place where it would have been done.
-    let of_part = |home| {
-        let all = files_of(home, ".jsonl").into_iter().filter(|path| {
-            !path.to_str().unwrap().contains(&begun.id)
-                || path.parent().unwrap().ends_with("subagents")
-        });
-        all.map(read)
-            .find(|text| text.contains("part.txt") && text.contains("the details are done"))
-    };
-    assert!(of_part(&desk.laptop).is_some());
-    let text = of_part(&other).unwrap_or_else(|| panic!("what the other agent did is not there"));
+    assert!(kept_of_part(&desk.agent, &desk.laptop, &begun.id).is_some());
+    let text = kept_of_part(&desk.agent, &other, there.id())
+        .unwrap_or_else(|| panic!("what the other agent did is not there"));
     assert!(text.contains(there.root.to_str().unwrap()));
     assert_eq!(desk.models.problems(), Vec::<String>::new());
 }
@@ -383,4 +400,15 @@ tests_of!(
         a_torn_line_does_no_harm
     ]
 );
-tests_of!(opencode, &OPENCODE, [a_program_works_with_the_model]);
+tests_of!(
+    opencode,
+    &OPENCODE,
+    [
+        a_program_works_with_the_model,
+        a_conversation_goes_on_elsewhere_and_as_a_fork,
+        of_two_conversations_the_one_that_is_named_goes_on,
+        what_another_agent_did_comes_along,
+        an_image_is_seen_elsewhere,
+        a_fork_of_the_programs_own_goes_on
+    ]
+);

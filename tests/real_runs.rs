@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::cloud::{Cloud, arg, list, refused, text};
 use crate::support::home::{TestHome, eventually};
 use crate::support::models::{History, ModelServer, Step};
-use crate::support::programs::{CLAUDE, CODEX, GEMINI, Installed, KEY, Program};
+use crate::support::programs::{CLAUDE, CODEX, GEMINI, Installed, KEY, OPENCODE, Program};
 
 /// A model, a node whose owner has set the program up, and a laptop whose user has it, too, and a workspace.
 struct Desk {
@@ -44,6 +44,13 @@ fn config(agent: &Installed, url: &str) -> String {
             "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?} }}\n\
              args = ['--model', 'gemini-2.5-flash']\n"
         ),
+        "opencode" => {
+            let settings = agent.settings(url);
+            format!(
+                "env = {{ OPENCODE_CONFIG_CONTENT = '{settings}', OPENCODE_DISABLE_MODELS_FETCH = \"1\", \
+                 OPENCODE_DISABLE_LSP_DOWNLOAD = \"1\", OPENCODE_DISABLE_DEFAULT_PLUGINS = \"1\" }}\n"
+            )
+        }
         other => panic!("{other}"),
     };
     format!("{serve}[agents.{}]\nprogram = {program:?}\n{own}", agent.name())
@@ -297,6 +304,15 @@ tests_of!(
 tests_of!(
     gemini,
     &GEMINI,
+    [
+        work_goes_to_the_cloud_is_followed_up_and_comes_home,
+        work_begins_in_the_cloud_by_several_and_is_forked,
+        an_agent_that_is_not_there_is_found_before_anything_is_sent
+    ]
+);
+tests_of!(
+    opencode,
+    &OPENCODE,
     [
         work_goes_to_the_cloud_is_followed_up_and_comes_home,
         work_begins_in_the_cloud_by_several_and_is_forked,

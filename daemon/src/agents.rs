@@ -12,11 +12,13 @@
 //! - [`start`]: how a program is started
 //! - [`talk`]: what it says while it works, and is told
 //! - [`adapter`]: what differs from agent to agent
-//! - [`claude`], [`codex`], [`gemini`]: the agents
+//! - [`claude`], [`codex`], [`gemini`], [`opencode`]: the agents
+//! - [`mirror`]: conversations of a database as files, for those below
 //! - [`findings`]: what looks like a secret in a conversation
 //! - [`capture`], [`restore`]: from an agent's folder into a store, and from a store into a folder
 //! - [`departed`]: out of a folder, so that it can come to another place there
 //! - [`ask`]: what a program says of itself
+//! - [`import`]: a program takes a conversation in
 //!
 //! Not here: who asks, and where the folders of agents are; they are arguments. What an agent's program does with a
 //! conversation is its own affair: the files are checked against the real programs by hand
@@ -38,18 +40,22 @@ pub mod adapter;
 pub mod claude;
 pub mod codex;
 pub mod gemini;
+pub mod opencode;
+mod mirror;
 pub mod findings;
 pub mod capture;
 pub mod restore;
 pub mod departed;
 pub mod ask;
+pub mod import;
 #[cfg(test)]
 mod conformance;
 
 use adapter::Agent;
 
 /// Every agent whose conversations travel, in the order in which they are asked.
-pub const ALL: [&dyn Agent; 3] = [&claude::Claude, &codex::Codex, &gemini::Gemini];
+pub const ALL: [&dyn Agent; 4] =
+    [&claude::Claude, &codex::Codex, &gemini::Gemini, &opencode::OpenCode];
 
 /// The agent of this name.
 pub fn named(name: &str) -> Option<&'static dyn Agent> {

@@ -230,7 +230,7 @@ impl Workspaces {
         let storing = self.clock.instant();
         let intake = self.vault.intake();
         // Nobody hears of what is put before somebody is told of the intake.
-        let mut conversations = said.store(&intake)?;
+        let mut conversations = said.store(&intake, &self.scratch)?;
         let said_in = self.clock.since(storing);
         let started = self.clock.instant();
         if progress.wants_total()

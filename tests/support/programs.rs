@@ -81,6 +81,11 @@ impl Installed {
         home.set("NO_PROXY", "127.0.0.1,localhost");
     }
 
+    /// What the program is to find among its settings, for a model at this address: the text of the first file.
+    pub(crate) fn settings(&self, url: &str) -> String {
+        (self.program.files)(url).remove(0).1
+    }
+
     /// A new conversation, in a folder.
     pub(crate) fn ask(&self, home: &TestHome, folder: &Path, prompt: &str) -> Said {
         self.turn(home, folder, &[], prompt)
@@ -122,6 +127,15 @@ impl Installed {
     pub(crate) fn fork(&self, home: &TestHome, folder: &Path, id: &str, prompt: &str) -> Said {
         let words = (self.program.fork)(id);
         self.turn(home, folder, &words, prompt)
+    }
+
+    /// What the program answers to these words, in the home of its user.
+    pub(crate) fn answers(&self, home: &TestHome, words: &[&str]) -> String {
+        let mut command = self.command(home, &home.user_home());
+        command.args(words);
+        let output = run(command, TURN);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn turn(&self, home: &TestHome, folder: &Path, resume: &[&str], prompt: &str) -> Said {

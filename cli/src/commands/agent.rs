@@ -49,7 +49,7 @@ enum What {
     },
     /// Asks an agent's program for its version, and whether somebody is logged in.
     Check {
-        /// `claude`, `codex` or `gemini`.
+        /// `claude`, `codex`, `gemini` or `opencode`.
         agent: String,
     },
     /// Puts Baton into an agent: hooks, `/handoff` and `/continue-locally`, and tools.
@@ -89,8 +89,6 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
                 }
                 agents.push(entry);
             }
-            let others = targets::NAMES.into_iter().filter(|name| named(name).is_none());
-            agents.extend(others.filter_map(|name| without_adapter(session, name)));
             let answer = AgentsAnswer { agents };
             session.report.answer(&answer, |text| {
                 answer.agents.iter().for_each(|entry| show(&session.report, text, entry));
@@ -194,28 +192,6 @@ fn looked_at(session: &Session, agent: &dyn Agent) -> AgentEntry {
         conversations: Vec::new(),
         setup: setup::state(session, agent.name()),
     }
-}
-
-/// One whose conversations do not travel, if it is here.
-fn without_adapter(session: &Session, name: &str) -> Option<AgentEntry> {
-    let target = targets::Target::new(name, &session.env)?;
-    let program = find_program(target.program, &session.env.path);
-    let setup = setup::state(session, name)?;
-    if program.is_none() && !(setup.hooks || setup.commands || setup.mcp) {
-        return None;
-    }
-    Some(AgentEntry {
-        there: None,
-        agent: name.to_owned(),
-        title: target.title.to_owned(),
-        program: program.map(|path| path.to_string_lossy().into_owned()),
-        version: None,
-        logged_in: None,
-        detail: Some("its conversations do not travel in this version".to_owned()),
-        folder: Some(target.folder.to_string_lossy().into_owned()),
-        conversations: Vec::new(),
-        setup: Some(setup),
-    })
 }
 
 fn show(report: &Report, to: &mut String, entry: &AgentEntry) {

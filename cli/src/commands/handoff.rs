@@ -352,11 +352,19 @@ fn conversation(said: Option<&str>) -> Result<ConversationChoice, CliError> {
     let is_id = |text: &str| {
         text.len() >= LEAST_DIGITS && text.bytes().all(|it| it.is_ascii_hexdigit() || it == b'-')
     };
+    // Some agents say first of what kind an id is, and tell small letters from large ones.
+    let is_kind = |text: &str| {
+        text.split_once('_').is_some_and(|(kind, rest)| {
+            let is_plain = |text: &str| text.bytes().all(|it| it.is_ascii_alphanumeric());
+            !kind.is_empty() && rest.len() >= LEAST_DIGITS && is_plain(kind) && is_plain(rest)
+        })
+    };
     match said {
         None => Ok(ConversationChoice::Unsaid),
         Some("auto") => Ok(ConversationChoice::Auto),
         Some("none") => Ok(ConversationChoice::None),
         Some(id) if is_id(id) => Ok(ConversationChoice::Id(id.to_ascii_lowercase())),
+        Some(id) if is_kind(id) => Ok(ConversationChoice::Id(id.to_owned())),
         Some(other) => {
             let what = format!("{} is no id of a conversation", figures::one_line(other));
             Err(CliError::usage(what).hint("baton agent list shows them; or auto, or none"))

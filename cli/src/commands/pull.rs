@@ -16,6 +16,7 @@ use crate::report::{Report, Style, figures, omitted};
 use crate::session::{Session, expect_answer, id};
 use crate::workspace;
 
+mod imports;
 mod told;
 
 /// Paths of one kind that are named before the rest is only counted.
@@ -87,7 +88,8 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
         agents: session.env.agents.clone(),
     };
     let _detach = Detach::new("the daemon goes on and finishes the folder");
-    let pulled = expect_answer!(session.call(&Command::Pull(call))?, Pull);
+    let mut pulled = expect_answer!(session.call(&Command::Pull(call))?, Pull);
+    imports::take_in(session, &mut pulled);
     told::pulled(session, &pulled);
     session.report.answer(&pulled, |text| {
         let _ = writeln!(

@@ -7,15 +7,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use baton_protocol::message::Answer;
 use baton_protocol::path::RelPath;
+use baton_store::error::StoreError;
 use baton_store::folder::Folder;
 
 pub use super::json::{Keys, Token};
 use super::origin::Origin;
-use super::session::{AgentError, Files, Seen, Session};
+use super::session::{AgentError, Files, Seen, Session, fresh_id, is_id};
 use super::start::{Invocation, Login, Start, Task};
 use super::talk::{Heard, Request};
 
@@ -81,6 +83,49 @@ pub struct Wanted<'a> {
     pub is_named: bool,
 }
 
+/// How an agent keeps conversations that are in no files of their own: written out as files where they are read, and taken in
+/// by its program where they arrive.
+pub trait Kept {
+    /// Writes a session, and those that it has started, as files into an empty folder, under their names in a
+    /// conversation; says what of it is left out. Nothing is written where there is no such session.
+    fn write_out(&self, folder: &Folder, id: &str, into: &Path) -> Result<Files, AgentError>;
+
+    /// Writes what is there of the transcripts at these places, and nothing else of their sessions.
+    fn write_there(
+        &self,
+        folder: &Folder,
+        places: &[RelPath],
+        into: &Path,
+    ) -> Result<(), AgentError>;
+
+    /// Writes the document that the program is to take in for a transcript at a place in the mirror. False, and then it is
+    /// not whole, where something in it has an id that something else has in `folder`.
+    fn document(
+        &self,
+        folder: &Folder,
+        mirror: &Folder,
+        transcript: &RelPath,
+        to: &Target,
+        out: &mut dyn Write,
+    ) -> Result<bool, AgentError>;
+
+    /// The ids of all sessions that are there.
+    fn ids(&self, folder: &Folder) -> Result<Vec<String>, AgentError>;
+
+    /// The files that they are in, by name; the one that says that there are any comes last.
+    fn files(&self) -> &'static [&'static str];
+
+    /// Arguments with which the program takes a document in, in the folder where the conversation goes on.
+    fn import(&self, file: &str) -> Vec<String>;
+
+    /// Whether it has, by what it said.
+    fn has_imported(&self, output: &str) -> bool;
+
+    /// Words that have the program take in documents, and then are what these words say, in the same process. Each document is
+    /// removed when it has been taken in; where one is not, the program is not started.
+    fn imports_first(&self, documents: &[String], words: Vec<String>) -> Vec<String>;
+}
+
 /// A coding agent.
 pub trait Agent: Send + Sync + Debug {
     /// The name in messages, in the configuration and on the command line.
@@ -98,6 +143,21 @@ pub trait Agent: Send + Sync + Debug {
     /// Where the folder is below what the variable names.
     fn below_variable(&self) -> &'static str {
         ""
+    }
+
+    /// How it keeps its conversations, where they are in no files of their own.
+    fn kept(&self) -> Option<&dyn Kept> {
+        None
+    }
+
+    /// Whether it is an id as the agent makes them; nothing else ever becomes a part of a path.
+    fn is_id(&self, text: &str) -> bool {
+        is_id(text)
+    }
+
+    /// A new id, for what goes on from another conversation.
+    fn fresh_id(&self, _of: &str) -> Result<String, StoreError> {
+        fresh_id()
     }
 
     /// The sessions that were held in a workspace, the newest first. `root` is without links.
@@ -152,6 +212,11 @@ pub trait Agent: Send + Sync + Debug {
 
     /// What is done with a value.
     fn treatment(&self, keys: &Keys<'_>, token: Token, text: &[u8]) -> Treatment;
+
+    /// A text with what has another name there, beside ids that stand alone.
+    fn renamed(&self, _keys: &Keys<'_>, _text: &str, _to: &Target) -> Option<String> {
+        None
+    }
 
     /// The program, unless the configuration names another one.
     fn program(&self) -> &'static str;

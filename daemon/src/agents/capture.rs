@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use baton_protocol::id::{ConversationId, ObjectId, ObjectKind};
 use baton_protocol::object::{Blob, Conversation, MAX_OBJECT, Part};
@@ -24,10 +25,11 @@ use baton_store::objects::ObjectSink;
 use super::adapter::{Agent, Wanted};
 use super::findings::{Found, Looking, MOST, Search};
 use super::lines::{Lines, Piece};
+use super::mirror::Mirror;
 use super::origin::{NAME, Origin};
 use super::session::{
     AgentError, Files, LeftOut, MAX_CONVERSATION, MOST_FILES, Reason, Seen, Session, SessionFile,
-    check_id, is_in,
+    is_in,
 };
 
 /// Longest file that travels.
@@ -61,6 +63,8 @@ pub struct Captured {
     pub found: Vec<Found>,
     /// What was read: the transcript first, and of each file so many bytes.
     files: Vec<SessionFile>,
+    /// Where they are, unless they are the agent's own.
+    mirror: Option<Arc<Mirror>>,
 }
 
 /// The sessions of a workspace, the newest first.
@@ -81,7 +85,9 @@ pub fn find(
         }
         return Ok(sessions.pop());
     };
-    check_id(id)?;
+    if !agent.is_id(id) {
+        return Err(AgentError::NoId { agent: agent.title(), id: id.to_owned() });
+    }
     let session = agent.session(source.folder, id)?.ok_or_else(|| AgentError::NoSession {
         agent: agent.title(),
         id: id.to_owned(),
@@ -103,14 +109,16 @@ pub fn look(
     is_named: bool,
 ) -> Result<Captured, AgentError> {
     let main = main_file(agent, session)?;
-    let mut reading = Reading::new(agent, source, looking, &Nowhere);
+    let mirror = agent.kept().map(|kept| Mirror::of(kept, source.folder, session)).transpose()?;
+    let folder = mirror.as_ref().map_or(source.folder, Mirror::folder);
+    let mut reading = Reading::new(agent, source, folder, looking, &Nowhere);
     let mut seen = Seen::default();
     let (blob, length) =
         reading.store(&main, Some(&mut seen))?.ok_or_else(|| gone(agent, source, session))?;
     let mut read = vec![(SessionFile { most: length, ..main }, blob)];
     let wanted = Wanted { root: &real(source.root), most: MOST_FILES, is_named };
-    let Files { files, mut left_out, notes } =
-        agent.others(source.folder, session, &seen, &wanted)?;
+    let Files { files, mut left_out, notes } = agent.others(folder, session, &seen, &wanted)?;
+    left_out.extend(mirror.iter().flat_map(Mirror::left_out).cloned());
     let mut total = length;
     for file in files {
         let found = reading.found.len();
@@ -134,7 +142,8 @@ pub fn look(
         reading.found.truncate(found);
         left_out.push(LeftOut { path: shown(&file.at), reason });
     }
-    reading.conversation(session, seen, read, left_out, notes)
+    let looked = reading.conversation(session, seen, read, left_out, notes)?;
+    Ok(Captured { mirror: mirror.map(Arc::new), ..looked })
 }
 
 /// Puts what was looked at into a store, and nothing else; an error where it has changed since in another way than by
@@ -146,7 +155,8 @@ pub fn capture<S: ObjectSink + ?Sized>(
     looked: Captured,
     sink: &S,
 ) -> Result<Captured, AgentError> {
-    let mut reading = Reading::new(agent, source, None, sink);
+    let folder = looked.mirror.as_deref().map_or(source.folder, Mirror::folder);
+    let mut reading = Reading::new(agent, source, folder, None, sink);
     let mut seen = Seen::default();
     let mut read = Vec::new();
     let changed = || AgentError::Unsteady { id: session.id.clone() };
@@ -159,7 +169,7 @@ pub fn capture<S: ObjectSink + ?Sized>(
     if captured.id != looked.id {
         return Err(changed());
     }
-    Ok(Captured { found: looked.found, ..captured })
+    Ok(Captured { found: looked.found, mirror: None, ..captured })
 }
 
 fn gone(agent: &dyn Agent, source: &Source<'_>, session: &Session) -> AgentError {
@@ -172,7 +182,8 @@ fn gone(agent: &dyn Agent, source: &Source<'_>, session: &Session) -> AgentError
 
 fn main_file(agent: &dyn Agent, session: &Session) -> Result<SessionFile, AgentError> {
     let name = RelPath::new(&agent.main_name(session));
-    let name = name.map_err(|_| AgentError::NoId { id: session.id.clone() })?;
+    let no_id = |_| AgentError::NoId { agent: agent.title(), id: session.id.clone() };
+    let name = name.map_err(no_id)?;
     Ok(SessionFile { name, at: session.at.clone(), most: u64::MAX })
 }
 
@@ -204,6 +215,8 @@ fn parts(origin: Blob, read: &[(SessionFile, Blob)]) -> Vec<Part> {
 struct Reading<'a, S: ?Sized> {
     agent: &'a dyn Agent,
     source: &'a Source<'a>,
+    /// Where its files are.
+    folder: &'a Folder,
     looking: Option<Looking<'a>>,
     sink: &'a S,
     chunker: Chunker,
@@ -214,10 +227,11 @@ impl<'a, S: ObjectSink + ?Sized> Reading<'a, S> {
     fn new(
         agent: &'a dyn Agent,
         source: &'a Source<'a>,
+        folder: &'a Folder,
         looking: Option<Looking<'a>>,
         sink: &'a S,
     ) -> Self {
-        Self { agent, source, looking, sink, chunker: Chunker::new(), found: Vec::new() }
+        Self { agent, source, folder, looking, sink, chunker: Chunker::new(), found: Vec::new() }
     }
 
     /// Puts a file, and looks at its lines as they pass; says how long it was, and nothing where it is gone.
@@ -227,8 +241,8 @@ impl<'a, S: ObjectSink + ?Sized> Reading<'a, S> {
         seen: Option<&mut Seen>,
     ) -> Result<Option<(Blob, u64)>, AgentError> {
         let SessionFile { name, at, most } = file;
-        let Some(opened) = self.source.folder.file(at)? else { return Ok(None) };
-        let path = || self.source.folder.path_of(at);
+        let Some(opened) = self.folder.file(at)? else { return Ok(None) };
+        let path = || self.folder.path_of(at);
         let failed = |source| AgentError::Read { path: path(), source };
         let length = opened.metadata().map_err(failed)?.len().min(*most);
         if length > MAX_FILE {
@@ -287,7 +301,8 @@ impl<'a, S: ObjectSink + ?Sized> Reading<'a, S> {
         let id = self.sink.put(ObjectKind::Conversation, &conversation.encode())?;
         let id = ConversationId::from_bytes(id.hash);
         let files = read.into_iter().map(|(file, _)| file).collect();
-        Ok(Captured { id, conversation, seen, left_out, notes, found: self.found, files })
+        let found = self.found;
+        Ok(Captured { id, conversation, seen, left_out, notes, found, files, mirror: None })
     }
 
     fn origin(&self, session: &Session, main: &RelPath, seen: &Seen) -> Result<Blob, AgentError> {

@@ -2,9 +2,11 @@
 //!
 //! - [`samples`]: sessions as they lie in a folder
 //! - [`hostile`]: what nobody's program wrote
+//! - [`database`]: all of that for conversations in a database
 
 mod samples;
 mod hostile;
+mod database;
 
 use std::io::Write as _;
 
@@ -15,13 +17,18 @@ use baton_store::folder::Folder;
 use baton_store::fs;
 use baton_store::vault::{Intake, Vault};
 
-use super::ALL;
 use super::adapter::Agent;
 use super::capture::{Captured, Source, capture, find, look, sessions};
+use super::claude::Claude;
+use super::codex::Codex;
 use super::findings::Looking;
+use super::gemini::Gemini;
 use super::restore::{Destination, Form, Restored, restore};
 use super::session::{AgentError, Session};
 use samples::{ID, Machine, OTHER, write};
+
+/// Those that keep conversations in files; [`database`] has the others.
+const ALL: [&dyn Agent; 3] = [&Claude, &Codex, &Gemini];
 
 /// A store of its own.
 struct Home {

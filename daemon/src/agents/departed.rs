@@ -6,11 +6,14 @@
 use std::io::Read;
 
 use baton_protocol::object::{Blob, Conversation};
+use baton_protocol::path::RelPath;
 use baton_store::chunk::for_each_piece;
 use baton_store::folder::Folder;
 use baton_store::objects::ObjectSource;
 
-use super::adapter::Agent;
+use super::adapter::{Agent, Kept};
+use super::mirror::Mirror;
+use super::origin::Origin;
 use super::restore::read_origin;
 use super::session::AgentError;
 
@@ -23,6 +26,9 @@ pub fn take_out<S: ObjectSource + ?Sized>(
     folder: &Folder,
 ) -> Result<bool, AgentError> {
     let Some(origin) = read_origin(source, conversation)? else { return Ok(true) };
+    if let Some(kept) = agent.kept() {
+        return take_database(agent, kept, source, (conversation, &origin), folder);
+    }
     let mut is_free = true;
     for part in &conversation.transcript {
         let Some(id) = agent.id_of(&part.path, &origin) else { continue };
@@ -31,6 +37,47 @@ pub fn take_out<S: ObjectSource + ?Sized>(
         let path = folder.path_of(&session.at);
         let same = has(&mut file, source, part.blob).map_err(|error| error.into_agent(path))?;
         is_free &= same && folder.remove(&session.at, &file)?;
+    }
+    Ok(is_free)
+}
+
+/// Takes out a whole database, where everything in it is stored: it is not for us to take a part out of one.
+fn take_database<S: ObjectSource + ?Sized>(
+    agent: &dyn Agent,
+    kept: &dyn Kept,
+    source: &S,
+    (conversation, origin): (&Conversation, &Origin),
+    folder: &Folder,
+) -> Result<bool, AgentError> {
+    let all = kept.ids(folder)?;
+    if all.is_empty() {
+        return Ok(true);
+    }
+    let stored: Vec<_> = (conversation.transcript.iter())
+        .filter_map(|part| Some((part, agent.id_of(&part.path, origin)?)))
+        .collect();
+    let none_is_there = !all.iter().any(|id| stored.iter().any(|(_, known)| known == id));
+    if none_is_there {
+        return Ok(true);
+    }
+    if all.iter().any(|id| !stored.iter().any(|(_, known)| known == id)) {
+        return Ok(false);
+    }
+    let names: Vec<_> = stored.iter().map(|(part, _)| part.path.clone()).collect();
+    let mirror = Mirror::of_those(kept, folder, &names)?;
+    for (part, _) in stored {
+        let Some(mut file) = mirror.folder().file(&part.path)? else { continue };
+        let path = mirror.folder().path_of(&part.path);
+        if !has(&mut file, source, part.blob).map_err(|error| error.into_agent(path))? {
+            return Ok(false);
+        }
+    }
+    let mut is_free = true;
+    for name in kept.files() {
+        let at = RelPath::new(name.as_bytes()).unwrap_or_default();
+        if let Some(file) = folder.file(&at)? {
+            is_free &= folder.remove(&at, &file)?;
+        }
     }
     Ok(is_free)
 }

@@ -26,9 +26,10 @@ use baton_store::objects::ObjectSource;
 
 use super::adapter::{Agent, Place, Target};
 use super::lines::{Lines, Piece};
+use super::mirror::Mirror;
 use super::origin::{MAX_LEN, NAME, Origin};
 use super::paths::PathMap;
-use super::session::{AgentError, LeftOut, MAX_CONVERSATION, MOST_FILES, Reason, fresh_id, is_id};
+use super::session::{AgentError, LeftOut, MAX_CONVERSATION, MOST_FILES, Reason};
 use compare::{Relation, relation};
 use rewrite::{Bases, Rewrite, first_line};
 
@@ -79,6 +80,9 @@ pub struct Restored {
     pub left_out: Vec<LeftOut>,
     /// What a person types to go on with it, in `cwd`.
     pub resume: Vec<String>,
+    /// Files that the agent's program is to take in first, by the name by which it will know each, in this order. Whoever
+    /// has it do that removes them.
+    pub imports: Vec<PathBuf>,
 }
 
 /// Writes a conversation.
@@ -93,7 +97,7 @@ pub fn restore<S: ObjectSource + ?Sized>(
     if conversation.agent != agent.name() {
         return Err(unknown("it is of another agent"));
     }
-    if !is_id(&conversation.session) {
+    if !agent.is_id(&conversation.session) {
         return Err(unknown("its id is none"));
     }
     // The transcript, and what is kept of the machine that it comes from.
@@ -115,15 +119,32 @@ pub fn restore<S: ObjectSource + ?Sized>(
     if agent.id_of(&main, &origin).as_deref() != Some(conversation.session.as_str()) {
         return Err(unknown("its transcript has another id"));
     }
-    let mut writing =
-        Writing { agent, source, destination, origin, parts, main, form, bases: Bases::default() };
+    // Where the agent has no files, what is there is written out, and what comes is written beside it.
+    let there = |kept| {
+        let names = parts.iter().map(|part| part.path.clone()).collect::<Vec<_>>();
+        Mirror::of_those(kept, destination.folder, &names)
+    };
+    let mirror = agent.kept().map(there).transpose()?;
+    let folder = mirror.as_ref().map_or(destination.folder, Mirror::folder);
+    let seen_as = destination.seen_as.unwrap_or_else(|| destination.folder.path());
+    let inner = Destination { folder, seen_as: Some(seen_as), ..*destination };
+    let mut writing = Writing {
+        agent,
+        source,
+        destination: &inner,
+        origin,
+        parts,
+        main,
+        form,
+        bases: Bases::default(),
+    };
     writing.find_bases()?;
     let ancestors = writing.bases.ancestors(&conversation.session);
     let all = writing.transcripts();
     let id = &conversation.session;
     let mint = |keep: &BTreeSet<String>| -> Result<BTreeMap<String, String>, AgentError> {
         let minted = all.iter().filter(|id| !keep.contains(*id));
-        minted.map(|id| Ok((id.clone(), fresh_id()?))).collect()
+        minted.map(|id| Ok((id.clone(), agent.fresh_id(id)?))).collect()
     };
     let first = match form {
         Form::Same => BTreeMap::new(),
@@ -132,9 +153,16 @@ pub fn restore<S: ObjectSource + ?Sized>(
     // What is there under its id and differs stays, and everything gets ids of its own.
     for ids in [first, mint(&BTreeSet::new())?] {
         let to = writing.target(id, ids)?;
-        if let Some(restored) = writing.write(&to)? {
-            return Ok(restored);
-        }
+        let Some(mut restored) = writing.write(&to)? else { continue };
+        let (Some(mirror), Some(kept)) = (&mirror, agent.kept()) else { return Ok(restored) };
+        let written = restored.written.iter().filter_map(|at| RelPath::new(at.as_bytes()).ok());
+        let transcripts: Vec<_> =
+            written.filter(|at| agent.id_of(at, &writing.origin).is_some()).collect();
+        let documents = mirror.documents(kept, destination.folder, &to, &transcripts)?;
+        let Some(documents) = documents else { continue };
+        restored.written = transcripts.iter().map(|at| at.display().into_owned()).collect();
+        restored.imports = documents;
+        return Ok(restored);
     }
     Err(AgentError::Changed { folder: destination.folder.path().to_owned() })
 }
@@ -295,6 +323,7 @@ impl<S: ObjectSource + ?Sized> Writing<'_, S> {
             written,
             left_out,
             resume: self.agent.resume_command(&to.id),
+            imports: Vec::new(),
         }))
     }
 

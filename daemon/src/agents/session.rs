@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use baton_protocol::path::RelPath;
 use baton_store::error::StoreError;
+use baton_store::folder::database::DatabaseError;
 use baton_store::folder::{Folder, FolderError, Kind};
 
 use super::lines::{Lines, Piece};
@@ -35,6 +36,9 @@ pub enum AgentError {
     /// A file of the agent's folder could not be read or made.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// A database of the agent could not be read.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// A file could not be read to its end.
     #[error("reading {}", path.display())]
     Read {
@@ -65,8 +69,10 @@ pub enum AgentError {
         folder: PathBuf,
     },
     /// What was given is no id.
-    #[error("{id:?} is no id of a conversation, which has 32 hexadecimal digits in five groups")]
+    #[error("{id:?} is no id of a conversation of {agent}")]
     NoId {
+        /// The agent.
+        agent: &'static str,
         /// What was given.
         id: String,
     },
@@ -177,10 +183,13 @@ impl AgentError {
             Self::BaseElsewhere { .. } => {
                 "to take along what it goes on from: --conversation ID; --conversation none takes none"
             }
-            Self::Unsteady { .. } => "try again when its agent rests",
+            Self::Unsteady { .. } | Self::Database(DatabaseError::Unsteady { .. }) => {
+                "try again when its agent rests"
+            }
             Self::Compressed { .. }
             | Self::NoFolder { .. }
             | Self::NoBase { .. }
+            | Self::Database(_)
             | Self::TooLarge { .. } => "--conversation none hands over everything else",
             Self::Folder(FolderError::NotDirectory { .. } | FolderError::NotRegular { .. }) => {
                 "put a folder or file of its own there, or use --conversation none"
@@ -387,16 +396,11 @@ pub(super) fn is_handoff(name: Option<&str>, input: Option<&str>) -> bool {
     [name, input].into_iter().flatten().any(|it| it.contains("baton") && it.contains("handoff"))
 }
 
-/// Whether it is an id as agents make them; nothing else ever becomes a part of a path.
-pub fn is_id(text: &str) -> bool {
+/// Whether it is an id as most agents make them (RFC 9562).
+pub(super) fn is_id(text: &str) -> bool {
     let groups: Vec<_> = text.split('-').collect();
     groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
         && groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// Fails where what was given is no id.
-pub(super) fn check_id(id: &str) -> Result<(), AgentError> {
-    if is_id(id) { Ok(()) } else { Err(AgentError::NoId { id: id.to_owned() }) }
 }
 
 /// A new id.

@@ -767,6 +767,9 @@ pub struct PullAnswer {
     pub conflicts: Vec<ReportPath>,
     pub skipped: Vec<OmittedEntry>,
     pub resume_command: Vec<String>,
+    /// What the command line runs in `root` before that: never in what it answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub import_commands: Vec<Vec<String>>,
     pub undo: Option<String>,
     pub receipt: Receipt,
 }

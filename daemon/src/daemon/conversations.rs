@@ -19,7 +19,7 @@ use crate::agents::adapter::Agent;
 use crate::agents::capture::{Source, find, sessions};
 use crate::agents::marks::Mark;
 use crate::agents::restore::{Destination, Form, Restored, restore};
-use crate::agents::session::{AgentError, LeftOut, Reason, Session, is_id};
+use crate::agents::session::{AgentError, LeftOut, Reason, Session};
 use crate::api::control::{
     AgentFolders, Bytes, ConversationChoice, ConversationEntry, OmittedEntry, ReportPath,
 };
@@ -33,17 +33,19 @@ const SHOWN: usize = 8;
 /// Folders as they came over the socket.
 struct Folders {
     home: Option<PathBuf>,
+    /// Where something can be put for a moment.
+    scratch: PathBuf,
     all: Vec<(&'static dyn Agent, PathBuf)>,
 }
 
 impl Folders {
-    fn new(folders: AgentFolders) -> Self {
+    fn new(folders: AgentFolders, scratch: &Path) -> Self {
         let home = folders.home.map(to_path);
         let known = folders
             .folders
             .into_iter()
             .filter_map(|folder| Some((agents::named(&folder.agent)?, to_path(folder.path))));
-        Self { home, all: known.collect() }
+        Self { home, scratch: scratch.to_owned(), all: known.collect() }
     }
 
     /// Those that exist, and what is wrong with others.
@@ -51,12 +53,25 @@ impl Folders {
         let (mut open, mut failed) = (Vec::new(), Vec::new());
         for (agent, path) in &self.all {
             match Folder::open(path) {
-                Ok(folder) => open.extend(folder.map(|folder| (*agent, folder))),
+                Ok(folder) => {
+                    open.extend(folder.map(|folder| (*agent, folder.with_scratch(&self.scratch))))
+                }
                 Err(error) => failed.push(error.into()),
             }
         }
         (open, failed)
     }
+}
+
+/// How a conversation goes on that came home.
+#[derive(Debug, Default)]
+pub(super) struct GoesOn {
+    /// What a person types.
+    pub(super) resume: Vec<String>,
+    /// What is to be run before, by whoever knows where the program is.
+    pub(super) imports: Vec<Vec<String>>,
+    /// What was not written.
+    pub(super) omitted: Vec<OmittedEntry>,
 }
 
 impl Daemon {
@@ -75,7 +90,7 @@ impl Daemon {
         let is_said = choice != ConversationChoice::Unsaid;
         let chosen = self
             .blocking("conversation", move |daemon| {
-                let folders = Folders::new(folders);
+                let folders = Folders::new(folders, &daemon.workspaces.scratch);
                 if !is_said && !is_for_agent {
                     return Ok(Ok((None, stays(&root, &folders))));
                 }
@@ -108,19 +123,20 @@ impl Daemon {
         root: PathBuf,
         folders: AgentFolders,
         events: &EventSender,
-    ) -> (Vec<String>, Vec<OmittedEntry>) {
+    ) -> GoesOn {
         let skipped = |path: &str, reason: &str| OmittedEntry {
             path: ReportPath::new(format!("conversation{path}").as_bytes()),
             reason: reason.to_owned(),
         };
         let written = self
             .blocking("conversation", move |daemon| {
-                daemon.write_conversation(snapshot, &root, &Folders::new(folders))
+                let folders = Folders::new(folders, &daemon.workspaces.scratch);
+                daemon.write_conversation(snapshot, &root, &folders)
             })
             .await;
         match written {
-            Ok(None) => (Vec::new(), Vec::new()),
-            Ok(Some(restored)) => {
+            Ok(None) => GoesOn::default(),
+            Ok(Some((agent, restored))) => {
                 let mut all = Vec::new();
                 for left in &restored.left_out {
                     let (path, reason) = (&left.path, left.reason.name());
@@ -129,11 +145,17 @@ impl Daemon {
                         .await;
                     all.push(skipped(&format!("/{path}"), reason));
                 }
-                (restored.resume, all)
+                let import = |file: &PathBuf| {
+                    let arguments = agent.kept()?.import(file.to_str()?);
+                    Some([vec![agent.program().to_owned()], arguments].concat())
+                };
+                let imports = restored.imports.iter().filter_map(import).collect();
+                GoesOn { resume: restored.resume, imports, omitted: all }
             }
             Err(Fail(failure)) => {
                 events.note(format!("the conversation was not written: {}", failure.message)).await;
-                (Vec::new(), vec![skipped("", Reason::NotCarried.name())])
+                let omitted = vec![skipped("", Reason::NotCarried.name())];
+                GoesOn { omitted, ..GoesOn::default() }
             }
         }
     }
@@ -143,7 +165,7 @@ impl Daemon {
         snapshot: SnapshotId,
         root: &Path,
         folders: &Folders,
-    ) -> Result<Option<Restored>, Fail> {
+    ) -> Result<Option<(&'static dyn Agent, Restored)>, Fail> {
         let vault = &self.workspaces.vault;
         let real = root.canonicalize().unwrap_or_else(|_| root.to_owned());
         for id in load_snapshot(vault, snapshot)?.conversations {
@@ -158,6 +180,7 @@ impl Daemon {
                 .partition::<Vec<_>, _>(|part| agent.is_standing(&part.path));
             conversation.transcript = own;
             let folder = Folder::open_or_create(path).map_err(AgentError::from)?;
+            let folder = folder.with_scratch(&folders.scratch);
             let destination = Destination {
                 folder: &folder,
                 seen_as: None,
@@ -167,7 +190,7 @@ impl Daemon {
             let mut restored = restore(*agent, vault, &conversation, &destination, Form::Same)?;
             let left = standing.iter().map(|part| part.path.display().into_owned());
             restored.left_out.extend(left.map(|path| LeftOut { path, reason: Reason::NotTaken }));
-            return Ok(Some(restored));
+            return Ok(Some((*agent, restored)));
         }
         Ok(None)
     }
@@ -214,7 +237,7 @@ fn choose(
     for (agent, folder) in &open {
         let source = Source { folder, root, home: folders.home.as_deref() };
         let found = match choice {
-            ConversationChoice::Id(id) if is_id(id) => {
+            ConversationChoice::Id(id) if agent.is_id(id) => {
                 find(*agent, &source, Some(id)).map(|found| found.into_iter().collect())
             }
             ConversationChoice::Id(begin) => sessions(*agent, &source).map(|mut found| {

@@ -14,6 +14,7 @@ use baton_store::scan;
 use baton_store::snapshot::load_snapshot;
 
 use super::Daemon;
+use super::conversations::GoesOn;
 use super::failure::Fail;
 use super::report::{self, to_path};
 use super::transfer::with_progress;
@@ -72,7 +73,7 @@ impl Daemon {
             }
         };
         tracing::info!(snapshot = %result, files = restored.files, "pulled");
-        let (resume_command, of_conversation) =
+        let GoesOn { resume: resume_command, imports: import_commands, omitted } =
             self.go_on(result, root.clone(), call.agents, events).await;
         Ok(Answer::Pull(Box::new(PullAnswer {
             root: root.to_string_lossy().into_owned(),
@@ -85,8 +86,9 @@ impl Daemon {
             applied: Vec::new(),
             merged: Vec::new(),
             conflicts: Vec::new(),
-            skipped: [report::omitted(&restored.not_carried), of_conversation].concat(),
+            skipped: [report::omitted(&restored.not_carried), omitted].concat(),
             resume_command,
+            import_commands,
             undo: None,
             receipt,
         })))

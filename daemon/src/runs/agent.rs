@@ -84,6 +84,7 @@ impl Runs {
         }
         // A run is prepared once.
         drop(live.resumes.set(conversed.id.clone()));
+        drop(live.imports.set(conversed.imports));
         drop(live.conversation.set(conversed.id));
         Ok(Some(note))
     }
@@ -134,7 +135,17 @@ impl Runs {
         drop(live.variables.set(variables));
         let name = options.program.name.unwrap_or(invocation.program);
         let words = std::iter::once(name).chain(invocation.arguments);
-        let words = words.chain(options.program.arguments).map(OsString::from).collect();
+        let words = words.chain(options.program.arguments).collect();
+        let documents: Vec<_> = live.imports.get().into_iter().flatten().collect();
+        let words = match agent.kept().filter(|_| !documents.is_empty()) {
+            Some(kept) => {
+                // A home of a run that is no UTF-8 has none.
+                let named = documents.iter().filter_map(|file| file.to_str());
+                kept.imports_first(&named.map(str::to_owned).collect::<Vec<_>>(), words)
+            }
+            None => words,
+        };
+        let words = words.into_iter().map(OsString::from).collect();
         Program { words, attention: Attention::Agent }
     }
 

@@ -137,6 +137,8 @@ pub struct Conversed {
     pub from: Option<PathBuf>,
     /// What of it was not written, for people.
     pub left_out: Vec<String>,
+    /// Files in the home that the agent's program is to take in before it goes on with it.
+    pub imports: Vec<PathBuf>,
 }
 
 /// A checkout cannot be made or kept.

@@ -32,6 +32,8 @@ pub(super) struct Live {
     pub(super) input: Input,
     /// Its agent's id of the conversation that it goes on with.
     pub(super) resumes: OnceLock<String>,
+    /// What its program takes in before that.
+    pub(super) imports: OnceLock<Vec<PathBuf>>,
     /// That of what it says, once that is known.
     pub(super) conversation: OnceLock<String>,
     /// What its agent is told of where it is.
@@ -74,6 +76,7 @@ impl Live {
             log,
             input: Input::default(),
             resumes: OnceLock::new(),
+            imports: OnceLock::new(),
             conversation: OnceLock::new(),
             told: OnceLock::new(),
             speaks: OnceLock::new(),

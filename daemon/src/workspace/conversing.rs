@@ -3,7 +3,7 @@
 //! **Invariant:** nothing of a conversation is where anything is sent from before all of it was looked at, and what is
 //! stored is what was looked at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use baton_protocol::id::{ConversationId, WorkspaceId};
 use baton_protocol::object::{Omission, OmitReason};
@@ -47,12 +47,13 @@ pub struct Wanted {
 impl Wanted {
     fn open<T>(
         &self,
+        scratch: &Path,
         read: impl FnOnce(&'static dyn Agent, &Source<'_>) -> Result<T, AgentError>,
     ) -> Result<T, AgentError> {
         let Self { agent, session, folder: path, root, home, .. } = self;
         let gone = || AgentError::NoSession { agent, id: session.id.clone(), folder: path.clone() };
         let agent = agents::named(agent).ok_or_else(gone)?;
-        let folder = Folder::open(path)?.ok_or_else(gone)?;
+        let folder = Folder::open(path)?.ok_or_else(gone)?.with_scratch(scratch);
         read(agent, &Source { folder: &folder, root, home: home.as_deref() })
     }
 
@@ -90,8 +91,9 @@ impl Workspaces {
         let allowed = self.catalog.allowed(workspace)?;
         let looking =
             self.secrets.as_deref().map(|rules| Looking::Rules { rules, allowed: &allowed });
-        let looked = wanted
-            .open(|agent, source| look(agent, source, &wanted.session, looking, wanted.is_named));
+        let looked = wanted.open(&self.scratch, |agent, source| {
+            look(agent, source, &wanted.session, looking, wanted.is_named)
+        });
         let captured = match looked {
             Ok(captured) => captured,
             Err(AgentError::Store(error)) => return Err(error.into()),
@@ -127,10 +129,15 @@ impl Workspaces {
 
 impl LookedAt {
     /// Stores what was looked at; an error where that is not there any more.
-    pub(super) fn store(&self, intake: &Intake) -> Result<Vec<ConversationId>, TakeError> {
+    pub(super) fn store(
+        &self,
+        intake: &Intake,
+        scratch: &Path,
+    ) -> Result<Vec<ConversationId>, TakeError> {
         let Some((wanted, looked)) = &self.travels else { return Ok(Vec::new()) };
-        let stored = wanted
-            .open(|agent, source| capture(agent, source, &wanted.session, looked.clone(), intake));
+        let stored = wanted.open(scratch, |agent, source| {
+            capture(agent, source, &wanted.session, looked.clone(), intake)
+        });
         match stored {
             Ok(captured) => Ok(vec![captured.id]),
             Err(AgentError::Store(error)) => Err(error.into()),

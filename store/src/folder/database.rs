@@ -126,8 +126,7 @@ impl Database {
         flags: OpenFlags,
         copy: Option<Scratch>,
     ) -> Result<Self, DatabaseError> {
-        let flags =
-            flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let opened = Connection::open_with_flags(at, flags).and_then(|mut db| {
             db.busy_timeout(BUSY)?;
             db.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
@@ -160,8 +159,7 @@ impl Database {
 
     /// Fails where one of these is no table: a view of that name may be anything.
     pub fn expect(&self, tables: &[&str]) -> Result<(), DatabaseError> {
-        const FIND: &str =
-            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1 AND rootpage > 0";
+        const FIND: &str = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1 AND rootpage > 0";
         for table in tables {
             let mut count = 0;
             self.rows(FIND, &[table], |row| {
@@ -183,11 +181,8 @@ impl Database {
         with: &[&str],
         mut see: impl FnMut(&Row<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let failed = |source| DatabaseError::Sqlite {
-            doing: "reading",
-            path: self.path.clone(),
-            source,
-        };
+        let failed =
+            |source| DatabaseError::Sqlite { doing: "reading", path: self.path.clone(), source };
         let mut statement = self.db.prepare_cached(query).map_err(failed)?;
         let mut rows = statement.query(params_from_iter(with)).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
@@ -232,9 +227,8 @@ impl Row<'_> {
 /// Copies a database and its log as they were at one time.
 fn copied(folder: &Folder, at: &RelPath, to: &Path) -> Result<(), DatabaseError> {
     let path = folder.path_of(at);
-    let beside = |end: &str| {
-        RelPath::new(&[at.as_bytes(), end.as_bytes()].concat()).unwrap_or_default()
-    };
+    let beside =
+        |end: &str| RelPath::new(&[at.as_bytes(), end.as_bytes()].concat()).unwrap_or_default();
     let (log, journal) = (beside("-wal"), beside("-journal"));
     let to_log = to.with_file_name("db-wal");
     for _ in 0..TRIES {

@@ -150,6 +150,17 @@ impl<'a> Rewrite<'a> {
             {
                 return Some(new.as_bytes().to_vec());
             }
+            let renamed = std::str::from_utf8(text)
+                .ok()
+                .filter(|_| token == Token::Text)
+                .and_then(|text| agent.renamed(keys, text, to));
+            if let Some(new) = renamed {
+                let mapped = match agent.treatment(keys, token, text) {
+                    Treatment::Paths => map.replace(new.as_bytes()),
+                    _ => None,
+                };
+                return Some(mapped.unwrap_or_else(|| new.into_bytes()));
+            }
             match agent.treatment(keys, token, text) {
                 Treatment::Leave => None,
                 Treatment::Paths => map.replace(text),

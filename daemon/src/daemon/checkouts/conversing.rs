@@ -25,9 +25,15 @@ use crate::runs::checkout::{CheckoutError, Conversed, Place};
 const CONVERSING: &str = "writing the conversation";
 
 /// The agent's folder in the home of a run.
-fn folder_in(agent: &dyn Agent, home: &Path, create: bool) -> Result<Option<Folder>, AgentError> {
+fn folder_in(
+    agent: &dyn Agent,
+    home: &Path,
+    scratch: &Path,
+    create: bool,
+) -> Result<Option<Folder>, AgentError> {
     let name = RelPath::new(agent.default_folder().as_bytes()).unwrap_or_default();
-    Ok(Folder::open_in(home, &name, create)?)
+    let folder = Folder::open_in(home, &name, create)?;
+    Ok(folder.map(|folder| folder.with_scratch(scratch)))
 }
 
 /// The conversation of this agent in a snapshot.
@@ -60,7 +66,7 @@ impl NodeCheckouts {
         let Some(conversation) = conversation_of(agent, &vault, &loaded).doing(CONVERSING)? else {
             return Ok(None);
         };
-        let folder = folder_in(agent, home, true).doing(CONVERSING)?;
+        let folder = folder_in(agent, home, &self.scratch, true).doing(CONVERSING)?;
         let missing = || AgentError::NoFolder { path: home.clone() };
         let folder = folder.ok_or_else(missing).doing(CONVERSING)?;
         let form = if is_fork { Form::ForkAtHandoff } else { Form::Same };
@@ -86,6 +92,7 @@ impl NodeCheckouts {
             id: restored.id,
             from: Some(restored.from),
             left_out: restored.left_out.iter().map(left).collect(),
+            imports: restored.imports,
         }))
     }
 
@@ -101,7 +108,7 @@ impl NodeCheckouts {
         let as_it_was = || before.conversations.clone();
         let Some(agent) = agents::named(&place.agent) else { return (as_it_was(), None) };
         let known = self.secrets.to_hold(place.vault, place.run);
-        let captured = match capture_here(agent, place, known.as_deref(), intake) {
+        let captured = match capture_here(agent, place, &self.scratch, known.as_deref(), intake) {
             Ok(Kept::Stored(captured)) => captured,
             Ok(Kept::None) => return (as_it_was(), None),
             Ok(Kept::Held(id)) => return (as_it_was(), Some(omission(&id, OmitReason::Secret))),
@@ -140,11 +147,12 @@ fn omission(id: &str, reason: OmitReason) -> Omission {
 fn capture_here(
     agent: &dyn Agent,
     place: &Place,
+    scratch: &Path,
     known: Option<&KnownValues>,
     intake: &Intake,
 ) -> Result<Kept, AgentError> {
     let Some(home) = &place.home else { return Ok(Kept::None) };
-    let Some(folder) = folder_in(agent, home, false)? else { return Ok(Kept::None) };
+    let Some(folder) = folder_in(agent, home, scratch, false)? else { return Ok(Kept::None) };
     let source = Source { folder: &folder, root: &place.checkout, home: Some(home) };
     let Some(session) = session_of(agent, place, &source)? else { return Ok(Kept::None) };
     let looked = look(agent, &source, &session, known.map(Looking::Known), true)?;

@@ -82,7 +82,9 @@ fn what_a_program_at_work_has_committed_is_read_and_nothing_is_written() {
 fn a_copy_is_never_torn() {
     let lab = Lab::new();
     let writer = lab.writer();
-    writer.execute_batch("CREATE TABLE u(x); INSERT INTO t VALUES ('0'); INSERT INTO u VALUES ('0')").unwrap();
+    writer
+        .execute_batch("CREATE TABLE u(x); INSERT INTO t VALUES ('0'); INSERT INTO u VALUES ('0')")
+        .unwrap();
     let stopped = std::sync::atomic::AtomicBool::new(false);
     let (stop, [_, folder]) = (&stopped, lab.folders());
     std::thread::scope(|scope| {

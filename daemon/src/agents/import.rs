@@ -1,0 +1,151 @@
+//! Having an agent's program take in a conversation that has arrived.
+//!
+//! **Invariant:** the program has the environment it is given here and no other; it ends when its time is up, and so does
+//! what it started; a bounded part of what it says is read.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+use super::adapter::Kept;
+use super::ask::Asking;
+
+/// How long a program may take. One of 60 MB took six seconds, and the first start in a home another eight.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// Bytes of what it says that are read.
+const MAX_OUTPUT: u64 = 64 * 1024;
+
+/// Characters of it that people are shown.
+const SHOWN: usize = 400;
+
+/// A conversation was not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The program could not be started.
+    #[error("{} could not be started", program.display())]
+    Start {
+        /// Which.
+        program: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It did not end in time.
+    #[error("{} did not take it in within {} minutes", program.display(), LIMIT.as_secs() / 60)]
+    TooSlow {
+        /// Which.
+        program: std::path::PathBuf,
+    },
+    /// It did not do it.
+    #[error("{} says: {said}", program.display())]
+    Refused {
+        /// Which.
+        program: std::path::PathBuf,
+        /// What it said.
+        said: String,
+    },
+}
+
+/// Has a program take in what these arguments name, where nothing else runs.
+pub fn import_here(
+    kept: &dyn Kept,
+    asking: &Asking,
+    arguments: &[String],
+) -> Result<(), ImportError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let failed = |source| ImportError::Start { program: asking.program.clone(), source };
+    runtime.map_err(failed)?.block_on(import(kept, asking, arguments))
+}
+
+async fn import(kept: &dyn Kept, asking: &Asking, arguments: &[String]) -> Result<(), ImportError> {
+    let program = || asking.program.clone();
+    let failed = |source| ImportError::Start { program: program(), source };
+    let mut child = Command::new(&asking.program)
+        .args(arguments)
+        .env_clear()
+        .envs(asking.environment.iter().map(|(name, value)| (name, value)))
+        // What the shell said of where it was is not where the program is to be.
+        .env("PWD", &asking.folder)
+        .current_dir(&asking.folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let ended = tokio::time::timeout(LIMIT, async {
+        let (out, err) = tokio::join!(first(out), first(err));
+        child.wait().await.map(|status| (status.success(), out, err))
+    });
+    let Ok(ended) = ended.await else {
+        // Its number is its own until it was waited for.
+        if let Some(group) = group {
+            // The group may be gone already.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        drop(child.wait().await);
+        return Err(ImportError::TooSlow { program: program() });
+    };
+    let (success, out, err) = ended.map_err(failed)?;
+    if success && kept.has_imported(&out) {
+        return Ok(());
+    }
+    let said = if err.trim().is_empty() { out } else { err };
+    let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = words.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+    Err(ImportError::Refused { program: program(), said })
+}
+
+/// The beginning of what comes.
+async fn first(from: Option<impl AsyncRead + Unpin>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(from) = from
+        && let Err(error) = from.take(MAX_OUTPUT).read_to_end(&mut bytes).await
+    {
+        tracing::debug!(%error, "what a program said was not read to its end");
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::adapter::Agent as _;
+    use super::super::opencode::OpenCode;
+    use super::*;
+
+    fn program(folder: &Path, script: &str) -> Asking {
+        let program = folder.join("opencode");
+        let text = format!("#!/bin/sh\n{script}\n");
+        baton_store::fs::write_atomic(&program, text.as_bytes(), 0o755).unwrap();
+        Asking {
+            program,
+            environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            folder: folder.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_a_program_does_not_take_in_is_said_in_its_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = OpenCode.kept().unwrap();
+        let arguments = kept.import("/x/y.json");
+        let run = |script: &str| import_here(kept, &program(folder.path(), script), &arguments);
+        run("test \"$PWD $*\" = \"$PWD import /x/y.json\" && echo Imported session: x").unwrap();
+        for script in ["echo File not found", "echo Imported session; exit 1", "exit 0"] {
+            assert!(matches!(run(script), Err(ImportError::Refused { .. })), "{script}");
+        }
+        let error = run("echo out; printf 'no\\033[1m room\\n' >&2; exit 1").unwrap_err();
+        assert!(error.to_string().ends_with("says: no[1m room"), "{error}");
+        let none = Asking { program: folder.path().join("none"), ..program(folder.path(), "") };
+        let error = import_here(kept, &none, &arguments);
+        assert!(matches!(error, Err(ImportError::Start { .. })), "{error:?}");
+    }
+}

@@ -1,0 +1,1 @@
+//! Lines, names and places.
