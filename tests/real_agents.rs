@@ -396,6 +396,7 @@ tests_of!(
         a_program_works_with_the_model,
         a_conversation_goes_on_elsewhere_and_as_a_fork,
         of_two_conversations_the_one_that_is_named_goes_on,
+        what_another_agent_did_comes_along,
         an_image_is_seen_elsewhere,
         a_torn_line_does_no_harm
     ]

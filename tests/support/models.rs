@@ -243,7 +243,10 @@ impl State {
         let turn = self.script.lock().unwrap().next(&heard, api);
         let answer = match turn {
             None => Answer::Words("nothing is known of this".to_owned()),
-            Some(Step::Say(words)) => Answer::Words(words),
+            // Where words are said by a tool, the program has it.
+            Some(Step::Say(words)) => api
+                .call(&Step::Say(words.clone()), &heard)
+                .map_or(Answer::Words(words), Answer::Call),
             Some(Step::History) => Answer::Words(History::of(&heard).to_string()),
             // A request for a title, or the like, about what was asked.
             Some(_) if heard.tools.is_empty() => Answer::Words("a title".to_owned()),

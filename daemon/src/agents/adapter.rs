@@ -109,6 +109,9 @@ pub trait Kept {
         out: &mut dyn Write,
     ) -> Result<bool, AgentError>;
 
+    /// Whether a file of a conversation is none of the database's, and comes to its place in the folder as it is.
+    fn is_beside(&self, name: &RelPath) -> bool;
+
     /// The ids of all sessions that are there.
     fn ids(&self, folder: &Folder) -> Result<Vec<String>, AgentError>;
 

@@ -66,14 +66,15 @@ impl Mirror {
         &self.left_out
     }
 
-    /// Has a document for each of these transcripts in the agent's folder, in their order; all of them or none. Says where
-    /// they are; nothing where something in one has an id that something else has there.
+    /// Has a document for each of these transcripts in the agent's folder, in their order, and what lies beside the database at
+    /// its place there; all of it or nothing. Says where the documents are; nothing where something in one has an id that
+    /// something else has there.
     pub(super) fn documents(
         &self,
         kept: &dyn Kept,
         folder: &Folder,
         to: &Target,
-        transcripts: &[RelPath],
+        (transcripts, beside): (&[RelPath], &[RelPath]),
     ) -> Result<Option<Vec<PathBuf>>, AgentError> {
         let mut stage = folder.stage()?;
         let failed = |source| AgentError::Write { path: folder.path().to_owned(), source };
@@ -98,6 +99,13 @@ impl Mirror {
                 return Ok(None);
             }
             placed.push(to.folder.join(at.display().as_ref()));
+        }
+        for at in beside {
+            let Some(mut from) = self.folder.file(at)? else { continue };
+            let (number, mut file) = stage.create()?;
+            std::io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(failed)?;
+            // One that is there stays.
+            stage.place(number, at)?;
         }
         stage.finish()?;
         Ok(Some(placed))

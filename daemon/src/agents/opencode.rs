@@ -1,21 +1,23 @@
 //! OpenCode: a SQLite database, `opencode.db` in its folder, and its own `import` for what is to come into that.
 //!
+//! - [`outputs`]: what was too long for a line
 //! - [`read`]: a session as lines
 //! - [`line`]: what a line says, and which values of it are paths
 //! - [`document`]: lines as what the program imports
 //! - [`talk`]: what the program says
 //!
 //! Carried are the transcript (`ID.jsonl`: what does not change of a session, and a line for each message with its
-//! parts), what does change of it (`ID.state.jsonl`), and the same of sessions that it has started (`subagents/…`).
+//! parts), what does change of it (`ID.state.jsonl`), the same of sessions that it has started (`subagents/…`), and
+//! outputs of tools that were too long, which are files beside the database (`tool-output/…`).
 //! Not carried are lists of what is to be done, which the program does not import; what undoes a change, which is in a
-//! repository of the program's own; outputs that were too long, in files beside the database; and the address under
-//! which a session was shared.
+//! repository of the program's own; and the address under which a session was shared.
 //!
 //! The names in an object are put into order: the program itself gives them another order whenever it takes a
 //! conversation in. Values stay as they are, to the byte.
 //!
 //! Forms as 1.18.33 writes them.
 
+mod outputs;
 mod read;
 mod line;
 mod document;
@@ -178,6 +180,8 @@ impl Agent for OpenCode {
         files.push(state.as_bytes(), state.clone());
         let children = RelPath::new(SUBAGENTS.as_bytes()).unwrap_or_default();
         files.add_below(folder, &children, SUBAGENTS.as_bytes(), wanted.most)?;
+        let outputs = RelPath::new(outputs::FOLDER.as_bytes()).unwrap_or_default();
+        files.add_below(folder, &outputs, outputs::FOLDER.as_bytes(), wanted.most)?;
         Ok(files)
     }
 
@@ -191,6 +195,9 @@ impl Agent for OpenCode {
     }
 
     fn place(&self, name: &RelPath, to: &Target) -> Option<Place> {
+        if outputs::is_one(name) {
+            return Some(Place { at: name.clone(), is_shared: true });
+        }
         let (id, is_child) = named(name)?;
         let new = to.id(id);
         // No other one comes along, but those that it has started.
@@ -303,6 +310,10 @@ impl Kept for OpenCode {
         out: &mut dyn Write,
     ) -> Result<bool, AgentError> {
         document::write(folder, mirror, transcript, to, out)
+    }
+
+    fn is_beside(&self, name: &RelPath) -> bool {
+        outputs::is_one(name)
     }
 
     fn ids(&self, folder: &Folder) -> Result<Vec<String>, AgentError> {

@@ -156,9 +156,11 @@ pub fn restore<S: ObjectSource + ?Sized>(
         let Some(mut restored) = writing.write(&to)? else { continue };
         let (Some(mirror), Some(kept)) = (&mirror, agent.kept()) else { return Ok(restored) };
         let written = restored.written.iter().filter_map(|at| RelPath::new(at.as_bytes()).ok());
-        let transcripts: Vec<_> =
-            written.filter(|at| agent.id_of(at, &writing.origin).is_some()).collect();
-        let documents = mirror.documents(kept, destination.folder, &to, &transcripts)?;
+        let (beside, written): (Vec<_>, Vec<_>) = written.partition(|at| kept.is_beside(at));
+        let is_one = |at: &RelPath| agent.id_of(at, &writing.origin).is_some();
+        let transcripts: Vec<_> = written.into_iter().filter(is_one).collect();
+        let files = (transcripts.as_slice(), beside.as_slice());
+        let documents = mirror.documents(kept, destination.folder, &to, files)?;
         let Some(documents) = documents else { continue };
         restored.written = transcripts.iter().map(|at| at.display().into_owned()).collect();
         restored.imports = documents;

@@ -54,7 +54,7 @@ impl Folders {
         for (agent, path) in &self.all {
             match Folder::open(path) {
                 Ok(folder) => {
-                    open.extend(folder.map(|folder| (*agent, folder.with_scratch(&self.scratch))))
+                    open.extend(folder.map(|folder| (*agent, folder.with_scratch(&self.scratch))));
                 }
                 Err(error) => failed.push(error.into()),
             }

@@ -56,7 +56,9 @@ pub(super) fn call(step: &Step, heard: &Heard) -> Option<Call> {
         Step::Delegate(task) => {
             ("invoke_agent", json!({"agent_name": "generalist", "prompt": task}))
         }
-        Step::Say(_) | Step::History | Step::Await => return None,
+        // An agent that another one has started says its last words so, and goes on for as long as it has not.
+        Step::Say(words) => ("complete_task", json!({"result": {"response": words}})),
+        Step::History | Step::Await => return None,
     };
     Some(Call { tool: heard.tool(&[tool])?, input })
 }

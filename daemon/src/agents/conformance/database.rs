@@ -571,6 +571,40 @@ fn what_looks_like_a_secret_is_named_and_not_shown() {
     });
 }
 
+#[test]
+fn an_output_that_was_too_long_comes_to_its_place() {
+    let home = Home::new();
+    let (here, there) = (Desk::of_run("ann", "app"), Desk::new("worker", "tree"));
+    here.sample(ID, here.root());
+    let [name, link, gone] =
+        ["a", "b", "c"].map(|end| format!("tool_21c0392bc001uI13mvUGMhGRd{end}"));
+    let at = |desk: &Desk, name: &str| desk.machine.folder(AGENT).join("tool-output").join(name);
+    write(&at(&here, &name), b"all of it");
+    write(&at(&here, "tool_21c0392bc001uI13mvUGMhGRdx"), b"of another one");
+    std::os::unix::fs::symlink("/etc/passwd", at(&here, &link)).unwrap();
+    let paths = [&name, &link, &gone].map(|name| at(&here, name).display().to_string());
+    let output = format!("saved to: {}", paths.join(" and "));
+    let part = json!({"type": "tool", "callID": "c3", "tool": "bash", "state": {"status": "completed", "output": output}});
+    here.say(ID, "21bd350000001output0000004", &here.assistant(), &[&part.to_string()]);
+    let intake = home.vault.intake();
+    let captured = here.taken(None, &intake);
+    let left: Vec<_> = captured.left_out.iter().map(|it| (it.path.as_str(), it.reason)).collect();
+    assert_eq!(left, [(format!("tool-output/{link}").as_str(), Reason::Special)]);
+    write(&at(&there, &gone), b"own");
+    let restored = there.goes_on(&captured.conversation, Form::Same, &intake);
+    assert_eq!(restored.imports.len(), 2);
+    let bytes = fs::read_if_exists(&at(&there, &name), 100).unwrap();
+    assert_eq!(bytes.as_deref(), Some(b"all of it".as_slice()));
+    assert_eq!(fs::list_dir(&at(&there, "")).unwrap().len(), 2);
+    let text = there.text(ID);
+    assert!(text.contains(at(&there, &name).to_str().unwrap()), "{text}");
+    // One that is there stays as it is.
+    write(&at(&there, &name), b"mine");
+    let form = Form::Fork { before_last_turn: false };
+    assert!(there.goes_on(&captured.conversation, form, &intake).is_new_id);
+    assert_eq!(fs::read_if_exists(&at(&there, &name), 100).unwrap().unwrap(), b"mine");
+}
+
 /// What comes is anybody's: it puts nothing into another conversation, and lets nobody do anything.
 #[test]
 fn a_document_has_nothing_that_is_not_its_own() {

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 
 use super::super::lines::MAX_LINE;
 use super::super::session::{AgentError, Files, LeftOut, MAX_LOOKED_AT, Reason, Session, title};
-use super::{END, MESSAGE, PART, SESSION, STATE, SUBAGENTS, is_id_of, is_state, named, place_of};
+use super::{
+    END, MESSAGE, PART, SESSION, STATE, SUBAGENTS, is_id_of, is_state, named, outputs, place_of,
+};
 
 /// The name of the database.
 const NAME: &str = "opencode.db";
@@ -100,7 +102,9 @@ pub(super) fn ids(folder: &Folder) -> Result<Vec<String>, AgentError> {
 pub(super) fn write_out(folder: &Folder, id: &str, into: &Path) -> Result<Files, AgentError> {
     let mut files = Files::default();
     let Some(db) = open(folder)? else { return Ok(files) };
-    transcript(&db, id, &place_of(id, false, END), into, &mut files)?;
+    let mut outputs = BTreeSet::new();
+    let mut seen = (&mut files, &mut outputs);
+    transcript(&db, id, &place_of(id, false, END), into, &mut seen)?;
     state(&db, id, &place_of(id, false, STATE), into)?;
     let mut known = BTreeSet::from([id.to_owned()]);
     let mut parents = vec![id.to_owned()];
@@ -123,12 +127,14 @@ pub(super) fn write_out(folder: &Folder, id: &str, into: &Path) -> Result<Files,
                 continue;
             }
             fs::create_dir_all(&into.join(SUBAGENTS)).map_err(FolderError::from)?;
-            transcript(&db, &child, &place_of(&child, true, END), into, &mut files)?;
+            let mut seen = (&mut files, &mut outputs);
+            transcript(&db, &child, &place_of(&child, true, END), into, &mut seen)?;
             state(&db, &child, &place_of(&child, true, STATE), into)?;
             known.insert(child.clone());
             parents.push(child);
         }
     }
+    outputs::copy(folder, &outputs, into, &mut files)?;
     let mut todos = 0;
     let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'todo'";
     db.rows(count, &[], |row| {
@@ -160,7 +166,8 @@ pub(super) fn write_there(
         if is_child {
             fs::create_dir_all(&into.join(SUBAGENTS)).map_err(FolderError::from)?;
         }
-        transcript(&db, id, name, into, &mut Files::default())?;
+        let mut seen = (&mut Files::default(), &mut BTreeSet::new());
+        transcript(&db, id, name, into, &mut seen)?;
     }
     Ok(())
 }
@@ -195,13 +202,14 @@ impl<'a> Out<'a> {
     }
 }
 
-/// Writes what does not change of a session, and its messages; nothing where there is none of this id.
+/// Writes what does not change of a session, and its messages; nothing where there is none of this id. Learns what of it is
+/// left out, and which outputs it names.
 fn transcript(
     db: &Database,
     id: &str,
     at: &RelPath,
     into: &Path,
-    files: &mut Files,
+    (files, outputs): &mut (&mut Files, &mut BTreeSet<String>),
 ) -> Result<(), AgentError> {
     let mut first = None;
     let columns = ["slug", "directory", "version", "parent_id"].map(|it| bounded(it, MAX_TEXT));
@@ -246,6 +254,7 @@ fn transcript(
             let data = row.text(1).filter(|_| is_id_of(PART, part));
             match data.and_then(|data| with(data, &ids)) {
                 Some(data) if line.len() + data.len() < MAX_BYTES => {
+                    outputs::find(&data, outputs);
                     line.push_str(if count == 0 { "" } else { "," });
                     line.push_str(&data);
                     count += 1;

@@ -43,7 +43,12 @@ fn files_come_only_to_places_of_their_session() {
     assert_eq!(place(&format!("{ID}.state.jsonl")), Some(format!("{new}.state.jsonl")));
     let of_child = format!("subagents/{CHILD}.jsonl");
     assert_eq!(place(&of_child), Some(format!("subagents/{child}.jsonl")));
+    let output = "tool-output/tool_21c0392bc001uI13mvUGMhGRdK";
+    assert_eq!(place(output).as_deref(), Some(output));
     for not in [
+        output.replace("tool_", "x_"),
+        format!("{output}/x"),
+        output.replace("-output", "-output/x"),
         format!("{CHILD}.jsonl"),
         format!("subagents/{ID}.jsonl"),
         format!("other/{CHILD}.jsonl"),
