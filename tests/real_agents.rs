@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::support::cloud::{Cloud, arg, text};
-use crate::support::home::TestHome;
+use crate::support::home::{TestHome, eventually};
 use crate::support::models::{History, ModelServer, Step};
 use crate::support::programs::{
     CLAUDE, CODEX, GEMINI, Installed, KEY, OPENCODE, PIXEL, Program, Said,
@@ -351,6 +351,53 @@ fn a_torn_line_does_no_harm(program: &'static Program) {
     assert!(history.has("(one)") && history.has("they are written"), "{history:?}");
 }
 
+/// A program in the middle of a turn has a database that is written to.
+fn a_program_at_work_does_no_harm(program: &'static Program) {
+    let Some(desk) = Desk::new(program) else { return };
+    let begun = desk.ask("please write the notes (one)");
+    let steps = [
+        Step::shell("touch begun; while ! test -e go-on; do sleep 0.1; done"),
+        Step::say("it is over"),
+    ];
+    desk.models.on("wait for it", &steps);
+    let (run, said) = std::thread::scope(|scope| {
+        let turn = scope.spawn(|| {
+            desk.agent.again(&desk.laptop, &desk.root, &begun.id, "please wait for it (two)")
+        });
+        eventually("a command at work", || desk.root.join("begun").exists());
+        let (_, run) = desk.hand_off(&begun.id);
+        std::fs::write(desk.root.join("go-on"), "").unwrap();
+        (run, turn.join().unwrap())
+    });
+    assert_eq!((said.id.as_str(), said.text.as_str()), (begun.id.as_str(), "it is over"));
+    let other = desk.device();
+    let there = desk.pull(&other, &run, "elsewhere");
+    assert_eq!(there.id(), begun.id);
+    let history = there.knows();
+    assert!(history.has("(one)") && history.has("they are written"), "{history:?}");
+    assert!(history.has("(two)") && !history.has("it is over"), "{history:?}");
+    // What it did meanwhile is here.
+    let here = desk.agent.again(&desk.laptop, &desk.root, &begun.id, "what do you know?").history();
+    assert!(here.has("(two)") && here.has("it is over"), "{here:?}");
+}
+
+/// What was too long for the transcript is where the model was told that it is.
+fn an_output_that_was_too_long_comes_along(program: &'static Program) {
+    let Some(desk) = Desk::new(program) else { return };
+    desk.models.on("print a lot", &[Step::shell("seq 1 100000"), Step::say("that was a lot")]);
+    desk.ask("please print a lot (one)");
+    let (_, run) = desk.hand_off("auto");
+    let other = desk.device();
+    let there = desk.pull(&other, &run, "elsewhere");
+    let history = there.knows();
+    let named = history.results().iter().find_map(|text| {
+        let from = text.find(other.user_home().to_str()?)?;
+        text.get(from..)?.split(|c: char| c.is_whitespace() || c == '\\').next()
+    });
+    let named = PathBuf::from(named.unwrap_or_else(|| panic!("{history:?}")));
+    assert_eq!(read(named).lines().count(), 100_000);
+}
+
 macro_rules! tests_of {
     ($name:ident, $program:expr, [$($test:ident),*]) => {
         mod $name {
@@ -410,6 +457,8 @@ tests_of!(
         of_two_conversations_the_one_that_is_named_goes_on,
         what_another_agent_did_comes_along,
         an_image_is_seen_elsewhere,
-        a_fork_of_the_programs_own_goes_on
+        a_fork_of_the_programs_own_goes_on,
+        a_program_at_work_does_no_harm,
+        an_output_that_was_too_long_comes_along
     ]
 );

@@ -17,6 +17,13 @@ use super::session::{AgentError, LeftOut, Session};
 /// The folder, in the agent's own, in which documents wait for its program.
 const WAITING: &str = "baton";
 
+/// Whether a document of this conversation still waits: until the program has taken it in, what is there may be a part of it.
+pub(super) fn is_waiting(folder: &Folder, id: &str) -> Result<bool, AgentError> {
+    let waiting = RelPath::new(WAITING.as_bytes()).unwrap_or_default();
+    let all = folder.list(&waiting)?;
+    Ok(all.iter().any(|(name, _)| name.starts_with(format!("{id}-").as_bytes())))
+}
+
 /// A folder of ours with the files of a conversation.
 #[derive(Debug)]
 pub(super) struct Mirror {

@@ -26,7 +26,7 @@ use baton_store::objects::ObjectSource;
 
 use super::adapter::{Agent, Place, Target};
 use super::lines::{Lines, Piece};
-use super::mirror::Mirror;
+use super::mirror::{Mirror, is_waiting};
 use super::origin::{MAX_LEN, NAME, Origin};
 use super::paths::PathMap;
 use super::session::{AgentError, LeftOut, MAX_CONVERSATION, MOST_FILES, Reason};
@@ -167,6 +167,11 @@ pub fn restore<S: ObjectSource + ?Sized>(
         return Ok(restored);
     }
     Err(AgentError::Changed { folder: destination.folder.path().to_owned() })
+}
+
+/// Whether a conversation of this id was written that the agent's program has not taken in to its end.
+pub fn is_on_its_way(agent: &dyn Agent, folder: &Folder, id: &str) -> Result<bool, AgentError> {
+    if agent.kept().is_none() { Ok(false) } else { is_waiting(folder, id) }
 }
 
 /// Nothing where there is none, or none that is understood.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::super::departed::take_out;
 use super::super::opencode::OpenCode;
+use super::super::restore::is_on_its_way;
 use super::super::session::Reason;
 use super::*;
 
@@ -395,7 +396,11 @@ fn a_conversation_goes_on_at_another_path_and_comes_back_as_it_was() {
     here.sample(ID, here.root());
     let (intake, before) = (home.vault.intake(), here.all());
     let captured = here.taken(None, &intake);
-    let restored = there.goes_on(&captured.conversation, Form::Same, &intake);
+    let is_on_its_way = || is_on_its_way(AGENT, &there.folder(), ID).unwrap();
+    let restored = there.written(&captured.conversation, Form::Same, &intake).unwrap();
+    assert!(is_on_its_way());
+    there.take_in(&restored);
+    assert!(!is_on_its_way());
     assert_eq!((restored.id.as_str(), restored.is_new_id), (ID, false));
     assert_eq!((restored.imports.len(), restored.left_out.len()), (2, 0), "{restored:?}");
     assert_eq!(restored.resume, ["opencode", "--session", ID]);

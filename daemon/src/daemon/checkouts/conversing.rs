@@ -18,7 +18,7 @@ use crate::agents::adapter::Agent;
 use crate::agents::capture::{Source, capture, find, look, sessions};
 use crate::agents::departed::take_out;
 use crate::agents::findings::Looking;
-use crate::agents::restore::{Destination, Form, restore};
+use crate::agents::restore::{Destination, Form, is_on_its_way, restore};
 use crate::agents::session::{AgentError, Session};
 use crate::runs::checkout::{CheckoutError, Conversed, Place};
 
@@ -153,6 +153,12 @@ fn capture_here(
 ) -> Result<Kept, AgentError> {
     let Some(home) = &place.home else { return Ok(Kept::None) };
     let Some(folder) = folder_in(agent, home, scratch, false)? else { return Ok(Kept::None) };
+    if let Some(id) = &place.conversation
+        && is_on_its_way(agent, &folder, id)?
+    {
+        // What is there may be the beginning of what it came with.
+        return Ok(Kept::None);
+    }
     let source = Source { folder: &folder, root: &place.checkout, home: Some(home) };
     let Some(session) = session_of(agent, place, &source)? else { return Ok(Kept::None) };
     let looked = look(agent, &source, &session, known.map(Looking::Known), true)?;
