@@ -398,6 +398,31 @@ fn an_output_that_was_too_long_comes_along(program: &'static Program) {
     assert_eq!(read(named).lines().count(), 100_000);
 }
 
+/// The work comes whether or not its conversation can, and nothing of that is lost.
+fn without_the_program_the_work_comes_and_it_is_said(program: &'static Program) {
+    let Some(desk) = Desk::new(program) else { return };
+    let begun = desk.ask("please write the notes (one)");
+    let (_, run) = desk.hand_off("auto");
+    let mut other = desk.cloud.device();
+    let into = other.user_home().join("elsewhere");
+    let output = other.baton(&["pull", &run, "--json", "--into", arg(&into)]);
+    assert!(output.status.success(), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["resume_command"], serde_json::json!([]), "{told}");
+    assert_eq!(told["skipped"][0]["path"], "conversation", "{told}");
+    assert_eq!(read(into.join("notes.txt")), "the first line\n");
+    // It is said what is missing, and what is then to be done.
+    let said = String::from_utf8(output.stderr).unwrap();
+    let words = format!("{} is not installed", program.agent);
+    assert!(said.contains(&words), "{said}");
+    let command = said.rsplit(": ").next().unwrap().split_whitespace().collect::<Vec<_>>();
+    desk.agent.give_to(&mut other, &desk.models);
+    let taken = desk.agent.answers_in(&other, &into, &command[1..]);
+    assert!(taken.contains(&begun.id), "{command:?}: {taken}");
+    let history = desk.agent.again(&other, &into, &begun.id, "what do you know?").history();
+    assert!(history.has("(one)"), "{history:?}");
+}
+
 macro_rules! tests_of {
     ($name:ident, $program:expr, [$($test:ident),*]) => {
         mod $name {
@@ -459,6 +484,7 @@ tests_of!(
         an_image_is_seen_elsewhere,
         a_fork_of_the_programs_own_goes_on,
         a_program_at_work_does_no_harm,
-        an_output_that_was_too_long_comes_along
+        an_output_that_was_too_long_comes_along,
+        without_the_program_the_work_comes_and_it_is_said
     ]
 );

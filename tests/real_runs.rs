@@ -270,6 +270,21 @@ fn what_it_asks_for_is_answered(program: &'static Program) {
     }
 }
 
+/// It asks nobody: what it would ask for is refused, and the run goes on.
+fn what_nobody_may_allow_is_not_done(program: &'static Program) {
+    let Some(desk) = Desk::new(program) else { return };
+    for (permissions, is_written) in [("ask", false), ("edits", true)] {
+        let asked = ["--agent", program.agent, "--permissions", permissions];
+        let (_, run) = desk.hand_off(&[&asked[..], &["-p", "please write the notes"]].concat());
+        let (info, log) = desk.ended(&run);
+        assert_eq!(info["waiting"], Value::Null, "{info}");
+        assert_eq!(log.contains("rejected"), !is_written, "{log}");
+        let into = desk.laptop.user_home().join(permissions);
+        desk.laptop.json(&["pull", &run, "--into", arg(&into)]);
+        assert_eq!(into.join("notes.txt").exists(), is_written);
+    }
+}
+
 macro_rules! tests_of {
     ($name:ident, $program:expr, [$($test:ident),*]) => {
         mod $name {
@@ -316,6 +331,7 @@ tests_of!(
     [
         work_goes_to_the_cloud_is_followed_up_and_comes_home,
         work_begins_in_the_cloud_by_several_and_is_forked,
-        an_agent_that_is_not_there_is_found_before_anything_is_sent
+        an_agent_that_is_not_there_is_found_before_anything_is_sent,
+        what_nobody_may_allow_is_not_done
     ]
 );

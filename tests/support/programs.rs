@@ -131,7 +131,12 @@ impl Installed {
 
     /// What the program answers to these words, in the home of its user.
     pub(crate) fn answers(&self, home: &TestHome, words: &[&str]) -> String {
-        let mut command = self.command(home, &home.user_home());
+        self.answers_in(home, &home.user_home(), words)
+    }
+
+    /// The same, in a folder.
+    pub(crate) fn answers_in(&self, home: &TestHome, folder: &Path, words: &[&str]) -> String {
+        let mut command = self.command(home, folder);
         command.args(words);
         let output = run(command, TURN);
         assert!(output.status.success(), "{words:?}: {output:?}");
