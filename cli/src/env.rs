@@ -229,12 +229,17 @@ mod tests {
             ("CODEX_HOME", ""),
             ("CLAUDE_CONFIG_DIR", "c"),
             ("GEMINI_CLI_HOME", "/g"),
+            ("XDG_DATA_HOME", "/d"),
         ];
         let agents = env(&set, Some("/f")).unwrap().agents;
         let folders: Vec<_> =
             agents.folders.iter().map(|it| (it.agent.as_str(), it.path.0.as_slice())).collect();
-        let expected =
-            [("claude", b"/here/c".as_slice()), ("codex", b"/h/.codex"), ("gemini", b"/g/.gemini")];
+        let expected = [
+            ("claude", b"/here/c".as_slice()),
+            ("codex", b"/h/.codex"),
+            ("gemini", b"/g/.gemini"),
+            ("opencode", b"/d/opencode"),
+        ];
         assert_eq!(folders, expected);
         assert_eq!(env(&[("HOME", "/h"), ("BATON_HOME", "")], None).unwrap().home_dir, None);
     }
