@@ -5,8 +5,10 @@
 //!
 //! **Invariant:** every error carries what was done and the path it was done to.
 
-#[cfg(test)]
-pub(crate) mod fault;
+#[cfg(any(test, feature = "simulation"))]
+pub mod fault;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulated;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -65,9 +67,9 @@ pub trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, FsError> {
-        #[cfg(test)]
-        let this = fault::strike(self, action, path);
-        #[cfg(not(test))]
+        #[cfg(any(test, feature = "simulation"))]
+        let this = fault::strike(self, action, path).inspect(|_| simulated::note(action, path));
+        #[cfg(not(any(test, feature = "simulation")))]
         let this = self;
         this.map_err(|source| FsError { action, path: path.to_owned(), source })
     }
@@ -77,6 +79,30 @@ impl<T> Context<T> for Result<T, rustix::io::Errno> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, FsError> {
         self.map_err(io::Error::from).context(action, path)
     }
+}
+
+/// Whether tests follow what happens below a folder: then it happens on the thread that asks for it, and in the same order
+/// each time.
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) fn is_simulated(path: &Path) -> bool {
+    simulated::is_followed(path)
+}
+
+/// Whether tests follow what happens below a folder: not in the program.
+#[cfg(not(any(test, feature = "simulation")))]
+pub(crate) const fn is_simulated(_path: &Path) -> bool {
+    false
+}
+
+/// Fills an id that nothing else has, for something below a folder.
+pub(crate) fn fresh_id(path: &Path, id: &mut [u8]) -> Result<(), crate::error::StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if simulated::fill(path, id) {
+        return Ok(());
+    }
+    // Where it is for is of interest in a simulation only.
+    let _where = path;
+    getrandom::fill(id).map_err(|_| crate::error::StoreError::Random)
 }
 
 /// Opens for reading.

@@ -329,7 +329,8 @@ impl Appender {
     fn rotate(&mut self, number: u64, first: &[u8]) -> Result<(), RotateError> {
         let path = self.path.with_file_name(format!("{number:016x}"));
         let file = start_file(&path, first)?;
-        let synced = self.folder.sync_all().context("syncing", &path);
+        let folder = path.parent().unwrap_or(&path);
+        let synced = self.folder.sync_all().context("syncing", folder);
         synced.map_err(|error| RotateError::Broken(error.into()))?;
         self.file = file;
         self.path = path;

@@ -106,11 +106,16 @@ impl Store {
         }
         let _first = shared.commits.fold.try_send(());
         let folding = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("fold".into())
-            .spawn(move || fold_when_woken(&wake, &folding))
-            .context("starting the folding thread of", root)?;
-        Ok(Self(Arc::new(Running { shared, folder: Mutex::new(Some(thread)) })))
+        let thread = if fs::is_simulated(root) {
+            None
+        } else {
+            let thread = std::thread::Builder::new()
+                .name("fold".into())
+                .spawn(move || fold_when_woken(&wake, &folding))
+                .context("starting the folding thread of", root)?;
+            Some(thread)
+        };
+        Ok(Self(Arc::new(Running { shared, folder: Mutex::new(thread) })))
     }
 
     /// What opening it found.
@@ -131,6 +136,12 @@ impl Store {
     /// Moves what the journal holds into segments, and starts a new journal file.
     pub fn fold(&self) -> Result<(), StoreError> {
         self.0.shared.fold()
+    }
+
+    /// Does what the folding thread would do now: in a simulation there is none.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn fold_if_due(&self) {
+        self.0.shared.fold_if_due();
     }
 
     /// The folders.
@@ -188,6 +199,17 @@ impl Shared {
         Ok(())
     }
 
+    /// Folds the journal where it has become long, and makes room in it.
+    fn fold_if_due(&self) {
+        let commits = &self.commits;
+        if commits.has_to_fold()
+            && let Err(error) = self.fold()
+        {
+            tracing::error!(error = &error as &dyn std::error::Error, "folding the journal failed");
+        }
+        commits.journal.make_room();
+    }
+
     fn fold(&self) -> Result<(), StoreError> {
         let _one = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
         let before = {
@@ -232,13 +254,7 @@ impl Drop for Running {
 
 fn fold_when_woken(wake: &Receiver<()>, shared: &Shared) {
     while wake.recv().is_ok() && !shared.closing.load(Ordering::SeqCst) {
-        let commits = &shared.commits;
-        if commits.has_to_fold()
-            && let Err(error) = shared.fold()
-        {
-            tracing::error!(error = &error as &dyn std::error::Error, "folding the journal failed");
-        }
-        commits.journal.make_room();
+        shared.fold_if_due();
     }
 }
 

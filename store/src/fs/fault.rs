@@ -23,11 +23,11 @@ struct Plan {
 
 /// Operations fail until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Armed(Arc<Plan>);
+pub struct Armed(Arc<Plan>);
 
 /// Lets operations on paths below `below`, of one kind or of any, fail: after `from` of them the next
 /// `times`.
-pub(crate) fn arm(
+pub fn arm(
     below: &Path,
     action: Option<&'static str>,
     from: u64,
@@ -42,7 +42,7 @@ pub(crate) fn arm(
 
 impl Armed {
     /// How many operations fitted so far, struck or not.
-    pub(crate) fn seen(&self) -> u64 {
+    pub fn seen(&self) -> u64 {
         self.0.seen.load(Ordering::SeqCst)
     }
 }

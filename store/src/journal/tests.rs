@@ -144,7 +144,8 @@ fn a_rotation_that_may_have_happened_takes_no_later_ref_back() {
     let layout = Layout::open(folder.path()).unwrap();
     let (journal, poison) = (Journal::open(&layout, 1, 0).unwrap(), Poison::default());
     let second = layout.journal_file(2);
-    let armed = fault::arm(&second, Some("syncing"), 0, 1, ErrorKind::Other);
+    // The file itself is synced before it has its name.
+    let armed = fault::arm(&layout.journal(), Some("syncing"), 1, 1, ErrorKind::Other);
     assert!(journal.rotate(Vec::new(), &poison).is_err());
     drop(armed);
     assert!(second.exists());

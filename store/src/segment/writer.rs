@@ -79,13 +79,15 @@ impl SegmentWriter {
         })
     }
 
-    /// Starts a segment in `folder`; its name is durable when this returns.
+    /// Starts a segment in `folder`; its header and its name are durable when this returns.
     pub fn create(folder: &Path, header: SegmentHeader) -> Result<Self, StoreError> {
         let path = folder.join(Self::open_name(&header.uid));
         let bytes = header.encode();
         let start = || {
             let file = fs::create_new(&path)?;
             file.write_all_at(&bytes, 0).context("writing", &path)?;
+            // A file whose header does not say what it is was damaged, and not merely begun.
+            file.sync_data().context("syncing", &path)?;
             fs::sync_dir(folder)?;
             Ok(Arc::new(file))
         };

@@ -10,6 +10,7 @@ use baton_protocol::object::{Blob, Content, Entry as TreeEntry, EntryKind, Snaps
 
 mod faults;
 mod model;
+mod power;
 mod proofs;
 mod together;
 

@@ -109,7 +109,8 @@ impl Packing {
     }
 
     fn start(&self, log: &Arc<Log>, vault: &Vault) -> Option<Thread> {
-        if std::thread::available_parallelism().is_ok_and(|cores| cores.get() < 2) {
+        let has_one_core = std::thread::available_parallelism().is_ok_and(|cores| cores.get() < 2);
+        if has_one_core || crate::fs::is_simulated(vault.layout().root()) {
             return None;
         }
         let (jobs, offered) = sync_channel::<Job>(1);

@@ -1,0 +1,322 @@
+//! For tests: a disk that loses power.
+//!
+//! It stands beside a real folder and follows what the seam does there: which bytes of which file were synced, and which
+//! names of which directory. From that it makes, at any operation, the folder that a power cut could have left: names that
+//! were not synced may be there or not, but in the order in which they changed; of bytes that were not synced each block is
+//! the old one, the new one, or zeros where there was none. One seed makes the same folder again.
+//!
+//! What SQLite does is not seen. An index is a cache, so it is left as it is, ahead of everything, or taken away.
+//!
+//! **Invariant:** what was synced, under a name that was synced, is in every folder that is made.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a disk writes as a whole.
+const BLOCK: usize = 512;
+
+static DISKS: Mutex<Vec<Arc<Disk>>> = Mutex::new(Vec::new());
+
+/// Numbers that a seed determines (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// The same seed gives the same numbers.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next one, below `below`.
+    pub const fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % below
+    }
+}
+
+/// A folder whose syncs are followed.
+#[derive(Debug)]
+pub struct Disk {
+    root: PathBuf,
+    /// Of the ids of what is made there.
+    seed: u64,
+    state: Mutex<State>,
+}
+
+/// Which file a name leads to. Numbers of inodes are used again; these are not.
+type FileNumber = u64;
+
+/// What a directory holds: files, and further directories.
+type Names = BTreeMap<std::ffi::OsString, Option<FileNumber>>;
+
+#[derive(Debug, Default)]
+struct State {
+    /// What each directory may hold after a power cut: as it was synced, and each state since.
+    directories: HashMap<PathBuf, Vec<Names>>,
+    /// The bytes of each file when it was synced last.
+    synced: HashMap<FileNumber, Vec<u8>>,
+    /// By inode, as long as it is this file.
+    numbers: HashMap<u64, FileNumber>,
+    next: FileNumber,
+    operations: u64,
+    ids: u64,
+    /// Syncs below this path do nothing.
+    lies: Option<PathBuf>,
+    /// At which operation the power is cut, the folder that is to be made then, and its dice.
+    cut: Option<(u64, PathBuf, Dice)>,
+}
+
+/// A disk is followed until this is dropped.
+#[derive(Debug)]
+pub struct Followed(Arc<Disk>);
+
+impl Disk {
+    /// Follows what happens in a folder, which is empty or whose content counts as synced.
+    ///
+    /// What is made there has ids that the seed determines.
+    pub fn follow(root: &Path, seed: u64) -> Followed {
+        let disk = Self { root: root.to_owned(), seed, state: Mutex::default() };
+        disk.start(&mut disk.state(), root);
+        let disk = Arc::new(disk);
+        disks().push(disk.clone());
+        Followed(disk)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, state: &mut State, folder: &Path) {
+        let names = state.look(folder);
+        for (name, file) in &names {
+            let path = folder.join(name);
+            match file {
+                Some(file) => drop(state.synced.insert(*file, read(&path))),
+                None => self.start(state, &path),
+            }
+        }
+        state.directories.insert(folder.to_owned(), vec![names]);
+    }
+
+    fn note(&self, action: &str, path: &Path) {
+        let mut state = self.state();
+        state.operations += 1;
+        if action == "creating" && path.is_file() {
+            state.is_new(path);
+        }
+        let mut above = Some(path);
+        while let Some(folder) = above.filter(|folder| folder.starts_with(&self.root)) {
+            if folder.is_dir() {
+                state.notice(folder);
+            }
+            above = folder.parent();
+        }
+        let is_a_lie = state.lies.as_ref().is_some_and(|below| path.starts_with(below));
+        if (action == "syncing" || action == "making room in") && !is_a_lie {
+            state.sync(path);
+        }
+        let operation = state.operations;
+        if let Some((_, to, mut dice)) = state.cut.take_if(|(at, ..)| *at == operation) {
+            self.leave(&state, &self.root, &to, &mut dice);
+        }
+    }
+
+    /// Makes what a power cut leaves of a folder.
+    fn leave(&self, state: &State, folder: &Path, to: &Path, dice: &mut Dice) {
+        make_dir(to);
+        let Some(versions) = state.directories.get(folder) else { return };
+        let Some(names) = versions.get(dice.roll(versions.len() as u64) as usize) else { return };
+        for (name, file) in names {
+            let (from, to) = (folder.join(name), to.join(name));
+            match file {
+                None => self.leave(state, &from, &to, dice),
+                Some(file) => {
+                    let bytes = state.left_of(*file, &from, dice);
+                    #[expect(clippy::expect_used, reason = "a test's own folder")]
+                    super::write_whole(&to, &bytes, 0o600).expect("a folder of the test's own");
+                }
+            }
+        }
+        if folder.join("index.db").exists() && dice.roll(2) == 0 {
+            for suffix in ["", "-wal"] {
+                let name = format!("index.db{suffix}");
+                if folder.join(&name).exists() {
+                    let bytes = read(&folder.join(&name));
+                    #[expect(clippy::expect_used, reason = "a test's own folder")]
+                    super::write_whole(&to.join(&name), &bytes, 0o600)
+                        .expect("a folder of the test's own");
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// What a directory holds now.
+    fn look(&mut self, folder: &Path) -> Names {
+        let mut names = Names::new();
+        let Ok(entries) = std::fs::read_dir(folder) else { return names };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with("index.db") {
+                continue;
+            }
+            let Ok(metadata) = entry.metadata() else { continue };
+            let file = (!metadata.is_dir()).then(|| self.number(metadata.ino()));
+            names.insert(name, file);
+        }
+        names
+    }
+
+    fn number(&mut self, inode: u64) -> FileNumber {
+        let next = &mut self.next;
+        *self.numbers.entry(inode).or_insert_with(|| {
+            *next += 1;
+            *next
+        })
+    }
+
+    /// A file was made: its inode may have been another one's.
+    fn is_new(&mut self, path: &Path) {
+        if let Ok(metadata) = path.metadata() {
+            self.numbers.remove(&metadata.ino());
+        }
+    }
+
+    fn notice(&mut self, folder: &Path) {
+        let names = self.look(folder);
+        let versions =
+            self.directories.entry(folder.to_owned()).or_insert_with(|| vec![Names::new()]);
+        if versions.last() != Some(&names) {
+            versions.push(names);
+        }
+    }
+
+    fn sync(&mut self, path: &Path) {
+        if path.is_dir() {
+            if let Some(versions) = self.directories.get_mut(path) {
+                versions.drain(..versions.len().saturating_sub(1));
+            }
+        } else if let Ok(metadata) = path.metadata() {
+            let number = self.number(metadata.ino());
+            self.synced.insert(number, read(path));
+        }
+    }
+
+    /// Bytes of a file after a power cut.
+    fn left_of(&self, file: FileNumber, path: &Path, dice: &mut Dice) -> Vec<u8> {
+        const NONE: &[u8] = &[];
+        let synced = self.synced.get(&file).map_or(NONE, Vec::as_slice);
+        let is_there =
+            path.metadata().is_ok_and(|found| self.numbers.get(&found.ino()) == Some(&file));
+        let now = if is_there { read(path) } else { synced.to_vec() };
+        if now == synced {
+            return now;
+        }
+        let shorter = synced.len().min(now.len());
+        let longer = synced.len().max(now.len());
+        // Somewhere between both lengths, and often at one of them.
+        let len = match dice.roll(3) {
+            0 => synced.len(),
+            1 => now.len(),
+            _ => shorter + dice.roll((longer - shorter + 1) as u64) as usize,
+        };
+        let mut left = vec![0; len];
+        // Mostly from the front, as systems write; now and then in any order.
+        let front = dice.roll(2) == 0;
+        let reached = dice.roll(len as u64 + 1) as usize;
+        for at in (0..len).step_by(BLOCK) {
+            let end = len.min(at + BLOCK);
+            let is_written = if front { at < reached } else { dice.roll(2) == 0 };
+            let source = if is_written { now.as_slice() } else { synced };
+            if let (Some(to), Some(from)) =
+                (left.get_mut(at..end), source.get(at..end.min(source.len())))
+            {
+                to[..from.len()].copy_from_slice(from);
+            }
+        }
+        left
+    }
+}
+
+impl Followed {
+    /// How many operations there were.
+    pub fn operations(&self) -> u64 {
+        self.0.state().operations
+    }
+
+    /// Cuts the power right after the operation with this number: what is left of the folder is made in `to`, and the folder
+    /// itself goes on, as if nothing had happened.
+    pub fn cut_after(&self, operation: u64, to: &Path, seed: u64) {
+        self.0.state().cut = Some((operation, to.to_owned(), Dice::new(seed)));
+    }
+
+    /// From now on syncs below this path say that all is well, and do nothing: what a test sees then it would see without
+    /// them.
+    pub fn lie_about(&self, below: &Path) {
+        self.0.state().lies = Some(below.to_owned());
+    }
+
+    /// Whether the power has been cut; it is not any more.
+    pub fn was_cut(&self) -> bool {
+        self.0.state().cut.take().is_none()
+    }
+
+    /// Cuts the power now.
+    pub fn cut(&self, to: &Path, seed: u64) {
+        self.0.leave(&self.0.state(), &self.0.root, to, &mut Dice::new(seed));
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        disks().retain(|disk| !Arc::ptr_eq(disk, &self.0));
+    }
+}
+
+/// Called after each operation of the seam that has succeeded.
+pub(super) fn note(action: &str, path: &Path) {
+    let disk = disks().iter().find(|disk| path.starts_with(&disk.root)).cloned();
+    if let Some(disk) = disk {
+        disk.note(action, path);
+    }
+}
+
+/// Whether a folder is followed.
+pub(super) fn is_followed(path: &Path) -> bool {
+    disks().iter().any(|disk| path.starts_with(&disk.root))
+}
+
+/// Fills an id of a folder that is followed: the first one, the second one, and so on.
+pub(super) fn fill(path: &Path, id: &mut [u8]) -> bool {
+    let Some(disk) = disks().iter().find(|disk| path.starts_with(&disk.root)).cloned() else {
+        return false;
+    };
+    let mut state = disk.state();
+    state.ids += 1;
+    let (number, seed) = (state.ids, disk.seed);
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .update(&number.to_le_bytes())
+        .finalize_xof()
+        .fill(id);
+    true
+}
+
+fn disks() -> MutexGuard<'static, Vec<Arc<Disk>>> {
+    DISKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_default()
+}
+
+fn make_dir(path: &Path) {
+    #[expect(clippy::expect_used, reason = "a test's own folder")]
+    super::create_dir_all(path).expect("a folder of the test's own");
+}
