@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::transport::TransportError;
-use crate::transport::stream::{Frame, FrameStream};
+use crate::transport::stream::{Frame, FrameStream, message_in};
 
 /// A push or fetch failed.
 #[derive(Debug, thiserror::Error)]
@@ -108,15 +108,23 @@ impl SyncError {
 /// A stream used from a blocking thread.
 #[derive(Debug)]
 pub struct Wire {
-    runtime: tokio::runtime::Handle,
-    stream: FrameStream,
+    ends: Ends,
     stop: Vec<Arc<AtomicBool>>,
+}
+
+/// Both directions of a wire.
+#[derive(Debug)]
+enum Ends {
+    Stream(tokio::runtime::Handle, FrameStream),
+    #[cfg(test)]
+    Simulated(tests::simulated::End),
 }
 
 impl Wire {
     /// Takes a stream along to a blocking thread; to be called on the runtime.
     pub fn new(stream: FrameStream) -> Self {
-        Self { runtime: tokio::runtime::Handle::current(), stream, stop: Vec::new() }
+        let ends = Ends::Stream(tokio::runtime::Handle::current(), stream);
+        Self { ends, stop: Vec::new() }
     }
 
     /// Ends a push with [`SyncError::Cancelled`] once this is set, unless all of it is sent already. May be called
@@ -133,11 +141,19 @@ impl Wire {
 
     /// Gives the stream back.
     pub fn into_stream(self) -> FrameStream {
-        self.stream
+        match self.ends {
+            Ends::Stream(_, stream) => stream,
+            #[cfg(test)]
+            Ends::Simulated(_) => unreachable!("a simulated wire has no stream"),
+        }
     }
 
     fn read(&mut self) -> Result<Option<Frame>, TransportError> {
-        self.runtime.block_on(self.stream.read_frame())
+        match &mut self.ends {
+            Ends::Stream(runtime, stream) => runtime.block_on(stream.read_frame()),
+            #[cfg(test)]
+            Ends::Simulated(end) => end.read(),
+        }
     }
 
     /// Reads what the peer says next; nothing where it has ended. Where that is no frame, or nothing for too long, it is
@@ -148,15 +164,23 @@ impl Wire {
 
     /// Reads a message that the peer may have to work for.
     fn answer<T: DeserializeOwned>(&mut self) -> Result<T, TransportError> {
-        self.runtime.block_on(self.stream.reader.message_after_work())
+        message_in(self.answer_frame()?)
     }
 
     fn answer_frame(&mut self) -> Result<Option<Frame>, TransportError> {
-        self.runtime.block_on(self.stream.reader.next_after_work())
+        match &mut self.ends {
+            Ends::Stream(runtime, stream) => runtime.block_on(stream.reader.next_after_work()),
+            #[cfg(test)]
+            Ends::Simulated(end) => end.read(),
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
-        self.runtime.block_on(self.stream.write(bytes))
+        match &mut self.ends {
+            Ends::Stream(runtime, stream) => runtime.block_on(stream.write(bytes)),
+            #[cfg(test)]
+            Ends::Simulated(end) => end.write(bytes),
+        }
     }
 
     /// Writes a whole frame.
@@ -166,7 +190,11 @@ impl Wire {
     }
 
     fn send<T: Serialize>(&mut self, message: &T) -> Result<(), TransportError> {
-        self.runtime.block_on(self.stream.send(message))
+        match &mut self.ends {
+            Ends::Stream(runtime, stream) => runtime.block_on(stream.send(message)),
+            #[cfg(test)]
+            Ends::Simulated(end) => end.send(message),
+        }
     }
 
     fn refuse(

@@ -141,7 +141,7 @@ fn check_vault(
     if let Some(detail) = vault.index().integrity()? {
         checked.found(format!("index of vault {id}"), detail);
     }
-    let mut seen = HashSet::new();
+    let mut seen = Walked::default();
     for head in vault.heads() {
         check_history(vault, head.snapshot.into(), &mut seen, checked, progress)?;
     }
@@ -151,23 +151,49 @@ fn check_vault(
     Ok(())
 }
 
-/// Walks a snapshot and its parents. Parents may be on another machine: an absent one is no damage.
+/// Objects that were walked to.
+#[derive(Default)]
+struct Walked {
+    /// Below snapshots that were once proved to be whole.
+    proved: HashSet<ObjectId>,
+    /// Below others.
+    rest: HashSet<ObjectId>,
+}
+
+impl Walked {
+    fn is_new(&mut self, id: ObjectId, is_proved: bool) -> bool {
+        if is_proved {
+            self.proved.insert(id)
+        } else {
+            !self.proved.contains(&id) && self.rest.insert(id)
+        }
+    }
+}
+
+/// Walks a snapshot and its parents. Parents may be on another machine, or have come in part, with a push that was cut off: what
+/// is absent is damage only below a snapshot that was proved to be whole.
 fn check_history(
     vault: &Vault,
     head: ObjectId,
-    seen: &mut HashSet<ObjectId>,
+    seen: &mut Walked,
     checked: &mut Checked,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), StoreError> {
     let mut history = vec![(head, true)];
     while let Some((snapshot, is_head)) = history.pop() {
-        if seen.contains(&snapshot) || (!is_head && !vault.contains(&snapshot)?) {
+        let closed = vault.closed(&snapshot)?;
+        let is_proved = is_head || closed == Some(true);
+        if !is_proved && closed.is_none() {
+            continue;
+        }
+        if !seen.is_new(snapshot, is_proved) {
             continue;
         }
         checked.snapshots += 1;
         let mut open = vec![snapshot];
+        let mut is_first = true;
         while let Some(id) = open.pop() {
-            if !seen.insert(id) {
+            if !std::mem::take(&mut is_first) && !seen.is_new(id, is_proved) {
                 continue;
             }
             checked.objects += 1;
@@ -175,7 +201,7 @@ fn check_history(
                 progress(checked.objects, checked.bytes_read);
             }
             if id.kind == ObjectKind::Chunk {
-                if !vault.contains(&id)? {
+                if is_proved && !vault.contains(&id)? {
                     checked.found(snapshot, format!("{id} is missing"));
                 }
                 continue;
@@ -183,7 +209,9 @@ fn check_history(
             let bytes = match vault.read(&id) {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => {
-                    checked.found(snapshot, format!("{id} is missing"));
+                    if is_proved {
+                        checked.found(snapshot, format!("{id} is missing"));
+                    }
                     continue;
                 }
                 Err(error) if error.is_corruption() => {

@@ -6,6 +6,7 @@ mod between;
 mod client;
 mod lying_node;
 mod network;
+pub(super) mod simulated;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -172,12 +172,6 @@ impl FrameReader {
         }
     }
 
-    /// A message, where the peer may have to work before it begins.
-    pub async fn message_after_work<T: DeserializeOwned>(&mut self) -> Result<T, TransportError> {
-        let frame = self.next_after_work().await?;
-        message_in(frame)
-    }
-
     /// A message, however long it takes until it begins.
     pub async fn message_at_last<T: DeserializeOwned>(&mut self) -> Result<T, TransportError> {
         let frame = self.next_at_last().await?;
@@ -244,7 +238,8 @@ impl FrameReader {
     }
 }
 
-fn message_in<T: DeserializeOwned>(frame: Option<Frame>) -> Result<T, TransportError> {
+/// The message in a frame.
+pub(crate) fn message_in<T: DeserializeOwned>(frame: Option<Frame>) -> Result<T, TransportError> {
     let frame = frame.ok_or(TransportError::Ended)?;
     match frame.kind {
         FrameKind::Message => message::decode(&frame.body).map_err(TransportError::Malformed),

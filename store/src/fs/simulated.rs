@@ -69,6 +69,7 @@ struct State {
     lies: Option<PathBuf>,
     /// At which operation the power is cut, the folder that is to be made then, and its dice.
     cut: Option<(u64, PathBuf, Dice)>,
+    is_cut: bool,
 }
 
 /// A disk is followed until this is dropped.
@@ -122,6 +123,7 @@ impl Disk {
         }
         let operation = state.operations;
         if let Some((_, to, mut dice)) = state.cut.take_if(|(at, ..)| *at == operation) {
+            state.is_cut = true;
             self.leave(&state, &self.root, &to, &mut dice);
         }
     }
@@ -262,9 +264,14 @@ impl Followed {
         self.0.state().lies = Some(below.to_owned());
     }
 
-    /// Whether the power has been cut; it is not any more.
-    pub fn was_cut(&self) -> bool {
-        self.0.state().cut.take().is_none()
+    /// Whether the power has been cut. What happens in the folder since is of no consequence.
+    pub fn is_cut(&self) -> bool {
+        self.0.state().is_cut
+    }
+
+    /// The power is not cut after all.
+    pub fn spare(&self) {
+        self.0.state().cut = None;
     }
 
     /// Cuts the power now.

@@ -139,7 +139,8 @@ impl Machine {
             self.disk.cut_after(at, left.path(), dice.roll(u64::MAX));
             self.store = Some(Store::open(self.folder.path()).unwrap());
             self.store().vault(VAULT).unwrap();
-            if !self.disk.was_cut() {
+            self.disk.spare();
+            if !self.disk.is_cut() {
                 trace.note("opened", &[]);
                 return;
             }
@@ -249,7 +250,7 @@ fn run(seed: u64, steps: u64, lies: Option<&'static str>) -> blake3::Hash {
                 let before = (model.head, model.kept.clone());
                 let acked = work(&mut model, machine.store(), &mut dice, &mut trace);
                 assert!(acked, "{what}");
-                if machine.disk.was_cut() {
+                if machine.disk.is_cut() {
                     // Nobody has heard of what came after it.
                     if model.head != before.0 {
                         model.open = model.head;
