@@ -33,7 +33,7 @@ fn crashes() -> u64 {
 }
 
 /// Changes a few files; now and then so much that it does not fit into the journal.
-fn change(tree: &Path, rng: &mut Rng) {
+pub(crate) fn change(tree: &Path, rng: &mut Rng) {
     for _ in 0..=rng.below(12) {
         let folder = tree.join(format!("folder-{}", rng.below(4)));
         std::fs::create_dir_all(&folder).unwrap();

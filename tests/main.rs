@@ -25,6 +25,7 @@ mod live;
 mod mcp;
 mod notices;
 mod offline;
+mod power_cut;
 mod real_agents;
 mod real_runs;
 mod rooms;

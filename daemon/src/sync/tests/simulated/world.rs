@@ -420,14 +420,13 @@ impl World {
             self.finish(session);
         }
         self.notice();
+        self.node.disk.spare();
+        self.homes.iter().for_each(|home| home.machine.disk.spare());
         for at in 0..HOMES {
             for attempt in 0.. {
-                assert!(attempt < 4, "{}home {at} does not get through", self.at());
-                // Whatever was armed happens now, or not at all.
-                let Some(new) = self.edit(at) else {
-                    self.notice();
-                    continue;
-                };
+                // Where the head was elsewhere, and once more.
+                assert!(attempt < 3, "{}home {at} does not get through", self.at());
+                let Some(new) = self.edit(at) else { panic!("{}no power", self.at()) };
                 self.push(at, new);
                 while !self.sessions.is_empty() {
                     self.go_on();
