@@ -99,10 +99,15 @@ impl Disk {
         assert!(done(cut.args(["-e", SHUT_DOWN]).arg(self.handle())), "{cut:?}");
     }
 
-    /// The power is back; nobody uses it any more.
+    /// The power is back. As long as anybody has it, in whatever mount namespace, it is the one that stopped.
     fn return_power(&self) {
-        eventually("nobody uses the disk", || done(Command::new("umount").arg(&self.at)));
-        self.mount();
+        eventually("nobody has the disk", || {
+            if !done(Command::new("umount").arg(&self.at)) {
+                return false;
+            }
+            self.mount();
+            std::fs::read(self.handle()).is_ok()
+        });
     }
 }
 

@@ -95,13 +95,15 @@ pub(crate) const fn is_simulated(_path: &Path) -> bool {
 }
 
 /// Fills an id that nothing else has, for something below a folder.
+#[cfg_attr(
+    not(any(test, feature = "simulation")),
+    expect(unused_variables, reason = "where it is for is of interest in a simulation only")
+)]
 pub(crate) fn fresh_id(path: &Path, id: &mut [u8]) -> Result<(), crate::error::StoreError> {
     #[cfg(any(test, feature = "simulation"))]
     if simulated::fill(path, id) {
         return Ok(());
     }
-    // Where it is for is of interest in a simulation only.
-    let _where = path;
     getrandom::fill(id).map_err(|_| crate::error::StoreError::Random)
 }
 

@@ -82,7 +82,7 @@ impl Disk {
     /// What is made there has ids that the seed determines.
     pub fn follow(root: &Path, seed: u64) -> Followed {
         let disk = Self { root: root.to_owned(), seed, state: Mutex::default() };
-        disk.start(&mut disk.state(), root);
+        disk.state().start(root);
         let disk = Arc::new(disk);
         disks().push(disk.clone());
         Followed(disk)
@@ -90,18 +90,6 @@ impl Disk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn start(&self, state: &mut State, folder: &Path) {
-        let names = state.look(folder);
-        for (name, file) in &names {
-            let path = folder.join(name);
-            match file {
-                Some(file) => drop(state.synced.insert(*file, read(&path))),
-                None => self.start(state, &path),
-            }
-        }
-        state.directories.insert(folder.to_owned(), vec![names]);
     }
 
     fn note(&self, action: &str, path: &Path) {
@@ -124,21 +112,35 @@ impl Disk {
         let operation = state.operations;
         if let Some((_, to, mut dice)) = state.cut.take_if(|(at, ..)| *at == operation) {
             state.is_cut = true;
-            self.leave(&state, &self.root, &to, &mut dice);
+            state.leave(&self.root, &to, &mut dice);
         }
+    }
+}
+
+impl State {
+    fn start(&mut self, folder: &Path) {
+        let names = self.look(folder);
+        for (name, file) in &names {
+            let path = folder.join(name);
+            match file {
+                Some(file) => drop(self.synced.insert(*file, read(&path))),
+                None => self.start(&path),
+            }
+        }
+        self.directories.insert(folder.to_owned(), vec![names]);
     }
 
     /// Makes what a power cut leaves of a folder.
-    fn leave(&self, state: &State, folder: &Path, to: &Path, dice: &mut Dice) {
+    fn leave(&self, folder: &Path, to: &Path, dice: &mut Dice) {
         make_dir(to);
-        let Some(versions) = state.directories.get(folder) else { return };
+        let Some(versions) = self.directories.get(folder) else { return };
         let Some(names) = versions.get(dice.roll(versions.len() as u64) as usize) else { return };
         for (name, file) in names {
             let (from, to) = (folder.join(name), to.join(name));
             match file {
-                None => self.leave(state, &from, &to, dice),
+                None => self.leave(&from, &to, dice),
                 Some(file) => {
-                    let bytes = state.left_of(*file, &from, dice);
+                    let bytes = self.left_of(*file, &from, dice);
                     #[expect(clippy::expect_used, reason = "a test's own folder")]
                     super::write_whole(&to, &bytes, 0o600).expect("a folder of the test's own");
                 }
@@ -156,9 +158,7 @@ impl Disk {
             }
         }
     }
-}
 
-impl State {
     /// What a directory holds now.
     fn look(&mut self, folder: &Path) -> Names {
         let mut names = Names::new();
@@ -236,10 +236,9 @@ impl State {
             let end = len.min(at + BLOCK);
             let is_written = if front { at < reached } else { dice.roll(2) == 0 };
             let source = if is_written { now.as_slice() } else { synced };
-            if let (Some(to), Some(from)) =
-                (left.get_mut(at..end), source.get(at..end.min(source.len())))
-            {
-                to[..from.len()].copy_from_slice(from);
+            let from = source.iter().skip(at).take(end - at);
+            for (to, from) in left.iter_mut().skip(at).zip(from) {
+                *to = *from;
             }
         }
         left
@@ -276,7 +275,7 @@ impl Followed {
 
     /// Cuts the power now.
     pub fn cut(&self, to: &Path, seed: u64) {
-        self.0.leave(&self.0.state(), &self.0.root, to, &mut Dice::new(seed));
+        self.0.state().leave(&self.0.root, to, &mut Dice::new(seed));
     }
 }
 
@@ -319,6 +318,7 @@ fn disks() -> MutexGuard<'static, Vec<Arc<Disk>>> {
     DISKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the seam would count it")]
 fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_default()
 }

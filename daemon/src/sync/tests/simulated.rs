@@ -80,7 +80,7 @@ fn a_run_has_of_everything() {
         "breaks",
     ] {
         let count = traces.iter().flatten().filter(|line| line.contains(what)).count();
-        assert!(count > 3, "{what}: {count}");
+        assert!(count > 1, "{what}: {count}");
         println!("{what}: {count}");
     }
 }

@@ -38,7 +38,7 @@ impl Machine {
     fn on(folder: tempfile::TempDir, dice: &mut Dice, lies: bool) -> Self {
         let disk = Disk::follow(folder.path(), dice.roll(u64::MAX));
         if lies {
-            disk.lie_about(folder.path());
+            disk.lie_about(&folder.path().join("journal"));
         }
         let store = Store::open(folder.path()).unwrap();
         store.vault(VAULT).unwrap();

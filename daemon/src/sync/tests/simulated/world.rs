@@ -310,7 +310,7 @@ impl World {
         if self.node.is_without_power() {
             self.note("the node loses its power".to_owned());
             while let Some(session) = self.sessions.pop() {
-                self.finish(session);
+                self.finish(&session);
             }
             self.node.restart(&mut self.dice);
             self.verify_node();
@@ -322,7 +322,7 @@ impl World {
             self.note(format!("home {at} loses its power"));
             if let Some(session) = self.sessions.iter().position(|session| session.home == at) {
                 let session = self.sessions.remove(session);
-                self.finish(session);
+                self.finish(&session);
             }
             let home = &mut self.homes[at];
             home.machine.restart(&mut self.dice);
@@ -338,13 +338,13 @@ impl World {
         for at in (0..self.sessions.len()).rev() {
             if self.sessions[at].tasks.iter().all(|&task| self.turns.is_done(task)) {
                 let session = self.sessions.remove(at);
-                self.finish(session);
+                self.finish(&session);
             }
         }
     }
 
     /// Ends a session, in the middle or at its end, and hears what has become of it.
-    fn finish(&mut self, session: Session) {
+    fn finish(&mut self, session: &Session) {
         self.turns.break_link(session.link);
         for task in session.tasks {
             while !self.turns.is_done(task) {
@@ -417,7 +417,7 @@ impl World {
     /// Nothing breaks any more: without a hand every home brings its newest to the node.
     fn end(&mut self) {
         while let Some(session) = self.sessions.pop() {
-            self.finish(session);
+            self.finish(&session);
         }
         self.notice();
         self.node.disk.spare();
@@ -467,7 +467,7 @@ fn read(vault: &Vault, snapshot: SnapshotId) -> Files {
                             .unwrap();
                             files.insert(path, bytes);
                         }
-                        other => panic!("{other:?}"),
+                        EntryKind::Symlink { .. } => panic!("nobody makes links here"),
                     }
                 }
             }
