@@ -99,12 +99,12 @@ pub(crate) const fn is_simulated(_path: &Path) -> bool {
     not(any(test, feature = "simulation")),
     expect(unused_variables, reason = "where it is for is of interest in a simulation only")
 )]
-pub(crate) fn fresh_id(path: &Path, id: &mut [u8]) -> Result<(), crate::error::StoreError> {
+pub(crate) fn fresh_id(path: &Path, id: &mut [u8]) -> Result<(), getrandom::Error> {
     #[cfg(any(test, feature = "simulation"))]
     if simulated::fill(path, id) {
         return Ok(());
     }
-    getrandom::fill(id).map_err(|_| crate::error::StoreError::Random)
+    getrandom::fill(id)
 }
 
 /// Opens for reading.

@@ -288,7 +288,7 @@ impl Vault {
             }
         }
         let mut uid = [0; 16];
-        fs::fresh_id(&folder, &mut uid)?;
+        fs::fresh_id(&folder, &mut uid).map_err(|_| StoreError::Random)?;
         let header = SegmentHeader { class, vault: self.0.id, uid };
         let writer = SegmentWriter::create(&folder, header)?;
         let name = SegmentWriter::open_name(&uid);
