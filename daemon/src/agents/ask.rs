@@ -5,14 +5,14 @@
 //! **Invariant:** a program that is asked has the environment it is given here and no other; it ends when its time is up,
 //! and so does what it started.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::adapter::Agent;
 use super::start::Login;
@@ -63,7 +63,7 @@ pub enum AskError {
 }
 
 /// The first program of this name in the absolute folders of a `PATH`, or the one at a path.
-pub fn find_program(name: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
+pub fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|file| file.is_absolute() && is_program(file));
     }
@@ -104,6 +104,35 @@ pub fn ask_here(agent: &dyn Agent, asking: &Asking) -> Result<Told, AskError> {
 
 async fn output(asking: &Asking, arguments: &[&str]) -> Result<(bool, String), AskError> {
     let program = || asking.program.clone();
+    match run(asking, arguments, LIMIT).await {
+        Ok(Some(said)) => Ok((said.success, said.words().to_owned())),
+        Ok(None) => Err(AskError::TooSlow { program: program() }),
+        Err(source) => Err(AskError::Start { program: program(), source }),
+    }
+}
+
+/// How a program ended, and what it said.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Whether it did what it was to do, as far as its exit code says.
+    pub(super) success: bool,
+    pub(super) out: String,
+    pub(super) err: String,
+}
+
+impl Said {
+    /// What it says on either stream; one of them may be none of its words but a warning.
+    fn words(&self) -> &str {
+        if self.out.is_empty() { &self.err } else { &self.out }
+    }
+}
+
+/// Runs a program to its end; nothing where it takes longer than this.
+pub(super) async fn run(
+    asking: &Asking,
+    arguments: &[impl AsRef<OsStr>],
+    limit: Duration,
+) -> std::io::Result<Option<Said>> {
     let mut child = Command::new(&asking.program)
         .args(arguments)
         .env_clear()
@@ -114,15 +143,15 @@ async fn output(asking: &Asking, arguments: &[&str]) -> Result<(bool, String), A
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
-        .spawn()
-        .map_err(|source| AskError::Start { program: program(), source })?;
+        .spawn()?;
     let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let ended = tokio::time::timeout(LIMIT, async {
-        let said = read(&mut child).await;
-        child.wait().await.map(|status| (status.success(), said))
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let ended = tokio::time::timeout(limit, async {
+        let (out, err) = tokio::join!(first(out), first(err));
+        child.wait().await.map(|status| Said { success: status.success(), out, err })
     });
     if let Ok(ended) = ended.await {
-        return ended.map_err(|source| AskError::Start { program: program(), source });
+        return ended.map(Some);
     }
     // Its number is its own until it was waited for.
     if let Some(group) = group {
@@ -130,25 +159,18 @@ async fn output(asking: &Asking, arguments: &[&str]) -> Result<(bool, String), A
         let _ = kill_process_group(group, Signal::KILL);
     }
     drop(child.wait().await);
-    Err(AskError::TooSlow { program: program() })
-}
-
-/// What it says until it ends, on either stream; one of them may be none of its words but a warning.
-async fn read(child: &mut Child) -> String {
-    let (out, err) = tokio::join!(first(child.stdout.take()), first(child.stderr.take()));
-    let text = if out.is_empty() { err } else { out };
-    String::from_utf8_lossy(&text).into_owned()
+    Ok(None)
 }
 
 /// The beginning of what comes. Then the stream is closed: whoever goes on talking is told so.
-async fn first(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+async fn first(from: Option<impl AsyncRead + Unpin>) -> String {
     let mut bytes = Vec::new();
     if let Some(from) = from
         && let Err(error) = from.take(MAX_OUTPUT).read_to_end(&mut bytes).await
     {
         tracing::debug!(%error, "what a program said was not read to its end");
     }
-    bytes
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -185,8 +185,7 @@ impl Agent for Codex {
         }
         // What is asked comes on the standard input.
         arguments.push("-");
-        let told = task.told.map(|told| format!("{}\n\n{}", task.prompt, told.text));
-        Invocation::new(self.program(), &arguments, &[], told.as_deref().unwrap_or(task.prompt))
+        Invocation::new(self.program(), &arguments, &[], &task.words())
     }
 
     fn hear(&self, line: &[u8]) -> Option<Vec<Heard>> {

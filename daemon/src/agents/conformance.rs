@@ -10,6 +10,7 @@ mod database;
 
 use std::io::Write as _;
 
+use baton_protocol::id::ChunkId;
 use baton_protocol::object::Conversation;
 use baton_store::chunk::for_each_piece;
 use baton_store::error::StoreError;
@@ -46,6 +47,19 @@ impl Home {
 
 fn taken(agent: &dyn Agent, machine: &Machine, id: Option<&str>, to: &Intake) -> Captured {
     try_take(agent, machine, id, to).unwrap()
+}
+
+/// What the transcript is made of.
+fn chunks(captured: &Captured, of: &Intake) -> Vec<ChunkId> {
+    let mut all = Vec::new();
+    for part in &captured.conversation.transcript {
+        baton_store::chunk::for_each_extent(of, part.blob, |_, extent| {
+            all.push(extent.chunk);
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    }
+    all
 }
 
 fn try_take(
@@ -360,18 +374,7 @@ fn a_transcript_that_has_grown_shares_all_but_its_end() {
         let after = taken(agent, &machine, None, &intake);
         assert_ne!(before.id, after.id);
         assert_eq!(after.seen.messages, before.seen.messages + 1);
-        let chunks = |captured: &Captured| {
-            let mut all = Vec::new();
-            for part in &captured.conversation.transcript {
-                baton_store::chunk::for_each_extent(&intake, part.blob, |_, extent| {
-                    all.push(extent.chunk);
-                    Ok::<_, StoreError>(())
-                })
-                .unwrap();
-            }
-            all
-        };
-        let (old, new) = (chunks(&before), chunks(&after));
+        let (old, new) = (chunks(&before, &intake), chunks(&after, &intake));
         assert!(old.len() > 3);
         // The last chunk of the transcript, and at most one more where that was full.
         let fresh = new.iter().filter(|chunk| !old.contains(chunk)).count();

@@ -28,7 +28,7 @@ use super::adapter::{Agent, Base, Place, Target, Treatment, Wanted};
 use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, MAX_LOOKED_AT, Seen, Session, head, is_id, is_in, title};
-use super::start::{Invocation, Login, Start, Task};
+use super::start::{Invocation, Login, Start, Task, bare_version};
 use super::talk::{Heard, Request};
 use line::Line;
 use project::Project;
@@ -278,9 +278,7 @@ impl Agent for Gemini {
         // Without a terminal it does not work in a folder that nobody has said to trust; who starts it has.
         let environment = [("GEMINI_CLI_TRUST_WORKSPACE", "true")];
         // What is asked comes on the standard input.
-        let told = task.told.map(|told| format!("{}\n\n{}", task.prompt, told.text));
-        let input = told.as_deref().unwrap_or(task.prompt);
-        Invocation::new(self.program(), &arguments, &environment, input)
+        Invocation::new(self.program(), &arguments, &environment, &task.words())
     }
 
     fn hear(&self, line: &[u8]) -> Option<Vec<Heard>> {
@@ -301,12 +299,7 @@ impl Agent for Gemini {
     }
 
     fn version(&self, output: &str) -> Option<String> {
-        // `0.61.0`
-        let version = output.trim();
-        let is_version = version.starts_with(|c: char| c.is_ascii_digit())
-            && version.contains('.')
-            && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-+".contains(&byte));
-        is_version.then(|| version.to_owned())
+        bare_version(output)
     }
 
     fn login_arguments(&self) -> &'static [&'static str] {

@@ -3,22 +3,14 @@
 //! **Invariant:** the program has the environment it is given here and no other; it ends when its time is up, and so does
 //! what it started; a bounded part of what it says is read.
 
-use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
-
 use super::adapter::Kept;
-use super::ask::Asking;
+use super::ask::{Asking, run};
 
 /// How long a program may take. 134 MB in 12,000 messages took OpenCode 1.18.33 55 seconds on two busy cores, a short one
 /// seven where it was its first start in a home.
 const LIMIT: Duration = Duration::from_mins(10);
-
-/// Bytes of what it says that are read.
-const MAX_OUTPUT: u64 = 64 * 1024;
 
 /// Characters of it that people are shown.
 const SHOWN: usize = 400;
@@ -62,56 +54,22 @@ pub fn import_here(
 }
 
 async fn import(kept: &dyn Kept, asking: &Asking, arguments: &[String]) -> Result<(), ImportError> {
-    let program = || asking.program.clone();
-    let failed = |source| ImportError::Start { program: program(), source };
-    let mut child = Command::new(&asking.program)
-        .args(arguments)
-        .env_clear()
-        .envs(asking.environment.iter().map(|(name, value)| (name, value)))
-        // What the shell said of where it was is not where the program is to be.
-        .env("PWD", &asking.folder)
-        .current_dir(&asking.folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let ended = tokio::time::timeout(LIMIT, async {
-        let (out, err) = tokio::join!(first(out), first(err));
-        child.wait().await.map(|status| (status.success(), out, err))
-    });
-    let Ok(ended) = ended.await else {
-        // Its number is its own until it was waited for.
-        if let Some(group) = group {
-            // The group may be gone already.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        drop(child.wait().await);
-        return Err(ImportError::TooSlow { program: program() });
+    let program = asking.program.clone();
+    let mut asking = asking.clone();
+    // What the shell said of where it was is not where the program is to be.
+    asking.environment.push(("PWD".into(), asking.folder.clone().into()));
+    let said = match run(&asking, arguments, LIMIT).await {
+        Ok(Some(said)) => said,
+        Ok(None) => return Err(ImportError::TooSlow { program }),
+        Err(source) => return Err(ImportError::Start { program, source }),
     };
-    let (success, out, err) = ended.map_err(failed)?;
-    if success && kept.has_imported(&out) {
+    if said.success && kept.has_imported(&said.out) {
         return Ok(());
     }
-    let said = if err.trim().is_empty() { out } else { err };
+    let said = if said.err.trim().is_empty() { said.out } else { said.err };
     let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
     let said = words.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
-    Err(ImportError::Refused { program: program(), said })
-}
-
-/// The beginning of what comes.
-async fn first(from: Option<impl AsyncRead + Unpin>) -> String {
-    let mut bytes = Vec::new();
-    if let Some(from) = from
-        && let Err(error) = from.take(MAX_OUTPUT).read_to_end(&mut bytes).await
-    {
-        tracing::debug!(%error, "what a program said was not read to its end");
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    Err(ImportError::Refused { program, said })
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use super::adapter::{Agent, Base, Kept, Place, Target, Treatment, Wanted};
 use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, Seen, Session, is_in};
-use super::start::{Invocation, Login, Start, Task};
+use super::start::{Invocation, Login, Start, Task, bare_version};
 use super::talk::{Heard, Request};
 
 /// What the program calls a session, a message and a part of one: this, and letters and digits.
@@ -247,9 +247,7 @@ impl Agent for OpenCode {
         }
         let environment = [("OPENCODE_DISABLE_AUTOUPDATE", "1"), ("OPENCODE_PERMISSION", may)];
         // What is asked comes on the standard input.
-        let told = task.told.map(|told| format!("{}\n\n{}", task.prompt, told.text));
-        let input = told.as_deref().unwrap_or(task.prompt);
-        Invocation::new(self.program(), &arguments, &environment, input)
+        Invocation::new(self.program(), &arguments, &environment, &task.words())
     }
 
     fn hear(&self, line: &[u8]) -> Option<Vec<Heard>> {
@@ -270,12 +268,7 @@ impl Agent for OpenCode {
     }
 
     fn version(&self, output: &str) -> Option<String> {
-        // `1.18.33`
-        let version = output.trim();
-        let is_version = version.starts_with(|c: char| c.is_ascii_digit())
-            && version.contains('.')
-            && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-+".contains(&byte));
-        is_version.then(|| version.to_owned())
+        bare_version(output)
     }
 
     fn login_arguments(&self) -> &'static [&'static str] {

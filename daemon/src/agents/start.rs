@@ -23,6 +23,16 @@ pub struct Task<'a> {
     pub told: Option<Told<'a>>,
 }
 
+impl Task<'_> {
+    /// What it is asked, and behind that what else it is to know: for an agent that has no other place for it.
+    pub(super) fn words(&self) -> String {
+        match self.told {
+            Some(told) => format!("{}\n\n{}", self.prompt, told.text),
+            None => self.prompt.to_owned(),
+        }
+    }
+}
+
 /// What an agent is to know of where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told<'a> {
@@ -88,6 +98,15 @@ impl Invocation {
             stays_open: false,
         }
     }
+}
+
+/// A version, where a program says nothing else: `0.61.0`.
+pub(super) fn bare_version(output: &str) -> Option<String> {
+    let version = output.trim();
+    let is_version = version.starts_with(|c: char| c.is_ascii_digit())
+        && version.contains('.')
+        && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-+".contains(&byte));
+    is_version.then(|| version.to_owned())
 }
 
 /// Whether a program can work for somebody.

@@ -157,21 +157,31 @@ impl Database {
         &self.path
     }
 
-    /// Fails where one of these is no table: a view of that name may be anything.
+    /// Fails where one of these is no table.
     pub fn expect(&self, tables: &[&str]) -> Result<(), DatabaseError> {
-        const FIND: &str = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1 AND rootpage > 0";
         for table in tables {
-            let mut count = 0;
-            self.rows(FIND, &[table], |row| {
-                count = row.number(0).unwrap_or_default();
-                Ok::<_, DatabaseError>(())
-            })?;
-            if count != 1 {
+            if !self.has_table(table)? {
                 let (path, table) = (self.path.clone(), (*table).to_owned());
                 return Err(DatabaseError::NoTable { path, table });
             }
         }
         Ok(())
+    }
+
+    /// Whether there is such a table: a view of that name, or one that is computed, may be anything.
+    pub fn has_table(&self, name: &str) -> Result<bool, DatabaseError> {
+        const FIND: &str = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1 AND rootpage > 0";
+        Ok(self.number(FIND, &[name])? == 1)
+    }
+
+    /// The number that a query finds; 0 where it finds none.
+    pub fn number(&self, query: &str, with: &[&str]) -> Result<i64, DatabaseError> {
+        let mut number = 0;
+        self.rows(query, with, |row| {
+            number = row.number(0).unwrap_or_default();
+            Ok::<_, DatabaseError>(())
+        })?;
+        Ok(number)
     }
 
     /// Visits what a query finds.

@@ -536,18 +536,7 @@ fn a_conversation_that_has_grown_shares_all_but_its_end() {
     desk.agent(ID, "21bd37000001grown0000001", "one more");
     desk.db().execute("UPDATE session SET time_updated = 99, cost = 3", []).unwrap();
     let after = desk.taken(None, &intake);
-    let chunks = |captured: &Captured| {
-        let mut all = Vec::new();
-        for part in &captured.conversation.transcript {
-            baton_store::chunk::for_each_extent(&intake, part.blob, |_, extent| {
-                all.push(extent.chunk);
-                Ok::<_, StoreError>(())
-            })
-            .unwrap();
-        }
-        all
-    };
-    let (old, new) = (chunks(&before), chunks(&after));
+    let (old, new) = (chunks(&before, &intake), chunks(&after, &intake));
     assert!(old.len() > 3);
     // The last one of the transcript, perhaps one more where that was full, what changes of it, and where it comes from.
     let fresh = new.iter().filter(|chunk| !old.contains(chunk)).count();

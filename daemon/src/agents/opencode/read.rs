@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use baton_protocol::path::RelPath;
-use baton_store::folder::database::{Database, DatabaseError, Row};
+use baton_store::folder::database::{Database, Row};
 use baton_store::folder::{Folder, FolderError};
 use baton_store::fs;
 use serde_json::value::RawValue;
@@ -135,21 +135,10 @@ pub(super) fn write_out(folder: &Folder, id: &str, into: &Path) -> Result<Files,
         }
     }
     outputs::copy(folder, &outputs, into, &mut files)?;
-    let mut todos = 0;
-    let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'todo'";
-    db.rows(count, &[], |row| {
-        todos = row.number(0).unwrap_or_default();
-        Ok::<_, AgentError>(())
-    })?;
-    if todos == 1 {
-        db.rows("SELECT count(*) FROM todo WHERE session_id = ?1", &[id], |row| {
-            todos = row.number(0).unwrap_or_default();
-            Ok::<_, AgentError>(())
-        })?;
-        if todos > 0 {
-            let path = format!("{id}/todo");
-            files.left_out.push(LeftOut { path, reason: Reason::NotCarried });
-        }
+    let todos = "SELECT count(*) FROM todo WHERE session_id = ?1";
+    if db.has_table("todo")? && db.number(todos, &[id])? > 0 {
+        let path = format!("{id}/todo");
+        files.left_out.push(LeftOut { path, reason: Reason::NotCarried });
     }
     Ok(files)
 }
@@ -382,21 +371,16 @@ pub(super) fn is_anothers(
     message: &str,
     parts: &[String],
 ) -> Result<bool, AgentError> {
-    let mut is_taken = false;
-    db.rows(
-        "SELECT 1 FROM message WHERE id = ?1 AND session_id <> ?2",
-        &[message, session],
-        |_| {
-            is_taken = true;
-            Ok::<_, DatabaseError>(())
-        },
-    )?;
-    for part in parts {
-        let query = "SELECT 1 FROM part WHERE id = ?1 AND (message_id <> ?2 OR session_id <> ?3)";
-        db.rows(query, &[part, message, session], |_| {
-            is_taken = true;
-            Ok::<_, DatabaseError>(())
-        })?;
+    const MESSAGES: &str = "SELECT count(*) FROM message WHERE id = ?1 AND session_id <> ?2";
+    const PARTS: &str =
+        "SELECT count(*) FROM part WHERE id = ?1 AND (message_id <> ?2 OR session_id <> ?3)";
+    if db.number(MESSAGES, &[message, session])? > 0 {
+        return Ok(true);
     }
-    Ok(is_taken)
+    for part in parts {
+        if db.number(PARTS, &[part, message, session])? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
