@@ -183,19 +183,12 @@ fn check_history(
     while let Some((snapshot, is_head)) = history.pop() {
         let closed = vault.closed(&snapshot)?;
         let is_proved = is_head || closed == Some(true);
-        if !is_proved && closed.is_none() {
-            continue;
-        }
-        if !seen.is_new(snapshot, is_proved) {
+        if (!is_head && closed.is_none()) || !seen.is_new(snapshot, is_proved) {
             continue;
         }
         checked.snapshots += 1;
         let mut open = vec![snapshot];
-        let mut is_first = true;
         while let Some(id) = open.pop() {
-            if !std::mem::take(&mut is_first) && !seen.is_new(id, is_proved) {
-                continue;
-            }
             checked.objects += 1;
             if checked.objects.is_multiple_of(1000) {
                 progress(checked.objects, checked.bytes_read);
@@ -226,7 +219,8 @@ fn check_history(
                         let parents = snapshot.parents.iter().map(|&id| (id.into(), false));
                         history.extend(parents);
                     }
-                    open.extend(object.children());
+                    let children = object.children().into_iter();
+                    open.extend(children.filter(|&child| seen.is_new(child, is_proved)));
                 }
                 Err(error) => checked.found(snapshot, format!("{id} is malformed: {error}")),
             }
