@@ -22,7 +22,7 @@ use crate::support::walker::{Listing, differences, walk};
 const FEW: u64 = 8;
 const MANY: u64 = 100;
 
-fn variable(name: &str) -> Option<u64> {
+pub(crate) fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|error| panic!("{name}={value}: {error}")))
 }

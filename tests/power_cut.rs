@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::crash::change;
+use crate::crash::{change, variable};
 use crate::support::cloud::{Background, Cloud, arg, list, text};
 use crate::support::home::{TestHome, eventually};
 use crate::support::rng::Rng;
@@ -189,7 +189,6 @@ impl Scene {
 }
 
 fn cuts(kind: &str) {
-    let variable = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let nightly = std::env::var_os("BATON_NIGHTLY").is_some();
     let cuts = variable("BATON_CUTS").unwrap_or(if nightly { MANY } else { FEW });
     let seed = variable("BATON_SEED").unwrap_or(1);

@@ -141,8 +141,7 @@ impl State {
                 None => self.leave(&from, &to, dice),
                 Some(file) => {
                     let bytes = self.left_of(*file, &from, dice);
-                    #[expect(clippy::expect_used, reason = "a test's own folder")]
-                    super::write_whole(&to, &bytes, 0o600).expect("a folder of the test's own");
+                    put(&to, &bytes);
                 }
             }
         }
@@ -150,10 +149,7 @@ impl State {
             for suffix in ["", "-wal"] {
                 let name = format!("index.db{suffix}");
                 if folder.join(&name).exists() {
-                    let bytes = read(&folder.join(&name));
-                    #[expect(clippy::expect_used, reason = "a test's own folder")]
-                    super::write_whole(&to.join(&name), &bytes, 0o600)
-                        .expect("a folder of the test's own");
+                    put(&to.join(&name), &read(&folder.join(&name)));
                 }
             }
         }
@@ -321,6 +317,11 @@ fn disks() -> MutexGuard<'static, Vec<Arc<Disk>>> {
 #[expect(clippy::disallowed_methods, reason = "the seam would count it")]
 fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_default()
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    #[expect(clippy::expect_used, reason = "a test's own folder")]
+    super::write_whole(path, bytes, 0o600).expect("a folder of the test's own");
 }
 
 fn make_dir(path: &Path) {

@@ -14,11 +14,12 @@
 //! `BATON_SEEDS=from..to` says which seeds; `BATON_NIGHTLY` means many.
 
 mod machines;
+#[path = "../../../../tests/support/simulations.rs"]
+mod simulations;
 mod turns;
 mod world;
 
-use std::ops::Range;
-
+use simulations::seeds;
 pub(in crate::sync) use turns::End;
 use world::World;
 
@@ -28,14 +29,6 @@ const MANY: u64 = 2_000;
 /// Steps of the scheduler in a run, before everything is mended.
 const STEPS: u64 = 250;
 
-fn seeds() -> Range<u64> {
-    #[expect(clippy::disallowed_methods, reason = "how many is for whoever runs the tests")]
-    let (asked, nightly) = (std::env::var("BATON_SEEDS").ok(), std::env::var_os("BATON_NIGHTLY"));
-    let Some(asked) = asked else { return 0..if nightly.is_some() { MANY } else { FEW } };
-    let (from, to) = asked.split_once("..").expect("BATON_SEEDS=from..to");
-    from.parse().unwrap()..to.parse().unwrap()
-}
-
 fn run(seed: u64, lies: bool) -> Vec<String> {
     World::new(seed, lies).run(STEPS)
 }
@@ -43,7 +36,7 @@ fn run(seed: u64, lies: bool) -> Vec<String> {
 #[test]
 fn whatever_breaks_what_was_acknowledged_is_at_the_node() {
     let mut done = 0;
-    for seed in seeds() {
+    for seed in seeds(FEW, MANY) {
         run(seed, false);
         done += 1;
         if done % 1000 == 0 {
@@ -54,7 +47,7 @@ fn whatever_breaks_what_was_acknowledged_is_at_the_node() {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    for seed in seeds().take(15) {
+    for seed in seeds(FEW, MANY).take(15) {
         assert_eq!(run(seed, false), run(seed, false), "seed {seed}");
     }
 }

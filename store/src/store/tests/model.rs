@@ -4,17 +4,7 @@
 use std::path::Path;
 
 use super::*;
-
-/// A generator that a seed determines.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % below
-    }
-}
+use crate::fs::simulated::Dice;
 
 #[derive(Default)]
 struct Model {
@@ -42,14 +32,14 @@ impl Model {
     }
 }
 
-fn content(random: &mut Random) -> BTreeMap<String, Vec<u8>> {
-    let count = 1 + random.next(12);
-    let is_large = random.next(4) == 0;
+fn content(random: &mut Dice) -> BTreeMap<String, Vec<u8>> {
+    let count = 1 + random.roll(12);
+    let is_large = random.roll(4) == 0;
     (0..count)
         .map(|_| {
             // Few names and few contents, so that much of it is there already.
-            let len = if is_large { 200_000 } else { 1 + random.next(3000) as usize };
-            (format!("f{}", random.next(30)), noise(random.next(40), len))
+            let len = if is_large { 200_000 } else { 1 + random.roll(3000) as usize };
+            (format!("f{}", random.roll(30)), noise(random.roll(40), len))
         })
         .collect()
 }
@@ -77,27 +67,27 @@ fn lengths(root: &Path) -> BTreeMap<PathBuf, u64> {
 
 /// Cuts off what was appended to segments since they were synced, or a part of it, or fills it with
 /// zeros: what a power cut does.
-fn cut_power(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Random) {
+fn cut_power(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Dice) {
     for (name, len) in lengths(root) {
         let is_open = name.to_string_lossy().contains("open-");
         let Some(&synced) = durable.get(&name).filter(|&&synced| is_open && synced < len) else {
             continue;
         };
         let file = fs::open_writable(&root.join(&name)).unwrap();
-        let cut = synced + random.next(len - synced + 1);
+        let cut = synced + random.roll(len - synced + 1);
         file.set_len(cut).unwrap();
-        if random.next(2) == 0 {
+        if random.roll(2) == 0 {
             file.set_len(len).unwrap();
         }
     }
 }
 
 /// Cuts the journal somewhere in what was appended to it, or not at all; returns whether it did.
-fn cut_journal(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Random) -> bool {
+fn cut_journal(root: &Path, durable: &BTreeMap<PathBuf, u64>, random: &mut Dice) -> bool {
     let path = journal_files(root).pop().unwrap();
     let len = bytes_of(&path).len() as u64;
     let synced = durable[path.strip_prefix(root).unwrap()];
-    let cut = synced + random.next(len - synced + 1);
+    let cut = synced + random.roll(len - synced + 1);
     fs::open_writable(&path).unwrap().set_len(cut).unwrap();
     cut < len
 }
@@ -109,13 +99,13 @@ fn drop_index(root: &Path) {
 }
 
 fn run(seed: u64, steps: u64) {
-    let mut random = Random(seed);
+    let mut random = Dice::new(seed);
     let mut folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(folder.path()).unwrap();
     let mut model = Model::default();
     for step in 0..steps {
         let what = format!("seed {seed} step {step}");
-        match random.next(10) {
+        match random.roll(10) {
             0..=4 => {
                 let content = content(&mut random);
                 let sequence = model.head.map_or(1, |(_, sequence)| sequence + 1);
@@ -123,7 +113,7 @@ fn run(seed: u64, steps: u64) {
                 let committed = commit(&store, &content, sequence, parent).unwrap();
                 model.head = Some((committed.head.snapshot, sequence));
                 model.snapshots.insert(committed.head.snapshot, content);
-                if random.next(3) == 0 {
+                if random.roll(3) == 0 {
                     let replay = commit(
                         &store,
                         &model.snapshots[&committed.head.snapshot],
@@ -144,13 +134,13 @@ fn run(seed: u64, steps: u64) {
             6 => store.fold().unwrap(),
             7 => {
                 drop(store);
-                if random.next(2) == 0 {
+                if random.roll(2) == 0 {
                     drop_index(folder.path());
                 }
                 store = Store::open(folder.path()).unwrap();
             }
             _ => {
-                let copy = match random.next(3) {
+                let copy = match random.roll(3) {
                     0 => std::thread::scope(|scope| {
                         let folding = scope.spawn(|| store.fold());
                         let copy = copy_folding(folder.path());
@@ -184,7 +174,7 @@ fn run(seed: u64, steps: u64) {
                     }
                 };
                 drop(store);
-                if random.next(3) == 0 {
+                if random.roll(3) == 0 {
                     drop_index(copy.path());
                 }
                 folder = copy;

@@ -5,13 +5,15 @@
 //!
 //! `BATON_SEEDS=from..to` says which seeds; `BATON_NIGHTLY` means many.
 
+#[path = "../../../../tests/support/simulations.rs"]
+mod simulations;
+
 use std::io::ErrorKind;
-use std::ops::Range;
-use std::path::Path;
 
 use super::*;
 use crate::fs::fault;
 use crate::fs::simulated::{Dice, Disk, Followed};
+use simulations::{scratch, seeds};
 
 const FEW: u64 = 80;
 const MANY: u64 = 5_000;
@@ -103,12 +105,6 @@ struct Machine {
     folder: tempfile::TempDir,
     /// Where the disk only says that it syncs.
     lies: Option<&'static str>,
-}
-
-/// Whoever works faster than a disk writes needs none.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
 impl Machine {
@@ -269,25 +265,16 @@ fn run(seed: u64, steps: u64, lies: Option<&'static str>) -> blake3::Hash {
     trace.0.finalize()
 }
 
-/// Which seeds are asked for.
-fn seeds() -> Range<u64> {
-    #[expect(clippy::disallowed_methods, reason = "how many is for whoever runs the tests")]
-    let (asked, nightly) = (std::env::var("BATON_SEEDS").ok(), std::env::var_os("BATON_NIGHTLY"));
-    let Some(asked) = asked else { return 0..if nightly.is_some() { MANY } else { FEW } };
-    let (from, to) = asked.split_once("..").expect("BATON_SEEDS=from..to");
-    from.parse().unwrap()..to.parse().unwrap()
-}
-
 #[test]
 fn whenever_the_power_is_cut_what_was_acknowledged_is_there() {
-    for seed in seeds() {
+    for seed in seeds(FEW, MANY) {
         run(seed, STEPS, None);
     }
 }
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    for seed in seeds().take(20) {
+    for seed in seeds(FEW, MANY).take(20) {
         assert_eq!(run(seed, STEPS, None), run(seed, STEPS, None), "seed {seed}");
     }
 }

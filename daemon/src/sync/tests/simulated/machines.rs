@@ -1,12 +1,13 @@
 //! A store on a disk that loses power.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use baton_protocol::id::VaultId;
 use baton_store::fs::simulated::{Dice, Disk, Followed};
 use baton_store::store::Store;
 use baton_store::vault::Vault;
+
+use super::simulations::scratch;
 
 /// Whose objects they are, at home and at the node.
 const VAULT: VaultId = VaultId::from_bytes([9; 16]);
@@ -22,12 +23,6 @@ pub(super) struct Machine {
     /// What is left of the folder when the power is cut.
     left: tempfile::TempDir,
     lies: bool,
-}
-
-/// Whoever works faster than a disk writes needs none.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
 impl Machine {

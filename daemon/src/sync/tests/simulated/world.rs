@@ -72,10 +72,6 @@ pub(super) struct World {
     trace: Vec<String>,
 }
 
-fn parents_and(snapshot: Snapshot, parents: Vec<SnapshotId>) -> Snapshot {
-    Snapshot { parents, ..snapshot }
-}
-
 impl World {
     pub(super) fn new(seed: u64, lies: bool) -> Self {
         let mut dice = Dice::new(seed);
@@ -234,8 +230,8 @@ impl World {
         let files: Vec<_> =
             home.files.iter().map(|(path, bytes)| (path.as_str(), &bytes[..])).collect();
         let (root, _) = put_directory(&intake, &files);
-        let new =
-            put_snapshot(&intake, &parents_and(snapshot_of(root, home.device, sequence), parents));
+        let snapshot = Snapshot { parents, ..snapshot_of(root, home.device, sequence) };
+        let new = put_snapshot(&intake, &snapshot);
         intake.keep(&[new.into()]).unwrap();
         self.contents.insert(new, home.files.clone());
         if home.machine.is_without_power() {
