@@ -7,6 +7,7 @@ mod agents;
 mod ahead;
 mod always_on;
 mod apply;
+mod blocked;
 mod cli;
 mod crash;
 mod damage;

@@ -68,6 +68,7 @@ use tokio::sync::watch;
 use crate::acks::Acks;
 use crate::api::control::{Answer, Command, DaemonAnswer, ServeAnswer};
 use crate::api::socket::{Activity, BoxFuture, Commands, ControlSocket, EventSender, VERSION};
+use crate::audit::Audit;
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -351,9 +352,8 @@ impl Daemon {
     /// The node of this home; a home that does not serve has one on loopback, for itself.
     async fn node(&self) -> Result<&Node, Fail> {
         let start = || async {
-            let embedded = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let listen = match (self.options.serving, self.options.listen) {
-                (false, _) => embedded,
+                (false, _) => (Ipv4Addr::LOCALHOST, 0).into(),
                 (true, Some(listen)) => listen,
                 (true, None) => self.config.serve.listen,
             };
@@ -371,6 +371,7 @@ impl Daemon {
                 limits: Limits::of(&self.config.serve),
                 tasks: self.tasks.clone(),
                 clock: self.clock.clone(),
+                audit: Audit::open(&self.options.home.audit_log(), &self.clock),
             })
             .map_err(|error| {
                 Fail::new("listen", chain(&error)).hint("baton serve --listen ADDR:PORT")

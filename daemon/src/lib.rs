@@ -12,6 +12,7 @@ pub mod config;
 pub mod home;
 pub mod namespace;
 pub mod notify_socket;
+pub mod audit;
 pub mod identity;
 pub mod transport;
 pub mod sync;

@@ -72,7 +72,13 @@ pub(crate) fn list(report: &Report, to: &mut String, answer: &RemotesAnswer) {
         .remotes
         .iter()
         .map(|remote| {
-            let mark = if remote.default { "default" } else { "" };
+            let mut marks = Vec::new();
+            if remote.default {
+                marks.push("default".to_owned());
+            }
+            if let Some(way) = &remote.transport {
+                marks.push(format!("transport: {}", figures::one_line(way)));
+            }
             let place = if remote.embedded {
                 "on this machine".to_owned()
             } else {
@@ -83,7 +89,7 @@ pub(crate) fn list(report: &Report, to: &mut String, answer: &RemotesAnswer) {
                 figures::short(&remote.node_id).to_owned(),
                 figures::one_line(&remote.user),
                 place,
-                mark.to_owned(),
+                marks.join(", "),
             ]
         })
         .collect();

@@ -352,6 +352,9 @@ pub struct RemoteEntry {
     pub default: bool,
     /// Whether it is the node embedded in this daemon.
     pub embedded: bool,
+    /// Over what it is connected now: `quic`, or `tcp` where UDP does not get through.
+    #[serde(default)]
+    pub transport: Option<String>,
 }
 
 /// `device …`.

@@ -13,6 +13,7 @@ use super::failure::{Fail, chain};
 use crate::api::control::{
     Answer, DeviceEntry, DevicesAnswer, JoinAnswer, RemoteEntry, RemotesAnswer, TicketAnswer,
 };
+use crate::audit::Event;
 use crate::client::ClientError;
 use crate::clock::rfc3339;
 use crate::node::Node;
@@ -148,6 +149,12 @@ impl Daemon {
         let addresses = self.advertised(node);
         let issued = issue_ticket(&self.catalog, node.id(), &addresses, &wish, &self.clock)
             .map_err(|error| Fail::new("ticket", chain(&error)))?;
+        node.audit().note(&Event::Ticket {
+            user: &issued.user,
+            role: role.name(),
+            uses,
+            expires_at: &rfc3339(issued.expires_at),
+        });
         Ok(TicketAnswer {
             ticket: issued.word,
             user: issued.user,
@@ -238,6 +245,7 @@ impl Daemon {
     pub(super) fn remotes_answer(&self) -> Result<RemotesAnswer, Fail> {
         let joined = self.catalog.remotes()?;
         let default = self.catalog.default_remote()?;
+        let transport = |node| self.pool.way(node).map(|way| way.name().to_owned());
         let mut remotes: Vec<RemoteEntry> = joined
             .into_iter()
             .map(|remote| RemoteEntry {
@@ -247,6 +255,7 @@ impl Daemon {
                 user: remote.user,
                 addresses: remote.addresses,
                 embedded: false,
+                transport: transport(remote.node),
             })
             .collect();
         remotes.push(RemoteEntry {
@@ -256,6 +265,7 @@ impl Daemon {
             addresses: Vec::new(),
             default: default.is_none() || default.as_deref() == Some(LOCAL),
             embedded: true,
+            transport: transport(self.identity.node()),
         });
         Ok(RemotesAnswer { remotes })
     }

@@ -227,6 +227,7 @@ impl Signals {
                 tracing::debug!("the network has changed");
                 self.backoff.reset();
                 tokio::time::sleep(SETTLE).await;
+                parts.pool.network_changed();
             }
             () = connected => {}
             () = lane.nudge.notified() => {}

@@ -10,7 +10,7 @@ mod rng;
     clippy::disallowed_methods,
     reason = "shared with the tests of whole programs: has a clock and threads of its own"
 )]
-mod udp_proxy;
+pub(super) mod udp_proxy;
 
 use udp_proxy::{UdpProxy, Weather};
 
