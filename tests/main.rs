@@ -36,6 +36,7 @@ mod service;
 mod setup;
 mod steer;
 mod tidy;
+mod uninstall;
 
 // Of the labs in which the tests of the store make repositories; see `fidelity`.
 use baton_store::{fs, ignore};

@@ -68,7 +68,6 @@ use tokio::sync::watch;
 use crate::acks::Acks;
 use crate::api::control::{Answer, Command, DaemonAnswer, ServeAnswer};
 use crate::api::socket::{Activity, BoxFuture, Commands, ControlSocket, EventSender, VERSION};
-use crate::audit::Audit;
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -371,7 +370,7 @@ impl Daemon {
                 limits: Limits::of(&self.config.serve),
                 tasks: self.tasks.clone(),
                 clock: self.clock.clone(),
-                audit: Audit::open(&self.options.home.audit_log(), &self.clock),
+                audit: crate::audit::Audit::open(&self.options.home.audit_log(), &self.clock),
             })
             .map_err(|error| {
                 Fail::new("listen", chain(&error)).hint("baton serve --listen ADDR:PORT")
@@ -449,7 +448,7 @@ impl Daemon {
             Command::Join { ticket, name } => self.join(&ticket, name).await,
             Command::RemoteList => self.remote_list().await,
             Command::RemoteDefault { name } => self.remote_default(name).await,
-            Command::RemoteRemove { name } => self.remote_remove(name).await,
+            Command::RemoteRemove { name, force } => self.remote_remove(name, force).await,
             Command::DeviceList => self.device_list().await,
             Command::DeviceRevoke { device } => self.device_revoke(device).await,
             Command::Watch { path, remote } => self.watch(path, remote).await,

@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod notify_socket;
 pub mod audit;
 pub mod identity;
+pub mod network;
 pub mod transport;
 pub mod sync;
 pub mod client;

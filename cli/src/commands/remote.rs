@@ -34,6 +34,9 @@ enum What {
 pub(crate) struct RemoveArgs {
     /// Its name.
     name: String,
+    /// Although something waits to be sent there, which then never is.
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
@@ -51,7 +54,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
 pub(crate) fn remove(session: &Session, args: RemoveArgs) -> Result<u8, CliError> {
     session.refuse_remote("leave")?;
     let said = format!("left {}\n", figures::one_line(&args.name));
-    ask(session, &Command::RemoteRemove { name: args.name }, &said)
+    ask(session, &Command::RemoteRemove { name: args.name, force: args.force }, &said)
 }
 
 fn ask(session: &Session, command: &Command, said: &str) -> Result<u8, CliError> {

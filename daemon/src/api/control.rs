@@ -48,7 +48,12 @@ pub enum Command {
     /// `remote default NAME`.
     RemoteDefault { name: String },
     /// `remote remove NAME`.
-    RemoteRemove { name: String },
+    RemoteRemove {
+        name: String,
+        /// Although something waits to be sent there.
+        #[serde(default)]
+        force: bool,
+    },
     /// `device list`.
     DeviceList,
     /// `device revoke ID`; `device` is an id or a unique prefix.

@@ -11,11 +11,12 @@ use baton_protocol::id::NodeId;
 use baton_protocol::message::{Opening, Reply, Request, Welcome};
 use baton_protocol::ticket::Ticket;
 use baton_store::catalog::remotes::Remote;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::ClientError;
 use super::connection::{Dialer, Dialled};
 use crate::identity::Identity;
+use crate::network;
 use crate::task::Tasks;
 use crate::transport::connection::{Connection, Way};
 use crate::transport::stream::FrameStream;
@@ -23,6 +24,9 @@ use crate::transport::{CloseCode, TransportError};
 
 /// Longest list of refs or runs in bytes: a million refs, or some hundred runs with the longest prompts.
 const MAX_LIST: u64 = 64 * 1024 * 1024;
+
+/// Between a change of the network and the next try: changes come several at a time.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +76,6 @@ struct Inner {
     slots: Mutex<HashMap<NodeId, Slot>>,
     /// Connections made so far.
     connected: watch::Sender<u64>,
-    /// The network is another one: what did not work may work now.
-    changed: Notify,
 }
 
 /// Held while dialling.
@@ -115,8 +117,7 @@ impl Pool {
     ) -> Result<Self, TransportError> {
         let dialer = Dialer::new(identity, tasks.clone())?;
         let (slots, connected) = (Mutex::default(), watch::Sender::new(0));
-        let changed = Notify::new();
-        Ok(Self(Arc::new(Inner { dialer, patience, tasks, slots, connected, changed })))
+        Ok(Self(Arc::new(Inner { dialer, patience, tasks, slots, connected })))
     }
 
     /// A new stream to a node.
@@ -208,11 +209,6 @@ impl Pool {
         held.as_ref().filter(|held| held.is_alive()).map(|held| held.connection.way())
     }
 
-    /// The network has changed: connections over TCP are to try QUIC again.
-    pub fn network_changed(&self) {
-        self.0.changed.notify_waiters();
-    }
-
     /// Closes the connection to a node, with what is under way on it.
     pub async fn forget(&self, node: NodeId) {
         let slot = self.slot(node);
@@ -273,13 +269,13 @@ impl Pool {
     fn try_quic_again(&self, node: NodeId, addresses: Vec<String>, held: &Held) {
         let (pool, held) = (self.clone(), held.clone());
         let work = async move {
-            let Inner { dialer, patience, tasks, changed, .. } = &*pool.0;
+            let Inner { dialer, patience, tasks, .. } = &*pool.0;
             let dialled = loop {
                 tokio::select! {
                     () = held.connection.closed() => return,
                     () = tasks.cancelled() => return,
                     () = tokio::time::sleep(patience.quic_again) => {}
-                    () = changed.notified() => {}
+                    () = network::changed() => tokio::time::sleep(SETTLE).await,
                 }
                 if let Ok(dialled) = dialer.dial_quic(node, &addresses, patience.connect).await {
                     break dialled;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use baton_protocol::id::DeviceId;
 use baton_protocol::ticket::Ticket;
 use baton_store::catalog::devices::Role;
+use baton_store::catalog::queue::EntryState;
 use baton_store::catalog::remotes::Remote;
 
 use super::Daemon;
@@ -282,12 +283,37 @@ impl Daemon {
         .map(Answer::Remotes)
     }
 
-    pub(super) async fn remote_remove(self: &Arc<Self>, name: String) -> Result<Answer, Fail> {
+    /// Forgets a node. What waits for it would never be sent: it is named, and nothing is changed, unless
+    /// the user insists.
+    pub(super) async fn remote_remove(
+        self: &Arc<Self>,
+        name: String,
+        force: bool,
+    ) -> Result<Answer, Fail> {
         let (answer, node) = self
             .blocking("remotes", move |daemon| {
                 let Some(remote) = daemon.catalog.remote(&name)? else {
                     return Err(no_remote(&name));
                 };
+                let queue = daemon.catalog.queue()?;
+                let waits = queue.iter().filter(|entry| {
+                    entry.state == EntryState::Waiting && entry.wanted.node == remote.node
+                });
+                let waits: Vec<_> = waits
+                    .map(|entry| {
+                        format!("{} {}", entry.wanted.kind.name(), entry.wanted.id.short())
+                    })
+                    .collect();
+                if !waits.is_empty() && !force {
+                    let what = format!(
+                        "{} not sent to {name} yet: {}",
+                        are(waits.len()),
+                        waits.join(", ")
+                    );
+                    return Err(Fail::new("unsent", what)
+                        .hint("baton queue says why; baton remote remove --force gives it up")
+                        .exit(4));
+                }
                 daemon.catalog.remove_remote(&name)?;
                 Ok((daemon.remotes_answer()?, remote.node))
             })
@@ -348,6 +374,10 @@ pub(super) fn only<T: Copy>(found: &[T], what: &str, digits: &str, list: &str) -
             Err(Fail::new("ambiguous", message).hint(list))
         }
     }
+}
+
+fn are(count: usize) -> String {
+    if count == 1 { "one thing is".to_owned() } else { format!("{count} things are") }
 }
 
 fn no_remote(name: &str) -> Fail {
