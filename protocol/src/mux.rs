@@ -11,29 +11,29 @@
 //! **Invariant:** what is kept is bounded by the credit that was given, whatever a peer sends: data
 //! lies in one buffer a stream, and all that is still to be said is state, never a queue of answers.
 //!
+//! - [`frames`]: what stands on the connection
+//! - [`stream`]: one stream and its credit
+//!
 //! Multiplexers that there are have no way to stop a writer and answer it still, no reason for a close
 //! that is ours, and windows that are fixed before the peer is known.
 
 mod frames;
+mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use self::frames::{Decoder, Event, Kind};
+pub use self::stream::{Delivery, Read, STREAM_WINDOW, Written};
+use self::stream::{Ended, Ending, PIECE, Stream, take};
 
 /// Unread bytes on a connection to begin with, in either direction.
 pub const FIRST_WINDOW: u32 = 256 * 1024;
-
-/// Unread bytes of one stream.
-pub const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// Streams at once.
 pub const STREAMS: u32 = 32;
 
 /// Bytes of one stream that wait to be sent.
 const SEND_BUFFER: usize = 256 * 1024;
-
-/// Longest piece of data in a frame; the streams take turns by it, and a TLS record has as much.
-const PIECE: usize = 16 * 1024;
 
 /// Longest piece that a peer may send: as much is not known to be read before it has come.
 const MAX_PIECE: u32 = 64 * 1024;
@@ -62,116 +62,6 @@ pub enum MuxError {
     /// More streams than there may be.
     #[error("more streams than were allowed")]
     Streams,
-}
-
-/// What reading a stream came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
-    /// So many bytes were appended.
-    Some(usize),
-    /// Nothing has come yet.
-    Waiting,
-    /// There is no more.
-    End,
-    /// The peer gave the stream up.
-    Abandoned,
-}
-
-/// What writing to a stream came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// So many bytes were taken.
-    Some(usize),
-    /// There is no room now.
-    Full,
-    /// The peer wants no more, or we ended the stream.
-    Stopped,
-}
-
-/// How far what we send on a stream has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// Some of it is still here, or it has not been ended.
-    Under,
-    /// All of it has left, and its end.
-    Left,
-    /// The peer wants no more.
-    Stopped,
-}
-
-/// How our direction of a stream ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// It goes on.
-    Open,
-    /// After what is queued.
-    Finish,
-    /// At once.
-    Reset,
-    /// The end has been put among what is sent.
-    Leaving,
-    /// And is gone.
-    Left,
-}
-
-/// How the peer's direction of a stream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    Not,
-    Finished,
-    Reset,
-}
-
-#[derive(Debug)]
-struct Stream {
-    unread: VecDeque<u8>,
-    /// What the peer may still send.
-    granted: u32,
-    ended: Ended,
-    /// We read no more.
-    deaf: bool,
-    stop_due: bool,
-    reading: bool,
-
-    queued: VecDeque<u8>,
-    credit: u32,
-    ending: Ending,
-    /// The peer reads no more.
-    stopped: bool,
-    writing: bool,
-}
-
-impl Stream {
-    fn new() -> Self {
-        Self {
-            unread: VecDeque::new(),
-            granted: STREAM_WINDOW,
-            ended: Ended::Not,
-            deaf: false,
-            stop_due: false,
-            reading: true,
-            queued: VecDeque::new(),
-            credit: STREAM_WINDOW,
-            ending: Ending::Open,
-            stopped: false,
-            writing: true,
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        let sent = matches!(self.ending, Ending::Leaving | Ending::Left);
-        sent && self.ended != Ended::Not && !self.reading && !self.writing && !self.stop_due
-    }
-
-    /// Credit to give back, once it is worth a frame.
-    fn owed(&self) -> Option<u32> {
-        if self.deaf || self.ended != Ended::Not {
-            return None;
-        }
-        let held = self.granted.saturating_add(self.unread.len() as u32);
-        let owed = STREAM_WINDOW.saturating_sub(held);
-        (owed >= STREAM_WINDOW / 2).then_some(owed)
-    }
 }
 
 /// One end of a connection.
@@ -613,19 +503,6 @@ impl Mux {
             self.leaving.push(id);
             self.forget(id);
         }
-    }
-}
-
-/// Moves the first `count` bytes, of which there are as many.
-fn take(from: &mut VecDeque<u8>, count: usize, to: &mut Vec<u8>) {
-    let (head, tail) = from.as_slices();
-    let first = count.min(head.len());
-    to.extend_from_slice(head.get(..first).unwrap_or_default());
-    to.extend_from_slice(tail.get(..count - first).unwrap_or_default());
-    from.drain(..count);
-    if from.is_empty() {
-        // What was full once keeps no memory for it.
-        from.shrink_to(PIECE);
     }
 }
 

@@ -5,7 +5,9 @@ mod ahead;
 mod between;
 mod client;
 mod lying_node;
+mod many;
 mod network;
+mod probing;
 mod ways;
 
 use std::collections::{BTreeMap, VecDeque};

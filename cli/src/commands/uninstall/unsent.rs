@@ -1,11 +1,17 @@
 //! What is on this machine and nowhere else.
 
-use baton_daemon::api::control::{Command, WorkspaceEntry};
+use std::time::Duration;
+
+use baton_daemon::api::control::{Command, StatusAnswer, WorkspaceEntry};
 use serde::Serialize;
 
 use crate::error::CliError;
 use crate::report::figures;
 use crate::session::{Session, expect_answer};
+
+/// How often workspaces that are being sent are looked at, and how long after.
+const LOOKS: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// One thing that would not be sent any more, or be lost.
 #[derive(Debug, Serialize)]
@@ -48,7 +54,7 @@ pub(super) fn look(session: &Session, purge: bool) -> Result<Vec<Unsent>, CliErr
             all.push(Unsent::Queued { id, what, remote });
         }
     }
-    let status = expect_answer!(session.call(&Command::Status { path: None })?, Status);
+    let status = settled(session)?;
     let embedded = status.remotes.iter().find(|remote| remote.embedded);
     let embedded = embedded.map(|remote| remote.name.as_str());
     for entry in status.workspaces {
@@ -69,6 +75,19 @@ pub(super) fn look(session: &Session, purge: bool) -> Result<Vec<Unsent>, CliErr
         }
     }
     Ok(all)
+}
+
+/// How things stand once what was written a moment ago has been looked at, or after a while.
+fn settled(session: &Session) -> Result<StatusAnswer, CliError> {
+    let mut looks = 0;
+    loop {
+        let status = expect_answer!(session.call(&Command::Status { path: None })?, Status);
+        looks += 1;
+        if looks == LOOKS || !status.workspaces.iter().any(|entry| entry.state == "syncing") {
+            return Ok(status);
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// A home has one key, as a node and as a device.
