@@ -197,10 +197,9 @@ impl Dialer {
             let is_final = is_final(error);
             match (quic_failed.take(), tcp_failed.take()) {
                 // Another key is no reason to go on, whichever way it was found.
-                (Some(error), _) if is_final => return Err(error),
                 (_, Some(error @ TransportError::Identity { .. })) => return Err(error),
                 // What QUIC says stands for both.
-                (Some(error), Some(_)) => return Err(error),
+                (Some(error), of_tcp) if is_final || of_tcp.is_some() => return Err(error),
                 (of_quic, of_tcp) => (quic_failed, tcp_failed) = (of_quic, of_tcp),
             }
         }

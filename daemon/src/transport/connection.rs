@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_protocol::id::DeviceId;
-use baton_protocol::mux::{Delivery, Read, Written};
+use baton_protocol::mux::{Delivery, Mux, Read, Written};
 use tokio::time::Instant;
 
 use super::tcp::TcpConnection;
@@ -178,7 +178,7 @@ impl TcpStream {
         Self { connection: connection.clone(), id }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut baton_protocol::mux::Mux, u32) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut Mux, u32) -> T) -> T {
         let shared = self.connection.shared();
         let mut state = shared.lock();
         let done = work(&mut state.mux, self.id);
@@ -202,7 +202,7 @@ pub(super) struct TcpSender(TcpStream);
 
 impl Drop for TcpSender {
     fn drop(&mut self) {
-        self.0.with(|mux, id| mux.drop_writer(id));
+        self.0.with(Mux::drop_writer);
     }
 }
 
@@ -212,7 +212,7 @@ pub(super) struct TcpReceiver(TcpStream);
 
 impl Drop for TcpReceiver {
     fn drop(&mut self) {
-        self.0.with(|mux, id| mux.drop_reader(id));
+        self.0.with(Mux::drop_reader);
     }
 }
 
@@ -247,7 +247,7 @@ impl Sender {
         match self {
             // Fails only where the stream is over, which is what we want.
             Self::Quic(send) => drop(send.finish()),
-            Self::Tcp(TcpSender(stream)) => stream.with(|mux, id| mux.finish(id)),
+            Self::Tcp(TcpSender(stream)) => stream.with(Mux::finish),
         }
     }
 
@@ -256,7 +256,7 @@ impl Sender {
         match self {
             // Fails only where the stream is over.
             Self::Quic(send) => drop(send.reset(quinn::VarInt::from_u32(1))),
-            Self::Tcp(TcpSender(stream)) => stream.with(|mux, id| mux.reset(id)),
+            Self::Tcp(TcpSender(stream)) => stream.with(Mux::reset),
         }
     }
 
@@ -321,7 +321,7 @@ impl Receiver {
         match self {
             // Fails only where the stream is over, which is what we want.
             Self::Quic(recv) => drop(recv.stop(quinn::VarInt::from_u32(0))),
-            Self::Tcp(TcpReceiver(stream)) => stream.with(|mux, id| mux.stop(id)),
+            Self::Tcp(TcpReceiver(stream)) => stream.with(Mux::stop),
         }
     }
 }

@@ -67,6 +67,7 @@ pub(super) enum Ended {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact about one of two directions")]
 pub(super) struct Stream {
     pub(super) unread: VecDeque<u8>,
     /// What the peer may still send.

@@ -198,7 +198,7 @@ fn a_wider_window_is_used_and_a_narrow_one_holds() {
     let mut written = 0;
     let mut fill = |pair: &mut Pair| {
         for _ in 0..100 {
-            if let Written::Some(count) = pair.ends[0].write(id, &[7; 100_000]) {
+            if let Written::Some(count) = pair.ends[0].write(id, &vec![7; 100_000]) {
                 written += count;
             }
             pair.settle();

@@ -156,9 +156,9 @@ fn drawn(seed: u64) -> (Weather, bool) {
         delay: Duration::from_millis([1, 10, 50][(seed / 5 % 3) as usize]),
         jitter: Duration::from_millis(seed % 7),
         loss: LOSSES[(seed % 5) as usize],
-        duplicate: if seed % 3 == 0 { 50 } else { 0 },
+        duplicate: if seed.is_multiple_of(3) { 50 } else { 0 },
         corrupt: if seed % 4 < 2 { 10 } else { 0 },
-        late: if seed % 2 == 0 { 250 } else { 0 },
+        late: if seed.is_multiple_of(2) { 250 } else { 0 },
         longest: if seed % 3 == 1 { SMALL } else { 0 },
     };
     (weather, seed % 2 == 1)
@@ -175,7 +175,7 @@ async fn a_push_arrives_whatever_the_network_does_to_its_packets() {
         let proxy = UdpProxy::new(cloud.node.address(), seed, weather);
         let (home, remote) = behind(&cloud, &proxy, "owner").await;
         let mut files = project();
-        let bulky = if nightly { 4 } else { u64::from(seed % 5 == 0) };
+        let bulky = if nightly { 4 } else { u64::from(seed.is_multiple_of(5)) };
         for at in 0..bulky {
             let more = bulk(seed * 10 + at);
             files.extend(more.into_iter().map(|(path, bytes)| (format!("x{at}/{path}"), bytes)));
@@ -189,7 +189,7 @@ async fn a_push_arrives_whatever_the_network_does_to_its_packets() {
                     Ok((PushOutcome::Acked { snapshot, .. }, _)) if snapshot == new => break tries,
                     Ok((outcome, _)) => panic!("seed {seed}: {outcome:?}"),
                     Err(error) => {
-                        assert!(error.is_retryable() && tries < 50, "seed {seed}: {error}")
+                        assert!(error.is_retryable() && tries < 50, "seed {seed}: {error}");
                     }
                 }
             }

@@ -11,7 +11,7 @@ struct Network {
 }
 
 impl Network {
-    async fn new(cloud: &Cloud) -> Self {
+    fn new(cloud: &Cloud) -> Self {
         let tasks = Tasks::new();
         // Any port that both have.
         let (udp, listener) = loop {
@@ -50,7 +50,7 @@ const NEVER: Duration = Duration::from_hours(10);
 #[tokio::test(flavor = "multi_thread")]
 async fn where_udp_is_blocked_a_home_joins_pushes_and_fetches_over_tcp() {
     let cloud = Cloud::start(&Settings::default());
-    let network = Network::new(&cloud).await;
+    let network = Network::new(&cloud);
     network.udp.blackhole(true);
     let (home, remote) = network.home(&cloud, NEVER);
     join(&home, &cloud.catalog, &remote, "owner", &cloud.clock).await;
@@ -81,7 +81,7 @@ async fn where_udp_is_blocked_a_home_joins_pushes_and_fetches_over_tcp() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_udp_comes_back_quic_takes_over_and_what_is_under_way_stays() {
     let cloud = Cloud::start(&Settings::default());
-    let network = Network::new(&cloud).await;
+    let network = Network::new(&cloud);
     network.udp.blackhole(true);
     let (home, remote) = network.home(&cloud, Duration::from_millis(100));
     join(&home, &cloud.catalog, &remote, "owner", &cloud.clock).await;
@@ -115,7 +115,7 @@ async fn where_udp_comes_back_quic_takes_over_and_what_is_under_way_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_begins_to_swallow_udp_is_left_for_tcp_and_found_again() {
     let cloud = Cloud::start(&Settings::default());
-    let network = Network::new(&cloud).await;
+    let network = Network::new(&cloud);
     let (home, remote) = network.home(&cloud, Duration::from_millis(100));
     join(&home, &cloud.catalog, &remote, "owner", &cloud.clock).await;
     let first = home.snapshot(&project(), 1);
