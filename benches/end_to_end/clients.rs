@@ -92,8 +92,9 @@ impl Client {
             Entry { name: name.as_str().into(), kind: EntryKind::File { mode: 0o644, blob } }
         };
         let entries: Vec<_> = self.files.iter().map(entry).collect();
-        let put = |_, _, bytes: Vec<u8>| intake.put(ObjectKind::Tree, &bytes).map(drop);
-        let (root, _) = build_tree(entries, put).unwrap();
+        let (root, _) =
+            build_tree(entries, |_, _, bytes| intake.put(ObjectKind::Tree, &bytes).map(drop))
+                .unwrap();
         let snapshot = Snapshot {
             workspace: WORKSPACE,
             device: self.identity.device(),
@@ -179,7 +180,7 @@ pub(crate) fn run(arguments: &Arguments, scratch: &Scratch) {
     let count = arguments.clients;
     let home = Home::new(scratch, &arguments.baton, "node");
     home.configure(&format!("[serve]\nmax_connections = {}\n", count + 100));
-    let node = Node::serve(home);
+    let node = Node::start(home);
     let alone = memory(node.pid(), "VmRSS");
     // In memory, so that their own syncs are not measured.
     let shm = Path::new("/dev/shm");
@@ -192,7 +193,7 @@ pub(crate) fn run(arguments: &Arguments, scratch: &Scratch) {
         .build()
         .unwrap();
     let uses = count.to_string();
-    let ticket = node.home().run(&["ticket", "--expires", "1h", "--uses", &uses]);
+    let ticket = node.home.run(&["ticket", "--expires", "1h", "--uses", &uses]);
     let ticket = Ticket::decode(ticket.text("ticket")).unwrap();
     let keys = own.path().join("keys");
     let (tasks, began) = (Tasks::new(), Instant::now());
@@ -232,8 +233,8 @@ pub(crate) fn run(arguments: &Arguments, scratch: &Scratch) {
         (outcomes, peak)
     });
     let took = start.elapsed().as_secs_f64();
-    let kept = node.home().folder.join("baton");
-    node.stop();
+    let kept = node.home.folder.join("baton");
+    drop(node);
     let lost = lost(&kept, &devices, &outcomes);
     let all: Vec<f64> = outcomes.iter().flat_map(|it| it.seconds.iter().copied()).collect();
     let (least, most) = outcomes

@@ -142,12 +142,12 @@ const LOSSES: [u32; 5] = [10, 50, 100, 200, 300];
 const SMALL: usize = 1280 - 48;
 
 #[expect(clippy::disallowed_methods, reason = "a test has the environment itself")]
-fn seeds() -> (std::ops::Range<u64>, bool) {
+fn seeds() -> (Vec<u64>, bool) {
     let read = std::env::var("BATON_SEEDS").ok().map(|text| {
         let (from, to) = text.split_once("..").expect("BATON_SEEDS=FROM..TO");
-        from.parse().unwrap()..to.parse().unwrap()
+        (from.parse().unwrap()..to.parse().unwrap()).collect()
     });
-    (read.unwrap_or(0..5), std::env::var_os("BATON_NIGHTLY").is_some())
+    (read.unwrap_or(vec![0, 2, 4]), std::env::var_os("BATON_NIGHTLY").is_some())
 }
 
 /// What a seed stands for: each loss with each of the others, and never the same packets.
@@ -161,7 +161,7 @@ fn drawn(seed: u64) -> (Weather, bool) {
         late: if seed.is_multiple_of(2) { 250 } else { 0 },
         longest: if seed % 3 == 1 { SMALL } else { 0 },
     };
-    (weather, seed % 2 == 1)
+    (weather, seed / 2 % 2 == 1)
 }
 
 /// A home that tries again as its queue does: whatever the network does, the push arrives, whole, and
