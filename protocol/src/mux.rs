@@ -22,6 +22,7 @@ mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
 
+pub use self::frames::MuxError;
 use self::frames::{Decoder, Event, Kind};
 pub use self::stream::{Delivery, Read, STREAM_WINDOW, Written};
 use self::stream::{Ended, Ending, PIECE, Stream, take};
@@ -45,23 +46,6 @@ pub enum Side {
     Dialling,
     /// It was dialled, and accepts them.
     Accepting,
-}
-
-/// The peer sent what it must not. The connection cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MuxError {
-    /// A frame of no known kind.
-    #[error("unknown kind of frame {0}")]
-    Kind(u8),
-    /// About a stream that is not there, or not any more.
-    #[error("a frame about stream {0}, which there is not")]
-    Stream(u32),
-    /// More data than there was credit for.
-    #[error("more data than was allowed")]
-    Credit,
-    /// More streams than there may be.
-    #[error("more streams than were allowed")]
-    Streams,
 }
 
 /// One end of a connection.

@@ -2,7 +2,22 @@
 //!
 //! **Invariant:** nothing is kept of a frame but its nine bytes: data is handed on as it comes.
 
-use super::MuxError;
+/// The peer sent what it must not. The connection cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MuxError {
+    /// A frame of no known kind.
+    #[error("unknown kind of frame {0}")]
+    Kind(u8),
+    /// About a stream that is not there, or not any more.
+    #[error("a frame about stream {0}, which there is not")]
+    Stream(u32),
+    /// More data than there was credit for.
+    #[error("more data than was allowed")]
+    Credit,
+    /// More streams than there may be.
+    #[error("more streams than were allowed")]
+    Streams,
+}
 
 /// Bytes of a frame without its data: the kind, the stream, a value, both little-endian.
 const HEADER: usize = 9;

@@ -1,3 +1,5 @@
+//! Two ends and the bytes between them, cut anyhow; and peers that break the rules.
+
 use super::*;
 
 /// xorshift64*: enough for cutting.

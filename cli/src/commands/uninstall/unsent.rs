@@ -1,5 +1,6 @@
 //! What is on this machine and nowhere else.
 
+use std::path::Path;
 use std::time::Duration;
 
 use baton_daemon::api::control::{Command, StatusAnswer, WorkspaceEntry};
@@ -60,7 +61,7 @@ pub(super) fn look(session: &Session, purge: bool) -> Result<Vec<Unsent>, CliErr
     for entry in status.workspaces {
         // What only the node inside this daemon has goes with the home, and stays with it.
         let is_only_here = entry.remote.as_deref() == embedded;
-        if if is_only_here { purge && entry.head.is_some() } else { is_unsent(&entry) } {
+        if if is_only_here { purge && entry.head.is_some() } else { is_unsent(session, &entry) } {
             let WorkspaceEntry { root, pending_files, head, acked, .. } = entry;
             all.push(Unsent::Workspace { root, pending_files, head, acked });
         }
@@ -95,6 +96,15 @@ fn own_device(remotes: &[baton_daemon::api::control::RemoteEntry]) -> Option<&St
     remotes.iter().find(|remote| remote.embedded).map(|remote| &remote.node_id)
 }
 
-fn is_unsent(entry: &WorkspaceEntry) -> bool {
-    entry.pending_files > 0 || entry.head != entry.acked
+/// Files that may have been edited are looked at: what was written just before it was sent is not known
+/// to be what was sent. A tree that cannot be looked at counts as edited.
+fn is_unsent(session: &Session, entry: &WorkspaceEntry) -> bool {
+    if entry.head != entry.acked || entry.pending_files == 0 {
+        return entry.head != entry.acked;
+    }
+    let taken = session.workspace(Some(Path::new(&entry.root))).and_then(|path| {
+        let command = Command::Snapshot { path, message: None };
+        Ok(expect_answer!(session.call(&command)?, Snapshot).snapshot)
+    });
+    taken.map_or(true, |snapshot| Some(&snapshot) != entry.acked.as_ref())
 }

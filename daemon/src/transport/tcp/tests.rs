@@ -1,3 +1,5 @@
+//! Who answers on a TCP port, and what of it is a node.
+
 use std::net::Ipv4Addr;
 
 use super::*;
