@@ -23,13 +23,16 @@ const FILES: [&str; 8] = [
     "daemon.log.old",
 ];
 
+/// What stays, and why.
+pub(super) type Stays = Vec<(String, String)>;
+
 /// Whether a home has ever been used.
 pub(super) fn is_there(home: &Home) -> bool {
     fs::modified_ms(&home.catalog()).is_ok_and(|at| at.is_some())
 }
 
 /// Takes the data of a home away; what went, and what stays and why.
-pub(super) fn remove(home: &Home) -> Result<(Vec<String>, Vec<(String, String)>), CliError> {
+pub(super) fn remove(home: &Home) -> Result<(Vec<String>, Stays), CliError> {
     let failed = |error: FsError| {
         CliError::caused("purge", "taking the data away", &error)
             .hint("correct that, then baton uninstall --purge again")
