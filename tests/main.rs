@@ -7,6 +7,7 @@ mod agents;
 mod ahead;
 mod always_on;
 mod apply;
+mod blocked;
 mod cli;
 mod crash;
 mod damage;
@@ -36,6 +37,7 @@ mod service;
 mod setup;
 mod steer;
 mod tidy;
+mod uninstall;
 
 // Of the labs in which the tests of the store make repositories; see `fidelity`.
 use baton_store::{fs, ignore};

@@ -38,6 +38,12 @@ pub(crate) struct Arguments {
     /// Pushes over links of several kinds.
     #[arg(long)]
     pub(crate) links: bool,
+    /// Homes at one node, each with an edit a second.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub(crate) clients: u64,
+    /// For how long.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) seconds: u64,
     /// Runs of one handoff of `--tree`, beside worktrees and copies; nothing else is measured with the tree then.
     #[arg(long, value_name = "COUNT", default_value_t = 0, requires = "tree", value_parser = clap::value_parser!(u32).range(0..=64))]
     pub(crate) variants: u32,

@@ -29,7 +29,15 @@ const LINKS: [(&str, Option<Weather>, usize); 4] = [
 
 const fn weather(delay_ms: u64, loss: u32) -> Weather {
     let jitter = Duration::ZERO;
-    Weather { delay: Duration::from_millis(delay_ms), jitter, loss, duplicate: 0, corrupt: 0 }
+    Weather {
+        delay: Duration::from_millis(delay_ms),
+        jitter,
+        loss,
+        duplicate: 0,
+        corrupt: 0,
+        late: 0,
+        longest: 0,
+    }
 }
 
 /// What was measured over one link.

@@ -11,6 +11,7 @@
 //! cargo bench -p baton --bench end_to_end -- --work DIR --edits CRATES --fetch    # 300 real edits
 //! cargo bench -p baton --bench end_to_end -- --work DIR --links                   # near and far
 //! cargo bench -p baton --bench end_to_end -- --work DIR --tree TREE --variants 8  # runs at once
+//! cargo bench -p baton --bench end_to_end -- --work DIR --clients 1000            # homes at one node
 //! ```
 //!
 //! `--work` decides on which file system is measured. Everything is made in a folder of its own there, and
@@ -33,6 +34,7 @@
 //! - [`growth`]: each cost at 10³ to 10⁶ files
 //! - [`crates`], [`edits`]: real edits
 //! - [`links`]: near and far, with and without loss
+//! - [`clients`]: many homes at one node
 //! - [`variants`]: several runs of one handoff, and many small ones
 //!
 //! **Invariant:** the given tree is never written to: edits are made in a copy.
@@ -69,6 +71,7 @@ mod growth;
 mod crates;
 mod edits;
 mod links;
+mod clients;
 mod variants;
 
 use arguments::Arguments;
@@ -94,6 +97,10 @@ fn main() {
         links::run(&arguments, &scratch);
         did = true;
     }
+    if arguments.clients > 0 {
+        clients::run(&arguments, &scratch);
+        did = true;
+    }
     if let Some(tree) = arguments.tree.as_ref().filter(|_| arguments.variants > 0) {
         variants::run(&arguments, tree, &scratch);
         did = true;
@@ -102,6 +109,8 @@ fn main() {
         did = true;
     }
     if !did {
-        eprintln!("nothing to do: say --tree DIR, --growth, --links or --edits DIR; see --help");
+        eprintln!(
+            "nothing to do: say --tree DIR, --growth, --links, --clients N or --edits DIR; see --help"
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use baton_daemon::audit::Audit;
 use baton_daemon::client::pool::{Patience, Pool};
 use baton_daemon::clock::Clock;
 use baton_daemon::identity::Identity;
@@ -88,6 +89,7 @@ impl Loopback {
             limits: Limits::default(),
             tasks: tasks.clone(),
             clock: clock.clone(),
+            audit: Audit::none(),
         })
         .unwrap();
         let addresses = vec![node.address().to_string()];

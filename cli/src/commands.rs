@@ -33,6 +33,7 @@ pub(crate) mod undo;
 pub(crate) mod queue;
 pub(crate) mod check;
 pub(crate) mod doctor;
+pub(crate) mod uninstall;
 pub(crate) mod mcp;
 
 /// The commands, in the order in which a newcomer meets them.
@@ -69,6 +70,7 @@ pub(crate) enum Verb {
     Doctor(doctor::Args),
     Daemon(daemon::Args),
     Service(service::Args),
+    Uninstall(uninstall::Args),
     Config(config::Args),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
@@ -110,6 +112,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Doctor(args) => doctor::run(session, args),
         Verb::Daemon(args) => daemon::run(session, &args),
         Verb::Service(args) => service::run(session, &args),
+        Verb::Uninstall(args) => uninstall::run(session, &args),
         Verb::Config(args) => config::run(session, &args),
         Verb::Completions(args) => manual::completions(session, &args),
         Verb::Man(args) => manual::man(session, &args),

@@ -351,9 +351,8 @@ impl Daemon {
     /// The node of this home; a home that does not serve has one on loopback, for itself.
     async fn node(&self) -> Result<&Node, Fail> {
         let start = || async {
-            let embedded = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let listen = match (self.options.serving, self.options.listen) {
-                (false, _) => embedded,
+                (false, _) => (Ipv4Addr::LOCALHOST, 0).into(),
                 (true, Some(listen)) => listen,
                 (true, None) => self.config.serve.listen,
             };
@@ -371,6 +370,7 @@ impl Daemon {
                 limits: Limits::of(&self.config.serve),
                 tasks: self.tasks.clone(),
                 clock: self.clock.clone(),
+                audit: crate::audit::Audit::open(&self.options.home.audit_log(), &self.clock),
             })
             .map_err(|error| {
                 Fail::new("listen", chain(&error)).hint("baton serve --listen ADDR:PORT")
@@ -448,7 +448,7 @@ impl Daemon {
             Command::Join { ticket, name } => self.join(&ticket, name).await,
             Command::RemoteList => self.remote_list().await,
             Command::RemoteDefault { name } => self.remote_default(name).await,
-            Command::RemoteRemove { name } => self.remote_remove(name).await,
+            Command::RemoteRemove { name, force } => self.remote_remove(name, force).await,
             Command::DeviceList => self.device_list().await,
             Command::DeviceRevoke { device } => self.device_revoke(device).await,
             Command::Watch { path, remote } => self.watch(path, remote).await,

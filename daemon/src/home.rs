@@ -107,6 +107,11 @@ impl Home {
         self.state_dir.join("daemon.log")
     }
 
+    /// Who did what at this node.
+    pub fn audit_log(&self) -> PathBuf {
+        self.state_dir.join("audit.log")
+    }
+
     /// Held by the one daemon of this home; its content is that daemon's process id.
     pub fn lock_file(&self) -> PathBuf {
         self.state_dir.join("daemon.lock")

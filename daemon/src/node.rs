@@ -20,7 +20,7 @@ pub mod sessions;
 pub mod accept;
 pub mod requests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,17 +31,22 @@ use baton_protocol::message::{Refusal, RefusalCode, Reply, Request, encode_list}
 use baton_store::catalog::Catalog;
 use baton_store::catalog::devices::Device;
 use baton_store::error::StoreError;
+use tokio::net::TcpListener;
 
 use self::registry::Registry;
+use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::task::Tasks;
 use crate::transport::limits::{Gate, Limits, RequestPlace};
 use crate::transport::stream::FrameStream;
-use crate::transport::{CloseCode, TransportError, quic};
+use crate::transport::{CloseCode, TransportError, quic, tcp};
 
 /// The version of this program, as nodes and devices tell each other.
 pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
+
+/// Ports that are tried where any will do: another program may have the same one for TCP.
+const PORTS: u32 = 16;
 
 /// What a handler returns; its error is about the connection, and only logged.
 pub type Handling = Pin<Box<dyn Future<Output = Result<(), TransportError>> + Send>>;
@@ -65,6 +70,10 @@ pub struct Session {
     pub device: Device,
     /// Where the rest of the request comes from and the answer goes to.
     pub stream: FrameStream,
+    /// From where it asks.
+    pub address: IpAddr,
+    /// Where it is written down what became of it.
+    pub audit: Audit,
     /// Counts against the device's limit.
     place: RequestPlace,
 }
@@ -133,11 +142,33 @@ pub struct NodeParts {
     pub tasks: Tasks,
     /// What time it is.
     pub clock: Clock,
+    /// Where it writes down who did what.
+    pub audit: Audit,
 }
 
 impl std::fmt::Debug for NodeParts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NodeParts").field("listen", &self.listen).finish_non_exhaustive()
+    }
+}
+
+/// UDP and TCP at the same port; where any will do, one that both have.
+fn both(
+    identity: &Identity,
+    listen: SocketAddr,
+) -> Result<(quinn::Endpoint, TcpListener, SocketAddr), TransportError> {
+    let mut tries = if listen.port() == 0 { PORTS } else { 1 };
+    loop {
+        let endpoint = quic::listen(identity, listen)?;
+        let address = endpoint
+            .local_addr()
+            .map_err(|source| TransportError::Bind { address: listen, source })?;
+        tries -= 1;
+        match tcp::listen(address) {
+            Ok(listener) => return Ok((endpoint, listener, address)),
+            Err(error) if tries == 0 => return Err(error),
+            Err(_) => {}
+        }
     }
 }
 
@@ -155,6 +186,7 @@ struct Inner {
     registry: Registry,
     tasks: Tasks,
     clock: Clock,
+    audit: Audit,
     closing: AtomicBool,
 }
 
@@ -167,11 +199,9 @@ impl std::fmt::Debug for Node {
 impl Node {
     /// Listens, and accepts from now on. Must be called within a runtime.
     pub fn start(parts: NodeParts) -> Result<Self, TransportError> {
-        let NodeParts { identity, listen, catalog, handler, limits, tasks, clock } = parts;
-        let endpoint = quic::listen(&identity, listen)?;
-        let address = endpoint
-            .local_addr()
-            .map_err(|source| TransportError::Bind { address: listen, source })?;
+        let NodeParts { identity, listen, catalog, handler, limits, tasks, clock, audit } = parts;
+        let (endpoint, listener, address) = both(&identity, listen)?;
+        let tls = tcp::server_config(&identity)?;
         let node = Self(Arc::new(Inner {
             endpoint,
             address,
@@ -182,10 +212,13 @@ impl Node {
             registry: Registry::default(),
             tasks,
             clock,
+            audit,
             closing: AtomicBool::new(false),
         }));
         tracing::info!(node = %node.id().short(), %address, "listening");
         node.0.tasks.spawn("accepting", accept::run(node.clone())).detach();
+        let over_tcp = accept::run_tcp(node.clone(), listener, tls);
+        node.0.tasks.spawn("accepting over TCP", over_tcp).detach();
         Ok(node)
     }
 
@@ -197,6 +230,11 @@ impl Node {
     /// Who it is.
     pub fn id(&self) -> NodeId {
         self.0.id
+    }
+
+    /// Where it writes down who did what.
+    pub fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     /// The devices that are connected, each once.
@@ -225,6 +263,7 @@ impl Node {
         let cut = self.disconnect(device);
         if revoked || cut > 0 {
             tracing::info!(device = %device.short(), cut, "revoked a device");
+            self.0.audit.note(&Event::Revoked { device, connections: cut });
         }
         Ok(revoked)
     }
@@ -239,6 +278,7 @@ impl Node {
         }
         let number = quinn::VarInt::from_u32(CloseCode::ShuttingDown.number() as u32);
         self.0.endpoint.close(number, CloseCode::ShuttingDown.reason().as_bytes());
+        self.0.registry.close_all(CloseCode::ShuttingDown);
         // So that the peers hear it; they would find out by themselves.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.0.endpoint.wait_idle()).await;
     }

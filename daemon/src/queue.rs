@@ -4,7 +4,6 @@
 //! behind [`Deliver`].
 //!
 //! - [`backoff`]: how long to wait before a node that is away is tried again
-//! - [`network`]: hears of changes of the machine's network
 //! - [`flight`]: an entry that is being sent, and taking it back
 //! - [`worker`]: sends the entries of a node in their order
 //!
@@ -15,7 +14,6 @@
 //! **Invariant:** where nothing waits there is no task, no timer and no socket.
 
 pub mod backoff;
-pub mod network;
 pub mod flight;
 mod worker;
 

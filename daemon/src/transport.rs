@@ -1,10 +1,12 @@
-//! QUIC between a home and a node: who the peer is, what it may cost us, and frames on a stream.
+//! What is between a home and a node, QUIC where it can be: who the peer is, what it may cost us, and frames on a stream.
 //!
 //! Not here: what is said. A peer is a key; whether that key is welcome is the node's to say.
 //!
 //! - [`tls`]: both sides prove an Ed25519 key, and nothing else
 //! - [`limits`]: how many may connect, and how long they may take
 //! - [`quic`]: endpoints and connections
+//! - [`tcp`]: the same where UDP does not get through
+//! - [`connection`]: either of them
 //! - [`stream`]: frames and messages on one stream
 //!
 //! **Invariant:** a client talks to the key it was told to expect or not at all, and no byte is sent
@@ -13,6 +15,8 @@
 pub mod tls;
 pub mod limits;
 pub mod quic;
+pub mod tcp;
+pub mod connection;
 pub mod stream;
 
 use std::net::SocketAddr;
@@ -79,17 +83,12 @@ impl CloseCode {
             Self::Other(_) => "it did not say why",
         }
     }
-
-    pub(crate) fn close(self, connection: &quinn::Connection) {
-        let number = quinn::VarInt::from_u64(self.number()).unwrap_or(quinn::VarInt::MAX);
-        connection.close(number, self.reason().as_bytes());
-    }
 }
 
 /// What failed between two machines.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// A UDP socket could not be had.
+    /// A socket could not be had.
     #[error("listening on {address}")]
     Bind {
         /// Where.
@@ -118,6 +117,14 @@ pub enum TransportError {
         address: SocketAddr,
         /// Why not.
         source: quinn::ConnectError,
+    },
+    /// Neither a TCP connection nor its handshake came to be.
+    #[error("connecting to {address} over TCP")]
+    Tcp {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
     },
     /// A name could not be resolved.
     #[error("resolving {address}")]
@@ -173,6 +180,9 @@ pub enum TransportError {
     /// The connection is gone.
     #[error("the connection was lost")]
     Lost(#[source] quinn::ConnectionError),
+    /// The TCP connection is gone.
+    #[error("the connection was lost")]
+    Broken(#[source] std::io::Error),
     /// What was sent is not acknowledged any more.
     #[error("nothing came back on the connection any more")]
     Stalled,
@@ -236,6 +246,8 @@ impl TransportError {
             | Self::Busy
             | Self::Restarted
             | Self::Lost(_)
+            | Self::Tcp { .. }
+            | Self::Broken(_)
             | Self::Stalled
             | Self::Timeout { .. }
             | Self::Abandoned
@@ -272,6 +284,7 @@ impl TransportError {
                 | Self::NobodyThere { .. }
                 | Self::Resolve { .. }
                 | Self::Connect { .. }
+                | Self::Tcp { .. }
                 | Self::Busy
         )
     }
@@ -368,31 +381,55 @@ mod tests {
 pub(crate) mod testing {
     use std::net::Ipv4Addr;
 
+    use super::connection::{Connection, Way};
     use super::*;
     use crate::identity::Identity;
 
     /// Two ends of one connection, and what must outlive them.
     pub(crate) struct Pair {
-        pub(crate) client: quinn::Connection,
-        pub(crate) server: quinn::Connection,
+        pub(crate) client: Connection,
+        pub(crate) server: Connection,
         pub(crate) identities: [Identity; 2],
-        _endpoints: [quinn::Endpoint; 2],
+        _endpoints: Vec<quinn::Endpoint>,
     }
+
+    pub(crate) const WAYS: [Way; 2] = [Way::Quic, Way::Tcp];
 
     pub(crate) fn identity() -> Identity {
         Identity::load_or_create(tempfile::tempdir().unwrap().path()).unwrap()
     }
 
-    pub(crate) async fn pair() -> Pair {
-        let (node, device) = (identity(), identity());
-        let listening = quic::listen(&node, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let dialling = quic::dialling_endpoint().unwrap();
-        let address = listening.local_addr().unwrap();
-        let accept = async { listening.accept().await.unwrap().await.unwrap() };
+    pub(crate) async fn pair(way: Way) -> Pair {
+        let identities = [identity(), identity()];
+        let [node, device] = &identities;
         let within = Duration::from_secs(20);
-        let dial = quic::connect(&dialling, &device, node.node(), address, within);
-        let (server, client) = tokio::join!(accept, dial);
-        let (client, identities) = (client.unwrap(), [node, device]);
-        Pair { client, server, identities, _endpoints: [listening, dialling] }
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        match way {
+            Way::Quic => {
+                let listening = quic::listen(node, any).unwrap();
+                let dialling = quic::dialling_endpoint().unwrap();
+                let address = listening.local_addr().unwrap();
+                let accept = async { listening.accept().await.unwrap().await.unwrap() };
+                let dial = quic::connect(&dialling, device, node.node(), address, within);
+                let (server, client) = tokio::join!(accept, dial);
+                let (client, server) =
+                    (Connection::Quic(client.unwrap()), Connection::Quic(server));
+                Pair { client, server, identities, _endpoints: vec![listening, dialling] }
+            }
+            Way::Tcp => {
+                let listening = tcp::listen(any).unwrap();
+                let address = listening.local_addr().unwrap();
+                let tasks = crate::task::Tasks::new();
+                let config = tcp::server_config(node).unwrap();
+                let accept = async {
+                    let (stream, _) = listening.accept().await.unwrap();
+                    tcp::accept(&tasks, &config, stream).await.unwrap()
+                };
+                let dial = tcp::connect(&tasks, device, node.node(), address, within);
+                let (server, client) = tokio::join!(accept, dial);
+                let (client, server) = (Connection::Tcp(client.unwrap()), Connection::Tcp(server));
+                Pair { client, server, identities, _endpoints: Vec::new() }
+            }
+        }
     }
 }

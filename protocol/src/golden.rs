@@ -594,5 +594,6 @@ fn numbers() {
     assert_eq!(message::encode(&RefusalCode::Unavailable).unwrap()[5..], [10]);
     assert_eq!(message::encode(&RefusalCode::Busy).unwrap()[5..], [11]);
     assert_eq!(message::ALPN, b"baton/1");
+    assert_eq!(message::ALPN_TCP, b"baton-tcp/1");
     assert_eq!((message::OLDEST, message::VERSION), (4, 4));
 }

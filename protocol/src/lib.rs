@@ -9,6 +9,7 @@
 //! - [`encode`]: the canonical encoding of hashed objects
 //! - [`object`]: manifest, tree, conversation, snapshot
 //! - [`delta`]: compression, and one object against another
+//! - [`mux`]: many streams over one connection
 //! - [`frame`]: what stands on a stream
 //! - [`batch`]: objects that travel together, whole or as what differs from what the receiver has
 //! - [`ticket`]: how a home learns to trust a node
@@ -20,6 +21,7 @@ pub mod id;
 pub mod encode;
 pub mod object;
 pub mod delta;
+pub mod mux;
 pub mod frame;
 pub mod batch;
 pub mod ticket;

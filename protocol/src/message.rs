@@ -33,6 +33,9 @@ pub const OLDEST: u16 = 4;
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
 pub const ALPN: &[u8] = b"baton/1";
 
+/// The same over TCP, where the streams are those of [`mux`](crate::mux).
+pub const ALPN_TCP: &[u8] = b"baton-tcp/1";
+
 /// Most ids of one [`Want`](FetchRequest::Want) or [`Missing`](PushReply::Missing): 540,672 bytes, so
 /// that they always fit a frame.
 pub const MAX_IDS: usize = 16 * 1024;

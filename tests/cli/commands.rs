@@ -333,6 +333,7 @@ fn remotes_are_a_table_and_leave_is_remove() {
         addresses: vec!["127.0.0.1:4319".into()],
         default,
         embedded: !default,
+        transport: None,
     };
     let remotes = vec![remote("box", true), remote("local", false)];
     let fake = Fake::answering(&place, Answer::Remotes(RemotesAnswer { remotes }));

@@ -80,7 +80,6 @@ fn what_this_version_lacks_says_so_and_starts_nothing() {
         "forget --run 0123456789abcdef",
         "gc --dry-run",
         "repair",
-        "uninstall --purge",
         "pull 0123456789abcdef --into x --conflicts markers",
         "pull 0123456789abcdef --into x --dry-run",
         "--json repair",

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use baton_daemon::identity::Identity;
 use baton_daemon::transport::TransportError;
-use baton_daemon::transport::quic::{connect, device, dialling_endpoint, listen};
+use baton_daemon::transport::connection::Connection;
+use baton_daemon::transport::quic::{connect, dialling_endpoint, listen};
 use baton_daemon::transport::stream::{Frame, FrameReader, FrameStream, FrameWriter};
 use baton_protocol::batch::{Batch, Parcel};
 use baton_protocol::frame::{FrameKind, encode_header};
 use baton_protocol::id::{DeviceId, NodeId, ObjectId};
 use baton_store::layout::Class;
 use baton_store::segment::{RecordBuilder, decode_record};
-use quinn::Connection;
 
 /// Patience with each frame: a request may wait for the end of a run.
 const STALL: Duration = Duration::from_mins(2);
@@ -69,7 +69,7 @@ impl Interloper {
                 tokio::spawn(async move {
                     if let Ok(connection) = incoming.await {
                         let to = node.lock().unwrap_or_else(PoisonError::into_inner).unwrap();
-                        between(connection, to, id, orders).await;
+                        between(Connection::Quic(connection), to, id, orders).await;
                     }
                 });
             }
@@ -98,22 +98,23 @@ impl Interloper {
 
 /// One connection of a home, and the one to the node that stands for it.
 async fn between(home: Connection, to: SocketAddr, node: NodeId, orders: Arc<Orders>) {
-    let identity = device(&home).and_then(|id| {
+    let identity = home.device().and_then(|id| {
         let devices = orders.devices.lock().unwrap_or_else(PoisonError::into_inner);
         devices.get(&id).cloned()
     });
     let Some(identity) = identity else { return };
     let endpoint = dialling_endpoint().unwrap();
     let Ok(there) = connect(&endpoint, &identity, node, to, STALL).await else { return };
+    let there = Connection::Quic(there);
     loop {
         let streams = tokio::select! {
-            streams = home.accept_bi() => streams,
+            streams = home.accept() => streams,
             // Whoever is gone there is gone here.
-            _ = there.closed() => return,
+            () = there.closed() => return,
         };
         let Ok(streams) = streams else { return };
         let here = FrameStream::accepted(&home, streams, STALL);
-        let Ok(streams) = there.open_bi().await else { return };
+        let Ok(streams) = there.open().await else { return };
         let there = FrameStream::dialled(&there, streams, STALL, Arc::new(()));
         let orders = Arc::clone(&orders);
         tokio::spawn(async move {

@@ -17,6 +17,9 @@ use super::rng::Rng;
 /// How long a thread sleeps in a socket before it looks whether it should end.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Much later than the next packets.
+const LATE: Duration = Duration::from_millis(50);
+
 /// What the network does to each packet, in either direction.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Weather {
@@ -30,6 +33,10 @@ pub(crate) struct Weather {
     pub(crate) duplicate: u32,
     /// In which one bit is changed.
     pub(crate) corrupt: u32,
+    /// That come up to [`LATE`] later than they would: others overtake them.
+    pub(crate) late: u32,
+    /// Longest packet that gets through, of its bytes after the UDP header; 0 is any.
+    pub(crate) longest: usize,
 }
 
 /// What happened so far.
@@ -230,7 +237,8 @@ impl Shared {
     fn enqueue(&self, from: &Arc<UdpSocket>, to: SocketAddr, bytes: &[u8]) {
         let mut queue = self.queue();
         let Queue { rng, weather, packets, number, counts } = &mut *queue;
-        if self.blackhole.load(Ordering::SeqCst) || rng.chance(weather.loss) {
+        let too_long = weather.longest > 0 && bytes.len() > weather.longest;
+        if too_long || self.blackhole.load(Ordering::SeqCst) || rng.chance(weather.loss) {
             counts.lost += 1;
             return;
         }
@@ -248,7 +256,10 @@ impl Shared {
                 let at = rng.below(bytes.len() as u64) as usize;
                 bytes[at] ^= 1 << rng.below(8);
             }
-            let jitter = rng.below(weather.jitter.as_micros() as u64 + 1);
+            let mut jitter = rng.below(weather.jitter.as_micros() as u64 + 1);
+            if rng.chance(weather.late) {
+                jitter += rng.below(LATE.as_micros() as u64);
+            }
             let due = Instant::now() + weather.delay + Duration::from_micros(jitter);
             *number += 1;
             packets.push(Packet { due, number: *number, from: Arc::clone(from), to, bytes });
@@ -386,6 +397,7 @@ mod tests {
             loss: 200,
             duplicate: 100,
             corrupt: 100,
+            ..Weather::default()
         };
         let proxy = UdpProxy::new(echo.address, 7, weather);
         let received = exchange(&proxy, &socket(), 500, 1000);
@@ -395,6 +407,20 @@ mod tests {
         assert!(counts.lost > 80 && counts.duplicated > 30 && counts.corrupted > 30, "{counts:?}");
         let damaged = received.iter().filter(|packet| packet[4..].iter().any(|&byte| byte != 0));
         assert!(damaged.count() > 5);
+        drop(proxy);
+        echo.clients();
+    }
+
+    #[test]
+    fn what_is_too_long_is_lost_and_what_is_late_is_overtaken() {
+        let echo = Echo::new();
+        let weather = Weather { late: 250, longest: 100, ..Weather::default() };
+        let proxy = UdpProxy::new(echo.address, 7, weather);
+        let client = socket();
+        client.send_to(&[0; 101], proxy.address()).unwrap();
+        let received = exchange(&proxy, &client, 200, 200);
+        assert_eq!((received.len(), proxy.counts().lost), (200, 1));
+        assert!(!received.is_sorted(), "nothing was overtaken");
         drop(proxy);
         echo.clients();
     }

@@ -70,6 +70,11 @@ enum What {
     Hook(hook::Args),
 }
 
+/// Finds what of Baton is in which agent.
+pub(super) fn taking_out(session: &Session) -> Result<Vec<(&'static str, setup::Taken)>, CliError> {
+    setup::taking_out(session)
+}
+
 pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     session.refuse_remote("agent")?;
     match &args.what {

@@ -26,9 +26,6 @@ pub(crate) enum Verb {
     /// Heals the stores of this home (not in this version).
     #[command(hide = true)]
     Repair(Rest),
-    /// Takes Baton off this machine (not in this version).
-    #[command(hide = true)]
-    Uninstall(Rest),
 }
 
 /// Says so, and what can be done instead.
@@ -37,9 +34,6 @@ pub(crate) fn refuse(verb: &Verb) -> CliError {
         Verb::Forget(_) => ("forget", "snapshots stay; baton log lists them"),
         Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
         Verb::Repair(_) => ("repair", "baton check says what is damaged"),
-        Verb::Uninstall(_) => {
-            ("uninstall", "baton daemon stop, then remove the binary and the home")
-        }
     };
     not_yet(&format!("`baton {name}`"), instead)
 }

@@ -34,6 +34,9 @@ enum What {
 pub(crate) struct RemoveArgs {
     /// Its name.
     name: String,
+    /// Although something waits to be sent there, which then never is.
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
@@ -51,7 +54,7 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
 pub(crate) fn remove(session: &Session, args: RemoveArgs) -> Result<u8, CliError> {
     session.refuse_remote("leave")?;
     let said = format!("left {}\n", figures::one_line(&args.name));
-    ask(session, &Command::RemoteRemove { name: args.name }, &said)
+    ask(session, &Command::RemoteRemove { name: args.name, force: args.force }, &said)
 }
 
 fn ask(session: &Session, command: &Command, said: &str) -> Result<u8, CliError> {
@@ -72,7 +75,13 @@ pub(crate) fn list(report: &Report, to: &mut String, answer: &RemotesAnswer) {
         .remotes
         .iter()
         .map(|remote| {
-            let mark = if remote.default { "default" } else { "" };
+            let mut marks = Vec::new();
+            if remote.default {
+                marks.push("default".to_owned());
+            }
+            if let Some(way) = &remote.transport {
+                marks.push(format!("transport: {}", figures::one_line(way)));
+            }
             let place = if remote.embedded {
                 "on this machine".to_owned()
             } else {
@@ -83,7 +92,7 @@ pub(crate) fn list(report: &Report, to: &mut String, answer: &RemotesAnswer) {
                 figures::short(&remote.node_id).to_owned(),
                 figures::one_line(&remote.user),
                 place,
-                mark.to_owned(),
+                marks.join(", "),
             ]
         })
         .collect();

@@ -294,6 +294,11 @@ fn remove(session: &Session, manager: &Manager) -> Result<Answer, CliError> {
     Ok(answer)
 }
 
+/// The same for who takes all of Baton away; names the file.
+pub(super) fn take_away(session: &Session) -> Result<Vec<String>, CliError> {
+    remove(session, &Manager::of(session)?).map(|answer| answer.removed)
+}
+
 /// What stands in the file; refused where it is not ours.
 fn read_own(path: &Path, plan: &Plan<'_>) -> Result<Option<Vec<u8>>, CliError> {
     let Some(bytes) = fs::read_if_exists(path, 1 << 20).map_err(|error| failed(&error))? else {

@@ -190,6 +190,7 @@ mod tests {
             addresses: vec!["10.0.0.2:4319".into()],
             default: true,
             embedded: false,
+            transport: None,
         }];
         let daemon = DaemonAnswer {
             running: true,

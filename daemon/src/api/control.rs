@@ -48,7 +48,12 @@ pub enum Command {
     /// `remote default NAME`.
     RemoteDefault { name: String },
     /// `remote remove NAME`.
-    RemoteRemove { name: String },
+    RemoteRemove {
+        name: String,
+        /// Although something waits to be sent there.
+        #[serde(default)]
+        force: bool,
+    },
     /// `device list`.
     DeviceList,
     /// `device revoke ID`; `device` is an id or a unique prefix.
@@ -352,6 +357,9 @@ pub struct RemoteEntry {
     pub default: bool,
     /// Whether it is the node embedded in this daemon.
     pub embedded: bool,
+    /// Over what it is connected now: `quic`, or `tcp` where UDP does not get through.
+    #[serde(default)]
+    pub transport: Option<String>,
 }
 
 /// `device …`.

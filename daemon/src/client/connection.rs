@@ -1,23 +1,39 @@
 //! From a node's addresses to a connection with the node that was meant.
 //!
 //! Every address is tried, the likeliest first and the next a moment later; the first to prove the
-//! node's key wins. An address where another key answers is an error of its own, named above all
+//! node's key wins. At each address QUIC comes first, and TCP where it has not answered for a moment; in
+//! a network where TCP won lately both begin at once, and QUIC, which needs a round trip less, wins again
+//! as soon as the network lets it. An address where another key answers is an error of its own, named above all
 //! others: it is no reason to go on in silence.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use baton_protocol::id::NodeId;
+use tokio::time::Instant;
 
 use crate::config::PORT;
 use crate::identity::Identity;
-use crate::transport::{Attempt, TransportError, quic};
+use crate::task::Tasks;
+use crate::transport::connection::{Connection, Way};
+use crate::transport::{Attempt, TransportError, quic, tcp};
 
 /// How much later the next address is tried: enough for the first one in the same building.
 const STAGGER: Duration = Duration::from_millis(100);
+
+/// How long QUIC has the network for itself: what it takes to the other side of the world.
+const HEAD_START: Duration = Duration::from_millis(300);
+
+/// For so long it is believed that a network lets no UDP through.
+const BELIEVED: Duration = Duration::from_mins(10);
+
+/// Networks that are remembered.
+const MAX_NETWORKS: usize = 64;
 
 /// Addresses of one name that are tried.
 const MAX_RESOLVED: usize = 8;
@@ -27,21 +43,27 @@ const MAX_RESOLVED: usize = 8;
 pub struct Dialer {
     endpoint: quinn::Endpoint,
     identity: Identity,
+    tasks: Tasks,
+    without_udp: Arc<Mutex<Networks>>,
 }
+
+/// Where TCP won, and when: a node, and our own address on the way to it.
+type Networks = HashMap<(NodeId, IpAddr), Instant>;
 
 /// A new connection.
 #[derive(Debug)]
 pub struct Dialled {
     /// To the node that was meant: its key is proven.
-    pub connection: quinn::Connection,
+    pub connection: Connection,
     /// The address that worked, as it was given.
     pub address: String,
 }
 
 impl Dialer {
     /// Opens the socket. Must be called within a runtime.
-    pub fn new(identity: Identity) -> Result<Self, TransportError> {
-        Ok(Self { endpoint: quic::dialling_endpoint()?, identity })
+    pub fn new(identity: Identity, tasks: Tasks) -> Result<Self, TransportError> {
+        let (endpoint, without_udp) = (quic::dialling_endpoint()?, Arc::default());
+        Ok(Self { endpoint, identity, tasks, without_udp })
     }
 
     /// Who dials.
@@ -56,9 +78,29 @@ impl Dialer {
         addresses: &[String],
         within: Duration,
     ) -> Result<Dialled, TransportError> {
+        self.dial_over(None, node, addresses, within).await
+    }
+
+    /// The same over QUIC or not at all.
+    pub async fn dial_quic(
+        &self,
+        node: NodeId,
+        addresses: &[String],
+        within: Duration,
+    ) -> Result<Dialled, TransportError> {
+        self.dial_over(Some(Way::Quic), node, addresses, within).await
+    }
+
+    async fn dial_over(
+        &self,
+        way: Option<Way>,
+        node: NodeId,
+        addresses: &[String],
+        within: Duration,
+    ) -> Result<Dialled, TransportError> {
         let attempts = addresses.iter().enumerate().map(|(at, address)| async move {
             tokio::time::sleep(STAGGER * u32::try_from(at).unwrap_or(u32::MAX)).await;
-            self.dial_one(node, address, within).await
+            self.dial_one(way, node, address, within).await
         });
         let failures = match first_ok(attempts, within).await {
             Ok((at, connection)) => {
@@ -82,14 +124,15 @@ impl Dialer {
 
     async fn dial_one(
         &self,
+        way: Option<Way>,
         node: NodeId,
         address: &str,
         within: Duration,
-    ) -> Result<quinn::Connection, TransportError> {
+    ) -> Result<Connection, TransportError> {
         let resolved = resolve(address).await?;
         let attempts = resolved.iter().enumerate().map(|(at, &address)| async move {
             tokio::time::sleep(STAGGER * u32::try_from(at).unwrap_or(u32::MAX)).await;
-            quic::connect(&self.endpoint, &self.identity, node, address, within).await
+            self.dial_address(way, node, address, within).await
         });
         match first_ok(attempts, within).await {
             Ok((_, connection)) => Ok(connection),
@@ -102,6 +145,108 @@ impl Dialer {
             }
         }
     }
+
+    /// QUIC, and beside it TCP where QUIC does not answer: whichever proves the key first.
+    async fn dial_address(
+        &self,
+        way: Option<Way>,
+        node: NodeId,
+        address: SocketAddr,
+        within: Duration,
+    ) -> Result<Connection, TransportError> {
+        let quic = quic::connect(&self.endpoint, &self.identity, node, address, within);
+        if way == Some(Way::Quic) {
+            let connection = quic.await.map(Connection::Quic)?;
+            self.remember(node, address, Way::Quic);
+            return Ok(connection);
+        }
+        let mut quic = pin!(quic);
+        let mut quic_failed = None;
+        tokio::select! {
+            biased;
+            connected = &mut quic => match connected {
+                Ok(connection) => {
+                    self.remember(node, address, Way::Quic);
+                    return Ok(Connection::Quic(connection));
+                }
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => quic_failed = Some(error),
+            },
+            () = tokio::time::sleep(self.head_start(node, address)) => {}
+        }
+        let mut tcp = pin!(tcp::connect(&self.tasks, &self.identity, node, address, within));
+        let mut tcp_failed = None;
+        loop {
+            let error = tokio::select! {
+                biased;
+                connected = &mut quic, if quic_failed.is_none() => match connected {
+                    Ok(connection) => {
+                        self.remember(node, address, Way::Quic);
+                        return Ok(Connection::Quic(connection));
+                    }
+                    Err(error) => quic_failed.insert(error),
+                },
+                connected = &mut tcp, if tcp_failed.is_none() => match connected {
+                    Ok(connection) => {
+                        self.remember(node, address, Way::Tcp);
+                        return Ok(Connection::Tcp(connection));
+                    }
+                    Err(error) => tcp_failed.insert(error),
+                },
+            };
+            let is_final = is_final(error);
+            match (quic_failed.take(), tcp_failed.take()) {
+                // Another key is no reason to go on, whichever way it was found.
+                (_, Some(error @ TransportError::Identity { .. })) => return Err(error),
+                // What QUIC says stands for both.
+                (Some(error), of_tcp) if is_final || of_tcp.is_some() => return Err(error),
+                (of_quic, of_tcp) => (quic_failed, tcp_failed) = (of_quic, of_tcp),
+            }
+        }
+    }
+
+    /// How long TCP waits for QUIC: not at all where it waited in vain lately.
+    fn head_start(&self, node: NodeId, towards: SocketAddr) -> Duration {
+        let Some(own) = own_address(towards) else { return HEAD_START };
+        let networks = self.without_udp.lock().unwrap_or_else(PoisonError::into_inner);
+        match networks.get(&(node, own)) {
+            Some(at) if at.elapsed() < BELIEVED => Duration::ZERO,
+            _ => HEAD_START,
+        }
+    }
+
+    fn remember(&self, node: NodeId, towards: SocketAddr, won: Way) {
+        let Some(own) = own_address(towards) else { return };
+        let mut networks = self.without_udp.lock().unwrap_or_else(PoisonError::into_inner);
+        match won {
+            Way::Quic => drop(networks.remove(&(node, own))),
+            Way::Tcp => {
+                networks.retain(|_, at| at.elapsed() < BELIEVED);
+                if networks.len() < MAX_NETWORKS {
+                    networks.insert((node, own), Instant::now());
+                }
+            }
+        }
+    }
+}
+
+/// Whether the other way is no answer to it: another node is there, another protocol, or no place.
+const fn is_final(error: &TransportError) -> bool {
+    matches!(
+        error,
+        TransportError::Identity { .. } | TransportError::Protocol { .. } | TransportError::Busy
+    )
+}
+
+/// The address from which this machine reaches another one; nothing is sent to learn it.
+fn own_address(towards: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match towards {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
+    socket.connect(towards).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
 }
 
 /// Runs attempts side by side until one succeeds; with its number. Else the failure of each, or

@@ -16,12 +16,17 @@ use tokio::sync::watch;
 use super::ClientError;
 use super::connection::{Dialer, Dialled};
 use crate::identity::Identity;
+use crate::network;
 use crate::task::Tasks;
+use crate::transport::connection::{Connection, Way};
 use crate::transport::stream::FrameStream;
 use crate::transport::{CloseCode, TransportError};
 
 /// Longest list of refs or runs in bytes: a million refs, or some hundred runs with the longest prompts.
 const MAX_LIST: u64 = 64 * 1024 * 1024;
+
+/// Between a change of the network and the next try: changes come several at a time.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// How long things may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub struct Patience {
     pub stall: Duration,
     /// How long a connection is kept that nobody uses.
     pub idle: Duration,
+    /// How long a connection over TCP is used before QUIC is tried again.
+    pub quic_again: Duration,
 }
 
 impl Default for Patience {
@@ -43,6 +50,7 @@ impl Default for Patience {
             join: Duration::from_secs(10),
             stall: Duration::from_mins(1),
             idle: Duration::from_mins(10),
+            quic_again: Duration::from_mins(5),
         }
     }
 }
@@ -76,11 +84,17 @@ type Slot = Arc<tokio::sync::Mutex<Option<Held>>>;
 /// A connection that is kept.
 #[derive(Clone, Debug)]
 struct Held {
-    connection: quinn::Connection,
-    /// Cloned into every stream: a count above ours means that it is in use.
+    connection: Connection,
+    kept: Arc<Kept>,
+}
+
+/// What is counted of a connection.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Cloned into every stream.
     busy: Arc<()>,
     /// Streams opened so far.
-    opened: Arc<AtomicU64>,
+    opened: AtomicU64,
 }
 
 /// A stream, and whether its connection was there before.
@@ -101,7 +115,7 @@ impl Pool {
         tasks: Tasks,
         patience: Patience,
     ) -> Result<Self, TransportError> {
-        let dialer = Dialer::new(identity)?;
+        let dialer = Dialer::new(identity, tasks.clone())?;
         let (slots, connected) = (Mutex::default(), watch::Sender::new(0));
         Ok(Self(Arc::new(Inner { dialer, patience, tasks, slots, connected })))
     }
@@ -165,7 +179,7 @@ impl Pool {
         let held = Held::new(connection);
         let request = Request::Join { secret: ticket.secret, name: name.to_owned() };
         let reply = ask(held.stream(patience).await?, &request).await;
-        CloseCode::Done.close(&held.connection);
+        held.connection.close(CloseCode::Done);
         match reply? {
             Reply::Welcome(welcome) => {
                 self.forget(ticket.node).await;
@@ -188,11 +202,18 @@ impl Pool {
         slot.try_lock().is_ok_and(|held| held.as_ref().is_some_and(Held::is_alive))
     }
 
+    /// Over what the connection to the node runs, where there is one.
+    pub fn way(&self, node: NodeId) -> Option<Way> {
+        let slot = self.slot(node);
+        let held = slot.try_lock().ok()?;
+        held.as_ref().filter(|held| held.is_alive()).map(|held| held.connection.way())
+    }
+
     /// Closes the connection to a node, with what is under way on it.
     pub async fn forget(&self, node: NodeId) {
         let slot = self.slot(node);
         if let Some(held) = slot.lock().await.take() {
-            CloseCode::Done.close(&held.connection);
+            held.connection.close(CloseCode::Done);
         }
     }
 
@@ -230,30 +251,75 @@ impl Pool {
         *slot = None;
         let Dialled { connection, address } =
             dialer.dial(node, addresses, patience.connect).await?;
-        tracing::debug!(node = %node.short(), %address, "connected");
+        let way = connection.way();
+        tracing::debug!(node = %node.short(), %address, way = way.name(), "connected");
         let held = Held::new(connection);
         self.close_when_idle(&held);
+        if way == Way::Tcp {
+            tracing::info!(node = %node.short(), %address, "UDP does not get through: using TCP");
+            self.try_quic_again(node, addresses.to_vec(), &held);
+        }
         *slot = Some(held.clone());
         self.0.connected.send_modify(|count| *count += 1);
         Ok(held)
+    }
+
+    /// As long as this connection over TCP is used, QUIC is tried now and then, and takes its place for
+    /// what comes next. What is under way stays where it is.
+    fn try_quic_again(&self, node: NodeId, addresses: Vec<String>, held: &Held) {
+        let (pool, held) = (self.clone(), held.clone());
+        let work = async move {
+            let Inner { dialer, patience, tasks, .. } = &*pool.0;
+            let dialled = loop {
+                tokio::select! {
+                    () = held.connection.closed() => return,
+                    () = tasks.cancelled() => return,
+                    () = tokio::time::sleep(patience.quic_again) => {}
+                    () = network::changed() => tokio::time::sleep(SETTLE).await,
+                }
+                if let Ok(dialled) = dialer.dial_quic(node, &addresses, patience.connect).await {
+                    break dialled;
+                }
+            };
+            let better = Held::new(dialled.connection);
+            {
+                let slot = pool.slot(node);
+                let mut slot = slot.lock().await;
+                let is_there = |other: &Held| Arc::ptr_eq(&other.kept, &held.kept);
+                if !slot.as_ref().is_some_and(is_there) {
+                    return better.connection.close(CloseCode::Done);
+                }
+                pool.close_when_idle(&better);
+                *slot = Some(better);
+            }
+            tracing::info!(node = %node.short(), "UDP gets through again: using QUIC");
+            pool.0.connected.send_modify(|count| *count += 1);
+            while held.is_busy() {
+                tokio::select! {
+                    () = held.connection.closed() => return,
+                    () = tasks.cancelled() => return,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                }
+            }
+            held.connection.close(CloseCode::Done);
+        };
+        self.0.tasks.spawn("quic again", work).detach();
     }
 
     /// Without this the pings of a connection that nobody needs would go on for ever.
     fn close_when_idle(&self, held: &Held) {
         let (held, idle, tasks) = (held.clone(), self.0.patience.idle, self.0.tasks.clone());
         let work = async move {
-            let Held { connection, busy, opened } = held;
-            // Ours, the slot's and that of no stream.
-            let is_busy = || Arc::strong_count(&busy) > 2;
+            let opened = || held.kept.opened.load(Ordering::Relaxed);
             loop {
-                let before = opened.load(Ordering::Relaxed);
+                let before = opened();
                 tokio::select! {
-                    _ = connection.closed() => return,
+                    () = held.connection.closed() => return,
                     () = tasks.cancelled() => return,
                     () = tokio::time::sleep(idle) => {}
                 }
-                if !is_busy() && opened.load(Ordering::Relaxed) == before {
-                    return CloseCode::Done.close(&connection);
+                if !held.is_busy() && opened() == before {
+                    return held.connection.close(CloseCode::Done);
                 }
             }
         };
@@ -270,21 +336,26 @@ impl Pool {
 }
 
 impl Held {
-    fn new(connection: quinn::Connection) -> Self {
-        Self { connection, busy: Arc::default(), opened: Arc::default() }
+    fn new(connection: Connection) -> Self {
+        Self { connection, kept: Arc::default() }
     }
 
     fn is_alive(&self) -> bool {
-        self.connection.close_reason().is_none()
+        self.connection.is_open()
+    }
+
+    /// Whether a stream lives on it.
+    fn is_busy(&self) -> bool {
+        Arc::strong_count(&self.kept.busy) > 1
     }
 
     /// A new stream; waits where the node allows no more at once.
     async fn stream(&self, patience: &Patience) -> Result<FrameStream, TransportError> {
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        let opened = tokio::time::timeout(patience.stall, self.connection.open_bi()).await;
+        self.kept.opened.fetch_add(1, Ordering::Relaxed);
+        let opened = tokio::time::timeout(patience.stall, self.connection.open()).await;
         let late = |_| TransportError::Timeout { doing: "opening a stream", after: patience.stall };
         let streams = opened.map_err(late)??;
-        let busy = Arc::clone(&self.busy);
+        let busy = Arc::clone(&self.kept.busy);
         Ok(FrameStream::dialled(&self.connection, streams, patience.stall, busy))
     }
 }

@@ -1,5 +1,7 @@
 //! A node and its clients on one machine: joining, refusing, cutting, restarting.
 
+mod roles;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use baton_store::catalog::remotes::Remote;
 use super::ClientError;
 use super::connection::Dialer;
 use super::pool::{Patience, Pool};
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::node::join::{TicketWish, issue_ticket};
@@ -72,6 +75,7 @@ fn parts(identity: &Identity, catalog: &Catalog, clock: &Clock, port: u16) -> No
         limits: Limits::default(),
         tasks: Tasks::new(),
         clock: clock.clone(),
+        audit: Audit::none(),
     }
 }
 
@@ -214,11 +218,11 @@ async fn an_unknown_device_may_only_join() {
 async fn an_unknown_device_does_not_stay() {
     let stay = Duration::from_millis(200);
     let node = TestNode::start(Limits { unknown_stay: stay, ..Limits::default() });
-    let dialer = Dialer::new(identity()).unwrap();
+    let dialer = Dialer::new(identity(), Tasks::new()).unwrap();
     let remote = node.remote();
     let dialled = dialer.dial(remote.node, &remote.addresses, WITHIN).await.unwrap();
-    let closed = tokio::time::timeout(WITHIN, dialled.connection.closed()).await.unwrap();
-    let error = TransportError::from(closed);
+    tokio::time::timeout(WITHIN, dialled.connection.closed()).await.unwrap();
+    let error = dialled.connection.open().await.unwrap_err();
     assert!(matches!(error, TransportError::Closed { code: CloseCode::UnknownDevice }), "{error}");
     until(|| node.node.connections() == (0, 0)).await;
 }
@@ -373,7 +377,11 @@ async fn a_device_has_so_many_requests_at_work() {
     let mut third = wait().await;
     let answer = tokio::time::timeout(WITHIN, third.receive()).await.unwrap().unwrap();
     let Reply::Refused(refused) = answer else { panic!("{answer:?}") };
-    assert_eq!(refused.code, RefusalCode::Limit);
+    assert_eq!(
+        refused.code,
+        RefusalCode::Unavailable,
+        "what waits in a queue is to be tried again"
+    );
 }
 
 #[tokio::test]
@@ -381,7 +389,7 @@ async fn no_more_connections_than_allowed() {
     let node = TestNode::start(Limits { connections: 2, ..Limits::default() });
     let remote = node.remote();
     let dial = async || {
-        let dialer = Dialer::new(identity()).unwrap();
+        let dialer = Dialer::new(identity(), Tasks::new()).unwrap();
         dialer.dial(remote.node, &remote.addresses, WITHIN).await.map(|dialled| (dialer, dialled))
     };
     let first = dial().await.unwrap();
@@ -404,12 +412,12 @@ async fn the_oldest_connections_of_a_device_make_way() {
     let home = identity();
     pool_of(home.clone()).join(&node.ticket(Role::Run), "x").await.unwrap();
     until(|| node.node.connections().0 == 0).await;
-    let (dialer, remote) = (Dialer::new(home).unwrap(), node.remote());
+    let (dialer, remote) = (Dialer::new(home, Tasks::new()).unwrap(), node.remote());
     let dial = async || dialer.dial(remote.node, &remote.addresses, WITHIN).await.unwrap();
     let first = dial().await;
     let _others = [dial().await, dial().await];
-    let closed = tokio::time::timeout(WITHIN, first.connection.closed()).await.unwrap();
-    let error = TransportError::from(closed);
+    tokio::time::timeout(WITHIN, first.connection.closed()).await.unwrap();
+    let error = first.connection.open().await.unwrap_err();
     assert!(matches!(error, TransportError::Closed { code: CloseCode::TooMany }), "{error}");
 }
 

@@ -36,7 +36,7 @@ use super::outbox::is_away;
 use super::{Daemon, remotes::Target};
 use crate::api::control::{Answer, Bytes, Progress, WatchAnswer};
 use crate::api::socket::EventSender;
-use crate::queue::network;
+use crate::network;
 use crate::thinning::plan::Retention;
 use crate::thinning::thin;
 use crate::workspace::{Beside, PlaceError, TakeOptions, Taken, Workspaces};

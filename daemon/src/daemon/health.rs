@@ -18,8 +18,12 @@ use super::failure::Fail;
 use super::remotes::Target;
 use crate::api::control::{Answer, CheckAnswer, DoctorAnswer, DoctorCheck, Problem, Progress};
 use crate::api::socket::{EventSender, VERSION};
+use crate::transport::connection::Way;
 
 use machine::verdict;
+
+/// Of what is used where UDP does not get through: it works, and is not the best.
+const SLOWER: &str = "for less delay let UDP to the same port through";
 
 impl Daemon {
     pub(super) async fn check(
@@ -99,22 +103,28 @@ impl Daemon {
         Some(verdict("secrets", ok, detail, if ok { "" } else { &fix }))
     }
 
-    /// Whether a node answers over UDP.
+    /// Whether a node answers, and over what.
     async fn reach(&self, target: &Target) -> DoctorCheck {
         let name = format!("remote {}", target.remote.name);
         match self.pool.hello(&target.remote).await {
             Ok(welcome) => {
-                let detail =
-                    format!("answers over UDP, user {}, baton {}", welcome.user, welcome.program);
-                verdict(&name, true, detail, "")
+                let (over, fix) = match self.pool.way(target.remote.node) {
+                    Some(Way::Tcp) => ("TCP (transport: tcp), UDP does not get through", SLOWER),
+                    _ => ("UDP (transport: quic)", ""),
+                };
+                let detail = format!(
+                    "answers over {over}, user {}, baton {}",
+                    welcome.user, welcome.program
+                );
+                verdict(&name, true, detail, fix)
             }
             Err(error) => {
                 let Fail(failure) = Fail::from(error);
                 let fix = if failure.code == "remote-unreachable" {
                     let addresses = target.remote.addresses.join(", ");
                     format!(
-                        "see whether `baton serve` runs there; most often a firewall drops UDP: let \
-                         {addresses} through, there (ufw allow 4319/udp) and on the way"
+                        "see whether `baton serve` runs there; most often a firewall drops both UDP and TCP: \
+                         let {addresses} through, there (ufw allow 4319) and on the way"
                     )
                 } else {
                     failure.hint.unwrap_or_else(|| "baton remote list".to_owned())

@@ -32,7 +32,7 @@ use super::failure::{Fail, chain};
 use super::outbox::is_away;
 use super::remotes::Target;
 use crate::api::socket::EventSender;
-use crate::queue::network;
+use crate::network;
 use crate::workspace::{Rest, Taken};
 
 /// After a failure it is tried again after this time, then twice as long each time, up to the second where a node is

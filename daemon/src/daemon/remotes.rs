@@ -6,6 +6,7 @@ use std::sync::Arc;
 use baton_protocol::id::DeviceId;
 use baton_protocol::ticket::Ticket;
 use baton_store::catalog::devices::Role;
+use baton_store::catalog::queue::EntryState;
 use baton_store::catalog::remotes::Remote;
 
 use super::Daemon;
@@ -13,6 +14,7 @@ use super::failure::{Fail, chain};
 use crate::api::control::{
     Answer, DeviceEntry, DevicesAnswer, JoinAnswer, RemoteEntry, RemotesAnswer, TicketAnswer,
 };
+use crate::audit::Event;
 use crate::client::ClientError;
 use crate::clock::rfc3339;
 use crate::node::Node;
@@ -148,6 +150,12 @@ impl Daemon {
         let addresses = self.advertised(node);
         let issued = issue_ticket(&self.catalog, node.id(), &addresses, &wish, &self.clock)
             .map_err(|error| Fail::new("ticket", chain(&error)))?;
+        node.audit().note(&Event::Ticket {
+            user: &issued.user,
+            role: role.name(),
+            uses,
+            expires_at: &rfc3339(issued.expires_at),
+        });
         Ok(TicketAnswer {
             ticket: issued.word,
             user: issued.user,
@@ -238,6 +246,7 @@ impl Daemon {
     pub(super) fn remotes_answer(&self) -> Result<RemotesAnswer, Fail> {
         let joined = self.catalog.remotes()?;
         let default = self.catalog.default_remote()?;
+        let transport = |node| self.pool.way(node).map(|way| way.name().to_owned());
         let mut remotes: Vec<RemoteEntry> = joined
             .into_iter()
             .map(|remote| RemoteEntry {
@@ -247,6 +256,7 @@ impl Daemon {
                 user: remote.user,
                 addresses: remote.addresses,
                 embedded: false,
+                transport: transport(remote.node),
             })
             .collect();
         remotes.push(RemoteEntry {
@@ -256,6 +266,7 @@ impl Daemon {
             addresses: Vec::new(),
             default: default.is_none() || default.as_deref() == Some(LOCAL),
             embedded: true,
+            transport: transport(self.identity.node()),
         });
         Ok(RemotesAnswer { remotes })
     }
@@ -272,12 +283,37 @@ impl Daemon {
         .map(Answer::Remotes)
     }
 
-    pub(super) async fn remote_remove(self: &Arc<Self>, name: String) -> Result<Answer, Fail> {
+    /// Forgets a node. What waits for it would never be sent: it is named, and nothing is changed, unless
+    /// the user insists.
+    pub(super) async fn remote_remove(
+        self: &Arc<Self>,
+        name: String,
+        force: bool,
+    ) -> Result<Answer, Fail> {
         let (answer, node) = self
             .blocking("remotes", move |daemon| {
                 let Some(remote) = daemon.catalog.remote(&name)? else {
                     return Err(no_remote(&name));
                 };
+                let queue = daemon.catalog.queue()?;
+                let waits = queue.iter().filter(|entry| {
+                    entry.state == EntryState::Waiting && entry.wanted.node == remote.node
+                });
+                let waits: Vec<_> = waits
+                    .map(|entry| {
+                        format!("{} {}", entry.wanted.kind.name(), entry.wanted.id.short())
+                    })
+                    .collect();
+                if !waits.is_empty() && !force {
+                    let what = format!(
+                        "{} not sent to {name} yet: {}",
+                        are(waits.len()),
+                        waits.join(", ")
+                    );
+                    return Err(Fail::new("unsent", what)
+                        .hint("baton queue says why; baton remote remove --force gives it up")
+                        .exit(4));
+                }
                 daemon.catalog.remove_remote(&name)?;
                 Ok((daemon.remotes_answer()?, remote.node))
             })
@@ -338,6 +374,10 @@ pub(super) fn only<T: Copy>(found: &[T], what: &str, digits: &str, list: &str) -
             Err(Fail::new("ambiguous", message).hint(list))
         }
     }
+}
+
+fn are(count: usize) -> String {
+    if count == 1 { "one thing is".to_owned() } else { format!("{count} things are") }
 }
 
 fn no_remote(name: &str) -> Fail {

@@ -5,15 +5,19 @@
 //!
 //! [`Limits::unknown_stay`]: crate::transport::limits::Limits::unknown_stay
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::Node;
 use super::registry::Peer;
 use super::sessions::{self, Outcome};
+use crate::transport::connection::Connection;
 use crate::transport::limits::{Admission, Place};
-use crate::transport::{CloseCode, quic};
+use crate::transport::{CloseCode, TransportError, tcp};
 
 /// Requests that a device may try before it is enrolled.
 const UNKNOWN_REQUESTS: usize = 4;
@@ -21,6 +25,9 @@ const UNKNOWN_REQUESTS: usize = 4;
 /// A device's row is written again only when it was last seen this long ago, in milliseconds: each write
 /// costs a sync of the disk.
 const SEEN_STEP: u64 = 60_000;
+
+/// Between two tries to accept a connection where the system had none to give.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Takes connections until the node shuts down.
 pub(super) async fn run(node: Node) {
@@ -37,7 +44,9 @@ pub(super) async fn run(node: Node) {
         }
         match node.0.gate.admit(address, incoming.remote_address_validated()) {
             Admission::Admit(place) => {
-                let work = connection(node.clone(), incoming, place);
+                let address = incoming.remote_address();
+                let handshake = async { Ok(Connection::Quic(incoming.await?)) };
+                let work = connection(node.clone(), address, handshake, place);
                 node.0.tasks.spawn("connection", work).detach();
             }
             Admission::Validate => {
@@ -52,16 +61,61 @@ pub(super) async fn run(node: Node) {
     }
 }
 
-async fn connection(node: Node, incoming: quinn::Incoming, place: Place) {
-    let address = incoming.remote_address();
-    let handshake = tokio::time::timeout(node.0.gate.limits().handshake, incoming);
+/// Takes those that come by TCP.
+pub(super) async fn run_tcp(node: Node, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = node.0.tasks.cancelled() => return,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            // Of this connection, or of all for want of descriptors: then a moment later there may be some.
+            Err(error) => {
+                tracing::debug!(%error, "accepting a connection");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        if node.is_closing() {
+            continue;
+        }
+        // Who has answered our first packet receives at its address.
+        match node.0.gate.admit(address.ip(), true) {
+            Admission::Admit(place) => {
+                let (at, tls) = (node.clone(), Arc::clone(&tls));
+                let work = async move {
+                    let tasks = at.0.tasks.clone();
+                    let handshake =
+                        async { tcp::accept(&tasks, &tls, stream).await.map(Connection::Tcp) };
+                    connection(at, address, handshake, place).await;
+                };
+                node.0.tasks.spawn("connection", work).detach();
+            }
+            Admission::Validate | Admission::Refuse => {
+                tracing::debug!(%address, "refused a connection: no place");
+            }
+        }
+    }
+}
+
+async fn connection(
+    node: Node,
+    address: SocketAddr,
+    handshake: impl Future<Output = Result<Connection, TransportError>>,
+    place: Place,
+) {
+    let handshake = tokio::time::timeout(node.0.gate.limits().handshake, handshake);
     let connection = match handshake.await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::debug!(%address, %error, "a handshake failed"),
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            return tracing::debug!(%address, error, "a handshake failed");
+        }
         Err(_) => return tracing::debug!(%address, "a handshake took too long"),
     };
-    let Some(id) = quic::device(&connection) else {
-        return CloseCode::Malformed.close(&connection);
+    let Some(id) = connection.device() else {
+        return connection.close(CloseCode::Malformed);
     };
     // Listed first, looked up second: see `Node::revoke`.
     let (peer, _listing) = node.0.registry.enter(id, &connection);
@@ -73,7 +127,7 @@ async fn connection(node: Node, incoming: quinn::Incoming, place: Place) {
             revoked
         }
         // Logged already; the device may try again.
-        Err(_) => return CloseCode::ShuttingDown.close(&connection),
+        Err(_) => return connection.close(CloseCode::ShuttingDown),
     };
     serve(&node, &peer, place, revoked).await;
 }
@@ -81,10 +135,10 @@ async fn connection(node: Node, incoming: quinn::Incoming, place: Place) {
 /// Serves the streams of a connection until it is closed.
 async fn serve(node: &Node, peer: &Arc<Peer>, mut place: Place, revoked: bool) {
     if peer.device().is_none() && !let_join(node, peer, revoked).await {
-        return CloseCode::UnknownDevice.close(&peer.connection);
+        return peer.connection.close(CloseCode::UnknownDevice);
     }
     welcome(node, peer, &mut place);
-    while let Ok(streams) = peer.connection.accept_bi().await {
+    while let Ok(streams) = peer.connection.accept().await {
         let (owner, at) = (Arc::clone(peer), node.clone());
         let work = async move {
             sessions::serve(&at, &owner, streams).await;
@@ -98,7 +152,7 @@ async fn let_join(node: &Node, peer: &Peer, revoked: bool) -> bool {
     let until = Instant::now() + node.0.gate.limits().unknown_stay;
     for _ in 0..UNKNOWN_REQUESTS {
         let serve = async {
-            match peer.connection.accept_bi().await {
+            match peer.connection.accept().await {
                 Ok(streams) => sessions::serve(node, peer, streams).await,
                 Err(_) => Outcome::NotEnrolled,
             }
@@ -107,7 +161,7 @@ async fn let_join(node: &Node, peer: &Peer, revoked: bool) -> bool {
             Ok(Outcome::Enrolled) => return true,
             // A revoked device is to notice at once.
             Ok(Outcome::NotEnrolled) if revoked => return false,
-            Ok(_) if peer.connection.close_reason().is_none() => {}
+            Ok(_) if peer.connection.is_open() => {}
             _ => return false,
         }
     }
@@ -117,7 +171,7 @@ async fn let_join(node: &Node, peer: &Peer, revoked: bool) -> bool {
 /// The device is enrolled: more room, and its oldest connections make way where it has too many.
 fn welcome(node: &Node, peer: &Peer, place: &mut Place) {
     place.known();
-    quic::trust(&peer.connection);
+    peer.connection.trust();
     let keep = node.0.gate.limits().per_device;
     let closed = node.0.registry.close_but(peer.id, keep, CloseCode::TooMany);
     if closed > 0 {

@@ -11,7 +11,9 @@ use baton_store::catalog::devices::{Device, Role};
 use baton_store::catalog::tickets::NewTicket;
 use baton_store::error::StoreError;
 
+use super::registry::Peer;
 use super::{Node, PROGRAM};
+use crate::audit::Event;
 use crate::clock::Clock;
 
 /// The user of a node's own owner.
@@ -195,11 +197,12 @@ const fn is_invisible(letter: char) -> bool {
 /// Redeems a ticket for the device of a connection.
 pub(super) async fn redeem(
     node: &Node,
-    device: DeviceId,
+    peer: &Peer,
     secret: [u8; SECRET],
     name: &str,
 ) -> Result<Device, Refusal> {
     let (name, now) = (clean_name(name), node.0.clock.now_ms());
+    let (device, address) = (peer.id, peer.connection.peer_address().ip());
     let hash = Ticket::secret_hash(&secret);
     let redeemed =
         node.with_catalog(move |catalog| catalog.redeem(hash, device, &name, now)).await?;
@@ -207,10 +210,14 @@ pub(super) async fn redeem(
         Ok(enrolled) => {
             let (user, role) = (&enrolled.user, enrolled.role.name());
             tracing::info!(device = %device.short(), %user, role, "enrolled a device");
+            let name = &enrolled.name;
+            node.0.audit.note(&Event::Joined { device, user, name, role, address });
             Ok(enrolled)
         }
         Err(refused) => {
             tracing::info!(device = %device.short(), %refused, "refused a ticket");
+            let (device, user, request, why) = (Some(device), None, "Join", &refused.to_string());
+            node.0.audit.refused(&Event::Refused { device, user, address, request, why });
             Err(Refusal { code: RefusalCode::Ticket, message: refused.to_string() })
         }
     }

@@ -11,6 +11,7 @@ use baton_store::catalog::devices::Device;
 use tokio::sync::watch;
 
 use crate::transport::CloseCode;
+use crate::transport::connection::Connection;
 
 /// The live connections of a node.
 #[derive(Clone, Debug, Default)]
@@ -33,16 +34,12 @@ impl Default for Shared {
 struct Live {
     next: u64,
     /// In the order in which they came.
-    peers: BTreeMap<u64, (DeviceId, quinn::Connection)>,
+    peers: BTreeMap<u64, (DeviceId, Connection)>,
 }
 
 impl Registry {
     /// Lists a connection until the returned listing is dropped.
-    pub(super) fn enter(
-        &self,
-        device: DeviceId,
-        connection: &quinn::Connection,
-    ) -> (Arc<Peer>, Listing) {
+    pub(super) fn enter(&self, device: DeviceId, connection: &Connection) -> (Arc<Peer>, Listing) {
         let mut live = self.lock();
         let number = live.next;
         live.next += 1;
@@ -72,9 +69,16 @@ impl Registry {
         let of_device = || live.peers.values().filter(|(other, _)| *other == device);
         let surplus = of_device().count().saturating_sub(keep);
         for (_, connection) in of_device().take(surplus) {
-            code.close(connection);
+            connection.close(code);
         }
         surplus
+    }
+
+    /// Closes every connection.
+    pub(super) fn close_all(&self, code: CloseCode) {
+        for (_, connection) in self.lock().peers.values() {
+            connection.close(code);
+        }
     }
 
     /// Counts a request until the returned guard is dropped.
@@ -100,7 +104,7 @@ impl Registry {
 pub(super) struct Peer {
     /// The key that it has proven.
     pub(super) id: DeviceId,
-    pub(super) connection: quinn::Connection,
+    pub(super) connection: Connection,
     enrolled: Mutex<Option<Device>>,
 }
 

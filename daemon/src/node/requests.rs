@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
+use baton_protocol::id::RunId;
 use baton_protocol::message::{LogReply, MAX_AGENTS, RefusalCode, Reply, Request, RunSpec};
 use baton_store::store::Store;
 
 use super::{Handler, Handling, Session};
+use crate::audit::Event;
 use crate::runs::{Runs, RunsError};
 use crate::secrets::Secrets;
 use crate::sync::{Quota, SyncError, Wire, ahead, fetch, push};
@@ -59,13 +61,22 @@ impl Requests {
     /// What moves objects: on a blocking thread, to the end of the stream.
     async fn sync(&self, session: Session, request: Request) -> Result<(), TransportError> {
         let store = self.store.clone();
-        let Session { device, stream, place } = session;
+        let Session { device, stream, address, audit, place } = session;
         let mut wire = Wire::new(stream);
         let (id, quota) = (device.id, self.quota);
         let work = move || {
             let vault = store.vault(device.vault).map_err(SyncError::Store);
             let outcome = vault.and_then(|vault| match &request {
-                Request::Push(hello) => push::receive(&mut wire, &vault, id, hello, quota),
+                Request::Push(hello) => {
+                    let acked = push::receive(&mut wire, &vault, id, hello, quota)?;
+                    if acked {
+                        let (user, workspace, snapshot) =
+                            (&device.user, hello.workspace, hello.new);
+                        let device = id;
+                        audit.note(&Event::Push { device, user, workspace, snapshot, address });
+                    }
+                    Ok(())
+                }
                 Request::Ahead => ahead::receive(&mut wire, &vault, quota),
                 _ => fetch::answer(&mut wire, &vault),
             });
@@ -110,13 +121,24 @@ impl Requests {
 
     async fn secrets(&self, mut session: Session, request: Request) -> Result<(), TransportError> {
         let (secrets, vault) = (self.secrets.clone(), session.device.vault);
+        let named = match &request {
+            Request::SetSecret(secret) => Some((secret.name.clone(), true)),
+            Request::RemoveSecret(entry) => Some((entry.name.clone(), false)),
+            _ => None,
+        };
         let work = move || match request {
             Request::SetSecret(secret) => secrets.set(vault, &secret),
             Request::RemoveSecret(entry) => secrets.remove(vault, &entry),
             _ => secrets.list(vault),
         };
         let refusal = match self.tasks.spawn_blocking("secrets", work).await {
-            Ok(Ok(kept)) => return session.reply(&Reply::Secrets(kept)).await,
+            Ok(Ok(kept)) => {
+                if let Some((name, kept)) = &named {
+                    let (device, user) = (session.device.id, &session.device.user);
+                    session.audit.note(&Event::Secret { device, user, name, kept: *kept });
+                }
+                return session.reply(&Reply::Secrets(kept)).await;
+            }
             Ok(Err(error)) => {
                 let user = &session.device.user;
                 tracing::warn!(%user, error = &error as &dyn std::error::Error, "secrets");
@@ -129,6 +151,7 @@ impl Requests {
 
     async fn run(&self, mut session: Session, request: Request) -> Result<(), TransportError> {
         let user = session.device.user.clone();
+        let done = Done::by(&request);
         let reply = match request {
             Request::CreateRun(spec) => match self.holds(&session, &spec).await {
                 Ok(true) => {
@@ -160,6 +183,17 @@ impl Requests {
             }
             _ => return session.refuse(RefusalCode::Malformed, "not a request of this kind").await,
         };
+        if let (Some(done), Ok(_)) = (&done, &reply) {
+            let (device, user, address) = (session.device.id, &user, session.address);
+            session.audit.note(&match done {
+                Done::Started { run, agent } => {
+                    let run = *run;
+                    Event::RunStarted { device, user, run, agent, address }
+                }
+                &Done::Cancelled(run) => Event::RunCancelled { device, user, run, address },
+                &Done::Deleted(run) => Event::RunDeleted { device, user, run, address },
+            });
+        }
         match reply {
             Ok(reply) => session.reply(&reply).await,
             Err(error) => refuse_run(&mut session, &error).await,
@@ -176,6 +210,26 @@ impl Requests {
             )
         };
         Ok(self.tasks.spawn_blocking("run-snapshot", work).await??)
+    }
+}
+
+/// What is written down of a request about a run.
+enum Done {
+    Started { run: RunId, agent: String },
+    Cancelled(RunId),
+    Deleted(RunId),
+}
+
+impl Done {
+    fn by(request: &Request) -> Option<Self> {
+        match request {
+            Request::CreateRun(spec) => {
+                Some(Self::Started { run: spec.run, agent: spec.agent.clone() })
+            }
+            Request::CancelRun(run) => Some(Self::Cancelled(*run)),
+            Request::DeleteRun(run) => Some(Self::Deleted(*run)),
+            _ => None,
+        }
     }
 }
 

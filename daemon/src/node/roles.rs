@@ -29,6 +29,32 @@ pub const fn required(request: &Request) -> Role {
     }
 }
 
+/// The word for a request, as in `docs/protocol.md`.
+pub const fn name(request: &Request) -> &'static str {
+    match request {
+        Request::Join { .. } => "Join",
+        Request::Hello => "Hello",
+        Request::Push(_) => "Push",
+        Request::Fetch => "Fetch",
+        Request::Refs => "Refs",
+        Request::CreateRun(_) => "CreateRun",
+        Request::ListRuns => "ListRuns",
+        Request::ShowRun(_) => "ShowRun",
+        Request::Logs { .. } => "Logs",
+        Request::WaitRun(_) => "WaitRun",
+        Request::CancelRun(_) => "CancelRun",
+        Request::Ahead => "Ahead",
+        Request::SetSecret(_) => "SetSecret",
+        Request::ListSecrets => "ListSecrets",
+        Request::RemoveSecret(_) => "RemoveSecret",
+        Request::SayRun { .. } => "SayRun",
+        Request::AnswerRun { .. } => "AnswerRun",
+        Request::DeleteRun(_) => "DeleteRun",
+        Request::KeepRun(_) => "KeepRun",
+        Request::CheckAgents(_) => "CheckAgents",
+    }
+}
+
 /// Refuses what a device's role does not allow.
 pub fn check(device: &Device, request: &Request) -> Result<(), Refusal> {
     let needed = required(request);

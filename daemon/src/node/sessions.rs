@@ -13,7 +13,9 @@ use baton_protocol::message::{
 
 use super::registry::Peer;
 use super::{Node, PROGRAM, Session, join, roles};
+use crate::audit::Event;
 use crate::transport::TransportError;
+use crate::transport::connection::Streams;
 use crate::transport::stream::FrameStream;
 
 /// Longest first frame: arguments of one byte each have a length byte too.
@@ -36,11 +38,7 @@ pub(super) enum Outcome {
 }
 
 /// Serves one stream to its end.
-pub(super) async fn serve(
-    node: &Node,
-    peer: &Peer,
-    streams: (quinn::SendStream, quinn::RecvStream),
-) -> Outcome {
+pub(super) async fn serve(node: &Node, peer: &Peer, streams: Streams) -> Outcome {
     let _working = node.0.registry.work();
     let limits = node.0.gate.limits();
     let mut stream = FrameStream::accepted(&peer.connection, streams, limits.stall);
@@ -116,7 +114,7 @@ async fn answer(
         return refuse(&mut stream, refusal).await.map(|()| Outcome::Failed);
     }
     if let Request::Join { secret, name } = &request {
-        return match join::redeem(node, peer.id, *secret, name).await {
+        return match join::redeem(node, peer, *secret, name).await {
             Ok(device) => {
                 let welcome = join::welcome(&device);
                 peer.set_device(Some(device));
@@ -128,20 +126,35 @@ async fn answer(
         };
     }
     let Some(device) = peer.device() else {
+        let (address, request) = (peer.connection.peer_address().ip(), roles::name(&request));
+        let (device, user, why) = (Some(peer.id), None, "not enrolled, or revoked");
+        node.0.audit.refused(&Event::Refused { device, user, address, request, why });
         let message = "this device is not enrolled here, or was revoked".to_owned();
         let refusal = Refusal { code: RefusalCode::UnknownDevice, message };
         refuse(&mut stream, refusal).await?;
         return Ok(Outcome::NotEnrolled);
     };
+    let address = peer.connection.peer_address().ip();
     if let Err(refusal) = roles::check(&device, &request) {
+        let (device, user, request) = (Some(device.id), Some(&*device.user), roles::name(&request));
+        let why = &refusal.message;
+        node.0.audit.refused(&Event::Refused { device, user, address, request, why });
+        return refuse(&mut stream, refusal).await.map(|()| Outcome::Answered);
+    }
+    // Who asks more than that waits, and is told so only where that takes too long: what is refused for
+    // good a home does not try again.
+    let patience = node.0.gate.limits().opening;
+    if !node.0.gate.pace(device.id, patience).await {
+        let message = "this device asks too often; try again later".to_owned();
+        let refusal = Refusal { code: RefusalCode::Unavailable, message };
         return refuse(&mut stream, refusal).await.map(|()| Outcome::Answered);
     }
     let Some(place) = node.0.gate.request(device.id) else {
-        let message = "this device has too many requests at work".to_owned();
-        let refusal = Refusal { code: RefusalCode::Limit, message };
+        let message = "this device has too many requests at work; try again later".to_owned();
+        let refusal = Refusal { code: RefusalCode::Unavailable, message };
         return refuse(&mut stream, refusal).await.map(|()| Outcome::Answered);
     };
-    let mut session = Session { device, stream, place };
+    let mut session = Session { device, stream, address, audit: node.0.audit.clone(), place };
     if let Request::Hello = request {
         let welcome = join::welcome(&session.device);
         session.reply(&Reply::Welcome(welcome)).await?;

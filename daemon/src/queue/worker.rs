@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::backoff::Backoff;
 use super::flight::Landed;
-use super::network::NetworkChanges;
 use super::{Deliver, Lane, Queue, Undelivered};
+use crate::network::NetworkChanges;
 
 /// Tries of an entry whose failure may pass before it counts as refused; a node that is away does not
 /// count.

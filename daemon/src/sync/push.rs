@@ -144,7 +144,7 @@ pub fn receive(
     device: DeviceId,
     hello: &PushHello,
     quota: Quota,
-) -> Result<(), SyncError> {
+) -> Result<bool, SyncError> {
     let mut incoming = Incoming::new(vault, quota)?;
     let mut receiver = PushReceiver::new();
     // How many objects there were when more was asked for.
@@ -152,7 +152,7 @@ pub fn receive(
     loop {
         let frame = match wire.read() {
             Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(incoming.keep()?),
+            Ok(None) => return Ok(incoming.keep().map(|()| false)?),
             Err(error) => {
                 incoming.keep()?;
                 return Err(wire.give_up(error));
@@ -165,45 +165,47 @@ pub fn receive(
             FrameKind::Objects => take_batch(&mut incoming, &mut receiver, &frame.body),
             FrameKind::Message => {
                 let Ok(PushRequest::Commit) = decode(&frame.body) else {
-                    return Ok(wire.refuse(RefusalCode::Malformed, "not a commit")?);
+                    wire.refuse(RefusalCode::Malformed, "not a commit")?;
+                    return Ok(false);
                 };
                 if asked_at == Some(incoming.objects()) {
                     let message = "nothing came of what was asked for";
-                    return Ok(wire.refuse(RefusalCode::Malformed, message)?);
+                    wire.refuse(RefusalCode::Malformed, message)?;
+                    return Ok(false);
                 }
-                if answer_commit(wire, &incoming, &mut receiver, device, hello)? {
-                    return Ok(());
+                if let Some(acked) = answer_commit(wire, &incoming, &mut receiver, device, hello)? {
+                    return Ok(acked);
                 }
                 asked_at = Some(incoming.objects());
                 continue;
             }
         };
         if let Err(error) = came {
-            return error.tell(wire);
+            return error.tell(wire).map(|()| false);
         }
         if receiver.unresolved() > quota.unresolved {
-            return TakeError::Limit(TOO_MANY).tell(wire);
+            return TakeError::Limit(TOO_MANY).tell(wire).map(|()| false);
         }
     }
 }
 
-/// Answers a commit; true where that was the last word.
+/// Answers a commit; where that was the last word, with whether it acknowledges.
 fn answer_commit(
     wire: &mut Wire,
     incoming: &Incoming,
     receiver: &mut PushReceiver,
     device: DeviceId,
     hello: &PushHello,
-) -> Result<bool, SyncError> {
+) -> Result<Option<bool>, SyncError> {
     if let Some(reply) = receiver.need_full() {
         wire.send(&Reply::Push(reply))?;
-        return Ok(false);
+        return Ok(None);
     }
     let reply = match commit(incoming.intake(), device, hello) {
         Ok(reply) => Reply::Push(reply),
         Err(CommitError::Missing(ids)) => {
             ask(wire, &ids)?;
-            return Ok(false);
+            return Ok(None);
         }
         Err(CommitError::Store(error))
             if !matches!(error, StoreError::Contradicted(_) | StoreError::Forged(_)) =>
@@ -214,8 +216,9 @@ fn answer_commit(
             Reply::Refused(Refusal { code: RefusalCode::Malformed, message: error.to_string() })
         }
     };
+    let acked = matches!(reply, Reply::Push(PushReply::Acked { .. }));
     wire.send(&reply)?;
-    Ok(true)
+    Ok(Some(acked))
 }
 
 /// Checks and stages the objects of one batch.

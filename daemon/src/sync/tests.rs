@@ -5,8 +5,11 @@ mod ahead;
 mod between;
 mod client;
 mod lying_node;
+mod many;
 mod network;
+mod probing;
 pub(super) mod simulated;
+mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,6 +39,7 @@ use baton_store::store::Store;
 use baton_store::vault::{Intake, Vault};
 
 use super::{SyncError, Wire, fetch, push};
+use crate::audit::Audit;
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
 use crate::daemon::checkouts::{Captures, NodeCheckouts};
@@ -308,6 +312,7 @@ impl Cloud {
             notices: Notices::default(),
         };
         let runs = Runs::new(RunOptions::new(path.join("runs"), variables), parts).unwrap();
+        let audit = Audit::open(&path.join("audit.log"), &clock);
         let handler = Requests {
             store: store.clone(),
             runs,
@@ -315,7 +320,8 @@ impl Cloud {
             quota: settings.quota,
             tasks: tasks.clone(),
         };
-        let node = start_node(&identity, &catalog, Arc::new(handler), settings, &tasks, &clock);
+        let node =
+            start_node(&identity, &catalog, Arc::new(handler), settings, &tasks, &clock, audit);
         Self { folder, identity, catalog, store, node, tasks, clock }
     }
 
@@ -359,6 +365,7 @@ fn start_node(
     settings: &Settings,
     tasks: &Tasks,
     clock: &Clock,
+    audit: Audit,
 ) -> Node {
     let parts = NodeParts {
         identity: identity.clone(),
@@ -368,6 +375,7 @@ fn start_node(
         limits: settings.limits.clone(),
         tasks: tasks.clone(),
         clock: clock.clone(),
+        audit,
     };
     Node::start(parts).unwrap()
 }

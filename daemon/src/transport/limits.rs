@@ -1,9 +1,14 @@
 //! What peers may cost a node: how many connect, and how long they may take.
 //!
 //! Whoever is not enrolled gets little: a bounded number of places, a small window and a short life.
+//! How often is bounded beside how many: connections from one address, and requests of one device.
+//!
+//! - [`rates`]: buckets of tokens
 //!
 //! **Invariant:** every connection that is accepted holds a [`Place`] until it is gone, and places are
 //! counted in total, among the unknown, per network address and per device.
+
+pub mod rates;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,6 +19,9 @@ use std::time::Duration;
 
 use baton_protocol::id::DeviceId;
 
+use tokio::time::Instant;
+
+use self::rates::{Buckets, Rate};
 use crate::config::ServeConfig;
 
 /// The limits of a node.
@@ -32,6 +40,10 @@ pub struct Limits {
     pub per_device: usize,
     /// Requests at work at once for one device, over all its connections.
     pub requests_per_device: usize,
+    /// How often one network address may connect.
+    pub connects: Rate,
+    /// How often one device may ask.
+    pub requests: Rate,
     /// From the first packet to both keys being proven.
     pub handshake: Duration,
     /// How long a device that is not enrolled may stay to redeem a ticket.
@@ -51,6 +63,11 @@ impl Default for Limits {
             retry_from: 32,
             per_device: 8,
             requests_per_device: 64,
+            // A handshake costs a processor half a millisecond; an office behind one address that comes
+            // back at once after a restart is let in at once.
+            connects: Rate { burst: 512, each: Duration::from_millis(20) },
+            // What a loop that got out of hand asks, and no home that works.
+            requests: Rate { burst: 4096, each: Duration::from_millis(2) },
             handshake: Duration::from_secs(10),
             unknown_stay: Duration::from_secs(30),
             opening: Duration::from_secs(15),
@@ -86,6 +103,8 @@ pub enum Admission {
 pub struct Gate {
     limits: Limits,
     counts: Arc<Mutex<Counts>>,
+    connects: Arc<Mutex<Buckets<IpAddr>>>,
+    requests: Arc<Mutex<Buckets<DeviceId>>>,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +118,9 @@ struct Counts {
 impl Gate {
     /// Nobody is in.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, counts: Arc::default() }
+        let connects = Arc::new(Mutex::new(Buckets::new(limits.connects)));
+        let requests = Arc::new(Mutex::new(Buckets::new(limits.requests)));
+        Self { limits, counts: Arc::default(), connects, requests }
     }
 
     /// The limits.
@@ -121,10 +142,27 @@ impl Gate {
         if of_address >= self.limits.unknown_per_address {
             return Admission::Refuse;
         }
+        if lock(&self.connects).take(address, Instant::now()).is_err() {
+            return Admission::Refuse;
+        }
         counts.all += 1;
         counts.unknown += 1;
         *counts.unknown_by_address.entry(address).or_default() += 1;
         Admission::Admit(Place { counts: Arc::clone(&self.counts), unknown: Some(address) })
+    }
+
+    /// Waits until a device may ask again, if that is within `patience`; says whether it may.
+    pub async fn pace(&self, device: DeviceId, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        loop {
+            let now = Instant::now();
+            let taken = lock(&self.requests).take(device, now);
+            match taken {
+                Ok(()) => return true,
+                Err(wait) if now + wait > until => return false,
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
     }
 
     /// A place for one more request of a device, where one is free.
@@ -183,7 +221,7 @@ impl Drop for RequestPlace {
     }
 }
 
-fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+fn lock<T>(counts: &Mutex<T>) -> MutexGuard<'_, T> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -18,23 +18,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::connection::{Connection, Receiver, Sender, Streams};
 use super::{CloseCode, TransportError};
 
 /// Slower than any link that can carry a tree: 64 kbit/s.
 const LEAST_RATE: u64 = 8 * 1024;
 
-/// Probe timeouts without an answer after which a connection is given up (DESIGN, the wire).
-const PROBES: u32 = 3;
-
-/// Never sooner than this, however short the round trips: a busy or briefly stopped node answers late.
-const LEAST_SILENCE: Duration = Duration::from_secs(3);
-
 /// Stall times that a peer has to begin an answer for which it must read its disk: with the usual one
 /// ten minutes. A node that checks a push of a million files needs a few seconds.
 const WORK: u32 = 10;
-
-/// How often the counters are looked at while something is awaited.
-const SAMPLE: Duration = Duration::from_millis(250);
 
 /// A whole frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,26 +50,23 @@ impl FrameStream {
     /// A stream that we opened; `stall` is the patience for each frame and each write. `busy` is
     /// held as long as either half lives.
     pub fn dialled(
-        connection: &quinn::Connection,
-        (send, recv): (quinn::SendStream, quinn::RecvStream),
+        connection: &Connection,
+        streams: Streams,
         stall: Duration,
         busy: Arc<()>,
     ) -> Self {
         let link = Link { connection: connection.clone(), watched: true, busy: Some(busy) };
-        Self::new(link, send, recv, stall)
+        Self::new(link, streams, stall)
     }
 
     /// A stream that the peer opened.
-    pub fn accepted(
-        connection: &quinn::Connection,
-        (send, recv): (quinn::SendStream, quinn::RecvStream),
-        stall: Duration,
-    ) -> Self {
+    pub fn accepted(connection: &Connection, streams: Streams, stall: Duration) -> Self {
         let link = Link { connection: connection.clone(), watched: false, busy: None };
-        Self::new(link, send, recv, stall)
+        Self::new(link, streams, stall)
     }
 
-    fn new(link: Link, send: quinn::SendStream, recv: quinn::RecvStream, stall: Duration) -> Self {
+    fn new(link: Link, streams: Streams, stall: Duration) -> Self {
+        let Streams { sender: send, receiver: recv } = streams;
         let reader = FrameReader {
             recv,
             link: link.clone(),
@@ -118,7 +107,7 @@ impl FrameStream {
 /// What the peer sends on a stream.
 #[derive(Debug)]
 pub struct FrameReader {
-    recv: quinn::RecvStream,
+    recv: Receiver,
     link: Link,
     stall: Duration,
     /// What has come of the next frame.
@@ -180,8 +169,7 @@ impl FrameReader {
 
     /// Tells the peer that we read no more.
     pub fn stop(&mut self) {
-        // Fails only where the stream is over, which is what we want.
-        let _ = self.recv.stop(quinn::VarInt::from_u32(0));
+        self.recv.stop();
     }
 
     /// Bytes that have come so far.
@@ -209,17 +197,14 @@ impl FrameReader {
                 self.header.clear();
                 return Ok(Some(Frame { kind, body: std::mem::take(&mut self.body) }));
             }
-            let read = self.recv.read_chunk(want, true);
-            let Some(chunk) = self.link.during("receiving", patience, read).await?? else {
-                let between = self.header.is_empty();
-                return if between { Ok(None) } else { Err(TransportError::Ended) };
-            };
-            self.bytes += chunk.bytes.len() as u64;
             let begun = self.header.is_empty();
-            if complete.is_some() {
-                self.body.extend_from_slice(&chunk.bytes);
-            } else {
-                self.header.extend_from_slice(&chunk.bytes);
+            let into = if complete.is_some() { &mut self.body } else { &mut self.header };
+            let read = self.recv.read(want, into);
+            let Some(count) = self.link.during("receiving", patience, read).await?? else {
+                return if begun { Ok(None) } else { Err(TransportError::Ended) };
+            };
+            self.bytes += count as u64;
+            if complete.is_none() {
                 let announced = self.announced()?.map(|(_, len)| len);
                 if begun || announced.is_some() {
                     let at_least = announced.unwrap_or(0) as u64 / LEAST_RATE;
@@ -250,7 +235,7 @@ pub(crate) fn message_in<T: DeserializeOwned>(frame: Option<Frame>) -> Result<T,
 /// What we send on a stream.
 #[derive(Debug)]
 pub struct FrameWriter {
-    send: quinn::SendStream,
+    send: Sender,
     link: Link,
     stall: Duration,
     bytes: u64,
@@ -280,21 +265,20 @@ impl FrameWriter {
 
     /// Says that no more frames come. What was written still arrives.
     pub fn finish(&mut self) {
-        // Fails only where the stream is over, which is what we want.
-        let _ = self.send.finish();
+        self.send.finish();
     }
 
     /// Waits until the peer has everything, or does not want it, or is gone; at most for the
     /// stall time.
     pub async fn delivered(&mut self) {
-        drop(tokio::time::timeout(self.stall, self.send.stopped()).await);
+        drop(tokio::time::timeout(self.stall, self.send.unwanted()).await);
     }
 
     /// Resolves when nobody wants the answer any more: the peer stopped reading or is gone.
     pub fn unwanted(&self) -> impl Future<Output = ()> + Send + 'static {
-        let stopped = self.send.stopped();
+        let unwanted = self.send.unwanted();
         async move {
-            if let Ok(None) = stopped.await {
+            if !unwanted.await {
                 // It has read all there was, which is another thing.
                 std::future::pending::<()>().await;
             }
@@ -303,8 +287,7 @@ impl FrameWriter {
 
     /// Gives the stream up, so that the peer does not take what came for the whole.
     pub fn abandon(&mut self) {
-        // Fails only where the stream is over.
-        let _ = self.send.reset(quinn::VarInt::from_u32(1));
+        self.send.reset();
     }
 
     /// Bytes that were written so far.
@@ -339,7 +322,7 @@ impl Patience {
 /// The connection below a stream.
 #[derive(Clone, Debug)]
 struct Link {
-    connection: quinn::Connection,
+    connection: Connection,
     /// Whether we ought to notice that nothing comes back.
     watched: bool,
     /// Tells the pool that the connection is in use.
@@ -359,38 +342,11 @@ impl Link {
             biased;
             done = work => Ok(done),
             after = Patience::over(patience) => Err(TransportError::Timeout { doing, after }),
-            () = silence(&self.connection), if self.watched => {
+            () = self.connection.silence(), if self.watched => {
                 // Its other streams wait in vain as well.
-                CloseCode::Stalled.close(&self.connection);
+                self.connection.close(CloseCode::Stalled);
                 Err(TransportError::Stalled)
             }
-        }
-    }
-}
-
-/// Resolves when what we send is not answered any more, for [`PROBES`] probe timeouts and at least
-/// [`LEAST_SILENCE`].
-///
-/// Silence alone means nothing: a node may work for minutes on an answer. But QUIC repeats what is
-/// not acknowledged: packets that leave again and again, while none comes in, do mean that nobody
-/// is there. One packet of ours may be a mere acknowledgement, so three looks must have seen more.
-async fn silence(connection: &quinn::Connection) {
-    let mut last = connection.stats();
-    let mut silent: Option<(Instant, u32)> = None;
-    loop {
-        tokio::time::sleep(SAMPLE).await;
-        let now = connection.stats();
-        if now.udp_rx.datagrams != last.udp_rx.datagrams {
-            silent = None;
-        } else if now.udp_tx.datagrams != last.udp_tx.datagrams {
-            silent.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
-        }
-        last = now;
-        // RFC 9002, section 6.2.1, with the variance at its initial half of the round trip.
-        let probe = now.path.rtt * 3 + Duration::from_millis(25);
-        let long_enough = LEAST_SILENCE.max(probe * PROBES);
-        if silent.is_some_and(|(since, looks)| looks >= PROBES && since.elapsed() >= long_enough) {
-            return;
         }
     }
 }
@@ -401,151 +357,172 @@ mod tests {
     use baton_protocol::message::{Opening, Reply, Request};
 
     use super::*;
-    use crate::transport::testing::{Pair, pair};
+    use crate::transport::testing::{Pair, WAYS, pair};
 
     const LONG: Duration = Duration::from_secs(20);
 
     /// A raw client and the node's side of its stream.
-    async fn streams(
-        pair: &Pair,
-        stall: Duration,
-    ) -> (quinn::SendStream, quinn::RecvStream, FrameStream) {
-        let (mut send, recv) = pair.client.open_bi().await.unwrap();
+    async fn streams(pair: &Pair, stall: Duration) -> (Streams, FrameStream) {
+        let mut raw = pair.client.open().await.unwrap();
         // A stream exists for the peer with its first byte: the first one of a header.
-        send.write_all(&[0]).await.unwrap();
-        let accepted = pair.server.accept_bi().await.unwrap();
-        (send, recv, FrameStream::accepted(&pair.server, accepted, stall))
+        put(&mut raw, &[0]).await;
+        let accepted = pair.server.accept().await.unwrap();
+        (raw, FrameStream::accepted(&pair.server, accepted, stall))
+    }
+
+    async fn put(raw: &mut Streams, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let count = raw.sender.write(bytes).await.unwrap();
+            bytes = &bytes[count..];
+        }
     }
 
     #[tokio::test]
     async fn messages_and_frames_arrive_whole_however_they_are_cut() {
-        let pair = pair().await;
-        let (mut send, recv) = pair.client.open_bi().await.unwrap();
-        let mut bytes = message::encode(&Opening::new(Request::Hello)).unwrap();
-        bytes.extend(encode_header(FrameKind::Objects, 3).unwrap());
-        bytes.extend(b"abc");
-        bytes.extend(encode_header(FrameKind::Objects, 0).unwrap());
-        let write = async {
-            for byte in &bytes {
-                send.write_all(&[*byte]).await.unwrap();
-                tokio::task::yield_now().await;
-            }
-            send.finish().unwrap();
-        };
-        let read = async {
-            let accepted = pair.server.accept_bi().await.unwrap();
-            let mut stream = FrameStream::accepted(&pair.server, accepted, LONG);
-            let opening: Opening = stream.receive().await.unwrap();
-            assert!(opening.is_spoken());
-            let frame = stream.read_frame().await.unwrap().unwrap();
-            assert_eq!((frame.kind, frame.body.as_slice()), (FrameKind::Objects, &b"abc"[..]));
-            assert_eq!(stream.read_frame().await.unwrap().unwrap().body, b"");
-            assert_eq!(stream.read_frame().await.unwrap(), None);
-            assert_eq!(stream.reader.bytes(), bytes.len() as u64);
-            stream.send(&Reply::Refs(Vec::new())).await.unwrap();
-            stream.finish();
-            stream
-        };
-        let (_stream, ()) = tokio::join!(read, write);
-        let mut client = FrameStream::dialled(&pair.client, (send, recv), LONG, Arc::default());
-        assert!(matches!(client.receive().await.unwrap(), Reply::Refs(_)));
+        for way in WAYS {
+            let pair = pair(way).await;
+            let mut raw = pair.client.open().await.unwrap();
+            let mut bytes = message::encode(&Opening::new(Request::Hello)).unwrap();
+            bytes.extend(encode_header(FrameKind::Objects, 3).unwrap());
+            bytes.extend(b"abc");
+            bytes.extend(encode_header(FrameKind::Objects, 0).unwrap());
+            let write = async {
+                for byte in &bytes {
+                    put(&mut raw, &[*byte]).await;
+                    tokio::task::yield_now().await;
+                }
+                raw.sender.finish();
+            };
+            let read = async {
+                let accepted = pair.server.accept().await.unwrap();
+                let mut stream = FrameStream::accepted(&pair.server, accepted, LONG);
+                let opening: Opening = stream.receive().await.unwrap();
+                assert!(opening.is_spoken());
+                let frame = stream.read_frame().await.unwrap().unwrap();
+                assert_eq!((frame.kind, frame.body.as_slice()), (FrameKind::Objects, &b"abc"[..]));
+                assert_eq!(stream.read_frame().await.unwrap().unwrap().body, b"");
+                assert_eq!(stream.read_frame().await.unwrap(), None);
+                assert_eq!(stream.reader.bytes(), bytes.len() as u64);
+                stream.send(&Reply::Refs(Vec::new())).await.unwrap();
+                stream.finish();
+                stream
+            };
+            let (_stream, ()) = tokio::join!(read, write);
+            let mut client = FrameStream::dialled(&pair.client, raw, LONG, Arc::default());
+            assert!(matches!(client.receive().await.unwrap(), Reply::Refs(_)));
+        }
     }
 
     #[tokio::test]
     async fn a_frame_longer_than_a_frame_is_refused_by_its_header() {
-        let pair = pair().await;
-        let (mut send, _recv, mut stream) = streams(&pair, LONG).await;
-        send.write_all(&[0xff, 0xff, 0xff, 2]).await.unwrap();
-        let refused = stream.read_frame().await.unwrap_err();
-        assert!(matches!(refused, TransportError::Malformed(FrameError::TooLong(_))));
-        assert_eq!(stream.reader.body.capacity(), 0);
+        for way in WAYS {
+            let pair = pair(way).await;
+            let (mut raw, mut stream) = streams(&pair, LONG).await;
+            put(&mut raw, &[0xff, 0xff, 0xff, 2]).await;
+            let refused = stream.read_frame().await.unwrap_err();
+            assert!(matches!(refused, TransportError::Malformed(FrameError::TooLong(_))));
+            assert_eq!(stream.reader.body.capacity(), 0);
+        }
     }
 
     #[tokio::test]
     async fn a_claimed_length_takes_no_memory() {
-        let pair = pair().await;
-        let (mut send, _recv, mut stream) = streams(&pair, LONG).await;
-        let header = encode_header(FrameKind::Objects, MAX_FRAME & !0xff).unwrap();
-        send.write_all(&header[1..]).await.unwrap();
-        send.write_all(b"little").await.unwrap();
-        let waited = tokio::time::timeout(Duration::from_millis(300), stream.read_frame()).await;
-        assert!(waited.is_err());
-        assert_eq!(stream.reader.body, b"little");
-        assert!(stream.reader.body.capacity() < 1024);
+        for way in WAYS {
+            let pair = pair(way).await;
+            let (mut raw, mut stream) = streams(&pair, LONG).await;
+            let header = encode_header(FrameKind::Objects, MAX_FRAME & !0xff).unwrap();
+            put(&mut raw, &header[1..]).await;
+            put(&mut raw, b"little").await;
+            let waited =
+                tokio::time::timeout(Duration::from_millis(300), stream.read_frame()).await;
+            assert!(waited.is_err());
+            assert_eq!(stream.reader.body, b"little");
+            assert!(stream.reader.body.capacity() < 1024);
+        }
     }
 
     #[tokio::test]
     async fn a_smaller_limit_holds_as_well() {
-        let pair = pair().await;
-        let (mut send, _recv, mut stream) = streams(&pair, LONG).await;
-        send.write_all(&[1, 0, 0, 1]).await.unwrap();
-        let refused = stream.reader.frame_within(LONG, 255).await.unwrap_err();
-        assert!(matches!(refused, TransportError::Malformed(FrameError::TooLong(256))));
+        for way in WAYS {
+            let pair = pair(way).await;
+            let (mut raw, mut stream) = streams(&pair, LONG).await;
+            put(&mut raw, &[1, 0, 0, 1]).await;
+            let refused = stream.reader.frame_within(LONG, 255).await.unwrap_err();
+            assert!(matches!(refused, TransportError::Malformed(FrameError::TooLong(256))));
+        }
     }
 
     #[tokio::test]
     async fn silence_and_a_drip_of_bytes_both_run_out_of_patience() {
-        let pair = pair().await;
-        let stall = Duration::from_millis(300);
-        let (_send, _recv, mut stream) = streams(&pair, stall).await;
-        let refused = stream.read_frame().await.unwrap_err();
-        assert!(matches!(refused, TransportError::Timeout { doing: "receiving", .. }));
-        assert!(refused.is_retryable());
+        for way in WAYS {
+            let pair = pair(way).await;
+            let stall = Duration::from_millis(300);
+            let (_raw, mut stream) = streams(&pair, stall).await;
+            let refused = stream.read_frame().await.unwrap_err();
+            assert!(matches!(refused, TransportError::Timeout { doing: "receiving", .. }));
+            assert!(refused.is_retryable());
 
-        let (mut send, _recv, mut stream) = streams(&pair, stall).await;
-        send.write_all(&encode_header(FrameKind::Objects, 256).unwrap()[1..]).await.unwrap();
-        let drip = async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                send.write_all(&[7]).await.unwrap();
-            }
-        };
-        tokio::select! {
-            () = drip => unreachable!("it drips for ever"),
-            read = stream.read_frame() => {
-                assert!(matches!(read, Err(TransportError::Timeout { .. })), "{read:?}");
+            let (mut raw, mut stream) = streams(&pair, stall).await;
+            put(&mut raw, &encode_header(FrameKind::Objects, 256).unwrap()[1..]).await;
+            let drip = async {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    put(&mut raw, &[7]).await;
+                }
+            };
+            tokio::select! {
+                () = drip => unreachable!("it drips for ever"),
+                read = stream.read_frame() => {
+                    assert!(matches!(read, Err(TransportError::Timeout { .. })), "{read:?}");
+                }
             }
         }
     }
 
     #[tokio::test]
     async fn a_read_that_is_dropped_loses_nothing() {
-        let pair = pair().await;
-        let (mut send, _recv, mut stream) = streams(&pair, LONG).await;
-        send.write_all(&[1, 0, 0, 2]).await.unwrap();
-        send.write_all(&[9; 100]).await.unwrap();
-        let early = tokio::time::timeout(Duration::from_millis(200), stream.read_frame()).await;
-        assert!(early.is_err());
-        send.write_all(&[9; 156]).await.unwrap();
-        assert_eq!(stream.read_frame().await.unwrap().unwrap().body, [9; 256]);
+        for way in WAYS {
+            let pair = pair(way).await;
+            let (mut raw, mut stream) = streams(&pair, LONG).await;
+            put(&mut raw, &[1, 0, 0, 2]).await;
+            put(&mut raw, &[9; 100]).await;
+            let early = tokio::time::timeout(Duration::from_millis(200), stream.read_frame()).await;
+            assert!(early.is_err());
+            put(&mut raw, &[9; 156]).await;
+            assert_eq!(stream.read_frame().await.unwrap().unwrap().body, [9; 256]);
+        }
     }
 
     #[tokio::test]
     async fn an_end_within_a_frame_and_a_reset_are_errors() {
-        let pair = pair().await;
-        let (mut send, _recv, mut stream) = streams(&pair, LONG).await;
-        send.finish().unwrap();
-        assert!(matches!(stream.read_frame().await, Err(TransportError::Ended)));
-        let (mut send, _recv, mut stream) = streams(&pair, LONG).await;
-        send.reset(1u32.into()).unwrap();
-        assert!(matches!(stream.read_frame().await, Err(TransportError::Abandoned)));
+        for way in WAYS {
+            let pair = pair(way).await;
+            let (mut raw, mut stream) = streams(&pair, LONG).await;
+            raw.sender.finish();
+            assert!(matches!(stream.read_frame().await, Err(TransportError::Ended)));
+            let (mut raw, mut stream) = streams(&pair, LONG).await;
+            raw.sender.reset();
+            assert!(matches!(stream.read_frame().await, Err(TransportError::Abandoned)));
+        }
     }
 
     #[tokio::test]
     async fn a_writer_hears_that_nobody_reads() {
-        let pair = pair().await;
-        let (send, recv, mut stream) = streams(&pair, LONG).await;
-        stream.reader.stop();
-        let mut client = FrameStream::dialled(&pair.client, (send, recv), LONG, Arc::default());
-        let stopped = loop {
-            match client.write(&[0; 4096]).await {
-                Ok(()) => tokio::time::sleep(Duration::from_millis(5)).await,
-                Err(error) => break error,
-            }
-        };
-        assert!(matches!(stopped, TransportError::Stopped), "{stopped}");
-        // Its answer still arrives.
-        stream.send(&Reply::Refs(Vec::new())).await.unwrap();
-        assert!(matches!(client.receive().await.unwrap(), Reply::Refs(_)));
+        for way in WAYS {
+            let pair = pair(way).await;
+            let (raw, mut stream) = streams(&pair, LONG).await;
+            stream.reader.stop();
+            let mut client = FrameStream::dialled(&pair.client, raw, LONG, Arc::default());
+            let stopped = loop {
+                match client.write(&[0; 4096]).await {
+                    Ok(()) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(stopped, TransportError::Stopped), "{stopped}");
+            // Its answer still arrives.
+            stream.send(&Reply::Refs(Vec::new())).await.unwrap();
+            assert!(matches!(client.receive().await.unwrap(), Reply::Refs(_)));
+        }
     }
 }

@@ -82,6 +82,47 @@ pub(super) fn remove(session: &Session, agent: &str) -> Result<u8, CliError> {
     answer(session, &target, &changed, Vec::new(), "removed")
 }
 
+/// What of Baton would be taken out of an agent.
+pub(crate) struct Taken {
+    target: Target,
+    plan: Plan,
+    /// Held until it is written.
+    _lock: Option<Lock>,
+}
+
+impl Taken {
+    /// Takes it out; names the files.
+    pub(crate) fn write(&self) -> Result<Vec<String>, CliError> {
+        let changed = self.plan.write().map_err(|error| failed(&self.target, &error))?;
+        Ok(changed.iter().map(|path| path.to_string_lossy().into_owned()).collect())
+    }
+}
+
+/// Finds what of Baton is in which agent, and changes nothing yet.
+pub(super) fn taking_out(session: &Session) -> Result<Vec<(&'static str, Taken)>, CliError> {
+    let mut all = Vec::new();
+    for name in NAMES {
+        let Some(target) = Target::new(name, &session.env) else { continue };
+        let mut plan = Plan::default();
+        let mut is_there = false;
+        for part in &target.parts {
+            is_there |= plan.take(part).map_err(|error| failed(&target, &error))?;
+        }
+        if !is_there {
+            continue;
+        }
+        // Read again under the lock of who writes it, too.
+        let lock = target.shared.as_deref().map(Lock::take).transpose()?;
+        plan = Plan::default();
+        for part in &target.parts {
+            plan.take(part).map_err(|error| failed(&target, &error))?;
+        }
+        plan.as_before(&target.parts).map_err(|error| failed(&target, &error))?;
+        all.push((name, Taken { target, plan, _lock: lock }));
+    }
+    Ok(all)
+}
+
 fn target(session: &Session, agent: &str) -> Result<Target, CliError> {
     if !NAMES.contains(&agent) {
         let what = format!("{} is no agent that Baton can be put into", figures::one_line(agent));

@@ -477,7 +477,7 @@ async fn a_place_is_held_as_long_as_its_work_goes_on() {
     }
     let asked = scene.home.pool.request(&scene.cloud.remote(), Request::Refs).await;
     let Err(crate::client::ClientError::Refused(refusal)) = asked else { panic!("{asked:?}") };
-    assert_eq!(refusal.code, RefusalCode::Limit);
+    assert_eq!(refusal.code, RefusalCode::Unavailable);
     drop(raw);
     let free = async {
         while scene.home.pool.request(&scene.cloud.remote(), Request::Refs).await.is_err() {

@@ -152,7 +152,15 @@ impl Scene {
         let catalog = Catalog::open(&folder.path().join("catalog.db")).unwrap();
         let (script, tasks, clock) = (Arc::<Script>::default(), Tasks::new(), Clock::manual(1));
         let handler = Arc::clone(&script) as Arc<dyn Handler>;
-        let node = start_node(&identity, &catalog, handler, &Settings::default(), &tasks, &clock);
+        let node = start_node(
+            &identity,
+            &catalog,
+            handler,
+            &Settings::default(),
+            &tasks,
+            &clock,
+            Audit::none(),
+        );
         let remote = remote(&identity, node.address());
         let home = Home::with(stall);
         join(&home, &catalog, &remote, "owner", &clock).await;

@@ -288,7 +288,9 @@ impl World {
             let opening: Opening = decode(&frame.body).unwrap();
             let quota = Quota { keep_at: 20_000, ..Quota::default() };
             let answered = match opening.request {
-                Request::Push(hello) => push::receive(&mut wire, &vault, device, &hello, quota),
+                Request::Push(hello) => {
+                    push::receive(&mut wire, &vault, device, &hello, quota).map(drop)
+                }
                 Request::Fetch => fetch::answer(&mut wire, &vault),
                 other => panic!("{other:?}"),
             };

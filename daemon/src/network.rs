@@ -2,7 +2,7 @@
 //!
 //! On Linux from a routing socket of the kernel, which wakes nobody while nothing changes. Elsewhere,
 //! and where the system refuses, nothing is heard, and a node that is away is tried as the
-//! [backoff](super::backoff) says.
+//! backoff of the queue says.
 
 /// Changes of the network since it was made, or since it was last drained.
 #[derive(Debug)]
