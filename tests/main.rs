@@ -26,6 +26,7 @@ mod mcp;
 mod notices;
 mod offline;
 mod real_agents;
+mod real_inside;
 mod real_runs;
 mod rooms;
 mod restarts;

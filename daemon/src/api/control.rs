@@ -173,6 +173,9 @@ pub struct HandoffCall {
     /// Which conversation travels.
     #[serde(default)]
     pub conversation: ConversationChoice,
+    /// Of several it is this one, if that is among them: the one in which the handoff is asked for.
+    #[serde(default)]
+    pub speaks: Option<String>,
     /// Where it is looked for.
     #[serde(default)]
     pub agents: AgentFolders,

@@ -41,7 +41,13 @@ impl Daemon {
         let root = to_path(call.path);
         let is_for_agent = call.command.is_empty();
         let conversation = self
-            .conversation(root.clone(), call.conversation, is_for_agent, call.agents, events)
+            .conversation(
+                root.clone(),
+                (call.conversation, call.speaks),
+                is_for_agent,
+                call.agents,
+                events,
+            )
             .await?;
         let travels = conversation.as_ref().map(|wanted| wanted.agent);
         let has_prompt = !call.prompts.is_empty();

@@ -103,7 +103,13 @@ fn heard(session: &Session, args: &Args) -> Result<(), CliError> {
     let root = workspace::root(None, &cwd)?;
     let folder = session.env.home.sessions_dir();
     let failed = |error| CliError::caused("hook", "keeping which conversation is open", &error);
+    // Who stops while its user speaks to another one does not become the one at work.
+    let is_others = || {
+        let mark = Mark::read(&folder, &root);
+        mark.is_some_and(|mark| (mark.agent.as_str(), &mark.session) != (agent, &session_id))
+    };
     match event {
+        Event::Stops if is_others() => {}
         Event::Begins | Event::IsAsked | Event::Stops => {
             let mark = Mark {
                 agent: agent.to_owned(),

@@ -28,7 +28,7 @@ yourself in one or two sentences what is left to be done, and pass that.
 @ARGS@
 </task>
 
-Do not use a shell for it. When the tool has answered, tell the user the run that it names, and stop: the work goes on there, so
+If that tool is not among yours, look for it first, if you have a tool that finds tools. Do not use a shell for it. When the tool has answered, tell the user the run that it names, and stop: the work goes on there, so
 edit nothing here any more. If the tool fails, tell the user what it said and change nothing.
 ",
 };
@@ -46,7 +46,8 @@ there is only one.
 @ARGS@
 </run>
 
-Call the tool `pull` once, with `run` set to that id. Do not use a shell for it. Then tell the user in which folder the work is, what was
+Call the tool `pull` once, with `run` set to that id; if it is not among your tools, look for it first, if you have a tool that finds tools.
+Do not use a shell for it. Then tell the user in which folder the work is, what was
 left out or is in conflict and why, and the exact command in `resume_command` with which the conversation goes on there.
 ",
 };
