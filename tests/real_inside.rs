@@ -8,12 +8,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use crate::support::cloud::{Cloud, arg, list, text};
 use crate::support::home::{TestHome, eventually};
 use crate::support::models::{Heard, History, ModelServer, Step, Turn};
-use crate::support::programs::{CLAUDE, CODEX, GEMINI, Installed, KEY, Program, Said};
+use crate::support::programs::{CLAUDE, CODEX, GEMINI, Installed, KEY, OPENCODE, Program, Said};
 
 /// A model, a node, and a laptop whose user has the program with Baton in it, and a workspace.
 struct Desk {
@@ -23,6 +21,9 @@ struct Desk {
     laptop: TestHome,
     root: PathBuf,
 }
+
+/// What its user calls an agent whose conversations do not travel.
+const OWN: &str = "mine";
 
 /// What the owner of the node sets up: which model is asked.
 fn config(agent: &Installed, url: &str) -> String {
@@ -43,7 +44,16 @@ fn config(agent: &Installed, url: &str) -> String {
             "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?} }}\n\
              args = ['--model', 'gemini-2.5-flash']\n"
         ),
-        _ => String::new(),
+        // By a name of the user's own: its conversations do not travel.
+        "opencode" => {
+            let config = OPENCODE.file(url);
+            return format!(
+                "[serve]\nexpose = [{folder:?}]\n[agents.{OWN}]\nprogram = {:?}\nargs = ['run', '{{prompt}}']\n\
+                 env = {{ OPENCODE_CONFIG_CONTENT = {config:?}, OPENCODE_DISABLE_MODELS_FETCH = \"1\" }}\n",
+                arg(&program)
+            );
+        }
+        other => panic!("{other}"),
     };
     format!(
         "[serve]\nexpose = [{folder:?}]\n[agents.{}]\nprogram = {:?}\n{own}",
@@ -83,6 +93,11 @@ impl Desk {
         let cloud = Cloud::in_home(home);
         let mut laptop = cloud.device();
         agent.give_to(&mut laptop, &models);
+        if program.agent == "opencode" {
+            let own = format!("[agents.{OWN}]\nprogram = \"opencode\"\n");
+            std::fs::write(laptop.baton_home().join("config.toml"), own).unwrap();
+            laptop.json(&["daemon", "stop"]);
+        }
         laptop.json(&["agent", "setup", program.agent]);
         let root = laptop.folder("work/app_1").canonicalize().unwrap();
         std::fs::write(root.join("main.rs"), "fn main() {}\n").unwrap();
@@ -106,9 +121,39 @@ impl Desk {
         self.agent.command_of_setup(&self.laptop, &self.root, Some(id), (name, typed))
     }
 
-    /// The runs that there are, the newest first.
-    fn runs(&self) -> Vec<Value> {
-        list(&self.laptop.json(&["run", "list"]), "runs").clone()
+    /// Whether a hook has left a snapshot where this conversation stopped.
+    fn stopped(&self, id: &str) -> bool {
+        let log = self.laptop.json(&["log", arg(&self.root)]);
+        let begin: String = id.chars().take(8).collect();
+        list(&log, "snapshots").iter().any(|snapshot| {
+            let message = snapshot["message"].as_str().unwrap_or_default();
+            message.contains("stopped") && message.contains(&begin)
+        })
+    }
+
+    /// The only run, of which the agent was told as it should be, and which has what the user typed to do.
+    fn handed_off(&self, by: &str) -> String {
+        let (told, runs) = (self.told(), self.laptop.json(&["run", "list"]));
+        let [run] = list(&runs, "runs").as_slice() else { panic!("{told} {runs}") };
+        let id = text(run, "run");
+        assert!(told.contains(id) && told.contains("Stop editing"), "{told}");
+        // Claude Code itself takes what would be a command for it out of a command's text, with a sign that says so.
+        let prompt = text(run, "prompt").replace("\\! ", "!").replace("\\!", "!");
+        assert_eq!((prompt.as_str(), text(run, "agent")), (TYPED, by));
+        id.to_owned()
+    }
+
+    fn ends_well(&self, run: &str) {
+        let waited = self.laptop.baton(&["run", "wait", run]);
+        let log = self.laptop.baton(&["logs", run]);
+        assert!(waited.status.success(), "{waited:?}\n{log:?}");
+    }
+
+    /// Where the work has come home, as the agent was told.
+    fn comes_to(&self, run: &str) -> PathBuf {
+        let into = PathBuf::from(format!("{}-handoff-{}", arg(&self.root), &run[..8]));
+        assert!(self.told().contains(arg(&into)), "{}", self.told());
+        into
     }
 
     /// What the agent that called a tool of Baton's was told last.
@@ -140,34 +185,18 @@ fn work_is_handed_off_and_brought_back_from_inside(program: &'static Program) {
     let Some(desk) = Desk::new(program) else { return };
     let begun = desk.ask("please write the notes (one)");
     assert_eq!(notes(&desk.root), "the first line\n");
-    eventually("a snapshot at the stop", || {
-        let log = desk.laptop.json(&["log", arg(&desk.root)]);
-        list(&log, "snapshots").iter().any(|snapshot| {
-            let message = snapshot["message"].as_str().unwrap_or_default();
-            message.contains("stopped") && message.contains(&begun.id[..8])
-        })
-    });
+    eventually("a snapshot at the stop", || desk.stopped(&begun.id));
 
     let said = desk.types(&begun.id, "handoff", TYPED);
     assert_eq!(said.text, "it is handed off", "{:?}", desk.models.problems());
-    let (told, runs) = (desk.told(), desk.runs());
-    assert_eq!(runs.len(), 1, "{told}");
-    let run = text(&runs[0], "run");
-    assert!(told.contains(run) && told.contains("Stop editing"), "{told}");
-    // Claude Code itself takes what would be a command for it out of a command's text, with a sign that says so.
-    let prompt = text(&runs[0], "prompt").replace("\\! ", "!").replace("\\!", "!");
-    assert_eq!((prompt.as_str(), text(&runs[0], "agent")), (TYPED, program.agent));
-    let waited = desk.laptop.baton(&["run", "wait", run]);
-    let log = desk.laptop.baton(&["logs", run]);
-    assert!(waited.status.success(), "{waited:?}\n{log:?}");
+    let run = desk.handed_off(program.agent);
+    desk.ends_well(&run);
     // Here nothing has happened since.
     assert_eq!(notes(&desk.root), "the first line\n");
 
-    let said = desk.types(&begun.id, "continue-locally", run);
+    let said = desk.types(&begun.id, "continue-locally", &run);
     assert_eq!(said.text, "it is back", "{:?}", desk.models.problems());
-    let told = desk.told();
-    let into = PathBuf::from(format!("{}-handoff-{}", arg(&desk.root), &run[..8]));
-    assert!(told.contains(arg(&into)), "{told}");
+    let (into, told) = (desk.comes_to(&run), desk.told());
     assert_eq!(notes(&into), "the second line\n");
 
     let resume = resume_command(&told);
@@ -183,6 +212,26 @@ fn work_is_handed_off_and_brought_back_from_inside(program: &'static Program) {
     let heard = desk.models.heard().pop().unwrap();
     let is_told = format!("{heard:?}").contains("Baton has brought the work of a run into");
     assert!(is_told, "what the pull did is not known: {heard:?}");
+    for root in [&desk.root, &into] {
+        assert!(!root.join("hacked").exists());
+    }
+    assert_eq!(desk.models.problems(), Vec::<String>::new());
+}
+
+/// For a program whose conversations do not travel: all the rest.
+fn work_is_handed_off_without_the_conversation(program: &'static Program) {
+    let Some(desk) = Desk::new(program) else { return };
+    let begun = desk.ask("please write the notes (one)");
+    eventually("a snapshot at the stop", || desk.stopped(&begun.id));
+    let said = desk.types(&begun.id, "handoff", TYPED);
+    assert_eq!(said.text, "it is handed off", "{:?}", desk.models.problems());
+    let run = desk.handed_off(OWN);
+    desk.ends_well(&run);
+    assert_eq!(notes(&desk.root), "the first line\n");
+    let said = desk.types(&begun.id, "continue-locally", &run);
+    assert_eq!(said.text, "it is back", "{:?}", desk.models.problems());
+    let into = desk.comes_to(&run);
+    assert_eq!(notes(&into), "the second line\n");
     for root in [&desk.root, &into] {
         assert!(!root.join("hacked").exists());
     }
@@ -210,11 +259,7 @@ fn of_two_that_are_open_the_one_that_asks_travels(program: &'static Program) {
         desk.models.release(TYPED);
         assert_eq!(asks.join().unwrap().text, "it is handed off", "{}", desk.told());
     });
-    let runs = desk.runs();
-    assert_eq!(runs.len(), 1, "{}", desk.told());
-    let run = text(&runs[0], "run");
-    let waited = desk.laptop.baton(&["run", "wait", run]);
-    assert!(waited.status.success(), "{waited:?}");
+    desk.ends_well(&desk.handed_off(program.agent));
     // What the program was told in the run is what was said here, and nothing of the other one.
     let heard = desk.models.heard();
     let is_in_run = |heard: &&Heard| heard.folder().is_some_and(|it| it.contains("/runs/"));
@@ -258,3 +303,4 @@ tests_of!(
         of_two_that_are_open_the_one_that_asks_travels
     ]
 );
+tests_of!(opencode, &OPENCODE, [work_is_handed_off_without_the_conversation]);

@@ -47,6 +47,13 @@ pub(crate) struct Program {
     pub(super) said: fn(&[Value]) -> Option<(String, String)>,
 }
 
+impl Program {
+    /// What its file of settings says.
+    pub(crate) fn file(&self, url: &str) -> String {
+        (self.files)(url).into_iter().map(|(_, text)| text).collect()
+    }
+}
+
 pub(crate) static CLAUDE: Program = Program {
     agent: "claude",
     package: "@anthropic-ai/claude-code",
@@ -212,8 +219,9 @@ pub(crate) static OPENCODE: Program = Program {
     },
     turn: |resume, prompt| strings(&[&["run", "--format", "json"], resume, &["--", prompt]]),
     command: |resume, name, typed| {
-        let words = ["--command", name, "--", typed];
-        strings(&[&["run", "--format", "json"], resume, &words])
+        // It puts what has a space in it into quotation marks.
+        let typed: Vec<_> = typed.split(' ').collect();
+        strings(&[&["run", "--format", "json"], resume, &["--command", name, "--"], &typed])
     },
     resume: |id| vec!["-s", id],
     fork: |id| vec!["-s", id, "--fork"],
