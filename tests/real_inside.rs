@@ -28,7 +28,6 @@ const OWN: &str = "mine";
 /// What the owner of the node sets up: which model is asked.
 fn config(agent: &Installed, url: &str) -> String {
     let bin = agent.bin().canonicalize().unwrap();
-    let folder = arg(bin.parent().unwrap());
     let program = bin.join(agent.name());
     let own = match agent.name() {
         "codex" => format!(
@@ -48,18 +47,14 @@ fn config(agent: &Installed, url: &str) -> String {
         "opencode" => {
             let config = OPENCODE.file(url);
             return format!(
-                "[serve]\nexpose = [{folder:?}]\n[agents.{OWN}]\nprogram = {:?}\nargs = ['run', '{{prompt}}']\n\
+                "[agents.{OWN}]\nprogram = {:?}\nargs = ['run', '{{prompt}}']\n\
                  env = {{ OPENCODE_CONFIG_CONTENT = {config:?}, OPENCODE_DISABLE_MODELS_FETCH = \"1\" }}\n",
                 arg(&program)
             );
         }
         other => panic!("{other}"),
     };
-    format!(
-        "[serve]\nexpose = [{folder:?}]\n[agents.{}]\nprogram = {:?}\n{own}",
-        agent.name(),
-        arg(&program)
-    )
+    format!("[agents.{}]\nprogram = {:?}\n{own}", agent.name(), arg(&program))
 }
 
 impl Desk {
