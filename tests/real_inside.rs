@@ -8,6 +8,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::support::cloud::{Cloud, arg, list, text};
 use crate::support::home::{TestHome, eventually};
 use crate::support::models::{Heard, History, ModelServer, Step, Turn};
@@ -262,6 +264,42 @@ fn of_two_that_are_open_the_one_that_asks_travels(program: &'static Program) {
     assert!(history.has("(one)") && !history.has("(three)"), "{history:?}");
 }
 
+/// What is asked where an agent is checked.
+const QUESTION: &str = "Answer with the single word";
+
+fn a_check_does_a_turn_on_the_node_and_here_and_says_what_is_wrong(program: &'static Program) {
+    let Some(desk) = Desk::new(program) else { return };
+    desk.models.on(QUESTION, &[Step::say("ready")]);
+    let check = || desk.laptop.baton(&["agent", "check", program.agent, "--json"]);
+    let output = check();
+    let checked: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let entry = &checked["agents"][0];
+    assert!(entry["turn_ms"].is_f64() && entry["there"]["turn_ms"].is_f64(), "{output:?}");
+    let asked = || {
+        let heard = desk.models.heard();
+        let turn = |turn: &Turn| matches!(turn, Turn::User(text) if text.contains(QUESTION));
+        heard.iter().filter(|it| it.turns.iter().any(turn)).filter_map(Heard::folder).collect()
+    };
+    let folders: Vec<String> = asked();
+    let in_room = |folder: &&String| folder.contains("/runs/checks/");
+    assert!(folders.iter().any(|it| in_room(&it)), "{folders:?}");
+    assert!(folders.iter().any(|it| !in_room(&it)), "{folders:?}");
+    let left = folders.iter().filter(|folder| Path::new(folder).exists());
+    assert_eq!(left.count(), 0, "{folders:?}");
+
+    for (status, why, what, fix) in [
+        (401, "Incorrect API key provided", "401", "baton secret set"),
+        (404, "The model does not exist", "model", "--model"),
+    ] {
+        desk.models.refuse(QUESTION, status, why);
+        let output = check();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(text(&told["error"], "message").contains(what), "{told}");
+        assert!(text(&told["error"], "hint").contains(fix), "{told}");
+    }
+}
+
 macro_rules! tests_of {
     ($name:ident, $program:expr, [$($test:ident),*]) => {
         mod $name {
@@ -279,7 +317,8 @@ tests_of!(
     &CODEX,
     [
         work_is_handed_off_and_brought_back_from_inside,
-        of_two_that_are_open_the_one_that_asks_travels
+        of_two_that_are_open_the_one_that_asks_travels,
+        a_check_does_a_turn_on_the_node_and_here_and_says_what_is_wrong
     ]
 );
 tests_of!(
@@ -287,7 +326,8 @@ tests_of!(
     &CLAUDE,
     [
         work_is_handed_off_and_brought_back_from_inside,
-        of_two_that_are_open_the_one_that_asks_travels
+        of_two_that_are_open_the_one_that_asks_travels,
+        a_check_does_a_turn_on_the_node_and_here_and_says_what_is_wrong
     ]
 );
 tests_of!(
@@ -295,7 +335,8 @@ tests_of!(
     &GEMINI,
     [
         work_is_handed_off_and_brought_back_from_inside,
-        of_two_that_are_open_the_one_that_asks_travels
+        of_two_that_are_open_the_one_that_asks_travels,
+        a_check_does_a_turn_on_the_node_and_here_and_says_what_is_wrong
     ]
 );
 tests_of!(opencode, &OPENCODE, [work_is_handed_off_without_the_conversation]);

@@ -103,8 +103,7 @@ fn toolchains_of_the_nodes_user_are_used_and_what_they_log_in_with_is_hidden() {
 fn programs_of_agents_are_found_in_the_nodes_home_and_nothing_beside_them_is() {
     let mut node = TestHome::new();
     let user = node.user_home();
-    let script =
-        "#!/bin/sh\nat=$(readlink -f \"$0\"); echo \"$at $*\"; cat \"${at%/*}/lib/own\"\n";
+    let script = "#!/bin/sh\nat=$(readlink -f \"$0\"); echo \"$at $*\"; cat \"${at%/*}/lib/own\"\n";
     for (path, content) in [
         (".local/share/claude/versions/2.1.330", "#!/bin/sh\necho claude\n"),
         (".local/share/claude/versions/2.1.197", "#!/bin/sh\necho old\n"),

@@ -111,6 +111,8 @@ struct State {
     /// To be hung up on in the end.
     open: Mutex<Vec<(JoinHandle<()>, TcpStream)>>,
     is_over: AtomicBool,
+    /// Words whose requests are refused, with which code and why.
+    refused: Mutex<Vec<(String, u16, String)>>,
     /// Words whose requests are not answered yet.
     held: Mutex<Vec<String>>,
     released: Condvar,
@@ -156,6 +158,11 @@ impl ModelServer {
     /// From here on, requests whose last text of the user has these words wait for their answer.
     pub(crate) fn hold(&self, words: &str) {
         self.state.held.lock().unwrap().push(words.to_owned());
+    }
+
+    /// From here on, such requests are refused; the last refusal holds.
+    pub(crate) fn refuse(&self, words: &str, status: u16, why: &str) {
+        self.state.refused.lock().unwrap().push((words.to_owned(), status, why.to_owned()));
     }
 
     /// They wait no more.
@@ -238,17 +245,18 @@ impl State {
     }
 
     /// Until nothing holds it, or too long.
-    fn wait(&self, heard: &Heard) {
-        let said = heard.turns.iter().rev().find_map(|turn| match turn {
-            heard::Turn::User(text) => Some(text),
-            _ => None,
-        });
-        let Some(said) = said else { return };
+    fn wait(&self, said: &str) {
         let waits = |held: &mut Vec<String>| {
             held.iter().any(|words| said.contains(words)) && !self.is_over.load(Ordering::SeqCst)
         };
         let held = self.held.lock().unwrap();
         drop(self.released.wait_timeout_while(held, MAX_HELD, waits).unwrap());
+    }
+
+    fn refusal(&self, said: &str) -> Option<Reply> {
+        let refused = self.refused.lock().unwrap();
+        let (_, status, why) = refused.iter().rfind(|(words, ..)| said.contains(words))?;
+        Some(Reply::error(*status, why))
     }
 
     fn answer(&self, request: &Request) -> Reply {
@@ -278,7 +286,14 @@ impl State {
                 _ => json!({"input_tokens": count}),
             });
         };
-        self.wait(&heard);
+        let said = heard.turns.iter().rev().find_map(|turn| match turn {
+            Turn::User(text) => Some(text.as_str()),
+            _ => None,
+        });
+        self.wait(said.unwrap_or_default());
+        if let Some(refusal) = self.refusal(said.unwrap_or_default()) {
+            return refusal;
+        }
         let turn = self.script.lock().unwrap().next(&heard, api);
         let answer = match turn {
             None => Answer::Words("nothing is known of this".to_owned()),

@@ -26,7 +26,7 @@ use super::adapter::{Agent, Base, Place, Target, Treatment, Wanted};
 use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, MAX_LOOKED_AT, Seen, Session, head, is_in, title};
-use super::start::{Invocation, Login, Start, Task};
+use super::start::{Invocation, Login, Start, Task, Trial};
 use super::talk::{Heard, Request};
 use line::{Line, Meta};
 use rollout::{Rollout, all};
@@ -187,6 +187,10 @@ impl Agent for Codex {
         arguments.push("-");
         let told = task.told.map(|told| format!("{}\n\n{}", task.prompt, told.text));
         Invocation::new(self.program(), &arguments, &[], told.as_deref().unwrap_or(task.prompt))
+    }
+
+    fn trial(&self) -> Trial {
+        Trial { arguments: &["--ephemeral"], environment: &[] }
     }
 
     fn hear(&self, line: &[u8]) -> Option<Vec<Heard>> {

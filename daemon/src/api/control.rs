@@ -76,7 +76,13 @@ pub enum Command {
     /// `handoff`.
     Handoff(Box<HandoffCall>),
     /// `agent check`, `agent list`: how agents stand on a node.
-    NodeAgents { agents: Vec<String>, remote: Option<String> },
+    NodeAgents {
+        agents: Vec<String>,
+        remote: Option<String>,
+        /// Whether their models are asked, too.
+        #[serde(default)]
+        turn: bool,
+    },
     /// `run list`.
     RunList { remote: Option<String> },
     /// `run show`.

@@ -19,6 +19,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::KeepRun(_) => Role::Push,
         Request::CreateRun(_)
         | Request::CheckAgents(_)
+        | Request::TryAgent(_)
         | Request::CancelRun(_)
         | Request::SayRun { .. }
         | Request::AnswerRun { .. }

@@ -168,17 +168,20 @@ fn needs(package: &Path) -> Vec<String> {
 mod tests {
     use super::*;
 
-    struct Home(tempfile::TempDir, PathBuf);
+    struct Home {
+        root: PathBuf,
+        _dir: tempfile::TempDir,
+    }
 
     impl Home {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let root = dir.path().canonicalize().unwrap();
-            Self(dir, root)
+            Self { root, _dir: dir }
         }
 
         fn at(&self, path: &str) -> PathBuf {
-            self.1.join(path)
+            self.root.join(path)
         }
 
         fn file(&self, path: &str, text: &str) {
@@ -196,7 +199,7 @@ mod tests {
             let sees = |path: &Path| path.starts_with("/usr") || path.starts_with("/bin");
             let hides = |path: &Path| path.starts_with(self.at("private"));
             let shown = Shown::find(&[name.into()], path.as_ref(), sees, hides);
-            let below = |path: &Path| path.strip_prefix(&self.1).unwrap().display().to_string();
+            let below = |path: &Path| path.strip_prefix(&self.root).unwrap().display().to_string();
             let links = shown.links.iter().map(|(at, to)| (below(at), below(to)));
             let mut paths: Vec<_> = shown.paths.iter().map(|path| below(path)).collect();
             paths.sort();
