@@ -297,7 +297,7 @@ async fn output(made: Made, input: &[u8], limit: Duration, most: u64) -> Result<
     // Its number is its own until it is waited for.
     kill(group);
     let status = child.wait().await.map_err(AskError::Start)?;
-    let (_, _, out, err) = said.map_err(|_| AskError::TooSlow { limit })?;
+    let ((), (), out, err) = said.map_err(|_| AskError::TooSlow { limit })?;
     drop(made.kept);
     Ok(Said { success: status.success(), out, err })
 }

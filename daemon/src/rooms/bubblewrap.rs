@@ -217,7 +217,9 @@ impl Room for BubblewrapRoom {
         mounts.own_system_folders(self.bounds, job.temporary);
         mounts.hide_private_settings();
         self.own_view(&mut mounts);
-        programs.paths.iter().for_each(|path| mounts.read_only(path));
+        for path in &programs.paths {
+            mounts.read_only(path);
+        }
         for (at, to) in &programs.links {
             mounts.add([OsStr::new("--symlink"), to.as_os_str(), at.as_os_str()]);
         }

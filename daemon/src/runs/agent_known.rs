@@ -40,9 +40,13 @@ impl Identity {
         all.add(file.as_os_str().as_bytes());
         all.add(target.as_os_str().as_bytes());
         let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
-        times.iter().for_each(|time| all.add(&time.to_le_bytes()));
+        for time in times {
+            all.add(&time.to_le_bytes());
+        }
         let numbers = [found.dev(), found.ino(), found.len()];
-        numbers.iter().for_each(|number| all.add(&number.to_le_bytes()));
+        for number in numbers {
+            all.add(&number.to_le_bytes());
+        }
         for argument in &set_up.arguments {
             all.add(argument.as_bytes());
         }

@@ -126,22 +126,33 @@ mod tests {
         assert_eq!(Node::processes_of(run), Vec::<i32>::new());
     }
 
-    #[tokio::test]
-    async fn a_daemon_that_died_during_a_check_leaves_the_result_and_no_second_check() {
-        let node = Node::new();
+    #[test]
+    fn a_daemon_that_died_during_a_check_leaves_the_result_and_no_second_check() {
+        let daemon = || tokio::runtime::Runtime::new().unwrap();
         let script = "echo x >> ../../checks; echo spoiled > made; sleep 300";
         let asked = with_check(1, &["sh", "-c", "echo whole > made"], script);
         let run = asked.run;
-        node.runs.create("ann", node.vault, asked).await.unwrap();
-        let checks = node.folder.path().join("runs/checks");
-        let before = node.until(run, |info| info.checked.is_some() && checks.exists()).await;
-        let next = node.next_daemon();
-        next.runs.recover().await.unwrap();
-        let info = within(next.runs.wait("ann", run)).await.unwrap();
-        assert_eq!((info.state, info.result), (RunState::Succeeded, before.result));
-        assert_eq!(info.checked.as_ref().unwrap().state, CheckState::Interrupted);
-        assert_eq!(next.sealed(&info, "made"), b"whole\n");
+        let first = daemon();
+        let (node, checks, before) = first.block_on(async {
+            let node = Node::new();
+            node.runs.create("ann", node.vault, asked).await.unwrap();
+            let checks = node.folder.path().join("runs/checks");
+            let before = node.until(run, |info| info.checked.is_some() && checks.exists()).await;
+            (node, checks, before)
+        });
+        // With it go its tasks, so that it notes nothing of what becomes of the check.
+        first.shutdown_background();
+        let second = daemon();
+        second.block_on(async {
+            let next = node.next_daemon();
+            next.runs.recover().await.unwrap();
+            let info = within(next.runs.wait("ann", run)).await.unwrap();
+            assert_eq!((info.state, info.result), (RunState::Succeeded, before.result));
+            assert_eq!(info.checked.as_ref().unwrap().state, CheckState::Interrupted);
+            assert_eq!(next.sealed(&info, "made"), b"whole\n");
+        });
         let count = baton_store::fs::read_if_exists(&checks, 100).unwrap().unwrap();
         assert_eq!(count, b"x\n");
+        second.block_on(async { drop(node) });
     }
 }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::targets::NAMES;
 use crate::error::CliError;
+use crate::inherited;
 use crate::report::figures;
 use crate::session::Session;
 use crate::workspace;
@@ -77,7 +78,11 @@ impl Event {
 
 pub(super) fn run(session: &Session, args: &Args) {
     let done = match &args.stopped {
-        Some(root) => stopped(session, args, root),
+        Some(root) => {
+            // The agent is not waited for, and does not wait.
+            inherited::close();
+            stopped(session, args, root)
+        }
         None => heard(session, args),
     };
     if let Err(CliError::Failed(report)) = done {
