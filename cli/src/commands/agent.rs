@@ -9,7 +9,9 @@ use baton_daemon::agents::adapter::Agent;
 use baton_daemon::agents::ask::{Asking, ask_here, find_program};
 use baton_daemon::agents::start::Login;
 use baton_daemon::agents::{ALL, named};
-use baton_daemon::api::control::{AgentEntry, AgentsAnswer, Command, ConversationEntry, NodeAgent};
+use baton_daemon::api::control::{
+    AgentEntry, AgentsAnswer, Command, ConversationEntry, NodeAgent, NodeAgentsCall,
+};
 use baton_daemon::daemon::conversations::{entries, path_of};
 use baton_daemon::daemon::failure::Fail;
 use baton_protocol::message::Permissions;
@@ -122,7 +124,7 @@ fn check(session: &Session, name: &str, turn: bool) -> Result<u8, CliError> {
             .hint(format!("one of: {}", names.join(", ")))
     })?;
     let (agents, remote) = (vec![name.to_owned()], session.remote.clone());
-    let asked = Command::NodeAgents { agents, remote, turn };
+    let asked = Command::NodeAgents(NodeAgentsCall { agents, remote, turn });
     let there = expect_answer!(session.call(&asked)?, NodeAgents).into_iter().next();
     let mut entry = AgentEntry { there, ..looked_at(session, agent) };
     let failed = |what: &str, hint: &str| -> Result<u8, CliError> {

@@ -71,6 +71,16 @@ pub struct AgentEntry {
     pub there: Option<NodeAgent>,
 }
 
+/// Which agents of a node are asked about.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeAgentsCall {
+    pub agents: Vec<String>,
+    /// Which node; the default one unless said.
+    pub remote: Option<String>,
+    /// Whether their models are asked, too.
+    pub turn: bool,
+}
+
 /// How an agent stands on a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeAgent {

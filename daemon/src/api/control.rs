@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::agents::{
     AgentEntry, AgentFolder, AgentFolders, AgentsAnswer, ConversationChoice, ConversationEntry,
-    NodeAgent, SetupEntry,
+    NodeAgent, NodeAgentsCall, SetupEntry,
 };
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
 pub use super::receipt::{
@@ -76,13 +76,7 @@ pub enum Command {
     /// `handoff`.
     Handoff(Box<HandoffCall>),
     /// `agent check`, `agent list`: how agents stand on a node.
-    NodeAgents {
-        agents: Vec<String>,
-        remote: Option<String>,
-        /// Whether their models are asked, too.
-        #[serde(default)]
-        turn: bool,
-    },
+    NodeAgents(NodeAgentsCall),
     /// `run list`.
     RunList { remote: Option<String> },
     /// `run show`.

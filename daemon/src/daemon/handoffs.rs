@@ -13,7 +13,7 @@ use super::report::to_path;
 use super::{Daemon, report};
 use crate::agents;
 use crate::api::control::{
-    Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, NodeAgent, TimingMs,
+    Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, NodeAgent, NodeAgentsCall, TimingMs,
 };
 use crate::api::socket::EventSender;
 use crate::clock::decimal_ms;
@@ -280,10 +280,9 @@ impl Daemon {
     /// How agents stand on the node that is named, or the usual one.
     pub(super) async fn node_agents(
         self: &Arc<Self>,
-        agents: Vec<String>,
-        remote: Option<String>,
-        turn: bool,
+        call: NodeAgentsCall,
     ) -> Result<Answer, Fail> {
+        let NodeAgentsCall { agents, remote, turn } = call;
         let target = self.target(remote).await?;
         let mut all = Vec::new();
         if turn {

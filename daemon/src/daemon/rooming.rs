@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::Options;
 use super::failure::Fail;
-use super::handoffs::COMMAND;
 use crate::agents;
 use crate::config::Config;
 use crate::forwarder::Trust;
@@ -35,8 +34,7 @@ async fn find_room(options: &Options, config: &Config) -> (rooms::Chosen, Toolch
     let home = &options.home;
     let expose = config.serve.expose.as_deref().unwrap_or_default();
     let mut toolchains = toolchains::find(options.git_user.home.as_deref(), expose);
-    let set_up = config.agents.iter().filter(|(name, _)| *name != COMMAND);
-    let set_up = set_up.filter_map(|(_, agent)| agent.program.clone());
+    let set_up = config.agents.values().filter_map(|agent| agent.program.clone());
     let programs = agents::ALL.iter().map(|agent| agent.program().to_owned()).chain(set_up);
     let mut hide = options.private.clone();
     hide.extend(toolchains.hide.iter().cloned());
