@@ -361,10 +361,6 @@ fn agents_are_listed_with_what_their_programs_say_and_their_conversations() {
     assert_eq!(claude["conversations"][0]["conversation"], ID);
     assert_eq!(claude["conversations"][0]["title"], "look at the bug");
     assert_eq!(listed["agents"][1]["agent"], "codex");
-    // Runs on this machine see what is exposed to them.
-    std::fs::create_dir_all(home.baton_home()).unwrap();
-    let exposed = format!("[serve]\nexpose = ['{}']\n", bin.display());
-    std::fs::write(home.baton_home().join("config.toml"), exposed).unwrap();
     let missing = home.baton_in(&root, &["agent", "check", "claude"]);
     assert_eq!(missing.status.code(), Some(1), "{missing:?}");
 
@@ -372,8 +368,13 @@ fn agents_are_listed_with_what_their_programs_say_and_their_conversations() {
     let program = bin.join("claude");
     let logged_in = |yes: bool| {
         let script = format!(
-            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo '9.9.9 (Claude Code)'; else echo '{{\"loggedIn\": {yes}, \"authMethod\": \"x\"}}'; {}; fi\n",
-            if yes { "true" } else { "exit 1" }
+            r#"#!/bin/sh
+case "$*" in
+--version) echo '9.9.9 (Claude Code)' ;;
+'auth status') echo '{{"loggedIn": {yes}, "authMethod": "x"}}'; {yes} ;;
+*) read -r asked; echo "{{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":false,\"result\":\"$asked\"}}" ;;
+esac
+"#
         );
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
@@ -383,6 +384,12 @@ fn agents_are_listed_with_what_their_programs_say_and_their_conversations() {
     assert_eq!(checked["agents"][0]["version"], "9.9.9");
     assert_eq!(checked["agents"][0]["logged_in"], true);
     assert_eq!(checked["agents"][0]["there"]["version"], "9.9.9");
+    for turn in [&checked["agents"][0]["turn_ms"], &checked["agents"][0]["there"]["turn_ms"]] {
+        assert!(turn.is_f64(), "{checked}");
+    }
+    let checked = json(&home, &root, &["agent", "check", "claude", "--no-turn", "--json"]);
+    assert_eq!(checked["agents"][0]["turn_ms"], Value::Null);
+    assert_eq!(checked["agents"][0]["there"]["turn_ms"], Value::Null);
     logged_in(false);
     let checked = home.baton_in(&root, &["agent", "check", "claude"]);
     assert_eq!(checked.status.code(), Some(1), "{checked:?}");

@@ -28,6 +28,7 @@ mod notices;
 mod offline;
 mod power_cut;
 mod real_agents;
+mod real_inside;
 mod real_runs;
 mod rooms;
 mod restarts;

@@ -98,6 +98,82 @@ fn toolchains_of_the_nodes_user_are_used_and_what_they_log_in_with_is_hidden() {
     }
 }
 
+/// An agent's own installer puts its program into a home, and so does npm; nothing is configured.
+#[test]
+fn programs_of_agents_are_found_in_the_nodes_home_and_nothing_beside_them_is() {
+    let mut node = TestHome::new();
+    let user = node.user_home();
+    let script = "#!/bin/sh\nat=$(readlink -f \"$0\"); echo \"$at $*\"; cat \"${at%/*}/lib/own\"\n";
+    for (path, content) in [
+        (".local/share/claude/versions/2.1.330", "#!/bin/sh\necho claude\n"),
+        (".local/share/claude/versions/2.1.197", "#!/bin/sh\necho old\n"),
+        (".local/share/claude/token", "a token\n"),
+        (".local/share/keyrings/login", "a token\n"),
+        (".local/bin/other", "#!/bin/sh\necho other\n"),
+        ("npm/lib/node_modules/@openai/codex/codex.sh", script),
+        ("npm/lib/node_modules/@openai/codex/lib/own", "of the package\n"),
+        ("npm/lib/node_modules/@openai/codex/package.json", "{}"),
+        ("npm/lib/node_modules/other/package.json", "{}"),
+        ("npm/.npmrc", "a token\n"),
+        ("own agents/mine", "#!/bin/sh\necho mine\n"),
+    ] {
+        let path = user.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::create_dir(user.join("npm/bin")).unwrap();
+    for (at, to) in [
+        (".local/bin/claude", "../share/claude/versions/2.1.330"),
+        ("npm/bin/codex", "../lib/node_modules/@openai/codex/codex.sh"),
+    ] {
+        std::os::unix::fs::symlink(to, user.join(at)).unwrap();
+    }
+    let bin = user.join(".local/bin");
+    node.set("PATH", &format!("{}:{}/npm/bin:/usr/bin:/bin", bin.display(), user.display()));
+    std::fs::create_dir_all(node.baton_home()).unwrap();
+    let config = format!("[agents.mine]\nprogram = '{}/own agents/mine'\n", user.display());
+    std::fs::write(node.baton_home().join("config.toml"), config).unwrap();
+    let cloud = Cloud::in_home(node);
+    let home = cloud.device();
+    let handed = home.json(&["handoff", arg(&workspace(&home)), "--agent", "mine", "-p", "x"]);
+    let mine = text(&handed["runs"][0], "run").to_owned();
+    home.baton(&["run", "wait", &mine]);
+    let mine = home.json(&["run", "show", &mine]);
+    assert_eq!(said(&home, &mine), "mine\n");
+
+    let tree = home.folder("work");
+    let show = format!(
+        "claude; codex x; cd '{}'; find . -type f -o -type l | sort; readlink .local/bin/claude; true",
+        user.display()
+    );
+    let shown = run(&home, &tree, &show);
+    if shown["isolated"] != true {
+        return;
+    }
+    let package = "npm/lib/node_modules/@openai/codex";
+    let first = format!("claude\n{}/{package}/codex.sh x\nof the package\n", user.display());
+    let seen = [
+        "./.local/bin/claude",
+        "./.local/share/claude/versions/2.1.330",
+        "./npm/bin/codex",
+        &format!("./{package}/codex.sh"),
+        &format!("./{package}/lib/own"),
+        &format!("./{package}/package.json"),
+        "./own agents/mine",
+    ];
+    let link = format!("{}/.local/share/claude/versions/2.1.330\n", user.display());
+    let said_first = said(&home, &shown);
+    assert_eq!(said_first, first.clone() + &seen.join("\n") + "\n" + &link);
+
+    // It renews itself while the node runs.
+    std::fs::remove_file(bin.join("claude")).unwrap();
+    std::os::unix::fs::symlink("../share/claude/versions/2.1.197", bin.join("claude")).unwrap();
+    assert_eq!(said(&home, &run(&home, &tree, "claude")), "old\n");
+    let shown = run(&home, &tree, &format!("echo > '{}'; echo $?", bin.join("claude").display()));
+    assert!(said(&home, &shown).lines().any(|line| line == "2"), "{}", said(&home, &shown));
+}
+
 #[test]
 fn what_is_private_stays_hidden_in_what_is_exposed() {
     let node = TestHome::new();

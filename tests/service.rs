@@ -5,9 +5,11 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::support::home::{TestHome, run};
 
@@ -158,4 +160,19 @@ fn a_service_manager_hears_when_the_daemon_is_ready_and_when_it_ends() {
     home.json(&["daemon", "stop"]);
     assert_eq!(heard(), "STOPPING=1\n");
     assert!(serving.wait().unwrap().success());
+}
+
+#[test]
+fn what_a_command_is_given_to_hold_is_not_held_on_by_the_daemon_that_it_starts() {
+    let home = TestHome::new();
+    let (lock, root) = (home.root().join("lock"), home.folder("app"));
+    // Of whoever starts the command; the shell gives it on, as many programs do.
+    let hold = "exec 9> \"$1\"; flock -n 9 || exit 7; shift; \"$@\"";
+    let mut shell = home.other(Path::new("/bin/sh"));
+    shell.args(["-c", hold, "sh"]).arg(&lock).arg(env!("CARGO_BIN_EXE_baton"));
+    let output = shell.arg("snapshot").arg(&root).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(home.json(&["daemon", "status"])["running"], true);
+    let lock = std::fs::File::options().write(true).open(&lock).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
 }

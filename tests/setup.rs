@@ -502,7 +502,7 @@ fn an_agent_that_goes_on_where_a_pull_wrote_is_told_of_it_once() {
 }
 
 #[test]
-fn of_two_conversations_the_one_that_spoke_last_is_handed_over() {
+fn of_two_conversations_the_one_that_was_spoken_to_last_is_handed_over() {
     let home = user();
     home.json(&["agent", "setup", "claude"]);
     let root = home.folder("app").canonicalize().unwrap();
@@ -514,12 +514,23 @@ fn of_two_conversations_the_one_that_spoke_last_is_handed_over() {
         put(&home, &format!(".claude/projects/{slug}/{id}.jsonl"), &format!("{line}\n"));
     }
     let claude = ".claude/settings.json";
-    for (session, event) in
-        [(ID, "SessionStart"), (other, "SessionStart"), (ID, "UserPromptSubmit")]
-    {
+    // The other one ends its turn while this one is spoken to.
+    for (session, event) in [
+        (ID, "SessionStart"),
+        (other, "SessionStart"),
+        (ID, "UserPromptSubmit"),
+        (other, "Stop"),
+        (other, "SessionEnd"),
+    ] {
         fire(&home, claude, event, &root, &json!({"session_id": session}));
     }
     let handed = home.baton_in(&root, &["handoff", "--json", "--conversation", "auto"]);
     let handed: Value = serde_json::from_slice(&handed.stdout).unwrap();
     assert_eq!(handed["receipt"]["conversation"]["id"], ID, "{handed}");
+    // Whoever says in which of them they ask is believed before any hook.
+    for (speaks, travels) in [(other, other), ("0badc0de", ID)] {
+        let args = ["handoff", "--json", "--conversation", "auto", "--speaks", speaks];
+        let handed: Value = serde_json::from_slice(&home.baton_in(&root, &args).stdout).unwrap();
+        assert_eq!(handed["receipt"]["conversation"]["id"], travels, "{handed}");
+    }
 }

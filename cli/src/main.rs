@@ -14,6 +14,7 @@ mod env;
 mod report;
 mod progress;
 mod detach;
+mod inherited;
 mod connect;
 mod session;
 mod node;

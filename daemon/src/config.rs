@@ -130,7 +130,7 @@ pub struct ServeConfig {
     /// Most bytes that one run writes. Nothing: half of what is free when it starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_disk: Option<Bytes>,
-    /// Files and folders with toolchains that runs see. Nothing: what is found in the home of the node's user.
+    /// Files and folders with toolchains that runs see beside those that are found in the home of the node's user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expose: Option<Vec<String>>,
     /// Whether a node that is not root's goes into a namespace of its own where that lets checkouts share layers. Programs

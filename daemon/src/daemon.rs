@@ -464,7 +464,7 @@ impl Daemon {
                 self.restore(snapshot, into, remote, events).await
             }
             Command::Handoff(call) => self.handoff(*call, events).await,
-            Command::NodeAgents { agents, remote } => self.node_agents(agents, remote).await,
+            Command::NodeAgents(call) => self.node_agents(call).await,
             Command::RunList { remote } => self.run_list(remote).await,
             Command::RunShow { run } => self.run_show(&run, events).await,
             Command::RunLogs { run, follow } => self.run_logs(&run, follow, events).await,

@@ -10,6 +10,7 @@
 //! the node's own environment reaches it.
 
 pub mod bare;
+mod programs;
 pub mod bubblewrap;
 pub mod toolchains;
 
@@ -133,6 +134,10 @@ pub enum RoomError {
 pub struct RoomSettings {
     /// The node's `PATH`, in which `bwrap` is looked for.
     pub path: OsString,
+    /// Programs that runs may start wherever in `search` they are, by their names or paths: those of agents.
+    pub programs: Vec<OsString>,
+    /// The `PATH` of runs.
+    pub search: OsString,
     /// Files and folders shown to runs beside the system's own, read-only: toolchains.
     pub expose: Vec<PathBuf>,
     /// Files and folders that must stay out of sight even where they lie in one that is shown: the home of the

@@ -47,6 +47,7 @@ mod kept;
 mod attend;
 mod git_access;
 mod agent;
+mod agent_known;
 mod agent_check;
 mod live;
 mod program;
@@ -82,6 +83,7 @@ use crate::notices::Notices;
 use crate::rooms::Room;
 use crate::secrets::Secrets;
 use crate::task::{TaskFailed, Tasks};
+use agent_known::Known;
 use checkout::Checkouts;
 use environment::Folders;
 use follow::RunLog;
@@ -94,6 +96,9 @@ pub(crate) use recover::kill_leftovers_in;
 use refused::check;
 pub use refused::{RunsError, SpecError};
 use turns::{Asked, Turns};
+
+/// Agents that are only tried at once.
+const TRIES: usize = 2;
 
 /// What runs need of their node.
 #[derive(Clone)]
@@ -131,6 +136,10 @@ struct Inner {
     slots: Arc<Semaphore>,
     /// Held while a run is looked for and created.
     creating: Mutex<()>,
+    /// What agents have said of themselves lately.
+    known: Known,
+    /// One for each turn of an agent that is only tried.
+    tries: Semaphore,
     /// Runs that are being taken away.
     leaving: Mutex<BTreeSet<RunId>>,
     live: Mutex<HashMap<RunId, Arc<Live>>>,
@@ -167,6 +176,7 @@ impl Runs {
             let limit = agents.get(agent).and_then(|limits| limits.max_parallel);
             limit.map_or(usize::MAX, |limit| limit.max(1))
         });
+        let known = Known::new(parts.clock.clone());
         Ok(Self(Arc::new(Inner {
             limits: NodeLimits::new(groups, options.allowance, folder),
             homes: Homes::new(options.folder.join("homes")),
@@ -175,6 +185,8 @@ impl Runs {
             turns,
             slots,
             creating: Mutex::default(),
+            known,
+            tries: Semaphore::new(TRIES),
             leaving: Mutex::default(),
             live: Mutex::default(),
             ended: Mutex::default(),

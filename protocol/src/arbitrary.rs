@@ -322,6 +322,7 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
         run_id().prop_map(Request::DeleteRun),
         run_id().prop_map(Request::KeepRun),
         vec("\\PC{0,9}", 0..3).prop_map(Request::CheckAgents),
+        "\\PC{0,9}".prop_map(Request::TryAgent),
     ]
     .prop_map(Opening::new)
 }

@@ -476,6 +476,7 @@ fn requests() {
         ("delete run", opening(Request::DeleteRun(id))),
         ("keep run", opening(Request::KeepRun(id))),
         ("check agents", opening(Request::CheckAgents(vec!["a".into()]))),
+        ("try an agent", opening(Request::TryAgent("a".into()))),
         ("commit", hex(&message::encode(&PushRequest::Commit).unwrap())),
         ("want", hex(&message::encode(&FetchRequest::Want(vec![want.into()])).unwrap())),
         ("offer", hex(&message::encode(&AheadRequest::Offer(vec![[7; 8]])).unwrap())),
@@ -504,6 +505,7 @@ fn requests() {
         delete run: 1300000001040411[01*16]
         keep run: 1300000001040412[01*16]
         check agents: 0600000001040413010161
+        try an agent: 05000000010404140161
         commit: 010000000100
         want: 2300000001000103[06*32]
         offer: 0a000000010001[07*8]

@@ -191,13 +191,15 @@ pub enum Request {
     KeepRun(RunId),
     /// Which of these agents runs could have, and what is missing; at most [`MAX_AGENTS`]. Since version 4.
     CheckAgents(Vec<String>),
+    /// Whether an agent answers: it does one turn in a room such as runs have, which may cost its user something. Since version 4.
+    TryAgent(String),
 }
 
 impl Request {
     /// The version of these messages that first had it.
     const fn since(&self) -> u16 {
         match self {
-            Self::CheckAgents(_) => 4,
+            Self::CheckAgents(_) | Self::TryAgent(_) => 4,
             _ => OLDEST,
         }
     }
@@ -227,7 +229,7 @@ pub enum Reply {
     Ahead(AheadReply),
     /// To `SetSecret`, `ListSecrets` and `RemoveSecret`: those that are kept now.
     Secrets(Vec<SecretEntry>),
-    /// To `CheckAgents`, in the order in which they were asked for.
+    /// To `CheckAgents`, in the order in which they were asked for, and to `TryAgent`.
     Agents(Vec<AgentReport>),
 }
 

@@ -18,19 +18,22 @@ mod script;
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use heard::Heard;
-pub(crate) use heard::History;
+pub(crate) use heard::{Heard, History, Turn};
 use http::{Reply, Request};
 use script::Script;
 pub(crate) use script::Step;
 
 /// Requests that are kept, and answered.
 const MAX_REQUESTS: usize = 2_000;
+
+/// How long an answer is held at most.
+const MAX_HELD: Duration = Duration::from_mins(1);
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
@@ -60,6 +63,9 @@ impl Api {
 
     /// The step in the words of the program that speaks this API.
     fn call(self, step: &Step, heard: &Heard) -> Option<Call> {
+        if let Step::Pass { tool, argument } = step {
+            return heard.pass(tool, argument).map(|(tool, input)| Call { tool, input });
+        }
         match self {
             Self::Messages => anthropic::call(step, heard),
             Self::Responses => responses::call(step, heard),
@@ -105,6 +111,11 @@ struct State {
     /// To be hung up on in the end.
     open: Mutex<Vec<(JoinHandle<()>, TcpStream)>>,
     is_over: AtomicBool,
+    /// Words whose requests are refused, with which code and why.
+    refused: Mutex<Vec<(String, u16, String)>>,
+    /// Words whose requests are not answered yet.
+    held: Mutex<Vec<String>>,
+    released: Condvar,
 }
 
 /// The server. It ends, and hangs up on everybody, when it is dropped.
@@ -144,6 +155,22 @@ impl ModelServer {
         self.state.script.lock().unwrap().on(words, steps);
     }
 
+    /// From here on, requests whose last text of the user has these words wait for their answer.
+    pub(crate) fn hold(&self, words: &str) {
+        self.state.held.lock().unwrap().push(words.to_owned());
+    }
+
+    /// From here on, such requests are refused; the last refusal holds.
+    pub(crate) fn refuse(&self, words: &str, status: u16, why: &str) {
+        self.state.refused.lock().unwrap().push((words.to_owned(), status, why.to_owned()));
+    }
+
+    /// They wait no more.
+    pub(crate) fn release(&self, words: &str) {
+        self.state.held.lock().unwrap().retain(|held| held != words);
+        self.state.released.notify_all();
+    }
+
     /// What was asked so far, in order.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().unwrap().clone()
@@ -163,6 +190,10 @@ impl ModelServer {
 impl Drop for ModelServer {
     fn drop(&mut self) {
         self.state.is_over.store(true, Ordering::SeqCst);
+        // Under the lock, so that nobody begins to wait between the two.
+        let held = self.state.held.lock().unwrap();
+        self.state.released.notify_all();
+        drop(held);
         // Wakes the one that waits for connections.
         drop(TcpStream::connect(self.address));
         if let Some(accepting) = self.accepting.take() {
@@ -213,6 +244,21 @@ impl State {
         stream.shutdown(Shutdown::Write)
     }
 
+    /// Until nothing holds it, or too long.
+    fn wait(&self, said: &str) {
+        let waits = |held: &mut Vec<String>| {
+            held.iter().any(|words| said.contains(words)) && !self.is_over.load(Ordering::SeqCst)
+        };
+        let held = self.held.lock().unwrap();
+        drop(self.released.wait_timeout_while(held, MAX_HELD, waits).unwrap());
+    }
+
+    fn refusal(&self, said: &str) -> Option<Reply> {
+        let refused = self.refused.lock().unwrap();
+        let (_, status, why) = refused.iter().rfind(|(words, ..)| said.contains(words))?;
+        Some(Reply::error(*status, why))
+    }
+
     fn answer(&self, request: &Request) -> Reply {
         let line = format!("{} {}", request.method, request.path);
         let known = route(request);
@@ -240,6 +286,14 @@ impl State {
                 _ => json!({"input_tokens": count}),
             });
         };
+        let said = heard.turns.iter().rev().find_map(|turn| match turn {
+            Turn::User(text) => Some(text.as_str()),
+            _ => None,
+        });
+        self.wait(said.unwrap_or_default());
+        if let Some(refusal) = self.refusal(said.unwrap_or_default()) {
+            return refusal;
+        }
         let turn = self.script.lock().unwrap().next(&heard, api);
         let answer = match turn {
             None => Answer::Words("nothing is known of this".to_owned()),

@@ -143,6 +143,21 @@ impl Installed {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// A turn in which its user types a command that `agent setup` has put into it, in the conversation with this id or in a
+    /// new one.
+    pub(crate) fn command_of_setup(
+        &self,
+        home: &TestHome,
+        folder: &Path,
+        id: Option<&str>,
+        (name, typed): (&str, &str),
+    ) -> Said {
+        let words = id.map(self.program.resume).unwrap_or_default();
+        let mut command = self.command(home, folder);
+        command.args((self.program.command)(&words, name, typed));
+        self.end(command)
+    }
+
     fn turn(&self, home: &TestHome, folder: &Path, resume: &[&str], prompt: &str) -> Said {
         let mut command = self.command(home, folder);
         command.args((self.program.turn)(resume, prompt));

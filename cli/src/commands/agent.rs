@@ -9,7 +9,9 @@ use baton_daemon::agents::adapter::Agent;
 use baton_daemon::agents::ask::{Asking, ask_here, find_program};
 use baton_daemon::agents::start::Login;
 use baton_daemon::agents::{ALL, named};
-use baton_daemon::api::control::{AgentEntry, AgentsAnswer, Command, ConversationEntry, NodeAgent};
+use baton_daemon::api::control::{
+    AgentEntry, AgentsAnswer, Command, ConversationEntry, NodeAgent, NodeAgentsCall,
+};
 use baton_daemon::daemon::conversations::{entries, path_of};
 use baton_daemon::daemon::failure::Fail;
 use baton_protocol::message::Permissions;
@@ -24,6 +26,7 @@ mod targets;
 mod plan;
 mod setup;
 mod hook;
+mod turn;
 
 /// Conversations of an agent that are shown.
 const SHOWN: usize = 10;
@@ -47,10 +50,17 @@ enum What {
         /// The workspace [default: the current folder].
         path: Option<PathBuf>,
     },
-    /// Asks an agent's program for its version, and whether somebody is logged in.
+    /// Has an agent do one real turn: on the node, in a room as a run has, and here, where it is installed.
+    ///
+    /// Its program is asked for its version and whether somebody is logged in, and then its model for one word, which its
+    /// provider may charge for: some thousand tokens each, most of them what the program tells its model by itself. What is
+    /// wrong is an error that says what to do. Nothing of it is kept.
     Check {
         /// `claude`, `codex`, `gemini` or `opencode`.
         agent: String,
+        /// Ask the programs only, and no model.
+        #[arg(long)]
+        no_turn: bool,
     },
     /// Puts Baton into an agent: hooks, `/handoff` and `/continue-locally`, and tools.
     ///
@@ -100,7 +110,7 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
             })?;
             Ok(0)
         }
-        What::Check { agent } => check(session, agent),
+        What::Check { agent, no_turn } => check(session, agent, !no_turn),
         What::Setup { agent } => setup::setup(session, agent),
         What::Remove { agent } => setup::remove(session, agent),
         What::Hook(args) => {
@@ -110,16 +120,16 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
     }
 }
 
-fn check(session: &Session, name: &str) -> Result<u8, CliError> {
+fn check(session: &Session, name: &str, turn: bool) -> Result<u8, CliError> {
     let agent = named(name).ok_or_else(|| {
         let names: Vec<_> = ALL.iter().map(|agent| agent.name()).collect();
         CliError::usage(format!("{} is no agent that Baton knows", figures::one_line(name)))
             .hint(format!("one of: {}", names.join(", ")))
     })?;
-    let asked =
-        Command::NodeAgents { agents: vec![name.to_owned()], remote: session.remote.clone() };
+    let (agents, remote) = (vec![name.to_owned()], session.remote.clone());
+    let asked = Command::NodeAgents(NodeAgentsCall { agents, remote, turn });
     let there = expect_answer!(session.call(&asked)?, NodeAgents).into_iter().next();
-    let entry = AgentEntry { there, ..looked_at(session, agent) };
+    let mut entry = AgentEntry { there, ..looked_at(session, agent) };
     let failed = |what: &str, hint: &str| -> Result<u8, CliError> {
         Err(CliError::new("agent", format!("{}: {what}", agent.title())).hint(hint.to_owned()))
     };
@@ -132,7 +142,15 @@ fn check(session: &Session, name: &str) -> Result<u8, CliError> {
         let hint = format!("{} --version", agent.program());
         return failed("its program here does not say its version", &hint);
     }
-    if entry.logged_in == Some(false) {
+    if turn && let Some(program) = &entry.program {
+        match turn::take(session, agent, Path::new(program))? {
+            Ok(took) => entry.turn_ms = Some(took),
+            Err((problem, fix)) => {
+                let login = entry.detail.as_deref().filter(|_| entry.logged_in == Some(false));
+                return failed(&problem, login.unwrap_or(&fix));
+            }
+        }
+    } else if entry.logged_in == Some(false) {
         let hint = entry.detail.as_deref().unwrap_or("log in");
         return failed("nobody is logged in here", hint);
     }
@@ -173,7 +191,7 @@ fn looked_at(session: &Session, agent: &dyn Agent) -> AgentEntry {
             environment: env.variables.0.clone(),
             folder: env.cwd.clone(),
         };
-        match ask_here(agent, &asking) {
+        match ask_here(agent, &asking.make()) {
             Ok(told) => {
                 version = told.version;
                 (logged_in, detail) = match told.login {
@@ -187,6 +205,7 @@ fn looked_at(session: &Session, agent: &dyn Agent) -> AgentEntry {
     }
     AgentEntry {
         there: None,
+        turn_ms: None,
         agent: agent.name().to_owned(),
         title: agent.title().to_owned(),
         program: program.map(|path| path.to_string_lossy().into_owned()),
@@ -227,8 +246,14 @@ fn show(report: &Report, to: &mut String, entry: &AgentEntry) {
             Permissions::Edits => "may edit files unasked",
             Permissions::All => "may do everything in its room",
         };
-        let line = format!("on {}: {version}{login}; {may}", there.remote);
+        let turn =
+            there.turn_ms.map(|took| format!("; its model answered in {}", figures::span(took)));
+        let line =
+            format!("on {}: {version}{login}; {may}{}", there.remote, turn.unwrap_or_default());
         let _ = writeln!(to, "  {}", figures::one_line(&line));
+    }
+    if let Some(took) = entry.turn_ms {
+        let _ = writeln!(to, "  here its model answered in {}", figures::span(took));
     }
     if let Some(setup) = &entry.setup {
         setup::show(report, to, setup);

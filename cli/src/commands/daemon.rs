@@ -6,6 +6,7 @@ use baton_daemon::api::control::DaemonAnswer;
 
 use crate::connect;
 use crate::error::{CONFLICT, CliError};
+use crate::inherited;
 use crate::node::{self, NodeOptions};
 use crate::report::{Style, figures};
 use crate::session::Session;
@@ -51,6 +52,7 @@ pub(crate) fn run(session: &Session, args: &Args) -> Result<u8, CliError> {
 
 fn start(session: &Session, detached: bool) -> Result<u8, CliError> {
     if detached {
+        inherited::close();
         // Fails only for the leader of a group, who is then free of the terminal's signals already.
         let _ = rustix::process::setsid();
     }

@@ -63,6 +63,9 @@ pub(crate) struct Args {
     /// or an id of `baton agent list` [default: auto; none with a COMMAND, which has no use for it].
     #[arg(long, value_name = "auto|none|ID")]
     conversation: Option<String>,
+    /// The conversation in which this is asked for: where `auto` finds several, it is that one.
+    #[arg(long, value_name = "ID", hide = true)]
+    speaks: Option<String>,
     /// How long it may wait for the network; later it is not started, but reported [default: 7days].
     #[arg(long, value_name = "D", value_parser = duration)]
     expires: Option<Duration>,
@@ -341,6 +344,7 @@ fn call(session: &Session, args: &Args, prompts: Vec<String>) -> Result<HandoffC
         terms: args.terms.terms(),
         by: args.agent.clone(),
         conversation: conversation(args.conversation.as_deref())?,
+        speaks: args.speaks.clone(),
         agents: session.env.agents.clone(),
     })
 }

@@ -18,7 +18,7 @@ use baton_store::folder::Folder;
 pub use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, Seen, Session, fresh_id, is_id};
-use super::start::{Invocation, Login, Start, Task};
+use super::start::{Invocation, Login, Start, Task, Trial};
 use super::talk::{Heard, Request};
 
 /// What is done with a value of a line that arrives on another machine.
@@ -226,6 +226,11 @@ pub trait Agent: Send + Sync + Debug {
 
     /// How it is started without a terminal.
     fn start(&self, start: &Start<'_>, task: &Task<'_>) -> Invocation;
+
+    /// How a turn of it is tried.
+    fn trial(&self) -> Trial {
+        Trial::default()
+    }
 
     /// What a line of its output says, where it was started so; nothing where that is none of its words.
     fn hear(&self, line: &[u8]) -> Option<Vec<Heard>>;

@@ -26,7 +26,7 @@ use super::adapter::{Agent, Base, Place, Target, Treatment, Wanted};
 use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, MAX_LOOKED_AT, Seen, Session, head, is_id, is_in, title};
-use super::start::{Invocation, Login, Start, Task};
+use super::start::{Invocation, Login, Start, Task, Trial};
 use super::talk::{Heard, Request};
 use line::Line;
 use slug::{could_be_in, slug};
@@ -305,6 +305,14 @@ impl Agent for Claude {
         let mut invocation = Invocation::new(self.program(), &arguments, &environment, "");
         (invocation.input, invocation.stays_open) = (input, true);
         invocation
+    }
+
+    fn trial(&self) -> Trial {
+        Trial {
+            arguments: &["--no-session-persistence"],
+            // It would try for minutes where it is refused.
+            environment: &[("CLAUDE_CODE_MAX_RETRIES", "1")],
+        }
     }
 
     fn hear(&self, line: &[u8]) -> Option<Vec<Heard>> {

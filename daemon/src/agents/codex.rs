@@ -26,7 +26,7 @@ use super::adapter::{Agent, Base, Place, Target, Treatment, Wanted};
 use super::json::{Keys, Token};
 use super::origin::Origin;
 use super::session::{AgentError, Files, MAX_LOOKED_AT, Seen, Session, head, is_in, title};
-use super::start::{Invocation, Login, Start, Task};
+use super::start::{Invocation, Login, Start, Task, Trial};
 use super::talk::{Heard, Request};
 use line::{Line, Meta};
 use rollout::{Rollout, all};
@@ -186,6 +186,10 @@ impl Agent for Codex {
         // What is asked comes on the standard input.
         arguments.push("-");
         Invocation::new(self.program(), &arguments, &[], &task.words())
+    }
+
+    fn trial(&self) -> Trial {
+        Trial { arguments: &["--ephemeral"], environment: &[] }
     }
 
     fn hear(&self, line: &[u8]) -> Option<Vec<Heard>> {

@@ -3,10 +3,11 @@
 //! **Invariant:** the program has the environment it is given here and no other; it ends when its time is up, and so does
 //! what it started; a bounded part of what it says is read.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use super::adapter::Kept;
-use super::ask::{Asking, run};
+use super::ask::{AskError, Asking, MAX_OUTPUT, output};
 
 /// How long a program may take. 134 MB in 12,000 messages took OpenCode 1.18.33 55 seconds on two busy cores, a short one
 /// seven where it was its first start in a home.
@@ -18,19 +19,13 @@ const SHOWN: usize = 400;
 /// A conversation was not taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The program could not be started.
-    #[error("{} could not be started", program.display())]
-    Start {
+    /// The program did not come to an end.
+    #[error("{} did not take it in", program.display())]
+    Ask {
         /// Which.
         program: std::path::PathBuf,
         /// Why not.
-        source: std::io::Error,
-    },
-    /// It did not end in time.
-    #[error("{} did not take it in within {} minutes", program.display(), LIMIT.as_secs() / 60)]
-    TooSlow {
-        /// Which.
-        program: std::path::PathBuf,
+        source: AskError,
     },
     /// It did not do it.
     #[error("{} says: {said}", program.display())]
@@ -49,8 +44,9 @@ pub fn import_here(
     arguments: &[String],
 ) -> Result<(), ImportError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let failed = |source| ImportError::Start { program: asking.program.clone(), source };
-    runtime.map_err(failed)?.block_on(import(kept, asking, arguments))
+    let failed = |source| ImportError::Ask { program: asking.program.clone(), source };
+    let runtime = runtime.map_err(|source| failed(AskError::Start(source)))?;
+    runtime.block_on(import(kept, asking, arguments))
 }
 
 async fn import(kept: &dyn Kept, asking: &Asking, arguments: &[String]) -> Result<(), ImportError> {
@@ -58,11 +54,12 @@ async fn import(kept: &dyn Kept, asking: &Asking, arguments: &[String]) -> Resul
     let mut asking = asking.clone();
     // What the shell said of where it was is not where the program is to be.
     asking.environment.push(("PWD".into(), asking.folder.clone().into()));
-    let said = match run(&asking, arguments, LIMIT).await {
-        Ok(Some(said)) => said,
-        Ok(None) => return Err(ImportError::TooSlow { program }),
-        Err(source) => return Err(ImportError::Start { program, source }),
+    let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
+    let said = match asking.make()(&arguments, &[]).map_err(AskError::Make) {
+        Ok(made) => output(made, &[], LIMIT, MAX_OUTPUT).await,
+        Err(error) => Err(error),
     };
+    let said = said.map_err(|source| ImportError::Ask { program: program.clone(), source })?;
     if said.success && kept.has_imported(&said.out) {
         return Ok(());
     }
@@ -105,6 +102,6 @@ mod tests {
         assert!(error.to_string().ends_with("says: no[1m room"), "{error}");
         let none = Asking { program: folder.path().join("none"), ..program(folder.path(), "") };
         let error = import_here(kept, &none, &arguments);
-        assert!(matches!(error, Err(ImportError::Start { .. })), "{error:?}");
+        assert!(matches!(error, Err(ImportError::Ask { source: AskError::Start(_), .. })));
     }
 }

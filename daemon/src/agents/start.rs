@@ -67,6 +67,26 @@ pub enum Start<'a> {
     },
 }
 
+/// How a turn is tried, of which nothing is to be kept and whose model either answers or does not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trial {
+    /// Arguments beside those of a turn.
+    pub arguments: &'static [&'static str],
+    /// Variables beside those of a turn.
+    pub environment: &'static [(&'static str, &'static str)],
+}
+
+impl Trial {
+    /// Makes a turn one that is tried; `more` are arguments that stand behind those of the agent.
+    pub fn apply(&self, invocation: &mut Invocation, more: &[String]) {
+        let owned = |text: &&str| (*text).to_owned();
+        invocation.arguments.extend(more.iter().cloned());
+        invocation.arguments.extend(self.arguments.iter().map(owned));
+        let pairs = self.environment.iter().map(|(name, value)| (owned(name), owned(value)));
+        invocation.environment.extend(pairs);
+    }
+}
+
 /// How a program is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {

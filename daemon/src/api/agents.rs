@@ -63,13 +63,26 @@ pub struct AgentEntry {
     /// What `agent setup` has put into its folder; null where that is not known.
     #[serde(default)]
     pub setup: Option<SetupEntry>,
+    /// Milliseconds in which it did a turn here; null where that was not tried.
+    #[serde(default)]
+    pub turn_ms: Option<f64>,
     /// How it stands on the node; null where nobody was asked, or could be.
     #[serde(default)]
     pub there: Option<NodeAgent>,
 }
 
+/// Which agents of a node are asked about.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeAgentsCall {
+    pub agents: Vec<String>,
+    /// Which node; the default one unless said.
+    pub remote: Option<String>,
+    /// Whether their models are asked, too.
+    pub turn: bool,
+}
+
 /// How an agent stands on a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeAgent {
     pub agent: String,
     pub remote: String,
@@ -83,6 +96,9 @@ pub struct NodeAgent {
     pub problem: Option<String>,
     /// What to do about that.
     pub fix: Option<String>,
+    /// Milliseconds in which it did a turn in a room, all else included; null where that was not tried.
+    #[serde(default)]
+    pub turn_ms: Option<f64>,
 }
 
 /// What of Baton is in an agent's folder.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::agents::{
     AgentEntry, AgentFolder, AgentFolders, AgentsAnswer, ConversationChoice, ConversationEntry,
-    NodeAgent, SetupEntry,
+    NodeAgent, NodeAgentsCall, SetupEntry,
 };
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
 pub use super::receipt::{
@@ -81,7 +81,7 @@ pub enum Command {
     /// `handoff`.
     Handoff(Box<HandoffCall>),
     /// `agent check`, `agent list`: how agents stand on a node.
-    NodeAgents { agents: Vec<String>, remote: Option<String> },
+    NodeAgents(NodeAgentsCall),
     /// `run list`.
     RunList { remote: Option<String> },
     /// `run show`.
@@ -178,6 +178,9 @@ pub struct HandoffCall {
     /// Which conversation travels.
     #[serde(default)]
     pub conversation: ConversationChoice,
+    /// Of several it is this one, if that is among them: the one in which the handoff is asked for.
+    #[serde(default)]
+    pub speaks: Option<String>,
     /// Where it is looked for.
     #[serde(default)]
     pub agents: AgentFolders,

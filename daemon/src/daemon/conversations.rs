@@ -79,7 +79,7 @@ impl Daemon {
     pub(super) async fn conversation(
         self: &Arc<Self>,
         root: PathBuf,
-        choice: ConversationChoice,
+        (choice, speaks): (ConversationChoice, Option<String>),
         is_for_agent: bool,
         folders: AgentFolders,
         events: &EventSender,
@@ -95,7 +95,8 @@ impl Daemon {
                     return Ok(Ok((None, stays(&root, &folders))));
                 }
                 let marks = daemon.options.home.sessions_dir();
-                Ok(choose(&root, &choice, &folders, &marks).map(|chosen| (chosen, None)))
+                Ok(choose(&root, (&choice, speaks.as_deref()), &folders, &marks)
+                    .map(|chosen| (chosen, None)))
             })
             .await?;
         match chosen {
@@ -227,7 +228,7 @@ struct Fitting<'a> {
 
 fn choose(
     root: &Path,
-    choice: &ConversationChoice,
+    (choice, speaks): (&ConversationChoice, Option<&str>),
     folders: &Folders,
     marks: &Path,
 ) -> Result<Option<Wanted>, AgentError> {
@@ -259,9 +260,7 @@ fn choose(
     }
     if fitting.len() > 1
         && !matches!(choice, ConversationChoice::Id(_))
-        && let Some(mark) = Mark::read(marks, root)
-        && let Some(at) = (fitting.iter())
-            .position(|it| it.agent.name() == mark.agent && it.session.id == mark.session)
+        && let Some(at) = at_work(&fitting, speaks, Mark::read(marks, root))
     {
         fitting = vec![fitting.swap_remove(at)];
     }
@@ -297,6 +296,15 @@ fn choose(
         is_asked: *choice != ConversationChoice::Unsaid,
         is_named: matches!(choice, ConversationChoice::Id(_)),
     }))
+}
+
+/// The one in which somebody asks, or else the one that a hook named last.
+fn at_work(fitting: &[Fitting<'_>], speaks: Option<&str>, mark: Option<Mark>) -> Option<usize> {
+    let place = |is_it: &dyn Fn(&Fitting<'_>) -> bool| fitting.iter().position(is_it);
+    speaks.and_then(|id| place(&|it| it.session.id == id)).or_else(|| {
+        let mark = mark?;
+        place(&|it| it.agent.name() == mark.agent && it.session.id == mark.session)
+    })
 }
 
 /// With the list of those that fit.

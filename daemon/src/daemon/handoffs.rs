@@ -13,7 +13,7 @@ use super::report::to_path;
 use super::{Daemon, report};
 use crate::agents;
 use crate::api::control::{
-    Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, NodeAgent, TimingMs,
+    Answer, Bytes, HandoffAnswer, HandoffCall, HandoffRun, NodeAgent, NodeAgentsCall, TimingMs,
 };
 use crate::api::socket::EventSender;
 use crate::clock::decimal_ms;
@@ -41,7 +41,13 @@ impl Daemon {
         let root = to_path(call.path);
         let is_for_agent = call.command.is_empty();
         let conversation = self
-            .conversation(root.clone(), call.conversation, is_for_agent, call.agents, events)
+            .conversation(
+                root.clone(),
+                (call.conversation, call.speaks),
+                is_for_agent,
+                call.agents,
+                events,
+            )
             .await?;
         let travels = conversation.as_ref().map(|wanted| wanted.agent);
         let has_prompt = !call.prompts.is_empty();
@@ -242,7 +248,7 @@ impl Daemon {
         if names.is_empty() {
             return Ok(());
         }
-        let reports = match self.agents_of(target, names).await {
+        let reports = match self.asked_of(target, Request::CheckAgents(names)).await {
             Ok(reports) => reports,
             Err(fail) if is_away(&fail) => {
                 events
@@ -274,25 +280,37 @@ impl Daemon {
     /// How agents stand on the node that is named, or the usual one.
     pub(super) async fn node_agents(
         self: &Arc<Self>,
-        agents: Vec<String>,
-        remote: Option<String>,
+        call: NodeAgentsCall,
     ) -> Result<Answer, Fail> {
+        let NodeAgentsCall { agents, remote, turn } = call;
         let target = self.target(remote).await?;
-        let reports = self.agents_of(&target, agents).await?;
-        let entry = |AgentReport { agent, version, login, permissions, problem, fix }| {
+        let mut all = Vec::new();
+        if turn {
+            for agent in agents {
+                let started = self.clock.instant();
+                let reports = self.asked_of(&target, Request::TryAgent(agent)).await?;
+                let took = decimal_ms(self.clock.since(started));
+                all.extend(reports.into_iter().map(|report| (report, Some(took))));
+            }
+        } else {
+            let reports = self.asked_of(&target, Request::CheckAgents(agents)).await?;
+            all.extend(reports.into_iter().map(|report| (report, None)));
+        }
+        let entry = |(report, turn_ms): (AgentReport, Option<f64>)| {
+            let AgentReport { agent, version, login, permissions, problem, fix } = report;
             let remote = target.remote.name.clone();
-            NodeAgent { agent, remote, version, login, permissions, problem, fix }
+            NodeAgent { agent, remote, version, login, permissions, problem, fix, turn_ms }
         };
-        Ok(Answer::NodeAgents(reports.into_iter().map(entry).collect()))
+        Ok(Answer::NodeAgents(all.into_iter().map(entry).collect()))
     }
 
     /// How agents stand on a node.
-    async fn agents_of(
+    async fn asked_of(
         self: &Arc<Self>,
         target: &Target,
-        names: Vec<String>,
+        request: Request,
     ) -> Result<Vec<AgentReport>, Fail> {
-        match self.pool.request(&target.remote, Request::CheckAgents(names)).await? {
+        match self.pool.request(&target.remote, request).await? {
             Reply::Agents(reports) => Ok(reports),
             _ => Err(Fail::new("transport", "the node answered something else than was asked")),
         }

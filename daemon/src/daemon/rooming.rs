@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Options;
 use super::failure::Fail;
+use crate::agents;
 use crate::config::Config;
 use crate::forwarder::Trust;
 use crate::limits::{self, Allowance, Limits};
@@ -31,12 +32,16 @@ pub(super) async fn choose_room(options: &Options, config: &Config) -> Arc<dyn r
 
 async fn find_room(options: &Options, config: &Config) -> (rooms::Chosen, Toolchains) {
     let home = &options.home;
-    let expose = config.serve.expose.as_deref();
+    let expose = config.serve.expose.as_deref().unwrap_or_default();
     let mut toolchains = toolchains::find(options.git_user.home.as_deref(), expose);
+    let set_up = config.agents.values().filter_map(|agent| agent.program.clone());
+    let programs = agents::ALL.iter().map(|agent| agent.program().to_owned()).chain(set_up);
     let mut hide = options.private.clone();
     hide.extend(toolchains.hide.iter().cloned());
     let settings = RoomSettings {
         path: options.environment.path().to_owned(),
+        programs: programs.map(Into::into).collect(),
+        search: toolchains.path_with(options.environment.path()),
         expose: toolchains.expose.clone(),
         hide,
         never: vec![home.state_dir.clone()],

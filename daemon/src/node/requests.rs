@@ -181,6 +181,10 @@ impl Requests {
             Request::CheckAgents(names) if names.len() <= MAX_AGENTS => {
                 self.runs.check_agents(session.device.vault, names).await.map(Reply::Agents)
             }
+            Request::TryAgent(name) => {
+                let tried = self.runs.try_agent(session.device.vault, name).await;
+                tried.map(|report| Reply::Agents(vec![report]))
+            }
             _ => return session.refuse(RefusalCode::Malformed, "not a request of this kind").await,
         };
         if let (Some(done), Ok(_)) = (&done, &reply) {

@@ -19,6 +19,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::KeepRun(_) => Role::Push,
         Request::CreateRun(_)
         | Request::CheckAgents(_)
+        | Request::TryAgent(_)
         | Request::CancelRun(_)
         | Request::SayRun { .. }
         | Request::AnswerRun { .. }
@@ -52,6 +53,7 @@ pub const fn name(request: &Request) -> &'static str {
         Request::DeleteRun(_) => "DeleteRun",
         Request::KeepRun(_) => "KeepRun",
         Request::CheckAgents(_) => "CheckAgents",
+        Request::TryAgent(_) => "TryAgent",
     }
 }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use baton_store::fs::{self, FsError};
 
+use super::programs::Shown;
 use super::{DEFAULT_PATH, Job, Room, RoomError, RoomSettings, Wrapped, check_program};
 
 /// Shown read-only as they are: a folder as a folder, a link as a link. Programs of every
@@ -154,6 +155,16 @@ impl BubblewrapRoom {
         shown > nearest(&mut self.settings.hide.iter().map(PathBuf::as_path))
     }
 
+    /// Programs of agents that are where nothing is shown.
+    fn programs(&self) -> Shown {
+        let RoomSettings { programs, search, hide, never, .. } = &self.settings;
+        let hides = |path: &Path| {
+            hide.iter().any(|hidden| hidden == path)
+                || never.iter().any(|never| path.starts_with(never) || never.starts_with(path))
+        };
+        Shown::find(programs, search, |path| self.sees(path), hides)
+    }
+
     /// What the node shows and hides beside the system's folders, those above before those below.
     fn own_view(&self, mounts: &mut Arguments) {
         let expose = self.settings.expose.iter().map(|path| (path, true));
@@ -198,13 +209,20 @@ impl Room for BubblewrapRoom {
 
     fn command(&self, job: &Job<'_>) -> Result<Wrapped, RoomError> {
         let own = |path: &Path| path.starts_with(job.checkout) || path.starts_with(job.home);
-        check_program(job, |path| own(path) || self.sees(path))?;
+        let programs = self.programs();
+        check_program(job, |path| own(path) || self.sees(path) || programs.shows(path))?;
 
         let mut mounts = Arguments::default();
         mounts.system();
         mounts.own_system_folders(self.bounds, job.temporary);
         mounts.hide_private_settings();
         self.own_view(&mut mounts);
+        for path in &programs.paths {
+            mounts.read_only(path);
+        }
+        for (at, to) in &programs.links {
+            mounts.add([OsStr::new("--symlink"), to.as_os_str(), at.as_os_str()]);
+        }
         if let Some((checkout, home)) = job.seen_at {
             mounts.writable(job.checkout, checkout);
             mounts.writable(job.home, home);
@@ -403,10 +421,9 @@ mod tests {
     #[test]
     fn the_nearest_folder_decides_what_is_seen() {
         let settings = RoomSettings {
-            path: OsString::new(),
             expose: vec!["/home/ann/.cargo/bin".into()],
             hide: vec!["/home/ann".into(), "/usr/local/baton".into()],
-            never: Vec::new(),
+            ..RoomSettings::default()
         };
         let room = BubblewrapRoom::new("/usr/bin/bwrap".into(), settings);
         for seen in ["/usr/bin/sh", "/etc/passwd", "/home/ann/.cargo/bin/cargo", "/usr/local/bin/x"]
@@ -437,7 +454,7 @@ mod tests {
             path: DEFAULT_PATH.into(),
             expose: vec![tools.join("keys/public"), tools.clone()],
             hide: vec![root.clone(), tools.join("keys")],
-            never: Vec::new(),
+            ..RoomSettings::default()
         };
         let chosen = super::super::choose(settings, &root).await;
         if !chosen.room.isolated() {

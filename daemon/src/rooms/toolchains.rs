@@ -185,19 +185,14 @@ pub struct Toolchains {
     pub names: Vec<String>,
 }
 
-/// The toolchains in a user's home that are found there, or those that `chosen` names; `~/` is the home.
-pub fn find(home: Option<&Path>, chosen: Option<&[String]>) -> Toolchains {
+/// The toolchains in a user's home that are found there, and those that `chosen` names, which come first; `~/` is the home.
+pub fn find(home: Option<&Path>, chosen: &[String]) -> Toolchains {
     let mut found = Toolchains::default();
-    let listed = chosen.map(|chosen| {
-        chosen.iter().filter_map(|path| expanded(home, path)).collect::<Vec<PathBuf>>()
-    });
-    let shows = |path: &Path| {
-        listed.as_ref().is_none_or(|listed| listed.iter().any(|above| path.starts_with(above)))
-    };
+    let listed: Vec<_> = chosen.iter().filter_map(|path| expanded(home, path)).collect();
     for known in home.iter().flat_map(|home| KNOWN.iter().map(move |known| (home, known))) {
         let (home, known) = known;
         let shown = known.shown.iter().map(|path| home.join(path));
-        let shown: Vec<_> = shown.filter(|path| shows(path) && path.is_dir()).collect();
+        let shown: Vec<_> = shown.filter(|path| path.is_dir()).collect();
         if shown.is_empty() {
             continue;
         }
@@ -210,20 +205,22 @@ pub fn find(home: Option<&Path>, chosen: Option<&[String]>) -> Toolchains {
         found.variables.extend(variables.map(|(name, path)| (name.into(), path.into())));
         let at: Vec<_> = shown.iter().map(|path| path.display().to_string()).collect();
         found.names.push(format!("{} ({})", known.name, at.join(", ")));
-        if listed.is_none() {
-            found.expose.extend(shown);
-        }
+        found.expose.extend(shown);
     }
-    for path in listed.into_iter().flatten().filter(|path| path.exists()) {
+    let mut first = Vec::new();
+    for path in listed.into_iter().filter(|path| path.exists()) {
         let of_known = found.path.iter().any(|known| known.starts_with(&path));
         if let Some(programs) = programs_of(&path).filter(|_| !of_known) {
-            found.path.push(programs);
+            first.push(programs);
         }
         if !of_known {
             found.names.push(path.display().to_string());
         }
-        found.expose.push(path);
+        if !found.expose.contains(&path) {
+            found.expose.push(path);
+        }
     }
+    found.path.splice(0..0, first);
     // Where one is reached over a link, its programs are where that leads.
     let real = found.expose.iter().filter_map(|path| path.canonicalize().ok());
     let real: Vec<_> = real.filter(|path| !found.expose.contains(path)).collect();
@@ -358,7 +355,7 @@ mod tests {
     #[test]
     fn what_is_there_is_found_and_the_newest_version_is_used() {
         let home = home();
-        let found = find(Some(home.path()), None);
+        let found = find(Some(home.path()), &[]);
         let below = |paths: &[PathBuf]| -> Vec<String> {
             let below = paths.iter().filter_map(|path| path.strip_prefix(home.path()).ok());
             below.map(|path| path.display().to_string()).collect()
@@ -385,25 +382,26 @@ mod tests {
         assert!(path.starts_with("/usr/bin:/bin:/"), "{path}");
         // What is in it already stays where it stands.
         assert_eq!(found.path_with(OsStr::new(path)), path);
-        assert_eq!(find(None, None), Toolchains::default());
+        assert_eq!(find(None, &[]), Toolchains::default());
     }
 
     #[test]
-    fn what_is_chosen_takes_the_place_of_all_that_is_found() {
+    fn what_is_chosen_is_shown_beside_what_is_found_and_comes_first() {
         let home = home();
         let chosen = ["~/.cargo", "~/tools", "~/scripts", "relative", "~/missing", "~/.ssh"];
         let chosen = chosen.map(str::to_owned);
-        let found = find(Some(home.path()), Some(&chosen));
+        let found = find(Some(home.path()), &chosen);
         let at = |path: &str| home.path().join(path);
-        assert_eq!(found.expose, [".cargo", "tools", "scripts", ".ssh"].map(at));
-        assert_eq!(found.path, [".cargo/bin", "tools/bin", "scripts"].map(at));
-        // Its toolchains are not shown, so that it is not told where they are.
-        assert_eq!(found.variables, []);
+        let by_itself = find(Some(home.path()), &[]);
+        let shown = [".cargo", "tools", "scripts", ".ssh"].map(at);
+        assert_eq!(found.expose, [by_itself.expose.as_slice(), &shown].concat());
+        let first = ["tools/bin", "scripts"].map(at);
+        assert_eq!(found.path, [first.as_slice(), &by_itself.path].concat());
+        assert_eq!(found.variables, by_itself.variables);
         // A folder that is exposed keeps what is private in it, and one that is exposed itself is not hidden.
         assert_eq!(found.hide, [".cargo/credentials", ".cargo/credentials.toml"].map(at));
-        assert_eq!(find(Some(home.path()), Some(&[])), Toolchains::default());
-        let both = ["~/.cargo/bin".to_owned(), "~/.rustup".to_owned()];
-        assert_eq!(find(Some(home.path()), Some(&both)).variables.len(), 1);
+        let again = [".cargo/bin", ".rustup"].map(|path| format!("~/{path}"));
+        assert_eq!(find(Some(home.path()), &again), by_itself);
     }
 
     #[test]
@@ -423,7 +421,7 @@ mod tests {
             fs::create_dir_all(at(file).parent().unwrap()).unwrap();
             fs::write_atomic(&at(file), b"a token", 0o644).unwrap();
         }
-        let found = find(Some(home.path()), None);
+        let found = find(Some(home.path()), &[]);
         for file in private {
             assert!(found.hide.contains(&at(file)), "{file}: {:?}", found.hide);
         }

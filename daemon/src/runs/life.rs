@@ -214,6 +214,9 @@ impl Runs {
             tracing::warn!(run = %live.run, %error, "the output of a run is not synced");
         }
         tracing::info!(run = %live.run, state = state.name(), code = ended.code, "run ended");
+        if state == RunState::Failed {
+            self.0.known.forget(&live.spec.agent);
+        }
         let update = RunUpdate {
             reason: reason.clone(),
             isolated: Some(live.info.borrow().isolated),

@@ -126,6 +126,7 @@ fn an_older_node_is_asked_what_it_knows_and_told_that_the_rest_is_newer() {
         (Request::SetSecret(Box::new(set)), OLDEST),
         (Request::RemoveSecret(secret), OLDEST),
         (Request::CheckAgents(Vec::new()), 4),
+        (Request::TryAgent(String::new()), 4),
     ] {
         // What an older node compares: whether its own version lies between these.
         let frame = encode(&Opening::new(request)).unwrap();

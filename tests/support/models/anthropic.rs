@@ -14,6 +14,7 @@ pub(super) fn read(body: &Value) -> Heard {
     for tool in body["tools"].as_array().into_iter().flatten() {
         heard.tools.extend(tool["name"].as_str().map(str::to_owned));
     }
+    let mut searches = Vec::new();
     for message in body["messages"].as_array().into_iter().flatten() {
         let say = |text: &str| match message["role"].as_str() {
             Some("assistant") => Turn::Model(text.to_owned()),
@@ -25,6 +26,15 @@ pub(super) fn read(body: &Value) -> Heard {
             match part["type"].as_str().unwrap_or_default() {
                 "text" => heard.turns.extend(part["text"].as_str().map(say)),
                 "image" => heard.turns.extend(image(part)),
+                "tool_use" if part["name"] == "ToolSearch" => {
+                    searches.push(part["id"].clone());
+                    heard.searches.extend(part["input"]["query"].as_str().map(str::to_owned));
+                }
+                "tool_result" if searches.contains(&part["tool_use_id"]) => {
+                    let found = part["content"].as_array().into_iter().flatten();
+                    let found = found.filter_map(|found| found["tool_name"].as_str());
+                    heard.tools.extend(found.map(str::to_owned));
+                }
                 "tool_use" => heard.turns.push(Turn::Call {
                     tool: part["name"].as_str().unwrap_or_default().to_owned(),
                     input: part["input"].clone(),
@@ -63,7 +73,7 @@ pub(super) fn call(step: &Step, heard: &Heard) -> Option<Call> {
             &["Agent", "Task"],
             json!({"description": "a part of it", "prompt": task, "subagent_type": "general-purpose", "run_in_background": false}),
         ),
-        Step::Say(_) | Step::History | Step::Await => return None,
+        Step::Say(_) | Step::History | Step::Await | Step::Pass { .. } => return None,
     };
     Some(Call { tool: heard.tool(tools)?, input })
 }

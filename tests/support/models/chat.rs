@@ -57,7 +57,7 @@ pub(super) fn call(step: &Step, heard: &Heard) -> Option<Call> {
             "task",
             json!({"description": "a part of it", "prompt": task, "subagent_type": "general"}),
         ),
-        Step::Say(_) | Step::History | Step::Await => return None,
+        Step::Say(_) | Step::History | Step::Await | Step::Pass { .. } => return None,
     };
     Some(Call { tool: heard.tool(&[tool])?, input })
 }

@@ -27,6 +27,12 @@ pub(super) fn read(body: &Value) -> Heard {
                 let parts = response["parts"].as_array().into_iter().flatten();
                 heard.turns.extend(parts.filter_map(image));
             } else if let Some(text) = part["text"].as_str() {
+                // What a hook of the user's adds stands before what the user said.
+                let (hook, text) = match text.split_once("</hook_context>") {
+                    Some((hook, said)) if !is_model => (Some(hook), said.trim_start()),
+                    _ => (None, text),
+                };
+                heard.turns.extend(hook.map(said));
                 heard.turns.push(if is_model { Turn::Model(text.to_owned()) } else { said(text) });
             } else {
                 heard.turns.extend(image(part));
@@ -58,7 +64,7 @@ pub(super) fn call(step: &Step, heard: &Heard) -> Option<Call> {
         }
         // An agent that another one has started says its last words so, and goes on for as long as it has not.
         Step::Say(words) => ("complete_task", json!({"result": {"response": words}})),
-        Step::History | Step::Await => return None,
+        Step::History | Step::Await | Step::Pass { .. } => return None,
     };
     Some(Call { tool: heard.tool(&[tool])?, input })
 }

@@ -1,6 +1,9 @@
 //! What a request holds, whatever its API.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// Tools that find tools.
+pub(super) const SEARCHES: [&str; 2] = ["ToolSearch", "tool_search"];
 
 /// How the programs tell the model where it is. What stands last in a request holds.
 const FOLDERS: [(&str, &str); 7] = [
@@ -38,6 +41,8 @@ pub(crate) struct Heard {
     pub(crate) turns: Vec<Turn>,
     /// Names of the tools that the program has.
     pub(crate) tools: Vec<String>,
+    /// What was looked for among those that it has and does not tell of before. That is no part of the conversation.
+    pub(super) searches: Vec<String>,
 }
 
 impl Heard {
@@ -45,6 +50,42 @@ impl Heard {
     pub(super) fn tool(&self, names: &[&str]) -> Option<String> {
         let has = |name: &&&str| self.tools.iter().any(|tool| tool == **name);
         names.iter().find(has).map(|name| (*name).to_owned())
+    }
+
+    /// The tool of Baton's server, by whatever name the program gives it.
+    fn tool_of_baton(&self, name: &str) -> Option<String> {
+        let is_it = |tool: &&String| tool.contains("baton") && tool.ends_with(name);
+        self.tools.iter().find(is_it).or_else(|| self.tools.iter().find(|it| *it == name)).cloned()
+    }
+
+    /// What the user typed behind the last command, as the text of the command marks it.
+    fn typed(&self) -> Option<&str> {
+        let tagged = |text: &'_ str, tag: &str| -> Option<(usize, usize)> {
+            let begin = text.rfind(&format!("<{tag}>\n"))? + tag.len() + 3;
+            let end = begin + text.get(begin..)?.find(&format!("\n</{tag}>"))?;
+            Some((begin, end))
+        };
+        self.turns.iter().rev().find_map(|turn| {
+            let Turn::User(text) = turn else { return None };
+            if let Some(command) = text.trim_start().strip_prefix('$') {
+                return Some(command.split_once(' ').map_or("", |(_, typed)| typed));
+            }
+            let (begin, end) = ["task", "run"].iter().find_map(|tag| tagged(text, tag))?;
+            text.get(begin..end)
+        })
+    }
+
+    /// A call of a tool of Baton's server with what the user typed; or first of the one that finds tools.
+    pub(super) fn pass(&self, tool: &str, argument: &str) -> Option<(String, Value)> {
+        if let Some(found) = self.tool_of_baton(tool) {
+            return Some((found, json!({ argument: self.typed()?.trim() })));
+        }
+        let finder = self.tool(&SEARCHES)?;
+        let query = match finder.as_str() {
+            "ToolSearch" => format!("select:mcp__baton__{tool}"),
+            _ => format!("baton {tool}"),
+        };
+        (!self.searches.contains(&query)).then(|| (finder, json!({ "query": query })))
     }
 
     /// The folder that the program works in, as the request tells it.

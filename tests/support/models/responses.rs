@@ -23,6 +23,10 @@ pub(super) fn read(body: &Value) -> Heard {
                 tool: text("name"),
                 input: serde_json::from_str(&text("arguments")).unwrap_or_default(),
             }),
+            "tool_search_call" => {
+                heard.searches.extend(item["arguments"]["query"].as_str().map(str::to_owned));
+            }
+            "tool_search_output" => tools(&item["tools"], "", &mut heard.tools),
             "custom_tool_call" => {
                 heard.turns.push(Turn::Call { tool: text("name"), input: text("input").into() });
             }
@@ -91,7 +95,7 @@ pub(super) fn call(step: &Step, heard: &Heard) -> Option<Call> {
             return Some(Call { tool, input: json!({"targets": [started]}) });
         }
         Step::Shell(command) => command,
-        Step::Say(_) | Step::History => return None,
+        Step::Say(_) | Step::History | Step::Pass { .. } => return None,
     };
     Some(Call { tool: heard.tool(&["exec_command"])?, input: json!({"cmd": command}) })
 }
@@ -132,6 +136,9 @@ fn item(answer: &Answer, at: usize) -> Value {
             let id = format!("call_{at:024}");
             if let Value::String(input) = input {
                 return json!({"type": "custom_tool_call", "id": format!("ctc_{at:024}"), "call_id": id, "name": tool, "input": input});
+            }
+            if tool == "tool_search" {
+                return json!({"type": "tool_search_call", "id": format!("tsc_{at:024}"), "call_id": id, "execution": "client", "status": "completed", "arguments": input});
             }
             let arguments = input.to_string();
             let (group, name) = tool

@@ -20,6 +20,8 @@ pub(crate) enum Step {
     Shell(String),
     /// Gives a task to another agent.
     Delegate(String),
+    /// Calls a tool of Baton's server, as its commands say: what the user typed behind the command is this argument of it.
+    Pass { tool: String, argument: String },
     /// Waits for that one. Only where giving the task does not; elsewhere there is no such step.
     Await,
 }
@@ -39,6 +41,10 @@ impl Step {
 
     pub(crate) fn shell(command: &str) -> Self {
         Self::Shell(command.to_owned())
+    }
+
+    pub(crate) fn pass(tool: &str, argument: &str) -> Self {
+        Self::Pass { tool: tool.to_owned(), argument: argument.to_owned() }
     }
 
     pub(crate) fn delegate(task: &str) -> Self {

@@ -36,6 +36,8 @@ pub(crate) struct Program {
     pub(super) variables: fn(&str) -> Vec<(String, String)>,
     /// Arguments for a turn without a terminal: those of the command that resumes on one, without the program, and the prompt.
     pub(super) turn: fn(&[&str], &str) -> Vec<String>,
+    /// The same for a command that `agent setup` has put into it, and what its user types behind that.
+    pub(super) command: fn(&[&str], &str, &str) -> Vec<String>,
     /// Words of the command that resumes a conversation, and of the one that forks it.
     pub(super) resume: fn(&str) -> Vec<&str>,
     pub(super) fork: fn(&str) -> Vec<&str>,
@@ -43,6 +45,13 @@ pub(crate) struct Program {
     pub(super) with_image: fn(Command, &str, &Path) -> Command,
     /// The id of the conversation and the last words, in what it wrote.
     pub(super) said: fn(&[Value]) -> Option<(String, String)>,
+}
+
+impl Program {
+    /// What its file of settings says.
+    pub(crate) fn file(&self, url: &str) -> String {
+        (self.files)(url).into_iter().map(|(_, text)| text).collect()
+    }
 }
 
 pub(crate) static CLAUDE: Program = Program {
@@ -71,6 +80,11 @@ pub(crate) static CLAUDE: Program = Program {
             resume,
             &["--", prompt],
         ])
+    },
+    // Without a word on what it may do: what setup writes is enough for its tools.
+    command: |resume, name, typed| {
+        let prompt = format!("/{name} {typed}");
+        strings(&[&["-p", "--output-format", "json"], resume, &["--", &prompt]])
     },
     resume: |id| vec!["--resume", id],
     fork: |id| vec!["--resume", id, "--fork-session"],
@@ -111,6 +125,10 @@ pub(crate) static CODEX: Program = Program {
     },
     variables: |_| vec![("SCRIPTED_KEY".to_owned(), KEY.to_owned())],
     turn: |resume, prompt| strings(&[&["exec"], &CODEX_OPTIONS, resume, &["--", prompt]]),
+    command: |resume, name, typed| {
+        let prompt = format!("${name} {typed}");
+        strings(&[&["exec"], &CODEX_OPTIONS, resume, &["--", &prompt]])
+    },
     resume: |id| vec!["resume", id],
     fork: |id| vec!["fork", id],
     with_image: |mut command, prompt, image| {
@@ -124,8 +142,13 @@ pub(crate) static CODEX: Program = Program {
     },
 };
 
-const CODEX_OPTIONS: [&str; 3] =
-    ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"];
+const CODEX_OPTIONS: [&str; 4] = [
+    "--json",
+    "--skip-git-repo-check",
+    "--dangerously-bypass-approvals-and-sandbox",
+    // Its user would trust them by `/hooks`.
+    "--dangerously-bypass-hook-trust",
+];
 
 pub(crate) static GEMINI: Program = Program {
     agent: "gemini",
@@ -152,6 +175,7 @@ pub(crate) static GEMINI: Program = Program {
         let options = ["-m", "gemini-2.5-flash", "--yolo", "--output-format", "json", "-p", prompt];
         strings(&[resume, &options])
     },
+    command: |resume, name, typed| (GEMINI.turn)(resume, &format!("/{name} {typed}")),
     resume: |id| vec!["--resume", id],
     // It has no forks.
     fork: |_| Vec::new(),
@@ -194,6 +218,11 @@ pub(crate) static OPENCODE: Program = Program {
         off.map(|what| (format!("OPENCODE_DISABLE_{what}"), "1".to_owned())).to_vec()
     },
     turn: |resume, prompt| strings(&[&["run", "--format", "json"], resume, &["--", prompt]]),
+    command: |resume, name, typed| {
+        // It puts what has a space in it into quotation marks.
+        let typed: Vec<_> = typed.split(' ').collect();
+        strings(&[&["run", "--format", "json"], resume, &["--command", name, "--"], &typed])
+    },
     resume: |id| vec!["-s", id],
     fork: |id| vec!["-s", id, "--fork"],
     with_image: |mut command, prompt, image| {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::targets::NAMES;
 use crate::error::CliError;
+use crate::inherited;
 use crate::report::figures;
 use crate::session::Session;
 use crate::workspace;
@@ -77,7 +78,11 @@ impl Event {
 
 pub(super) fn run(session: &Session, args: &Args) {
     let done = match &args.stopped {
-        Some(root) => stopped(session, args, root),
+        Some(root) => {
+            // The agent is not waited for, and does not wait.
+            inherited::close();
+            stopped(session, args, root)
+        }
         None => heard(session, args),
     };
     if let Err(CliError::Failed(report)) = done {
@@ -103,7 +108,13 @@ fn heard(session: &Session, args: &Args) -> Result<(), CliError> {
     let root = workspace::root(None, &cwd)?;
     let folder = session.env.home.sessions_dir();
     let failed = |error| CliError::caused("hook", "keeping which conversation is open", &error);
+    // Who stops while its user speaks to another one does not become the one at work.
+    let is_others = || {
+        let mark = Mark::read(&folder, &root);
+        mark.is_some_and(|mark| (mark.agent.as_str(), &mark.session) != (agent, &session_id))
+    };
     match event {
+        Event::Stops if is_others() => {}
         Event::Begins | Event::IsAsked | Event::Stops => {
             let mark = Mark {
                 agent: agent.to_owned(),

@@ -28,7 +28,7 @@ yourself in one or two sentences what is left to be done, and pass that.
 @ARGS@
 </task>
 
-Do not use a shell for it. When the tool has answered, tell the user the run that it names, and stop: the work goes on there, so
+If that tool is not among yours, look for it first, if you have a tool that finds tools. Do not use a shell for it. When the tool has answered, tell the user the run that it names, and stop: the work goes on there, so
 edit nothing here any more. If the tool fails, tell the user what it said and change nothing.
 ",
 };
@@ -46,7 +46,8 @@ there is only one.
 @ARGS@
 </run>
 
-Call the tool `pull` once, with `run` set to that id. Do not use a shell for it. Then tell the user in which folder the work is, what was
+Call the tool `pull` once, with `run` set to that id; if it is not among your tools, look for it first, if you have a tool that finds tools.
+Do not use a shell for it. Then tell the user in which folder the work is, what was
 left out or is in conflict and why, and the exact command in `resume_command` with which the conversation goes on there.
 ",
 };
@@ -72,11 +73,22 @@ pub(super) fn claude(text: &Text) -> String {
     whole::sealed(&(head + &text.body.replace("@ARGS@", "$ARGUMENTS")))
 }
 
-/// OpenCode: `commands/NAME.md`.
+/// OpenCode: `commands/NAME.md`, together with the plugin.
 pub(super) fn opencode(text: &Text) -> String {
     let head = format!("---\n# {}\ndescription: {}\n---\n", mark(), text.description);
-    whole::sealed(&(head + &text.body.replace("@ARGS@", "$ARGUMENTS")))
+    let missing = format!(
+        "\nIf it is {TYPED} in braces that stands there, the plugin of Baton is not loaded: tell the user so, and do nothing else.\n{NO_ARGUMENT}\n"
+    );
+    let place = format!("{{{{{TYPED}}}}}");
+    whole::sealed(&(head + &text.body.replace("@ARGS@", &place) + &missing))
 }
+
+/// OpenCode runs what looks like a command of a shell in a text, also where that is what the user typed: it gets this word in
+/// its place, and the plugin puts the rest there when nothing is run any more.
+const TYPED: &str = "typed";
+
+/// An argument that nobody types: without one OpenCode adds all that the user typed to the text.
+const NO_ARGUMENT: &str = "$99999999";
 
 /// Codex: `skills/NAME/SKILL.md`, which a user names by `$NAME` with the text behind it.
 pub(super) fn codex(text: &Text) -> String {
@@ -128,6 +140,10 @@ export const Baton = async ({{ directory }}) => {{
       else if (event.type === \"session.idle\") await say(\"Stop\", properties.sessionID)
       else if (event.type === \"session.deleted\") await say(\"SessionEnd\", properties.info?.id)
     }},
+    \"command.execute.before\": async ({{ command, arguments: typed }}, {{ parts }}) => {{
+      if (command !== \"handoff\" && command !== \"continue-locally\") return
+      for (const part of parts) if (part.type === \"text\") part.text = part.text.replace(\"{{{{{TYPED}}}}}\", () => typed)
+    }},
     \"chat.message\": async (input) => {{ await say(\"UserPromptSubmit\", input.sessionID) }},
   }}
 }}
@@ -150,9 +166,15 @@ mod tests {
                 assert!(!written.contains("!`") && !written.contains("!{"), "{written}");
                 assert!(!written.contains("@ARGS@"), "{written}");
             }
+            let written = opencode(text);
+            assert!(written.contains("{{typed}}") && !written.contains("$ARGUMENTS"), "{written}");
             let toml: toml_edit::DocumentMut = gemini(text).parse().unwrap();
             assert!(toml["prompt"].as_str().unwrap().contains("{{args}}"));
         }
-        assert!(whole::is_ours(&plugin(&["/b".to_owned()])));
+        let plugin = plugin(&["/b".to_owned()]);
+        assert!(
+            whole::is_ours(&plugin) && plugin.contains(r#"replace("{{typed}}", () =>"#),
+            "{plugin}"
+        );
     }
 }

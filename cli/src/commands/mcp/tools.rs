@@ -154,7 +154,7 @@ pub(super) fn list() -> Value {
 pub(super) fn command(params: &Value) -> Result<Command, Wrong> {
     let arguments = params.get("arguments").cloned().unwrap_or_else(|| json!({}));
     match params.get("name").and_then(Value::as_str) {
-        Some("handoff") => handoff(read(arguments)?),
+        Some("handoff") => handoff(read(arguments)?, speaks(params)),
         Some("status") => status(read(arguments)?),
         Some("follow_up") => follow_up(read(arguments)?),
         Some("pull") => pull(read(arguments)?),
@@ -166,7 +166,13 @@ fn read<T: serde::de::DeserializeOwned>(arguments: Value) -> Result<T, Wrong> {
     serde_json::from_value(arguments).map_err(|error| Wrong::Arguments(error.to_string()))
 }
 
-fn handoff(asked: Handoff) -> Result<Command, Wrong> {
+/// The conversation in which a tool is called, where the program says so beside the call, as Codex does.
+fn speaks(params: &Value) -> Option<&str> {
+    let id = params.get("_meta")?.get("sessionId")?.as_str()?;
+    plain(id, "sessionId").ok().filter(|id| !id.starts_with('-'))
+}
+
+fn handoff(asked: Handoff, speaks: Option<&str>) -> Result<Command, Wrong> {
     let mut args = vec!["handoff".to_owned()];
     if let Some(path) = asked.path {
         args.push(absolute(path, "path")?);
@@ -179,6 +185,7 @@ fn handoff(asked: Handoff) -> Result<Command, Wrong> {
     }
     let conversation = asked.conversation.as_deref().unwrap_or("auto");
     args.push(format!("--conversation={}", plain(conversation, "conversation")?));
+    args.extend(speaks.map(|id| format!("--speaks={id}")));
     if let Some(agent) = asked.agent {
         args.push(format!("--agent={}", plain(&agent, "agent")?));
     }
@@ -433,15 +440,17 @@ fn result(tool: &str, said: Said, beside: Option<(&str, Said)>) -> Value {
         object.insert(name.to_owned(), more);
     }
     let is_error = !matches!(code, 0 | QUEUED);
+    let headline = headline(tool, code, &object).filter(|_| !is_error);
+    let said: Vec<_> =
+        headline.into_iter().chain(Some(notes).filter(|it| !it.is_empty())).collect();
     let mut content = Vec::new();
     let mut text = |text: String| content.push(json!({"type": "text", "text": text}));
-    if let Some(headline) = headline(tool, code, &object).filter(|_| !is_error) {
-        text(headline);
-    }
-    if !notes.is_empty() {
-        text(notes);
-    }
+    said.iter().cloned().for_each(&mut text);
     text(Value::Object(object.clone()).to_string());
+    if !said.is_empty() {
+        // Some programs show a model the object and nothing else.
+        object.insert("message".to_owned(), said.join("\n").into());
+    }
     json!({"content": content, "structuredContent": object, "isError": is_error})
 }
 
@@ -480,6 +489,12 @@ mod tests {
             assert!(matches!(args(name, &bad), Err(Wrong::Arguments(_))), "{name} {bad}");
         }
         assert!(matches!(args("rm", &json!({})), Err(Wrong::Tool)));
+        // Which conversation it is that calls, and what is none.
+        for (id, flag) in [("01a2-b", Some("--speaks=01a2-b")), ("-x", None), ("a b", None)] {
+            let call = json!({"name": "handoff", "arguments": {"prompt": "x"}, "_meta": {"sessionId": id}});
+            let made = command(&call).unwrap().args;
+            assert_eq!(made.iter().find(|it| it.starts_with("--speaks")).map(String::as_str), flag);
+        }
         assert_eq!(
             args("pull", &json!({"run": "abcdef12", "apply": true, "dry_run": true})).unwrap(),
             ["pull", "abcdef12", "--dry-run", "--apply"]

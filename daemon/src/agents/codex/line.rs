@@ -85,6 +85,9 @@ struct Payload<'a> {
     call_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     name: Option<Cow<'a, str>>,
+    /// The server of tools that the name belongs to.
+    #[serde(borrow)]
+    namespace: Option<Cow<'a, str>>,
     #[serde(borrow)]
     arguments: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -191,12 +194,13 @@ impl<'a> Line<'a> {
 
     /// Which call asks for a handoff, and which was answered.
     fn calls(&self) -> (Option<String>, Option<String>) {
-        let Payload { call_id, name, arguments, input, action, .. } = &self.payload;
+        let Payload { call_id, name, namespace, arguments, input, action, .. } = &self.payload;
         let Some(id) = call_id.as_deref().map(str::to_owned) else { return (None, None) };
         if CALLS.iter().any(|name| self.is_item(name)) {
             let given =
                 [arguments, input, action].into_iter().copied().flatten().map(RawValue::get);
-            let asks = is_handoff(name.as_deref(), None)
+            let name = [namespace, name].map(|it| it.as_deref().unwrap_or_default()).join("/");
+            let asks = is_handoff(Some(&name), None)
                 || given.into_iter().any(|given| is_handoff(None, Some(given)));
             return (Some(id).filter(|_| asks), None);
         }

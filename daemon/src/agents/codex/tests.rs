@@ -89,6 +89,19 @@ fn a_turn_begins_with_its_task() {
     assert_eq!(seen.last_turn, Some(begins[5]));
     assert_eq!((seen.messages, seen.odd_lines), (4, 1));
     assert_eq!(seen.version.as_deref(), Some("0.169.0"));
+
+    // A tool of a server, as the program writes down that it was called.
+    let call = |item: &str| {
+        format!(r#"{{"type":"response_item","payload":{{"type":"{item}","call_id":"c"}}}}"#)
+    };
+    let tool = r#""call_id":"c","namespace":"mcp__baton","name":"handoff","arguments":"{\"prompt\":\"x\"}""#;
+    let called = call("function_call").replace(r#""call_id":"c""#, tool);
+    Codex.see(&mut seen, at, called.as_bytes());
+    assert_eq!(seen.handoff(), Some(begins[5]));
+    Codex.see(&mut seen, at, call("function_call_output").as_bytes());
+    assert_eq!(seen.handoff(), None);
+    Codex.see(&mut seen, at, called.replace("mcp__baton", "mcp__other").as_bytes());
+    assert_eq!(seen.handoff(), None);
 }
 
 #[test]
