@@ -48,6 +48,8 @@ pub fn check(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
+    // Files stay where they are, whatever is collected meanwhile.
+    let _lease = store.lease();
     for path in &store.recovery().damaged {
         checked.found(
             path.display(),

@@ -15,7 +15,7 @@ use crate::fs::{self, Context};
 use crate::journal::{Entry, Journal, Poison, RefState, Replayed, replay};
 use crate::layout::Layout;
 use crate::segment::Record;
-use crate::vault::{Commits, Pending, PendingObject, Refs, Vault};
+use crate::vault::{Commits, Lease, Pending, PendingObject, Refs, Vault};
 
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +87,7 @@ impl Store {
             gate: RwLock::new(()),
             fold,
             memory: AtomicU64::new(memory),
+            leases: Arc::default(),
             _lock: lock,
         });
         let vaults = dormant
@@ -121,6 +122,11 @@ impl Store {
     /// A vault, made on first use.
     pub fn vault(&self, id: VaultId) -> Result<Vault, StoreError> {
         self.0.shared.vault(id)
+    }
+
+    /// Relies on what is in any vault until it is dropped.
+    pub fn lease(&self) -> Lease {
+        self.0.shared.commits.leases.take()
     }
 
     /// Every vault that has a folder or a ref.
