@@ -245,7 +245,7 @@ impl Search {
         let mut next = world.clone();
         let is_writer = at < 2;
         let actor = world.actors[at];
-        let mut then = |next: &mut World, does| next.actors[at].does = does;
+        let then = |next: &mut World, does| next.actors[at].does = does;
         match actor.does {
             Does::Idle if actor.left == 0 => return Ok(()),
             Does::Idle => {

@@ -147,7 +147,7 @@ pub(super) fn survey(
     let least = least_dead(vault);
     let mut all = sealed(vault, &live)?.0;
     for class in Class::ALL {
-        if let Some((segment, len, total)) = vault.open_segment(class)? {
+        if let Some((segment, len, total)) = vault.open_length(class)? {
             let live = live.get(&segment).copied().unwrap_or_default();
             all.push(Sealed { segment, class, name: String::new(), len, live, total });
         }
