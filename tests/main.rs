@@ -8,6 +8,7 @@ mod ahead;
 mod always_on;
 mod apply;
 mod cli;
+mod collecting;
 mod crash;
 mod damage;
 mod docs;

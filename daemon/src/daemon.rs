@@ -19,6 +19,7 @@
 //! - [`remote_runs`]: the runs of other nodes
 //! - [`steering`], [`runs_secrets`]: what those at work are told, and given
 //! - [`pulls`], [`applies`]: what a run left, in a folder of its own or into a checkout; and undo
+//! - [`collecting`], [`forgetting`]: what is taken away, and when; what somebody wants to be gone
 //! - [`health`]: check and doctor
 //!
 //! **Invariant:** one daemon a home, held by the lock of its store.
@@ -52,6 +53,8 @@ mod runs_secrets;
 mod brought;
 mod applied;
 mod applies;
+mod collecting;
+mod forgetting;
 mod health;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -63,7 +66,7 @@ use baton_protocol::id::WorkspaceId;
 use baton_store::catalog::Catalog;
 use baton_store::ignore::GitUser;
 use baton_store::store::Store;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::acks::Acks;
 use crate::api::control::{Answer, Command, DaemonAnswer, ServeAnswer};
@@ -148,6 +151,8 @@ pub struct Daemon {
     runs: Runs,
     secrets: Secrets,
     rooming: rooming::Rooming,
+    /// Told of what may have made the store larger.
+    grown: Arc<Notify>,
     /// Of which kind the checkouts of runs are.
     sharing: checkouts::Sharing,
     /// The node of this home: from the start where it serves, else when `local` is first used.
@@ -321,6 +326,7 @@ impl Daemon {
             runs,
             secrets,
             rooming,
+            grown: Arc::default(),
             sharing,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),
@@ -330,6 +336,7 @@ impl Daemon {
         daemon.queue.start(&daemon)?;
         daemon.start_background()?;
         daemon.start_histories().await?;
+        daemon.start_collecting();
         Ok((daemon, stopping))
     }
 
@@ -363,9 +370,11 @@ impl Daemon {
                 catalog: self.catalog.clone(),
                 handler: Arc::new(Requests {
                     store: self.store.clone(),
+                    catalog: self.catalog.clone(),
                     runs: self.runs.clone(),
                     secrets: self.secrets.clone(),
                     quota: Quota { vault: self.config.serve.quota_bytes, ..Quota::default() },
+                    changed: Arc::clone(&self.grown),
                     tasks: self.tasks.clone(),
                 }),
                 limits: Limits::of(&self.config.serve),
@@ -439,6 +448,20 @@ impl Daemon {
         command: Command,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
+        // What they find stays until they are done. Those that wait for a run or a node do not read meanwhile.
+        let reads = matches!(
+            command,
+            Command::Log { .. }
+                | Command::Diff { .. }
+                | Command::Restore { .. }
+                | Command::Handoff(_)
+                | Command::Run(_)
+                | Command::FollowUp(_)
+                | Command::Pull(_)
+                | Command::Apply(_)
+                | Command::Undo { .. }
+        );
+        let _lease = reads.then(|| self.store.lease());
         match command {
             Command::Ping => Ok(Answer::Daemon(self.answer())),
             Command::Stop { if_idle } => self.stop(if_idle),
@@ -482,6 +505,8 @@ impl Daemon {
             Command::Undo { id, path } => self.undo(id, path).await,
             Command::Queue => self.queue_list().await,
             Command::QueueCancel { id } => self.queue_cancel(&id, events).await,
+            Command::Forget(what) => self.forget(what, events).await,
+            Command::Gc { dry_run } => self.gc(dry_run, events).await,
             Command::Check { data } => self.check(data, events).await,
             Command::Doctor => self.doctor().await,
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use baton_protocol::id::{ObjectId, VaultId};
+use baton_protocol::message::Head;
 use baton_protocol::object::Object;
 
 use crate::error::StoreError;
@@ -132,6 +133,20 @@ impl Store {
     /// Every vault that has a folder or a ref.
     pub fn vaults(&self) -> Result<Vec<VaultId>, StoreError> {
         self.0.shared.ids()
+    }
+
+    /// Takes refs of a vault away; durable when this returns. What only they led to is collected later. Returns how many.
+    pub fn remove_refs(
+        &self,
+        vault: VaultId,
+        is_meant: impl Fn(&Head) -> bool,
+    ) -> Result<usize, StoreError> {
+        let removed = self.vault(vault)?.remove_refs(is_meant);
+        if removed > 0 {
+            // The checkpoint of the next file does not have them.
+            self.fold()?;
+        }
+        Ok(removed)
     }
 
     /// Moves what the journal holds into segments, and starts a new journal file.

@@ -173,6 +173,13 @@ impl Vault {
         self.0.refs.heads()
     }
 
+    /// Takes refs away, which lasts once the journal has been folded. Returns how many.
+    pub(crate) fn remove_refs(&self, is_meant: impl Fn(&Head) -> bool) -> usize {
+        // Whoever moves a ref has the gate.
+        let _gate = self.0.commits.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.0.refs.remove(is_meant)
+    }
+
     /// Whether an object in the segments has a hash that begins so. For who asks of many.
     pub fn may_hold(&self, prefix: &HashPrefix) -> Result<bool, StoreError> {
         self.0.index.has_prefix(prefix)

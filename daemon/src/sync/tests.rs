@@ -309,8 +309,10 @@ impl Cloud {
         let runs = Runs::new(RunOptions::new(path.join("runs"), variables), parts).unwrap();
         let handler = Requests {
             store: store.clone(),
+            catalog: catalog.clone(),
             runs,
             secrets,
+            changed: Arc::default(),
             quota: settings.quota,
             tasks: tasks.clone(),
         };

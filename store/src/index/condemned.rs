@@ -48,11 +48,7 @@ pub struct Moved {
 
 impl Index {
     /// Rows in the order of their hashes: at most `limit` after a hash, or from the first one on.
-    pub fn page(
-        &self,
-        after: Option<&[u8; 32]>,
-        limit: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
+    pub fn page(&self, after: Option<&[u8; 32]>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         // No hash is empty, so that all are after that.
         let after = after.map_or(&[][..], |hash| &hash[..]);
         self.read("listing objects", |db| {
@@ -197,6 +193,10 @@ impl Index {
             return Ok(());
         }
         let has = db.prepare("SELECT condemned FROM object LIMIT 0").is_ok();
-        if has { Ok(()) } else { db.execute_batch(STEP_2).map_err(database("opening the index", path)) }
+        if has {
+            Ok(())
+        } else {
+            db.execute_batch(STEP_2).map_err(database("opening the index", path))
+        }
     }
 }

@@ -268,10 +268,7 @@ impl Vault {
     }
 
     /// The open segment of a class, where there is one: its number, its length, and the bytes of its objects.
-    pub(super) fn open_length(
-        &self,
-        class: Class,
-    ) -> Result<Option<(u32, u64, u64)>, StoreError> {
+    pub(super) fn open_length(&self, class: Class) -> Result<Option<(u32, u64, u64)>, StoreError> {
         let mut slot = self.slot(class).lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
             *slot = self.resume_writer(class)?;

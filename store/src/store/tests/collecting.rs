@@ -321,7 +321,11 @@ fn a_kill_or_a_power_cut_after_any_step_loses_nothing_and_the_next_collection_fi
             assert_eq!(vault.intake().missing(last.into(), 10).unwrap(), [], "{what}");
             assert_eq!(vault.index().page(None, 1000).unwrap().len(), expected.len() + 2, "{what}");
             assert!(!vault.is_to_be_purged(), "{what}");
-            assert_eq!(crate::check::check(&store, true, |_, _| {}).unwrap().problems, [], "{what}");
+            assert_eq!(
+                crate::check::check(&store, true, |_, _| {}).unwrap().problems,
+                [],
+                "{what}"
+            );
         }
     }
     assert!(steps > 25 && cuts > 80, "{steps} steps, {cuts} cuts");

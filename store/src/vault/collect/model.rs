@@ -488,7 +488,9 @@ fn in_no_order_of_steps_is_anything_lost() {
         let more = MORE.iter().filter(|_| is_night);
         for &(crashes, writers, namers) in STARTS.iter().chain(more) {
             let worlds = search.run(World::new(crashes, writers, namers)).unwrap();
-            println!("{order:?}, {crashes} power cuts, {writers} writers, {namers} others: {worlds}");
+            println!(
+                "{order:?}, {crashes} power cuts, {writers} writers, {namers} others: {worlds}"
+            );
             assert!(worlds > 1000);
         }
     }

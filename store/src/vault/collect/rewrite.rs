@@ -169,10 +169,7 @@ fn live(vault: &Vault) -> Result<HashMap<u32, Live>, StoreError> {
 }
 
 /// The sealed segments to which no rows are added any more; and whether there are no others that hold anything dead.
-fn sealed(
-    vault: &Vault,
-    live: &HashMap<u32, Live>,
-) -> Result<(Vec<Sealed>, bool), StoreError> {
+fn sealed(vault: &Vault, live: &HashMap<u32, Live>) -> Result<(Vec<Sealed>, bool), StoreError> {
     let (mut found, mut are_all) = (Vec::new(), true);
     for row in vault.index().segments()? {
         let Some(class) = Class::from_number(row.class) else { continue };
@@ -209,7 +206,8 @@ fn path_of(vault: &Vault, sealed: &Sealed) -> PathBuf {
 fn copy(vault: &Vault, sealed: &Sealed) -> Result<Option<u64>, StoreError> {
     let path = path_of(vault, sealed);
     let file = fs::open(&path)?;
-    let mut copying = Copying { vault, sealed, moved: Vec::new(), offsets: BTreeMap::new(), bytes: 0 };
+    let mut copying =
+        Copying { vault, sealed, moved: Vec::new(), offsets: BTreeMap::new(), bytes: 0 };
     let copied = copying.records(&file, &path).and_then(|()| {
         vault.sync_segments()?;
         // Rows that went meanwhile are no loss, and none are added.
@@ -273,7 +271,8 @@ impl Copying<'_> {
             let mut builder = RecordBuilder::default();
             for (id, at) in &at {
                 let start = at.inner as usize;
-                builder.push(*id, record.raw.get(start..start + at.len as usize).unwrap_or_default());
+                builder
+                    .push(*id, record.raw.get(start..start + at.len as usize).unwrap_or_default());
             }
             let packed = builder.encode(self.sealed.class).map_err(StoreError::Compress)?;
             let entries = builder.entries().to_vec();
