@@ -115,7 +115,8 @@ fn collecting_leaves_what_can_still_be_asked_for() {
     let late = home.folder("late");
     home.json(&["pull", &run, "--into", arg(&late)]);
     assert_eq!(differences(&walk(&early), &walk(&late), &[]), Vec::<String>::new());
-    home.json(&["undo", text(&applied, "undo"), arg(&tree)]);
+    let undone = home.baton_in(&tree, &["undo", text(&applied, "undo")]);
+    assert!(undone.status.success(), "{undone:?}");
     assert!(!tree.join("made").exists());
     let next = home.json(&["follow-up", &run, "--", "sh", "-c", "wc -c made"]);
     home.json(&["run", "wait", text(&next, "run")]);
@@ -148,7 +149,7 @@ fn a_workspace_is_forgotten_but_for_its_folder_and_not_while_something_goes_on()
     assert!(said.contains("cancel"), "{said}");
     refused(&home, &["forget", "--run", &run], 4, "run-live");
     home.json(&["run", "cancel", &run]);
-    home.json_exit(&["run", "wait", &run], 1);
+    home.json_exit(&["run", "wait", &run], 143);
     // Offline it is forgotten here, and there with the next push.
     let address = cloud.stop();
     let gone = home.json_exit(&["forget", "--workspace", arg(&tree)], 3);
