@@ -5,7 +5,7 @@
 //! that did not. What is newer is reached from the head.
 //!
 //! Not here: the decision. And nothing is deleted from a vault: a snapshot that was thinned out can be
-//! restored by its id for as long as nothing is collected.
+//! restored by its id until the next collection.
 //!
 //! **Invariant:** every row is an ancestor of the snapshot that [`Thinning::covered`] names, which has
 //! a row, too. So a walk from the head may stop at the first snapshot that has a row.
