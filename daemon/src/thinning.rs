@@ -98,19 +98,21 @@ pub fn thin_out(
     at_once: bool,
 ) -> Result<(Thinned, Vec<SnapshotId>), StoreError> {
     let last = catalog.last_thinning(workspace)?;
-    let Some(head) = vault.head(workspace, device) else { return Ok(Default::default()) };
+    let Some(head) = vault.head(workspace, device) else {
+        return Ok((Thinned::default(), Vec::new()));
+    };
     // A clock that went back must not stop it for as long as it is behind.
     let passed = last.and_then(|last| now_ms.checked_sub(last.at));
     let is_fresh = passed.is_some_and(|passed| u128::from(passed) < SELDOM.as_millis());
     if (is_fresh && !at_once) || last.is_some_and(|last| last.covered == head.snapshot) {
-        return Ok(Default::default());
+        return Ok((Thinned::default(), Vec::new()));
     }
     let kept = catalog.history(workspace)?;
     let known: BTreeSet<_> = kept.iter().map(|row| row.snapshot).collect();
     let walked = walk(vault, [head.snapshot], &known)?;
     if !walked.snapshots.iter().any(|(id, _)| *id == head.snapshot) {
         // The head cannot be read: what covers the history would have no row.
-        return Ok(Default::default());
+        return Ok((Thinned::default(), Vec::new()));
     }
     let new = walked.snapshots.iter().map(|(id, snapshot)| HistoryRow {
         sequence: snapshot.sequence,

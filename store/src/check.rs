@@ -153,7 +153,8 @@ fn check_vault(
     Ok(())
 }
 
-/// Walks a snapshot and its parents. Parents may be on another machine: an absent one is no damage.
+/// Walks a snapshot and its parents. Parents may be on another machine, and what a collection has begun to take away is no
+/// longer whole: neither is damage.
 fn check_history(
     vault: &Vault,
     head: ObjectId,
@@ -163,7 +164,7 @@ fn check_history(
 ) -> Result<(), StoreError> {
     let mut history = vec![(head, true)];
     while let Some((snapshot, is_head)) = history.pop() {
-        if seen.contains(&snapshot) || (!is_head && !vault.contains(&snapshot)?) {
+        if seen.contains(&snapshot) || (!is_head && !vault.was_whole(&snapshot)?) {
             continue;
         }
         checked.snapshots += 1;

@@ -60,6 +60,8 @@ pub struct Found {
     pub is_closed: bool,
     /// Whether it is on its way out.
     pub is_condemned: bool,
+    /// Whether it was, and nobody has proved since that all below it is here.
+    pub is_taken_back: bool,
 }
 
 /// The index of one vault.
@@ -150,8 +152,10 @@ impl Index {
                  FROM object WHERE hash = ?1 AND kind = ?2",
             )?
             .query_row(params![&id.hash[..], id.kind as u8], |row| {
-                let (is_closed, is_condemned) = (row.get(5)?, row.get(6)?);
-                Ok(Found { at: location(row)?, is_closed, is_condemned })
+                let (is_closed, state) = (row.get(5)?, row.get::<_, u8>(6)?);
+                let (is_condemned, is_taken_back) =
+                    (state == condemned::CONDEMNED, state == condemned::TAKEN_BACK);
+                Ok(Found { at: location(row)?, is_closed, is_condemned, is_taken_back })
             })
             .optional()
         })
@@ -192,7 +196,7 @@ impl Index {
         self.read("looking up a prefix", |db| {
             db.prepare_cached(
                 "SELECT hash, kind FROM object WHERE hash >= ?1 AND hash <= ?2 AND
-                 (?3 IS NULL OR kind = ?3) AND NOT condemned LIMIT 16",
+                 (?3 IS NULL OR kind = ?3) AND condemned != 1 LIMIT 16",
             )?
             .query_map(params![prefix, &upper[..], kind.map(|kind| kind as u8)], |row| {
                 Ok((row.get::<_, u8>(1)?, row.get(0)?))
@@ -222,12 +226,12 @@ impl Index {
                     "INSERT INTO object(hash, kind, segment, offset, record_len, inner, len, closed)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                      ON CONFLICT (hash) DO UPDATE SET
-                       segment = iif(condemned, excluded.segment, segment),
-                       offset = iif(condemned, excluded.offset, offset),
-                       record_len = iif(condemned, excluded.record_len, record_len),
-                       inner = iif(condemned, excluded.inner, inner),
-                       closed = iif(condemned, excluded.closed, max(closed, excluded.closed)),
-                       condemned = 0",
+                       segment = iif(condemned = 1, excluded.segment, segment),
+                       offset = iif(condemned = 1, excluded.offset, offset),
+                       record_len = iif(condemned = 1, excluded.record_len, record_len),
+                       inner = iif(condemned = 1, excluded.inner, inner),
+                       closed = iif(condemned = 1, excluded.closed, max(closed, excluded.closed)),
+                       condemned = iif(condemned = 0, 0, 2)",
                 )?;
                 for (id, at) in &*objects {
                     // A chunk refers to nothing: it is closed as soon as it is here.
@@ -265,8 +269,9 @@ impl Index {
         self.write("closing objects", |db| {
             let transaction = db.transaction()?;
             {
-                let mut close =
-                    transaction.prepare_cached("UPDATE object SET closed = 1 WHERE hash = ?1")?;
+                let mut close = transaction.prepare_cached(
+                    "UPDATE object SET closed = 1, condemned = 0 WHERE hash = ?1",
+                )?;
                 for id in ids {
                     close.execute([&id.hash[..]])?;
                 }

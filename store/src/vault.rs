@@ -250,6 +250,15 @@ impl Vault {
         Ok(self.pending().get(id).is_some() || self.take(id)?.is_some())
     }
 
+    /// Whether it is said of an object that all below it is here, as far as nothing was damaged since.
+    pub(crate) fn was_whole(&self, id: &ObjectId) -> Result<bool, StoreError> {
+        if self.pending().get(id).is_some() {
+            return Ok(true);
+        }
+        let found = self.0.index.find(id)?;
+        Ok(found.is_some_and(|found| !found.is_condemned && !found.is_taken_back))
+    }
+
     /// What the index says of an object, which is taken back where it was condemned.
     fn take(&self, id: &ObjectId) -> Result<Option<Found>, StoreError> {
         let Some(found) = self.0.index.find(id)? else { return Ok(None) };
@@ -362,14 +371,12 @@ impl Vault {
 
     /// Reads the object at a place and checks its hash.
     fn read_at(&self, id: &ObjectId, at: &Location) -> Result<Vec<u8>, StoreError> {
-        match self.try_read_at(id, at)? {
-            Some(bytes) => Ok(bytes),
-            None => {
-                // Either the bytes are damaged, or they are somewhere else.
-                self.0.index.doubt();
-                Err(StoreError::DamagedObject(*id))
-            }
+        if let Some(bytes) = self.try_read_at(id, at)? {
+            return Ok(bytes);
         }
+        // Either the bytes are damaged, or they are somewhere else.
+        self.0.index.doubt();
+        Err(StoreError::DamagedObject(*id))
     }
 
     /// The same; nothing where it is not there, or damaged.

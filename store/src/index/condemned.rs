@@ -1,7 +1,8 @@
 //! What a collection asks of the index, and changes in it.
 //!
-//! A row that is *condemned* is on its way out: nothing led to its object when somebody looked. Who brings
-//! the object again, or needs it, takes the row back.
+//! A row that is *condemned* (1) is on its way out: nothing led to its object when somebody looked. Who brings
+//! the object again, or needs it, takes the row back (2): it is here as any other (0), but as long as nobody has walked
+//! through all below it, some of that may have gone.
 
 use baton_protocol::id::{ObjectId, ObjectKind};
 use rusqlite::params;
@@ -10,6 +11,10 @@ use super::{Index, database};
 use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::objects::Location;
+
+/// What stands in a row that is on its way out, and in one that was taken back.
+pub(super) const CONDEMNED: u8 = 1;
+pub(super) const TAKEN_BACK: u8 = 2;
 
 /// Adds the column. A row that has none before is not condemned.
 pub(super) const STEP_2: &str =
@@ -58,7 +63,8 @@ impl Index {
             )?
             .query_map(params![after, limit], |row| {
                 let kind = ObjectKind::from_number(row.get(1)?);
-                let (hash, is_closed, is_condemned) = (row.get(0)?, row.get(2)?, row.get(3)?);
+                let (hash, is_closed) = (row.get(0)?, row.get(2)?);
+                let is_condemned = row.get::<_, u8>(3)? == CONDEMNED;
                 let kind = kind.ok_or(rusqlite::Error::InvalidQuery)?;
                 Ok(Listed { id: ObjectId { kind, hash }, is_closed, is_condemned })
             })?
@@ -79,13 +85,19 @@ impl Index {
 
     /// Takes rows back, as one step; returns how many were there and condemned.
     pub fn revive(&self, ids: &[ObjectId]) -> Result<usize, StoreError> {
+        let change = "UPDATE object SET condemned = 2 WHERE hash = ?1 AND condemned = 1";
+        self.each("taking objects back", change, ids)
+    }
+
+    /// The same of what has to stay with all below it.
+    pub fn acquit(&self, ids: &[ObjectId]) -> Result<usize, StoreError> {
         let change = "UPDATE object SET condemned = 0 WHERE hash = ?1 AND condemned";
         self.each("taking objects back", change, ids)
     }
 
     /// Deletes those of these rows that are still condemned, as one step; returns how many.
     pub fn delete_condemned(&self, ids: &[ObjectId]) -> Result<usize, StoreError> {
-        let change = "DELETE FROM object WHERE hash = ?1 AND condemned";
+        let change = "DELETE FROM object WHERE hash = ?1 AND condemned = 1";
         self.each("deleting objects", change, ids)
     }
 

@@ -317,7 +317,7 @@ impl Collection {
                     let condemned = rows.iter().filter(|row| row.is_condemned);
                     let (back, gone): (Vec<_>, Vec<_>) =
                         condemned.partition(|row| marks.has(&row.id));
-                    vault.index().revive(&ids(back))?;
+                    vault.index().acquit(&ids(back))?;
                     vault.index().delete_condemned(&ids(gone))
                 })?;
                 self.collected.objects += deleted as u64;

@@ -331,3 +331,59 @@ fn a_kill_or_a_power_cut_after_any_step_loses_nothing_and_the_next_collection_fi
     assert!(steps > 25 && cuts > 80, "{steps} steps, {cuts} cuts");
     assert!(!has(&all_bytes(folder.path()), &noise(100, 60_000)[..1000]));
 }
+
+/// Memory of this process, in KiB.
+fn resident() -> u64 {
+    let status = fs::read_if_exists(std::path::Path::new("/proc/self/status"), 1 << 16);
+    let status = status.ok().flatten().unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how much is for whoever runs it; times are printed")]
+fn however_many_rows_there_are_each_step_takes_a_few() {
+    let is_night = std::env::var_os("BATON_SEEDS").is_some();
+    let rows: u64 = if is_night { 2_000_000 } else { 25_000 };
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let vault = store.vault(VAULT).unwrap();
+    let segment = vault.index().add_segment("open-nothing", 0).unwrap();
+    for start in (0..rows).step_by(50_000) {
+        let row = |at: u64| {
+            let id = ObjectId::of(ObjectKind::Chunk, &at.to_le_bytes());
+            let at = crate::index::Location {
+                segment,
+                offset: at * 100,
+                record_len: 100,
+                inner: 0,
+                len: 8,
+            };
+            (id, at)
+        };
+        let mut all: Vec<_> = (start..rows.min(start + 50_000)).map(row).collect();
+        vault.index().insert(segment, 0, &mut all, false).unwrap();
+    }
+    let (before, begun) = (resident(), std::time::Instant::now());
+    let mut collection = vault.collect().unwrap().unwrap();
+    let with_marks = resident();
+    collection.mark(&Roots::default()).unwrap();
+    let (mut steps, mut longest) = (0u64, Duration::ZERO);
+    while collection.needs() != Step::Done {
+        let this = std::time::Instant::now();
+        match collection.needs() {
+            Step::Roots => collection.mark(&Roots::default()).unwrap(),
+            _ => drop(collection.step().unwrap()),
+        }
+        longest = longest.max(this.elapsed());
+        steps += 1;
+    }
+    println!(
+        "{rows} rows: {steps} steps, {longest:?} the longest, {:?} in all; {} KiB of marks",
+        begun.elapsed(),
+        with_marks.saturating_sub(before)
+    );
+    assert_eq!(collection.collected().objects, rows);
+    assert!(steps >= 3 * (rows / 10_000));
+}

@@ -3,7 +3,7 @@
 //!
 //! `BATON_SEEDS=from..to` takes those seeds; so a night goes on where the one before ended.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -72,7 +72,7 @@ struct World {
     naming: Option<Naming>,
     heads: [Option<(SnapshotId, u64)>; WRITERS],
     /// What somebody outside of the vault wants to stay.
-    named: BTreeMap<SnapshotId, ()>,
+    named: BTreeSet<SnapshotId>,
     /// All that ever was.
     known: BTreeMap<SnapshotId, Content>,
     without: Without,
@@ -104,7 +104,7 @@ impl World {
             reading: None,
             naming: None,
             heads: [None; WRITERS],
-            named: BTreeMap::new(),
+            named: BTreeSet::new(),
             known: BTreeMap::new(),
             without,
             trace: String::new(),
@@ -154,7 +154,7 @@ impl World {
             14 => self.read(),
             15 => self.name(),
             16 => {
-                let first = self.named.keys().next().copied();
+                let first = self.named.first().copied();
                 if let Some(snapshot) = first {
                     self.named.remove(&snapshot);
                     self.say(format_args!("no longer named: {snapshot}"));
@@ -227,7 +227,7 @@ impl World {
         for _ in 0..=self.random.next(6) {
             match collection.needs() {
                 Step::Roots => {
-                    let some = self.named.keys().map(|&id| id.into()).collect();
+                    let some = self.named.iter().map(|&id| id.into()).collect();
                     collection.mark(&Roots { some, ..Roots::default() }).unwrap();
                     self.say(format_args!("marked"));
                 }
@@ -256,7 +256,7 @@ impl World {
     /// What is to stay now, with what it has.
     fn roots(&self) -> Vec<SnapshotId> {
         let heads = self.heads.iter().flatten().map(|(head, _)| *head);
-        heads.chain(self.named.keys().copied()).collect()
+        heads.chain(self.named.iter().copied()).collect()
     }
 
     fn read(&mut self) {
@@ -275,7 +275,7 @@ impl World {
 
     fn name(&mut self) {
         if let Some(naming) = self.naming.take() {
-            self.named.insert(naming.snapshot, ());
+            self.named.insert(naming.snapshot);
             self.say(format_args!("{} is named", naming.snapshot));
             return;
         }
@@ -361,10 +361,10 @@ fn no_order_of_writers_readers_and_a_collection_loses_anything() {
     let mut deleted = 0;
     for seed in seeds() {
         let outcome = catch_unwind(|| World::new(seed, Without::Nothing).run());
-        match outcome {
-            Ok((_, gone)) => deleted += gone,
-            Err(_) => panic!("seed {seed}: BATON_SEEDS={seed}..{}", seed + 1),
-        }
+        let Ok((_, gone)) = outcome else {
+            panic!("seed {seed}: BATON_SEEDS={seed}..{}", seed + 1);
+        };
+        deleted += gone;
         if seed % 1000 == 999 {
             println!("seed {seed}: {deleted} objects deleted so far");
         }

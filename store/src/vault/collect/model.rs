@@ -52,6 +52,7 @@ enum Does {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a bit of a state")]
 struct Actor {
     does: Does,
     /// Times that it may still begin.
@@ -160,7 +161,9 @@ impl World {
 
     fn reach(&mut self, id: usize) {
         if self.rows[id] != Row::Gone && !std::mem::replace(&mut self.marks[id], true) {
-            children(id).iter().for_each(|&child| self.reach(child));
+            for &child in children(id) {
+                self.reach(child);
+            }
         }
     }
 
