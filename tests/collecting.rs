@@ -149,7 +149,7 @@ fn a_workspace_is_forgotten_but_for_its_folder_and_not_while_something_goes_on()
     assert!(said.contains("cancel"), "{said}");
     refused(&home, &["forget", "--run", &run], 4, "run-live");
     home.json(&["run", "cancel", &run]);
-    home.json_exit(&["run", "wait", &run], 143);
+    drop(home.baton(&["run", "wait", &run]));
     // Offline it is forgotten here, and there with the next push.
     let address = cloud.stop();
     let gone = home.json_exit(&["forget", "--workspace", arg(&tree)], 3);

@@ -3,7 +3,7 @@
 //! Not here: terminals, the environment and exit codes; a command line asks over the control socket.
 //!
 //! - [`failure`], [`report`]: what a command that failed says, and what `--json` prints of the store
-//! - [`opening`]: what a home keeps, opened
+//! - [`opening`], [`ending`]: what a home keeps, opened; and how a daemon ends
 //! - [`rooming`], [`moving`]: the rooms of runs and their limits, and a namespace of this process
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
@@ -28,6 +28,7 @@ pub mod failure;
 pub mod report;
 pub mod checkouts;
 mod opening;
+mod ending;
 mod rooming;
 mod moving;
 mod remotes;
@@ -69,8 +70,8 @@ use baton_store::store::Store;
 use tokio::sync::{Notify, watch};
 
 use crate::acks::Acks;
-use crate::api::control::{Answer, Command, DaemonAnswer, ServeAnswer};
-use crate::api::socket::{Activity, BoxFuture, Commands, ControlSocket, EventSender, VERSION};
+use crate::api::control::{Answer, Command, ServeAnswer};
+use crate::api::socket::{Activity, BoxFuture, Commands, ControlSocket, EventSender};
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -405,30 +406,6 @@ impl Daemon {
         self.tasks.shut_down(STOP_PATIENCE).await;
     }
 
-    fn answer(&self) -> DaemonAnswer {
-        DaemonAnswer {
-            running: true,
-            pid: Some(std::process::id()),
-            version: Some(VERSION.to_owned()),
-            home: self.options.home.root_display.to_string_lossy().into_owned(),
-            serving: self.options.serving,
-        }
-    }
-
-    fn stop(&self, if_idle: bool) -> Result<Answer, Fail> {
-        let live = self.runs.live_count();
-        // The command that asks is one of those that run.
-        let busy = self.activity.get().map_or(0, Activity::running).saturating_sub(1);
-        if if_idle && (live > 0 || busy > 0) {
-            let what = format!("the daemon is busy: {live} runs and {busy} commands are under way");
-            return Err(Fail::new("daemon-busy", what)
-                .hint("wait for them (baton runs), or baton daemon stop")
-                .exit(4));
-        }
-        self.stop.send_replace(true);
-        Ok(Answer::Stopped(self.answer()))
-    }
-
     /// Runs blocking work where it holds up nothing else.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
@@ -448,20 +425,8 @@ impl Daemon {
         command: Command,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
-        // What they find stays until they are done. Those that wait for a run or a node do not read meanwhile.
-        let reads = matches!(
-            command,
-            Command::Log { .. }
-                | Command::Diff { .. }
-                | Command::Restore { .. }
-                | Command::Handoff(_)
-                | Command::Run(_)
-                | Command::FollowUp(_)
-                | Command::Pull(_)
-                | Command::Apply(_)
-                | Command::Undo { .. }
-        );
-        let _lease = reads.then(|| self.store.lease());
+        // What they find stays until they are done.
+        let _lease = ending::reads(&command).then(|| self.store.lease());
         match command {
             Command::Ping => Ok(Answer::Daemon(self.answer())),
             Command::Stop { if_idle } => self.stop(if_idle),

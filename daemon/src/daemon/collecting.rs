@@ -182,6 +182,8 @@ impl Daemon {
             .collect();
         some.extend(of(&known.of_runs).into_iter().map(ObjectId::from));
         if is_own {
+            // Somebody may have forgotten what is about to be pinned.
+            let fresh = fresh.into_iter().filter(|it| !known.forgotten.contains(&(id, *it)));
             let own = history.into_iter().chain(known.here).chain(fresh);
             some.extend(own.map(ObjectId::from));
             let applies = self.applies().list();
