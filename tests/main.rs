@@ -9,6 +9,7 @@ mod always_on;
 mod apply;
 mod blocked;
 mod cli;
+mod collecting;
 mod crash;
 mod damage;
 mod docs;

@@ -23,7 +23,7 @@ Examples:
   baton pull RUN --into ../result       fetch what it left
 
 Not in this version:
-  forget, gc, repair
+  repair
 
 Exit codes:
   0 done · 1 failed · 2 wrong usage, or not in this version · 3 accepted and queued: it goes out by

@@ -31,6 +31,8 @@ pub(crate) mod follow_up;
 pub(crate) mod pull;
 pub(crate) mod undo;
 pub(crate) mod queue;
+pub(crate) mod forget;
+pub(crate) mod gc;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod uninstall;
@@ -66,6 +68,8 @@ pub(crate) enum Verb {
     Pull(pull::Args),
     Undo(undo::Args),
     Queue(queue::Args),
+    Forget(forget::Args),
+    Gc(gc::Args),
     Check(check::Args),
     Doctor(doctor::Args),
     Daemon(daemon::Args),
@@ -108,6 +112,8 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Pull(args) => pull::run(session, &args),
         Verb::Undo(args) => undo::run(session, &args),
         Verb::Queue(args) => queue::run(session, args),
+        Verb::Forget(args) => forget::run(session, &args),
+        Verb::Gc(args) => gc::run(session, args),
         Verb::Check(args) => check::run(session, args),
         Verb::Doctor(args) => doctor::run(session, args),
         Verb::Daemon(args) => daemon::run(session, &args),

@@ -56,6 +56,13 @@ impl Acks {
         self.0.catalog.acked(workspace, node)
     }
 
+    /// The snapshots that the catalog does not name yet.
+    pub fn fresh(&self) -> Vec<SnapshotId> {
+        let fresh = self.0.lock();
+        let pins = fresh.pins.iter().map(|(_, snapshot, _)| *snapshot);
+        fresh.acked.values().copied().chain(pins).collect()
+    }
+
     /// Notes what a node has acknowledged. Must be called within a runtime.
     pub fn note(&self, workspace: WorkspaceId, node: NodeId, snapshot: SnapshotId) {
         self.change(|fresh| {

@@ -11,6 +11,7 @@ pub mod size;
 pub mod sync;
 pub mod notify;
 mod serve;
+mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use notify::NotifyConfig;
 use size::{Bytes, Processors};
+pub use store::StoreConfig;
 use sync::{Contradiction, SyncConfig};
 
 /// The UDP port of a node unless another is said.
@@ -91,6 +93,8 @@ pub struct Config {
     pub sync: SyncConfig,
     /// How `serve` behaves.
     pub serve: ServeConfig,
+    /// How large what is kept may become.
+    pub store: StoreConfig,
     /// Who is told that a run has ended.
     pub notify: NotifyConfig,
     /// The programs that do the work in runs, by name.

@@ -3,7 +3,7 @@
 //! Not here: terminals, the environment and exit codes; a command line asks over the control socket.
 //!
 //! - [`failure`], [`report`]: what a command that failed says, and what `--json` prints of the store
-//! - [`opening`]: what a home keeps, opened
+//! - [`opening`], [`ending`]: what a home keeps, opened; and how a daemon ends
 //! - [`rooming`], [`moving`]: the rooms of runs and their limits, and a namespace of this process
 //! - [`checkouts`]: the working folders of runs
 //! - [`remotes`]: tickets, devices, and the nodes this home knows
@@ -19,6 +19,7 @@
 //! - [`remote_runs`]: the runs of other nodes
 //! - [`steering`], [`runs_secrets`]: what those at work are told, and given
 //! - [`pulls`], [`applies`]: what a run left, in a folder of its own or into a checkout; and undo
+//! - [`collecting`], [`forgetting`]: what is taken away, and when; what somebody wants to be gone
 //! - [`health`]: check and doctor
 //!
 //! **Invariant:** one daemon a home, held by the lock of its store.
@@ -27,6 +28,7 @@ pub mod failure;
 pub mod report;
 pub mod checkouts;
 mod opening;
+mod ending;
 mod rooming;
 mod moving;
 mod remotes;
@@ -52,6 +54,8 @@ mod runs_secrets;
 mod brought;
 mod applied;
 mod applies;
+mod collecting;
+mod forgetting;
 mod health;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -63,11 +67,11 @@ use baton_protocol::id::WorkspaceId;
 use baton_store::catalog::Catalog;
 use baton_store::ignore::GitUser;
 use baton_store::store::Store;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::acks::Acks;
-use crate::api::control::{Answer, Command, DaemonAnswer, ServeAnswer};
-use crate::api::socket::{Activity, BoxFuture, Commands, ControlSocket, EventSender, VERSION};
+use crate::api::control::{Answer, Command, ServeAnswer};
+use crate::api::socket::{Activity, BoxFuture, Commands, ControlSocket, EventSender};
 use crate::client::pool::{Patience, Pool};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -148,6 +152,8 @@ pub struct Daemon {
     runs: Runs,
     secrets: Secrets,
     rooming: rooming::Rooming,
+    /// Told of what may have made the store larger.
+    grown: Arc<Notify>,
     /// Of which kind the checkouts of runs are.
     sharing: checkouts::Sharing,
     /// The node of this home: from the start where it serves, else when `local` is first used.
@@ -321,6 +327,7 @@ impl Daemon {
             runs,
             secrets,
             rooming,
+            grown: Arc::default(),
             sharing,
             node: tokio::sync::OnceCell::new(),
             activity: OnceLock::new(),
@@ -330,6 +337,7 @@ impl Daemon {
         daemon.queue.start(&daemon)?;
         daemon.start_background()?;
         daemon.start_histories().await?;
+        daemon.start_collecting();
         Ok((daemon, stopping))
     }
 
@@ -362,9 +370,11 @@ impl Daemon {
                 catalog: self.catalog.clone(),
                 handler: Arc::new(Requests {
                     store: self.store.clone(),
+                    catalog: self.catalog.clone(),
                     runs: self.runs.clone(),
                     secrets: self.secrets.clone(),
                     quota: Quota { vault: self.config.serve.quota_bytes, ..Quota::default() },
+                    changed: Arc::clone(&self.grown),
                     tasks: self.tasks.clone(),
                 }),
                 limits: Limits::of(&self.config.serve),
@@ -396,30 +406,6 @@ impl Daemon {
         self.tasks.shut_down(STOP_PATIENCE).await;
     }
 
-    fn answer(&self) -> DaemonAnswer {
-        DaemonAnswer {
-            running: true,
-            pid: Some(std::process::id()),
-            version: Some(VERSION.to_owned()),
-            home: self.options.home.root_display.to_string_lossy().into_owned(),
-            serving: self.options.serving,
-        }
-    }
-
-    fn stop(&self, if_idle: bool) -> Result<Answer, Fail> {
-        let live = self.runs.live_count();
-        // The command that asks is one of those that run.
-        let busy = self.activity.get().map_or(0, Activity::running).saturating_sub(1);
-        if if_idle && (live > 0 || busy > 0) {
-            let what = format!("the daemon is busy: {live} runs and {busy} commands are under way");
-            return Err(Fail::new("daemon-busy", what)
-                .hint("wait for them (baton runs), or baton daemon stop")
-                .exit(4));
-        }
-        self.stop.send_replace(true);
-        Ok(Answer::Stopped(self.answer()))
-    }
-
     /// Runs blocking work where it holds up nothing else.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
@@ -439,6 +425,8 @@ impl Daemon {
         command: Command,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
+        // What they find stays until they are done.
+        let _lease = ending::reads(&command).then(|| self.store.lease());
         match command {
             Command::Ping => Ok(Answer::Daemon(self.answer())),
             Command::Stop { if_idle } => self.stop(if_idle),
@@ -482,6 +470,8 @@ impl Daemon {
             Command::Undo { id, path } => self.undo(id, path).await,
             Command::Queue => self.queue_list().await,
             Command::QueueCancel { id } => self.queue_cancel(&id, events).await,
+            Command::Forget(what) => self.forget(what, events).await,
+            Command::Gc { dry_run } => self.gc(dry_run, events).await,
             Command::Check { data } => self.check(data, events).await,
             Command::Doctor => self.doctor().await,
         }

@@ -18,6 +18,7 @@ pub mod addresses;
 pub mod join;
 pub mod sessions;
 pub mod accept;
+mod forget;
 pub mod requests;
 
 use std::net::{IpAddr, SocketAddr};

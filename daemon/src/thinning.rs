@@ -4,8 +4,7 @@
 //! - [`plan`]: the decision, from numbers alone
 //! - [`thin`]: looks through what came since the last time, and writes down what stays
 //!
-//! Nothing is deleted from a vault: thinning takes a snapshot out of what `log` lists. Its content stays
-//! for as long as nothing is collected, and its id restores it.
+//! Nothing is deleted by it: thinning takes a snapshot out of what `log` lists. Its id restores it until the next collection.
 //!
 //! **Invariant:** what somebody asked for by name, by `push`, by a handoff or by the queue stays, and so
 //! does the newest snapshot, and the head of every device.
@@ -86,20 +85,34 @@ pub fn thin(
     now_ms: u64,
     retention: &Retention,
 ) -> Result<Thinned, StoreError> {
+    Ok(thin_out(catalog, vault, (workspace, device), now_ms, retention, false)?.0)
+}
+
+/// The same; with `at_once` also where that was done just before. Says also which snapshots are no longer in the history.
+pub fn thin_out(
+    catalog: &Catalog,
+    vault: &Vault,
+    (workspace, device): (WorkspaceId, DeviceId),
+    now_ms: u64,
+    retention: &Retention,
+    at_once: bool,
+) -> Result<(Thinned, Vec<SnapshotId>), StoreError> {
     let last = catalog.last_thinning(workspace)?;
-    let Some(head) = vault.head(workspace, device) else { return Ok(Thinned::default()) };
+    let Some(head) = vault.head(workspace, device) else {
+        return Ok((Thinned::default(), Vec::new()));
+    };
     // A clock that went back must not stop it for as long as it is behind.
     let passed = last.and_then(|last| now_ms.checked_sub(last.at));
     let is_fresh = passed.is_some_and(|passed| u128::from(passed) < SELDOM.as_millis());
-    if is_fresh || last.is_some_and(|last| last.covered == head.snapshot) {
-        return Ok(Thinned::default());
+    if (is_fresh && !at_once) || last.is_some_and(|last| last.covered == head.snapshot) {
+        return Ok((Thinned::default(), Vec::new()));
     }
     let kept = catalog.history(workspace)?;
     let known: BTreeSet<_> = kept.iter().map(|row| row.snapshot).collect();
     let walked = walk(vault, [head.snapshot], &known)?;
     if !walked.snapshots.iter().any(|(id, _)| *id == head.snapshot) {
         // The head cannot be read: what covers the history would have no row.
-        return Ok(Thinned::default());
+        return Ok((Thinned::default(), Vec::new()));
     }
     let new = walked.snapshots.iter().map(|(id, snapshot)| HistoryRow {
         sequence: snapshot.sequence,
@@ -139,7 +152,7 @@ pub fn thin(
     if !thinned.is_empty() {
         tracing::debug!(%workspace, thinned = thinned.len(), "automatic snapshots thinned out");
     }
-    Ok(Thinned { added: new.len(), removed: thinned.len() })
+    Ok((Thinned { added: new.len(), removed: thinned.len() }, thinned))
 }
 
 /// What made a snapshot, as far as it says so itself.

@@ -38,6 +38,7 @@ use baton_store::vault::{CommitError, Intake, Vault};
 use attach::attach;
 use conversing::{LookedAt, Wanted};
 pub use error::TakeError;
+pub(crate) use history::rest_id;
 pub use history::{Receiver, Rest};
 pub use place::PlaceError;
 use place::place_of;

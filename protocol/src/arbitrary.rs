@@ -17,9 +17,9 @@ use crate::id::{
 };
 use crate::message::{
     AgentReport, AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply, FetchRequest,
-    Head, LogEntry, LogReply, LogStream, Opening, Permissions, PushHello, PushReply, PushRequest,
-    Question, QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec, RunState,
-    Terms, Welcome,
+    Forget, Head, LogEntry, LogReply, LogStream, Opening, Permissions, PushHello, PushReply,
+    PushRequest, Question, QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec,
+    RunState, Terms, Welcome,
     secrets::{PushScope, SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
@@ -323,6 +323,11 @@ pub(crate) fn opening() -> impl Strategy<Value = Opening> {
         run_id().prop_map(Request::KeepRun),
         vec("\\PC{0,9}", 0..3).prop_map(Request::CheckAgents),
         "\\PC{0,9}".prop_map(Request::TryAgent),
+        run_id().prop_map(|run| Request::Forget(Forget::Run(run))),
+        vec(any::<[u8; 32]>(), 0..3).prop_map(|ids| {
+            let ids = ids.into_iter().map(SnapshotId::from_bytes).collect();
+            Request::Forget(Forget::Snapshots(ids))
+        }),
     ]
     .prop_map(Opening::new)
 }

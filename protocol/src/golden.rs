@@ -15,9 +15,9 @@ use crate::id::{
 };
 use crate::message::{
     self, AgentReport, AheadReply, AheadRequest, Answer, CheckState, Checked, FetchReply,
-    FetchRequest, Head, LogEntry, LogReply, LogStream, Opening, Permissions, PushHello, PushReply,
-    PushRequest, Question, QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo, RunSpec,
-    RunState, Terms, Welcome,
+    FetchRequest, Forget, Head, LogEntry, LogReply, LogStream, Opening, Permissions, PushHello,
+    PushReply, PushRequest, Question, QuestionKind, Refusal, RefusalCode, Reply, Request, RunInfo,
+    RunSpec, RunState, Terms, Welcome,
     secrets::{SecretEntry, SecretValue, SetSecret},
 };
 use crate::object::{
@@ -477,6 +477,11 @@ fn requests() {
         ("keep run", opening(Request::KeepRun(id))),
         ("check agents", opening(Request::CheckAgents(vec!["a".into()]))),
         ("try an agent", opening(Request::TryAgent("a".into()))),
+        (
+            "forget",
+            opening(Request::Forget(Forget::Thinned(vec![SnapshotId::from_bytes([5; 32])]))),
+        ),
+        ("forget run", opening(Request::Forget(Forget::Run(id)))),
         ("commit", hex(&message::encode(&PushRequest::Commit).unwrap())),
         ("want", hex(&message::encode(&FetchRequest::Want(vec![want.into()])).unwrap())),
         ("offer", hex(&message::encode(&AheadRequest::Offer(vec![[7; 8]])).unwrap())),
@@ -506,6 +511,8 @@ fn requests() {
         keep run: 1300000001040412[01*16]
         check agents: 0600000001040413010161
         try an agent: 05000000010404140161
+        forget: 25000000010404150101[05*32]
+        forget run: 140000000104041502[01*16]
         commit: 010000000100
         want: 2300000001000103[06*32]
         offer: 0a000000010001[07*8]

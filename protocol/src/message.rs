@@ -55,6 +55,9 @@ pub const MAX_COMMAND: usize = 128 * 1024;
 /// Longest prompt in bytes.
 pub const MAX_PROMPT: usize = 256 * 1024;
 
+/// Most snapshots or workspaces that are forgotten with one request.
+pub const MAX_FORGET: usize = 1024;
+
 /// Longest text that is said to a run at once, in bytes.
 pub const MAX_SAY: usize = 64 * 1024;
 
@@ -193,13 +196,29 @@ pub enum Request {
     CheckAgents(Vec<String>),
     /// Whether an agent answers: it does one turn in a room such as runs have, which may cost its user something. Since version 4.
     TryAgent(String),
+    /// Take something out of what is kept; its bytes are gone after the node's next collection. Since version 4.
+    Forget(Forget),
+}
+
+/// What a node is to forget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forget {
+    /// Snapshots of which somebody wants no byte to be left; at most [`MAX_FORGET`]. Refused where one is the latest of a
+    /// ref, or a run is about it.
+    Snapshots(Vec<SnapshotId>),
+    /// Snapshots that their device has thinned out of its history; at most [`MAX_FORGET`]. Those that something needs stay.
+    Thinned(Vec<SnapshotId>),
+    /// What a run left that was deleted before.
+    Run(RunId),
+    /// Every ref of these workspaces, and their runs; at most [`MAX_FORGET`]. Refused while one of the runs goes on.
+    Workspaces(Vec<WorkspaceId>),
 }
 
 impl Request {
     /// The version of these messages that first had it.
     const fn since(&self) -> u16 {
         match self {
-            Self::CheckAgents(_) | Self::TryAgent(_) => 4,
+            Self::CheckAgents(_) | Self::TryAgent(_) | Self::Forget(_) => 4,
             _ => OLDEST,
         }
     }
@@ -231,6 +250,8 @@ pub enum Reply {
     Secrets(Vec<SecretEntry>),
     /// To `CheckAgents`, in the order in which they were asked for, and to `TryAgent`.
     Agents(Vec<AgentReport>),
+    /// To `Forget`: it is forgotten.
+    Forgotten,
 }
 
 /// Why a request was refused; the text is for people and may change.

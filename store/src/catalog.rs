@@ -13,6 +13,7 @@
 //! - [`history`]: which snapshots are kept, and which were thinned out
 //! - [`held`]: what the secret scan holds back, and what was allowed
 //! - [`runs`]: runs of this node, and what was last seen of those elsewhere
+//! - [`roots`]: which snapshots have to stay, and which were forgotten
 //!
 //! - [`durable`]: making commits durable, those of several threads at once
 //!
@@ -32,6 +33,7 @@ pub mod queue;
 pub mod history;
 pub mod held;
 pub mod runs;
+pub mod roots;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,7 +48,7 @@ use crate::error::StoreError;
 use crate::fs::{self, FsError};
 
 /// The format that this program writes.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// `BTNc`: tells a catalog from any other SQLite file.
 const APPLICATION: u32 = u32::from_be_bytes(*b"BTNc");
@@ -172,6 +174,9 @@ const STEP_3: &str = runs::STEP_3;
 
 /// Format 4: under which terms runs work, what they wait for, and what became of their checks.
 const STEP_4: &str = runs::STEP_4;
+
+/// Format 5: what was forgotten.
+const STEP_5: &str = roots::STEP_5;
 
 /// The catalog of a home; clones share one connection.
 #[derive(Clone)]
@@ -372,6 +377,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         }
         if found < 4 {
             transaction.execute_batch(STEP_4)?;
+        }
+        if found < 5 {
+            transaction.execute_batch(STEP_5)?;
         }
         if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;

@@ -48,6 +48,8 @@ pub fn check(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
+    // Files stay where they are, whatever is collected meanwhile.
+    let _lease = store.lease();
     for path in &store.recovery().damaged {
         checked.found(
             path.display(),
@@ -170,8 +172,8 @@ impl Walked {
     }
 }
 
-/// Walks a snapshot and its parents. Parents may be on another machine, or have come in part, with a push that was cut off: what
-/// is absent is damage only below a snapshot that was proved to be whole.
+/// Walks a snapshot and its parents. Parents may be on another machine, have come in part, with a push that was cut off, or be
+/// taken away by a collection: what is absent is damage only below a snapshot that was proved to be whole.
 fn check_history(
     vault: &Vault,
     head: ObjectId,
@@ -181,9 +183,9 @@ fn check_history(
 ) -> Result<(), StoreError> {
     let mut history = vec![(head, true)];
     while let Some((snapshot, is_head)) = history.pop() {
-        let closed = vault.closed(&snapshot)?;
-        let is_proved = is_head || closed == Some(true);
-        if (!is_head && closed.is_none()) || !seen.is_new(snapshot, is_proved) {
+        let whole = vault.was_whole(&snapshot)?;
+        let is_proved = is_head || whole == Some(true);
+        if (!is_head && whole.is_none()) || !seen.is_new(snapshot, is_proved) {
             continue;
         }
         checked.snapshots += 1;

@@ -4,8 +4,12 @@
 //! written after the bytes they name are synced, and would go before them. Where it turns out not to
 //! fit the segments that is noted in a file beside it, and whoever opens the vault next makes it anew.
 //!
+//! - [`condemned`]: what a collection asks and changes
+//!
 //! **Invariant:** a *closed* row proves that everything below the object is in the vault. Losing the bit
 //! costs a walk, never a lie.
+
+mod condemned;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -15,6 +19,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use baton_protocol::id::{HashPrefix, ObjectId, ObjectKind};
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub use condemned::{Listed, Live, Moved};
+
 use crate::error::StoreError;
 use crate::fs;
 pub use crate::objects::Location;
@@ -22,7 +28,8 @@ pub use crate::objects::Location;
 /// Below this SQLite can corrupt a WAL database at a reset.
 const LEAST_SQLITE: i32 = 3_051_003;
 
-const FORMAT: u32 = 1;
+/// Format 2 has rows that are condemned.
+const FORMAT: u32 = 2;
 
 /// Objects that are looked up one by one before the fingerprints of all are loaded: with a million rows
 /// that takes half a second and 20 MB, for a snapshot of a tree in which nothing changed.
@@ -44,6 +51,19 @@ pub struct SegmentRow {
     pub indexed: u64,
 }
 
+/// What the index says of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is.
+    pub at: Location,
+    /// Whether all below it is here.
+    pub is_closed: bool,
+    /// Whether it is on its way out.
+    pub is_condemned: bool,
+    /// Whether it was, and nobody has proved since that all below it is here.
+    pub is_taken_back: bool,
+}
+
 /// The index of one vault.
 #[derive(Debug)]
 pub struct Index {
@@ -55,6 +75,8 @@ pub struct Index {
     /// How often somebody asked before that.
     asked: AtomicU32,
     doubted: AtomicBool,
+    /// The largest number that a segment has had: none is used twice while somebody may have an old one open.
+    last_segment: AtomicU32,
 }
 
 impl Index {
@@ -73,7 +95,8 @@ impl Index {
             .execute_batch(
                 "CREATE TABLE IF NOT EXISTS object (
                    hash BLOB PRIMARY KEY, kind INTEGER, segment INTEGER, offset INTEGER,
-                   record_len INTEGER, inner INTEGER, len INTEGER, closed INTEGER
+                   record_len INTEGER, inner INTEGER, len INTEGER, closed INTEGER,
+                   condemned INTEGER NOT NULL DEFAULT 0
                  ) WITHOUT ROWID;
                  CREATE TABLE IF NOT EXISTS segment (
                    segment INTEGER PRIMARY KEY, name TEXT UNIQUE, class INTEGER, indexed INTEGER
@@ -81,10 +104,14 @@ impl Index {
             )
             .map_err(failed("opening the index"))?;
         if found != FORMAT {
+            Self::migrate(&writer, path, found)?;
             writer
                 .pragma_update(None, "user_version", FORMAT)
                 .map_err(failed("opening the index"))?;
         }
+        let last: Option<u32> = writer
+            .query_row("SELECT max(segment) FROM segment", [], |row| row.get(0))
+            .map_err(failed("opening the index"))?;
         Ok(Self {
             path: path.to_owned(),
             writer: Mutex::new(writer),
@@ -92,6 +119,7 @@ impl Index {
             known: RwLock::default(),
             asked: AtomicU32::new(0),
             doubted: AtomicBool::new(false),
+            last_segment: AtomicU32::new(last.unwrap_or_default()),
         })
     }
 
@@ -113,25 +141,23 @@ impl Index {
         }
     }
 
-    /// Where an object is, and whether it is closed.
-    pub fn find(&self, id: &ObjectId) -> Result<Option<(Location, bool)>, StoreError> {
+    /// What is known of an object.
+    pub fn find(&self, id: &ObjectId) -> Result<Option<Found>, StoreError> {
         if !self.may_know(id)? {
             return Ok(None);
         }
         self.read("looking up an object", |db| {
             db.prepare_cached(
-                "SELECT segment, offset, record_len, inner, len, closed, kind
-                 FROM object WHERE hash = ?1",
+                "SELECT segment, offset, record_len, inner, len, closed, condemned
+                 FROM object WHERE hash = ?1 AND kind = ?2",
             )?
-            .query_row([&id.hash[..]], |row| {
-                Ok((location(row)?, row.get::<_, bool>(5)?, row.get::<_, u8>(6)?))
+            .query_row(params![&id.hash[..], id.kind as u8], |row| {
+                let (is_closed, state) = (row.get(5)?, row.get::<_, u8>(6)?);
+                let (is_condemned, is_taken_back) =
+                    (state == condemned::CONDEMNED, state == condemned::TAKEN_BACK);
+                Ok(Found { at: location(row)?, is_closed, is_condemned, is_taken_back })
             })
             .optional()
-        })
-        .map(|found| {
-            found
-                .filter(|&(_, _, kind)| kind == id.kind as u8)
-                .map(|(location, closed, _)| (location, closed))
         })
     }
 
@@ -170,7 +196,7 @@ impl Index {
         self.read("looking up a prefix", |db| {
             db.prepare_cached(
                 "SELECT hash, kind FROM object WHERE hash >= ?1 AND hash <= ?2 AND
-                 (?3 IS NULL OR kind = ?3) LIMIT 16",
+                 (?3 IS NULL OR kind = ?3) AND condemned != 1 LIMIT 16",
             )?
             .query_map(params![prefix, &upper[..], kind.map(|kind| kind as u8)], |row| {
                 Ok((row.get::<_, u8>(1)?, row.get(0)?))
@@ -184,7 +210,7 @@ impl Index {
     }
 
     /// Adds objects of one segment whose bytes are synced, and notes that the segment is indexed up
-    /// to `indexed`. Objects that are there already stay where they are.
+    /// to `indexed`. Objects that are there already stay where they are, unless they were condemned: those are back.
     pub fn insert(
         &self,
         segment: u32,
@@ -197,8 +223,15 @@ impl Index {
             let transaction = db.transaction()?;
             {
                 let mut add = transaction.prepare_cached(
-                    "INSERT INTO object VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                     ON CONFLICT (hash) DO UPDATE SET closed = max(closed, excluded.closed)",
+                    "INSERT INTO object(hash, kind, segment, offset, record_len, inner, len, closed)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                     ON CONFLICT (hash) DO UPDATE SET
+                       segment = iif(condemned = 1, excluded.segment, segment),
+                       offset = iif(condemned = 1, excluded.offset, offset),
+                       record_len = iif(condemned = 1, excluded.record_len, record_len),
+                       inner = iif(condemned = 1, excluded.inner, inner),
+                       closed = iif(condemned = 1, excluded.closed, max(closed, excluded.closed)),
+                       condemned = iif(condemned = 0, 0, 2)",
                 )?;
                 for (id, at) in &*objects {
                     // A chunk refers to nothing: it is closed as soon as it is here.
@@ -236,8 +269,9 @@ impl Index {
         self.write("closing objects", |db| {
             let transaction = db.transaction()?;
             {
-                let mut close =
-                    transaction.prepare_cached("UPDATE object SET closed = 1 WHERE hash = ?1")?;
+                let mut close = transaction.prepare_cached(
+                    "UPDATE object SET closed = 1, condemned = 0 WHERE hash = ?1",
+                )?;
                 for id in ids {
                     close.execute([&id.hash[..]])?;
                 }
@@ -275,12 +309,10 @@ impl Index {
 
     /// Adds a segment and returns its number.
     pub fn add_segment(&self, name: &str, class: u8) -> Result<u32, StoreError> {
+        let segment = self.last_segment.fetch_add(1, Ordering::Relaxed) + 1;
         self.write("adding a segment", |db| {
-            db.query_row(
-                "INSERT INTO segment (name, class, indexed) VALUES (?1, ?2, 0) RETURNING segment",
-                params![name, class],
-                |row| row.get(0),
-            )
+            let add = "INSERT INTO segment (segment, name, class, indexed) VALUES (?1, ?2, ?3, 0)";
+            db.execute(add, params![segment, name, class]).map(|_| segment)
         })
     }
 
@@ -320,11 +352,12 @@ impl Index {
         })
     }
 
-    /// Hands every object with its place to `visit`, in no order.
+    /// Hands every object with its place to `visit`, in the order of their hashes.
     pub fn for_each(&self, mut visit: impl FnMut(ObjectId, Location)) -> Result<(), StoreError> {
         self.read("listing objects", |db| {
             let mut all = db.prepare(
-                "SELECT segment, offset, record_len, inner, len, hash, kind FROM object",
+                "SELECT segment, offset, record_len, inner, len, hash, kind FROM object
+                 ORDER BY hash",
             )?;
             let mut rows = all.query([])?;
             while let Some(row) = rows.next()? {

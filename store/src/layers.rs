@@ -64,6 +64,10 @@ impl LayerError {
     pub fn is_of_the_store(&self) -> bool {
         let disk_full = |error: &FsError| error.is_disk_full();
         match self {
+            // What an older one had is collected once nothing but it leads there. What is missing of this one is met again.
+            Self::Store(StoreError::Absent(_))
+            | Self::Restore(RestoreError::Store(StoreError::Absent(_)))
+            | Self::Git(GitError::Store(StoreError::Absent(_))) => false,
             Self::Store(_) | Self::Restore(RestoreError::Store(_) | RestoreError::Cancelled) => {
                 true
             }

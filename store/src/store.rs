@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use baton_protocol::id::{ObjectId, VaultId};
+use baton_protocol::message::Head;
 use baton_protocol::object::Object;
 
 use crate::error::StoreError;
@@ -15,7 +16,7 @@ use crate::fs::{self, Context};
 use crate::journal::{Entry, Journal, Poison, RefState, Replayed, replay};
 use crate::layout::Layout;
 use crate::segment::Record;
-use crate::vault::{Commits, Pending, PendingObject, Refs, Vault};
+use crate::vault::{Commits, Lease, Pending, PendingObject, Refs, Vault};
 
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +88,7 @@ impl Store {
             gate: RwLock::new(()),
             fold,
             memory: AtomicU64::new(memory),
+            leases: Arc::default(),
             _lock: lock,
         });
         let vaults = dormant
@@ -128,9 +130,28 @@ impl Store {
         self.0.shared.vault(id)
     }
 
+    /// Relies on what is in any vault until it is dropped.
+    pub fn lease(&self) -> Lease {
+        self.0.shared.commits.leases.take()
+    }
+
     /// Every vault that has a folder or a ref.
     pub fn vaults(&self) -> Result<Vec<VaultId>, StoreError> {
         self.0.shared.ids()
+    }
+
+    /// Takes refs of a vault away; durable when this returns. What only they led to is collected later. Returns how many.
+    pub fn remove_refs(
+        &self,
+        vault: VaultId,
+        is_meant: impl Fn(&Head) -> bool,
+    ) -> Result<usize, StoreError> {
+        let removed = self.vault(vault)?.remove_refs(is_meant);
+        if removed > 0 {
+            // The checkpoint of the next file does not have them.
+            self.fold()?;
+        }
+        Ok(removed)
     }
 
     /// Moves what the journal holds into segments, and starts a new journal file.

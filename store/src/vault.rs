@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** what [`ObjectSource::read`] returns has the hash that was asked for.
 
+mod leases;
 mod pending;
 mod cache;
 mod refs;
@@ -13,22 +14,26 @@ mod reconcile;
 mod staging;
 mod closure;
 mod intake;
+mod collect;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use baton_protocol::id::{
     DeviceId, HashPrefix, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId,
 };
 use baton_protocol::message::Head;
 
+pub use collect::{Collected, Collection, Damage, Roots, Step};
 pub use intake::{CommitError, Committed, Intake};
+pub use leases::Lease;
+pub(crate) use leases::Leases;
 pub(crate) use pending::{Pending, PendingObject};
 pub(crate) use refs::Refs;
 
 use crate::error::StoreError;
 use crate::fs::Context;
-use crate::index::{Index, Location};
+use crate::index::{Found, Index, Location};
 use crate::journal::{Journal, Poison};
 use crate::layout::{Layout, StoreLock};
 use crate::objects::{ObjectSource, OpenRecord, PackedRecord};
@@ -46,6 +51,8 @@ pub(crate) struct Commits {
     pub(crate) fold: std::sync::mpsc::SyncSender<()>,
     /// Bytes of memory that objects take which only the journal has.
     pub(crate) memory: AtomicU64,
+    /// Who relies on what is here.
+    pub(crate) leases: Arc<Leases>,
     /// The store is this process's for as long as anything can write to it. Goes last.
     pub(crate) _lock: StoreLock,
 }
@@ -75,6 +82,35 @@ struct Inner {
     cache: Mutex<cache::RecordCache>,
     pending: RwLock<Pending>,
     refs: Refs,
+    collecting: Collecting,
+}
+
+/// What a collection and those who commit tell each other.
+#[derive(Debug, Default)]
+struct Collecting {
+    /// Whether there is one.
+    is_on: AtomicBool,
+    /// What was made reachable since it began, and it has not marked.
+    since: Mutex<Vec<ObjectId>>,
+    /// How often something was condemned: who walked before that walks again.
+    generation: AtomicU64,
+    /// Commits that have walked too often: nothing is condemned before they are done.
+    held_off: Mutex<usize>,
+    let_go: Condvar,
+    /// For tests that have to fail: who walked before believes it.
+    #[cfg(test)]
+    is_blind: AtomicBool,
+}
+
+/// Nothing is condemned until this is dropped.
+#[derive(Debug)]
+struct HoldOff<'a>(&'a Collecting);
+
+impl Drop for HoldOff<'_> {
+    fn drop(&mut self) {
+        *self.0.held_off.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.let_go.notify_all();
+    }
 }
 
 #[derive(Debug)]
@@ -108,12 +144,18 @@ impl Vault {
             cache: Mutex::default(),
             pending: RwLock::new(pending),
             refs,
+            collecting: Collecting::default(),
         })))
     }
 
     /// Its id.
     pub fn id(&self) -> VaultId {
         self.0.id
+    }
+
+    /// Relies on what is here until it is dropped.
+    pub fn lease(&self) -> Lease {
+        self.0.commits.leases.take()
     }
 
     /// Starts something on its way in.
@@ -129,6 +171,13 @@ impl Vault {
     /// Every ref.
     pub fn heads(&self) -> Vec<Head> {
         self.0.refs.heads()
+    }
+
+    /// Takes refs away, which lasts once the journal has been folded. Returns how many.
+    pub(crate) fn remove_refs(&self, is_meant: impl Fn(&Head) -> bool) -> usize {
+        // Whoever moves a ref has the gate.
+        let _gate = self.0.commits.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.0.refs.remove(is_meant)
     }
 
     /// Whether an object in the segments has a hash that begins so. For who asks of many.
@@ -185,7 +234,7 @@ impl Vault {
         if let Some(object) = self.pending().get(id) {
             return Ok(Some(object.closed));
         }
-        Ok(self.0.index.find(id)?.map(|(_, closed)| closed))
+        Ok(self.take(id)?.map(|found| found.is_closed))
     }
 
     /// The length of an object, where it is here.
@@ -193,7 +242,72 @@ impl Vault {
         if let Some(object) = self.pending().get(id) {
             return Ok(Some(object.bytes.len() as u64));
         }
-        Ok(self.0.index.find(id)?.map(|(at, _)| at.len.into()))
+        Ok(self.take(id)?.map(|found| found.at.len.into()))
+    }
+
+    /// Whether an object is here for somebody who relies on it from now on.
+    pub(crate) fn has(&self, id: &ObjectId) -> Result<bool, StoreError> {
+        Ok(self.pending().get(id).is_some() || self.take(id)?.is_some())
+    }
+
+    /// Whether everything below an object is known to be here, for somebody who only looks: nothing where it is not here, or
+    /// where a collection has condemned it.
+    pub(crate) fn was_whole(&self, id: &ObjectId) -> Result<Option<bool>, StoreError> {
+        if let Some(object) = self.pending().get(id) {
+            return Ok(Some(object.closed));
+        }
+        let found = self.0.index.find(id)?;
+        let found = found.filter(|found| !found.is_condemned && !found.is_taken_back);
+        Ok(found.map(|found| found.is_closed))
+    }
+
+    /// What the index says of an object, which is taken back where it was condemned.
+    fn take(&self, id: &ObjectId) -> Result<Option<Found>, StoreError> {
+        let Some(found) = self.0.index.find(id)? else { return Ok(None) };
+        if !found.is_condemned {
+            return Ok(Some(found));
+        }
+        self.0.index.revive(&[*id])?;
+        // It may have gone, or come again, since it was looked at.
+        Ok(self.0.index.find(id)?.filter(|found| !found.is_condemned))
+    }
+
+    /// Notes what was made reachable, for a collection that is under way. The gate is held.
+    fn note_reachable(&self, roots: &[ObjectId]) {
+        if self.0.collecting.is_on.load(Ordering::SeqCst) {
+            let mut since = self.0.collecting.since.lock().unwrap_or_else(PoisonError::into_inner);
+            since.extend_from_slice(roots);
+        }
+    }
+
+    /// How often something was condemned.
+    fn generation(&self) -> u64 {
+        #[cfg(test)]
+        if self.0.collecting.is_blind.load(Ordering::SeqCst) {
+            return 0;
+        }
+        self.0.collecting.generation.load(Ordering::SeqCst)
+    }
+
+    /// For tests that have to fail: walks believe what they saw before.
+    #[cfg(test)]
+    pub(crate) fn be_blind(&self, is_blind: bool) {
+        self.0.collecting.is_blind.store(is_blind, Ordering::SeqCst);
+    }
+
+    /// For tests that have to fail: no collection waits for anybody.
+    #[cfg(test)]
+    pub(crate) fn ignore_leases(&self) {
+        self.0.commits.leases.ignore();
+    }
+
+    /// Keeps a collection from condemning anything.
+    fn hold_off(&self) -> HoldOff<'_> {
+        *self.0.collecting.held_off.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        let held = HoldOff(&self.0.collecting);
+        // One that is at it ends first.
+        drop(self.0.commits.gate.read().unwrap_or_else(PoisonError::into_inner));
+        held
     }
 
     pub(crate) fn index(&self) -> &Index {
@@ -205,12 +319,12 @@ impl Vault {
     }
 
     fn pending(&self) -> std::sync::RwLockReadGuard<'_, Pending> {
-        self.0.pending.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.pending.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is pending, and keeps count of the memory that it takes.
     fn change_pending<T>(&self, change: impl FnOnce(&mut Pending) -> T) -> T {
-        let mut pending = self.0.pending.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut pending = self.0.pending.write().unwrap_or_else(PoisonError::into_inner);
         let before = pending.size();
         let changed = change(&mut pending);
         let memory = &self.0.commits.memory;
@@ -242,14 +356,16 @@ impl Vault {
             return Ok(());
         }
         let intake = self.intake();
-        let mut closed = Vec::new();
         for (id, object) in &objects {
             intake.store_in_segment(*id, &object.bytes)?;
-            if object.closed && id.kind.is_metadata() {
-                closed.push(*id);
-            }
         }
         intake.flush()?;
+        // A collection may have taken proofs back meanwhile.
+        let _gate = self.0.commits.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let is_closed = |id: &ObjectId| {
+            id.kind.is_metadata() && self.pending().get(id).is_some_and(|object| object.closed)
+        };
+        let closed: Vec<_> = objects.iter().map(|(id, _)| *id).filter(is_closed).collect();
         self.0.index.close(&closed)?;
         self.change_pending(|pending| pending.remove_through(last));
         Ok(())
@@ -257,31 +373,35 @@ impl Vault {
 
     /// Reads the object at a place and checks its hash.
     fn read_at(&self, id: &ObjectId, at: &Location) -> Result<Vec<u8>, StoreError> {
+        if let Some(bytes) = self.try_read_at(id, at)? {
+            return Ok(bytes);
+        }
+        // Either the bytes are damaged, or they are somewhere else.
+        self.0.index.doubt();
+        Err(StoreError::DamagedObject(*id))
+    }
+
+    /// The same; nothing where it is not there, or damaged.
+    fn try_read_at(&self, id: &ObjectId, at: &Location) -> Result<Option<Vec<u8>>, StoreError> {
         let record = self.record(at)?;
         let start = at.inner as usize;
         let bytes =
             record.as_ref().and_then(|record| record.raw.get(start..start + at.len as usize));
-        match bytes {
-            Some(bytes) if ObjectId::of(id.kind, bytes) == *id => Ok(bytes.to_vec()),
-            _ => {
-                // Either the bytes are damaged, or they are somewhere else.
-                self.0.index.doubt();
-                Err(StoreError::DamagedObject(*id))
-            }
-        }
+        let bytes = bytes.filter(|bytes| ObjectId::of(id.kind, bytes) == *id);
+        Ok(bytes.map(<[u8]>::to_vec))
     }
 
     fn record(&self, at: &Location) -> Result<Option<Arc<Record>>, StoreError> {
         let key = (at.segment, at.offset);
         {
-            let mut cache = self.0.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut cache = self.0.cache.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(record) = cache.find(key) {
                 return Ok(Some(record));
             }
         }
         let Some(record) = self.read_record(at)? else { return Ok(None) };
         let record = Arc::new(record);
-        let mut cache = self.0.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut cache = self.0.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.insert(key, record.clone());
         Ok(Some(record))
     }
@@ -292,10 +412,19 @@ impl ObjectSource for Vault {
         if let Some(object) = self.pending().get(id) {
             return Ok(Some(object.bytes.to_vec()));
         }
-        match self.0.index.find(id)? {
-            Some((at, _)) => self.read_at(id, &at).map(Some),
-            None => Ok(None),
+        let mut tried: Option<Location> = None;
+        while let Some(Found { at, .. }) = self.0.index.find(id)? {
+            if let Some(bytes) = self.try_read_at(id, &at)? {
+                return Ok(Some(bytes));
+            }
+            // A collection may have moved it since.
+            if tried.replace(at) == Some(at) {
+                self.0.index.doubt();
+                return Err(StoreError::DamagedObject(*id));
+            }
         }
+        // Folded since it was looked for, or brought again.
+        Ok(self.pending().get(id).map(|object| object.bytes.to_vec()))
     }
 
     fn contains(&self, id: &ObjectId) -> Result<bool, StoreError> {

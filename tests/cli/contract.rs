@@ -76,9 +76,6 @@ fn help_is_a_command_too() {
 fn what_this_version_lacks_says_so_and_starts_nothing() {
     let place = Place::new();
     let lines = [
-        "forget 0123456789abcdef",
-        "forget --run 0123456789abcdef",
-        "gc --dry-run",
         "repair",
         "pull 0123456789abcdef --into x --conflicts markers",
         "pull 0123456789abcdef --into x --dry-run",

@@ -17,12 +17,6 @@ pub(crate) struct Rest {
 /// Commands that this version does not have.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
-    /// Takes a snapshot away everywhere (not in this version).
-    #[command(hide = true)]
-    Forget(Rest),
-    /// Collects what is no longer needed (not in this version).
-    #[command(hide = true)]
-    Gc(Rest),
     /// Heals the stores of this home (not in this version).
     #[command(hide = true)]
     Repair(Rest),
@@ -31,8 +25,6 @@ pub(crate) enum Verb {
 /// Says so, and what can be done instead.
 pub(crate) fn refuse(verb: &Verb) -> CliError {
     let (name, instead) = match verb {
-        Verb::Forget(_) => ("forget", "snapshots stay; baton log lists them"),
-        Verb::Gc(_) => ("gc", "nothing is collected; baton check verifies what is kept"),
         Verb::Repair(_) => ("repair", "baton check says what is damaged"),
     };
     not_yet(&format!("`baton {name}`"), instead)

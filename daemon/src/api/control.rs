@@ -114,6 +114,10 @@ pub enum Command {
     QueueCancel { id: String },
     /// `check [--data]`.
     Check { data: bool },
+    /// `forget SNAPSHOT`, `forget --run RUN`, `forget --workspace W`.
+    Forget(ForgetCall),
+    /// `gc [--dry-run]`.
+    Gc { dry_run: bool },
     /// `doctor`.
     Doctor,
 }
@@ -147,6 +151,7 @@ impl Command {
                 | Self::Pull(_)
                 | Self::Apply(_)
                 | Self::Undo { .. }
+                | Self::Forget(_)
         )
     }
 }
@@ -228,7 +233,7 @@ pub enum Event {
 /// How far a command is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// `scan`, `send`, `fetch`, `restore`, `check`.
+    /// `scan`, `send`, `fetch`, `restore`, `check`, `collect`.
     pub stage: String,
     /// Files or objects done.
     pub done: u64,
@@ -302,6 +307,8 @@ pub enum Answer {
     Applied(Box<ApplyAnswer>),
     Undone(Box<UndoAnswer>),
     Check(CheckAnswer),
+    Forget(ForgetAnswer),
+    Gc(GcAnswer),
     Doctor(DoctorAnswer),
 }
 
@@ -794,6 +801,43 @@ pub struct CheckAnswer {
     pub objects: u64,
     /// Bytes of file data read and hashed; 0 without `--data`.
     pub bytes_read: u64,
+}
+
+/// What is to be forgotten.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ForgetCall {
+    /// The beginning of a snapshot's id.
+    Snapshot(String),
+    /// The beginning of a run's id.
+    Run(String),
+    /// The beginning of a workspace's id.
+    Workspace(String),
+    /// The workspace at a path.
+    Folder(Bytes),
+}
+
+/// `forget`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ForgetAnswer {
+    /// Ids of what was forgotten.
+    pub forgotten: Vec<String>,
+    /// Remotes that could not be reached, and are told with the next push to them.
+    pub queued: Vec<String>,
+}
+
+/// `gc`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GcAnswer {
+    /// Bytes of files that are gone, or would be, about.
+    pub freed_bytes: u64,
+    /// Objects that are gone, or would be.
+    pub objects: u64,
+    /// Objects that are taken away once those end who use them.
+    pub in_use: u64,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// Why something was not taken away.
+    pub problems: Vec<Problem>,
 }
 
 /// Damage that `check` found.

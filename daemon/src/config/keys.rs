@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-const TOP: &[&str] = &["sync", "serve", "notify", "agents"];
+const TOP: &[&str] = &["sync", "serve", "store", "notify", "agents"];
 const SYNC: &[&str] = &[
     "background",
     "settle",
@@ -32,6 +32,7 @@ const SERVE: &[&str] = &[
     "namespace",
     "git_authorities",
 ];
+const STORE: &[&str] = &["collect", "budget"];
 const NOTIFY: &[&str] = &["command", "url"];
 const AGENT: &[&str] = &[
     "program",
@@ -60,6 +61,7 @@ pub fn first_unknown(table: &Table) -> Option<Unknown> {
     unknown_in(table, "", TOP)
         .or_else(|| inner("sync").and_then(|table| unknown_in(table, "sync.", SYNC)))
         .or_else(|| inner("serve").and_then(|table| unknown_in(table, "serve.", SERVE)))
+        .or_else(|| inner("store").and_then(|table| unknown_in(table, "store.", STORE)))
         .or_else(|| inner("notify").and_then(|table| unknown_in(table, "notify.", NOTIFY)))
         .or_else(|| {
             inner("agents")?.iter().find_map(|(name, agent)| {

@@ -45,7 +45,7 @@ struct Job {
 }
 
 impl Daemon {
-    fn applies(&self) -> Applies {
+    pub(super) fn applies(&self) -> Applies {
         let Workspaces { git, scratch, .. } = &self.workspaces;
         Applies::new(&self.options.home.applies_dir()).with_git(git.clone(), scratch)
     }

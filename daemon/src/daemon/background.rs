@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::id::{NodeId, WorkspaceId};
+use baton_protocol::message::{Forget, MAX_FORGET};
 use baton_store::catalog::workspaces::Workspace;
 use baton_store::scan;
 use tokio::sync::watch;
@@ -38,7 +39,7 @@ use crate::api::control::{Answer, Bytes, Progress, WatchAnswer};
 use crate::api::socket::EventSender;
 use crate::network;
 use crate::thinning::plan::Retention;
-use crate::thinning::thin;
+use crate::thinning::thin_out;
 use crate::workspace::{Beside, PlaceError, TakeOptions, Taken, Workspaces};
 
 /// After a failure it is tried again after this time, then twice as long each time, up to the second.
@@ -387,14 +388,21 @@ impl Daemon {
                 }
             }
         }
-        self.blocking("thin", move |daemon| {
+        let thinned = self.blocking("thin", move |daemon| {
             let retention = Retention::from(&daemon.config.sync);
             let now = daemon.clock.now_ms();
             let Workspaces { vault, device, .. } = &daemon.workspaces;
-            thin(&daemon.catalog, vault, workspace, *device, now, &retention)?;
-            Ok(())
-        })
-        .await?;
+            let of = (workspace, *device);
+            let (_, thinned) = thin_out(&daemon.catalog, vault, of, now, &retention, false)?;
+            for ids in thinned.chunks(MAX_FORGET) {
+                daemon.note_untold(node, &Forget::Thinned(ids.to_vec()))?;
+            }
+            daemon.grown.notify_one();
+            Ok(!thinned.is_empty())
+        });
+        if thinned.await? {
+            self.tell_forgotten(target);
+        }
         Ok(Outcome::InStep)
     }
 

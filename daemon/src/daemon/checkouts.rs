@@ -94,6 +94,7 @@ pub struct NodeCheckouts {
 
 impl Checkouts for NodeCheckouts {
     fn prepare(&self, place: &Place, snapshot: SnapshotId) -> Result<Prepared, CheckoutError> {
+        let _lease = self.store.lease();
         let vault = self.store.vault(place.vault).doing(RESTORING)?;
         let loaded = load_snapshot(&vault, snapshot).doing(RESTORING)?;
         let repository = self.repository();
@@ -122,6 +123,7 @@ impl Checkouts for NodeCheckouts {
         snapshot: SnapshotId,
         is_fork: bool,
     ) -> Result<Option<Conversed>, CheckoutError> {
+        let _lease = self.store.lease();
         self.write_conversation(place, snapshot, is_fork)
     }
 
@@ -211,6 +213,7 @@ impl NodeCheckouts {
         parent: SnapshotId,
         moment: Moment,
     ) -> Result<SnapshotId, CheckoutError> {
+        let _lease = self.store.lease();
         let Place { run, checkout, workspace, .. } = place;
         let vault = self.store.vault(place.vault).doing(SEALING)?;
         let before = load_snapshot(&vault, parent).doing(SEALING)?;

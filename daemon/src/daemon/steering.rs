@@ -58,7 +58,11 @@ impl Daemon {
         Ok(Answer::Said(SaidAnswer { run: id.to_string(), delivered: true, state }))
     }
 
-    async fn run_delete(self: &Arc<Self>, run: &str, events: &EventSender) -> Result<Answer, Fail> {
+    pub(super) async fn run_delete(
+        self: &Arc<Self>,
+        run: &str,
+        events: &EventSender,
+    ) -> Result<Answer, Fail> {
         let (target, info) = self.find_run(run, events).await?;
         let (id, node) = (info.spec.run, target.remote.node);
         let short = id.short();

@@ -60,6 +60,7 @@ impl Daemon {
         stop: &Arc<AtomicBool>,
         events: &EventSender,
     ) -> Result<Pushed, Fail> {
+        let _lease = self.store.lease();
         let started = self.clock.instant();
         let (workspace, node) = (snapshot.workspace, target.remote.node);
         let (mut base, overtaken) = self.known_base(node, id, &snapshot).await?;
@@ -77,6 +78,7 @@ impl Daemon {
                 PushOutcome::Acked { snapshot: acked, .. } => {
                     self.acks.note(workspace, node, acked);
                     self.histories.wake(workspace);
+                    self.tell_forgotten(target);
                     let send_ms = decimal_ms(self.clock.since(started));
                     tracing::info!(snapshot = %id, remote = %target.remote.name,
                         bytes = stats.bytes_sent, trips = stats.round_trips, "pushed");

@@ -4,10 +4,14 @@
 
 use std::sync::Arc;
 
-use baton_protocol::id::RunId;
-use baton_protocol::message::{LogReply, MAX_AGENTS, RefusalCode, Reply, Request, RunSpec};
+use baton_protocol::id::{RunId, WorkspaceId};
+use baton_protocol::message::{Forget, LogReply, MAX_AGENTS, RefusalCode, Reply, Request, RunSpec};
+use baton_store::catalog::Catalog;
 use baton_store::store::Store;
+use baton_store::vault::Lease;
+use tokio::sync::Notify;
 
+use super::forget::forget;
 use super::{Handler, Handling, Session};
 use crate::audit::Event;
 use crate::runs::{Runs, RunsError};
@@ -20,12 +24,16 @@ use crate::transport::TransportError;
 pub struct Requests {
     /// Vaults and refs.
     pub store: Store,
+    /// What was forgotten.
+    pub catalog: Catalog,
     /// Runs.
     pub runs: Runs,
     /// What they are given.
     pub secrets: Secrets,
     /// What one push may cost.
     pub quota: Quota,
+    /// Told of what may have made the store larger.
+    pub changed: Arc<Notify>,
     /// Where the blocking parts work.
     pub tasks: Tasks,
 }
@@ -48,6 +56,7 @@ impl Handler for Requests {
                     let log = self.runs.logs(&session.device.user, run, from, follow).await;
                     logs(session, log).await
                 }
+                Request::Forget(what) => self.forget(session, what).await,
                 Request::SetSecret(_) | Request::ListSecrets | Request::RemoveSecret(_) => {
                     self.secrets(session, request).await
                 }
@@ -65,6 +74,8 @@ impl Requests {
         let mut wire = Wire::new(stream);
         let (id, quota) = (device.id, self.quota);
         let work = move || {
+            // What it finds here stays until it ends.
+            let _lease = store.lease();
             let vault = store.vault(device.vault).map_err(SyncError::Store);
             let outcome = vault.and_then(|vault| match &request {
                 Request::Push(hello) => {
@@ -87,6 +98,7 @@ impl Requests {
             return Ok(());
         };
         let mut stream = wire.into_stream();
+        self.changed.notify_one();
         let result = match outcome {
             Ok(()) => Ok(()),
             Err(SyncError::Transport(error)) => Err(error),
@@ -117,6 +129,59 @@ impl Requests {
                 session.refuse(RefusalCode::Internal, "the node failed; its log has more").await
             }
         }
+    }
+
+    async fn forget(&self, mut session: Session, what: Forget) -> Result<(), TransportError> {
+        if let Forget::Workspaces(ids) = &what
+            && let Err(error) = self.delete_runs(&session, ids).await
+        {
+            return refuse_run(&mut session, &error).await;
+        }
+        if let Forget::Run(run) = what
+            && self.runs.show(&session.device.user, run).await.is_ok()
+        {
+            let message = format!("run {} is still known here: delete it first", run.short());
+            return session.refuse(RefusalCode::Conflict, message).await;
+        }
+        let (store, catalog, vault) =
+            (self.store.clone(), self.catalog.clone(), session.device.vault);
+        let (audit, device, user) =
+            (session.audit.clone(), session.device.id, session.device.user.clone());
+        let work = move || {
+            let forgotten = forget((&store, &catalog), vault, &what)?;
+            if forgotten.is_ok() {
+                for what in named(&what) {
+                    audit.note(&Event::Forget { device, user: &user, what: &what });
+                }
+            }
+            Ok::<_, baton_store::error::StoreError>(forgotten)
+        };
+        match self.tasks.spawn_blocking("forget", work).await {
+            Ok(Ok(Ok(()))) => session.reply(&Reply::Forgotten).await,
+            Ok(Ok(Err(refusal))) => session.refuse(refusal.code, refusal.message).await,
+            Ok(Err(error)) => session.refuse_for(&error).await,
+            Err(error) => refuse_run(&mut session, &error.into()).await,
+        }
+    }
+
+    /// Takes the runs of workspaces away; none of them, where one goes on.
+    async fn delete_runs(
+        &self,
+        session: &Session,
+        workspaces: &[WorkspaceId],
+    ) -> Result<(), RunsError> {
+        let (user, mut runs) = (&session.device.user, self.runs.list(&session.device.user).await?);
+        runs.retain(|info| workspaces.contains(&info.spec.workspace));
+        if let Some(live) = runs.iter().find(|info| !info.state.is_final()) {
+            return Err(RunsError::Live(live.spec.run));
+        }
+        for info in runs {
+            match self.runs.delete(user, info.spec.run).await {
+                Ok(_) | Err(RunsError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     async fn secrets(&self, mut session: Session, request: Request) -> Result<(), TransportError> {
@@ -154,10 +219,10 @@ impl Requests {
         let done = Done::by(&request);
         let reply = match request {
             Request::CreateRun(spec) => match self.holds(&session, &spec).await {
-                Ok(true) => {
+                Ok(Some(_lease)) => {
                     self.runs.create(&user, session.device.vault, spec).await.map(run_reply)
                 }
-                Ok(false) => {
+                Ok(None) => {
                     let message = "the snapshot that the run starts from is not on this node";
                     return session.refuse(RefusalCode::NotFound, message).await;
                 }
@@ -204,14 +269,14 @@ impl Requests {
         }
     }
 
-    /// Whether the snapshot of a run is whole in the vault of whoever asks for it.
-    async fn holds(&self, session: &Session, spec: &RunSpec) -> Result<bool, RunsError> {
+    /// Whether the snapshot of a run is whole in the vault of whoever asks for it: it stays so while the lease is held.
+    async fn holds(&self, session: &Session, spec: &RunSpec) -> Result<Option<Lease>, RunsError> {
         let (store, vault, snapshot) = (self.store.clone(), session.device.vault, spec.snapshot);
         let work = move || {
+            let lease = store.lease();
             let vault = store.vault(vault)?;
-            Ok::<_, baton_store::error::StoreError>(
-                vault.intake().missing(snapshot.into(), 1)?.is_empty(),
-            )
+            let is_whole = vault.intake().missing(snapshot.into(), 1)?.is_empty();
+            Ok::<_, baton_store::error::StoreError>(is_whole.then_some(lease))
         };
         Ok(self.tasks.spawn_blocking("run-snapshot", work).await??)
     }
@@ -234,6 +299,16 @@ impl Done {
             Request::DeleteRun(run) => Some(Self::Deleted(*run)),
             _ => None,
         }
+    }
+}
+
+/// What is taken away for good, in words of the audit log; thinning a history out is none of its events.
+fn named(what: &Forget) -> Vec<String> {
+    match what {
+        Forget::Snapshots(ids) => ids.iter().map(|id| format!("snapshot {id}")).collect(),
+        Forget::Thinned(_) => Vec::new(),
+        Forget::Run(run) => vec![format!("run {run}")],
+        Forget::Workspaces(ids) => ids.iter().map(|id| format!("workspace {id}")).collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which role a request needs.
 
-use baton_protocol::message::{Refusal, RefusalCode, Request};
+use baton_protocol::message::{Forget, Refusal, RefusalCode, Request};
 use baton_store::catalog::devices::{Device, Role};
 
 /// The least role that may ask this.
@@ -16,7 +16,8 @@ pub const fn required(request: &Request) -> Role {
         | Request::ShowRun(_)
         | Request::Logs { .. }
         | Request::WaitRun(_)
-        | Request::KeepRun(_) => Role::Push,
+        | Request::KeepRun(_)
+        | Request::Forget(Forget::Thinned(_)) => Role::Push,
         Request::CreateRun(_)
         | Request::CheckAgents(_)
         | Request::TryAgent(_)
@@ -24,6 +25,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::SayRun { .. }
         | Request::AnswerRun { .. }
         | Request::DeleteRun(_)
+        | Request::Forget(_)
         | Request::SetSecret(_)
         | Request::ListSecrets
         | Request::RemoveSecret(_) => Role::Run,
@@ -54,6 +56,8 @@ pub const fn name(request: &Request) -> &'static str {
         Request::KeepRun(_) => "KeepRun",
         Request::CheckAgents(_) => "CheckAgents",
         Request::TryAgent(_) => "TryAgent",
+        Request::Forget(Forget::Thinned(_)) => "Forget(Thinned)",
+        Request::Forget(_) => "Forget",
     }
 }
 

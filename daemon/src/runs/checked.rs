@@ -157,6 +157,6 @@ mod tests {
     fn count(node: &Node) -> usize {
         let checks = node.folder.path().join("runs/checks");
         let read = baton_store::fs::read_if_exists(&checks, 100).unwrap();
-        read.unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count()
+        String::from_utf8(read.unwrap_or_default()).unwrap().lines().count()
     }
 }

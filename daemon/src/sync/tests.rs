@@ -315,8 +315,10 @@ impl Cloud {
         let audit = Audit::open(&path.join("audit.log"), &clock);
         let handler = Requests {
             store: store.clone(),
+            catalog: catalog.clone(),
             runs,
             secrets,
+            changed: Arc::default(),
             quota: settings.quota,
             tasks: tasks.clone(),
         };

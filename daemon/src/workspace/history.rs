@@ -269,7 +269,7 @@ fn no_files(intake: &Intake) -> Result<TreeId, TakeError> {
 }
 
 /// The id under which the rest of a workspace is kept and sent.
-fn rest_id(workspace: WorkspaceId) -> WorkspaceId {
+pub(crate) fn rest_id(workspace: WorkspaceId) -> WorkspaceId {
     let hash = ChunkId::of(&[b"the rest of ", &workspace.as_bytes()[..]].concat());
     let mut id = [0; WorkspaceId::LEN];
     for (to, from) in id.iter_mut().zip(hash.as_bytes()) {

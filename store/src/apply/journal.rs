@@ -22,7 +22,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use baton_protocol::encode::{DecodeError, Reader, Writer};
-use baton_protocol::id::{ApplyId, SnapshotId, WorkspaceId};
+use baton_protocol::id::{ApplyId, ObjectId, SnapshotId, WorkspaceId};
 use baton_protocol::path::{MAX_PATH, RelPath};
 
 use super::ApplyError;
@@ -71,6 +71,15 @@ pub struct Record {
     pub(super) held: Vec<(RelPath, Done)>,
     /// What was planned.
     pub steps: Vec<Step>,
+}
+
+impl Record {
+    /// The snapshots and the contents of files that it may still need.
+    pub fn needs(&self) -> Vec<ObjectId> {
+        let forms = self.steps.iter().flat_map(|step| [&step.from, &step.to]).flatten();
+        let snapshots = [self.safety, self.there].map(ObjectId::from);
+        forms.filter_map(super::form::Form::content).chain(snapshots).collect()
+    }
 }
 
 /// What became of a step.

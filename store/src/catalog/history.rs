@@ -5,7 +5,7 @@
 //! that did not. What is newer is reached from the head.
 //!
 //! Not here: the decision. And nothing is deleted from a vault: a snapshot that was thinned out can be
-//! restored by its id for as long as nothing is collected.
+//! restored by its id until the next collection.
 //!
 //! **Invariant:** every row is an ancestor of the snapshot that [`Thinning::covered`] names, which has
 //! a row, too. So a walk from the head may stop at the first snapshot that has a row.
@@ -215,9 +215,10 @@ impl Catalog {
                 let ids = (workspace.as_bytes(), node.as_bytes(), snapshot.as_bytes());
                 db.prepare_cached(SET_ACKED)?.execute(ids)?;
             }
-            // Of a workspace that is not here any more, or never was, nothing is kept.
+            // Of a workspace that is not here any more, or never was, nothing is kept; nor what was forgotten meanwhile.
             let add = "INSERT OR IGNORE INTO pins(workspace, snapshot, why) SELECT ?1, ?2, ?3
-                       WHERE EXISTS (SELECT 1 FROM workspaces WHERE id = ?1)";
+                       WHERE EXISTS (SELECT 1 FROM workspaces WHERE id = ?1)
+                       AND NOT EXISTS (SELECT 1 FROM forgotten WHERE snapshot = ?2)";
             for (workspace, snapshot, why) in pins {
                 let ids = (workspace.as_bytes(), snapshot.as_bytes(), why.name());
                 db.prepare_cached(add)?.execute(ids)?;

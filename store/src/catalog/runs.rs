@@ -208,6 +208,21 @@ impl Catalog {
         })
     }
 
+    /// A run of a vault that starts from a snapshot or has left it, where there is one.
+    pub fn run_about(
+        &self,
+        vault: VaultId,
+        snapshot: SnapshotId,
+    ) -> Result<Option<RunId>, StoreError> {
+        self.read("reading runs", |db| {
+            let find = "SELECT run FROM runs WHERE vault = ?1 AND (snapshot = ?2 OR result = ?2)
+                        LIMIT 1";
+            let values = (vault.as_bytes(), snapshot.as_bytes());
+            let found = db.prepare_cached(find)?.query_row(values, |row| row.get(0)).optional()?;
+            Ok(found.map(RunId::from_bytes))
+        })
+    }
+
     /// Remembers what a node said about runs. It can be asked again: a power cut may take it back.
     pub fn remember_runs(
         &self,

@@ -70,6 +70,14 @@ impl Catalog {
         })
     }
 
+    /// Takes a workspace away with its history and all else that is known of it; its folder is nobody's business.
+    pub fn remove_workspace(&self, id: WorkspaceId) -> Result<bool, StoreError> {
+        self.write("removing a workspace", |db| {
+            db.execute("DELETE FROM remembered_runs WHERE workspace = ?1", [id.as_bytes()])?;
+            Ok(db.execute("DELETE FROM workspaces WHERE id = ?1", [id.as_bytes()])? > 0)
+        })
+    }
+
     /// Whether a workspace is watched, and for which remote; the default one where none is named.
     pub fn set_watched(
         &self,

@@ -174,6 +174,11 @@ impl SegmentWriter {
         self.entries.is_empty()
     }
 
+    /// Bytes of the objects in it.
+    pub fn object_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| u64::from(entry.len)).sum()
+    }
+
     /// Whether it is time to seal it.
     pub const fn is_full(&self) -> bool {
         self.len >= SEAL_AT || self.entries.len() >= SEAL_COUNT

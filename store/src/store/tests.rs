@@ -8,6 +8,8 @@ use baton_protocol::id::{
 };
 use baton_protocol::object::{Blob, Content, Entry as TreeEntry, EntryKind, Snapshot, build_tree};
 
+mod collecting;
+mod races;
 mod faults;
 mod model;
 mod power;

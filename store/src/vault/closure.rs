@@ -34,6 +34,8 @@ const MOST_CHUNKS: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     root: Option<ObjectId>,
+    /// What had been condemned when it began: what it saw before more was may have gone.
+    generation: u64,
     /// Metadata still to be looked at; what was missing last time is among it.
     open: Vec<Open>,
     /// Chunks still to be looked at, and how many bytes are said of them. They come last: whoever has all of the
@@ -106,13 +108,14 @@ impl Walk {
         (root, before): (ObjectId, Option<ObjectId>),
         limit: usize,
     ) -> Result<Vec<ObjectId>, StoreError> {
-        if self.root != Some(root) {
+        let generation = vault.generation();
+        if self.root != Some(root) || self.generation != generation {
             let before = match before {
                 Some(before) if vault.closed(&before)? == Some(true) => Some(before),
                 _ => None,
             };
             let open = vec![Open { id: root, said: Said::Nothing, before }];
-            *self = Self { root: Some(root), open, ..Self::default() };
+            *self = Self { root: Some(root), generation, open, ..Self::default() };
         }
         let missing = self.go_on(vault, staging, limit);
         if missing.is_err() {

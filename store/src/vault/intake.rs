@@ -15,6 +15,7 @@ use baton_protocol::object::Snapshot;
 
 use super::Vault;
 use super::closure::Walk;
+use super::leases::Lease;
 use super::pending::{OVERHEAD, PendingObject};
 use super::refs::Begun;
 use super::staging::{Staging, lock};
@@ -45,6 +46,9 @@ pub(super) const FOLD_MEMORY: u64 = 4 * FOLD_AT;
 /// Bytes of memory above which small commits go to segments too, because folding does not keep up.
 const MAX_MEMORY: u64 = 16 * FOLD_AT;
 
+/// How often what a commit relies on may be condemned meanwhile, before it keeps a collection from that.
+const MOST_WALKS: usize = 2;
+
 /// Missing objects that a commit names at once.
 const MOST_MISSING: usize = 256 * 1024;
 
@@ -65,6 +69,8 @@ pub struct Intake {
     /// Held shared while an object is put, and exclusively while a commit is made: what comes during
     /// a commit is not of it.
     settling: RwLock<()>,
+    /// What it was told is here stays until it is committed. Goes last.
+    _lease: Lease,
 }
 
 /// A ref was moved, or had been by the same update.
@@ -107,6 +113,7 @@ pub enum CommitError {
 impl Intake {
     pub(super) fn new(vault: Vault) -> Self {
         Self {
+            _lease: vault.lease(),
             vault,
             small: Mutex::default(),
             staging: Staging::new(),
@@ -199,32 +206,29 @@ impl Intake {
         let _alone = self.settling.write().unwrap_or_else(PoisonError::into_inner);
         self.staging.check()?;
         let root = ObjectId::from(update.new);
-        let proved = self.prove(root, update.expected.map(Into::into))?;
-        let snapshot =
-            Snapshot::decode(&self.require(&root)?).map_err(|_| StoreError::DamagedObject(root))?;
-        if snapshot.workspace != update.workspace
-            || snapshot.device != update.device
-            || snapshot.sequence != update.sequence
-        {
-            return Err(CommitError::Foreign);
-        }
-        let records = self.settle()?;
-        let commits = &self.vault.0.commits;
-        let gate = commits.gate.read().unwrap_or_else(PoisonError::into_inner);
-        let reservation = match self.vault.0.refs.begin(*update) {
-            Begun::Replayed(head) => return Ok(Committed { head, replayed: true }),
-            Begun::Moved(head) => return Err(CommitError::HeadMoved { head }),
-            Begun::Backwards(head) => {
-                return Err(CommitError::Backwards { head, sequence: update.sequence });
+        let before = update.expected.map(Into::into);
+        self.settled((&[root], before), |records, proved| {
+            let snapshot = Snapshot::decode(&self.require(&root)?)
+                .map_err(|_| StoreError::DamagedObject(root))?;
+            if snapshot.workspace != update.workspace
+                || snapshot.device != update.device
+                || snapshot.sequence != update.sequence
+            {
+                return Err(CommitError::Foreign);
             }
-            Begun::Reserved(reservation) => reservation,
-        };
-        self.append(Some(*update), records)?;
-        self.finish(&proved);
-        let head = reservation.apply();
-        drop(gate);
-        self.wake_fold();
-        Ok(Committed { head, replayed: false })
+            let reservation = match self.vault.0.refs.begin(*update) {
+                Begun::Replayed(head) => return Ok(Committed { head, replayed: true }),
+                Begun::Moved(head) => return Err(CommitError::HeadMoved { head }),
+                Begun::Backwards(head) => {
+                    return Err(CommitError::Backwards { head, sequence: update.sequence });
+                }
+                Begun::Reserved(reservation) => reservation,
+            };
+            self.append(Some(*update), records)?;
+            self.finish(proved);
+            let head = reservation.apply();
+            Ok(Committed { head, replayed: false })
+        })
     }
 
     /// Makes what was put durable without moving a ref, and remembers that everything below these
@@ -232,21 +236,45 @@ impl Intake {
     pub fn keep(self, roots: &[ObjectId]) -> Result<(), CommitError> {
         let _alone = self.settling.write().unwrap_or_else(PoisonError::into_inner);
         self.staging.check()?;
-        let mut proved = HashSet::new();
-        for &root in roots {
-            proved.extend(self.prove(root, None)?);
-        }
-        let records = self.settle()?;
-        {
-            let commits = &self.vault.0.commits;
-            let _gate = commits.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.settled((roots, None), |records, proved| {
             if !records.is_empty() {
                 self.append(None, records)?;
             }
-            self.finish(&proved);
+            self.finish(proved);
+            Ok(())
+        })
+    }
+
+    /// Does something under the gate with what has to go into the journal, and with what of that and of the vault the walks
+    /// from `roots` have proved. What they have seen is there until it is done.
+    fn settled<T>(
+        &self,
+        (roots, before): (&[ObjectId], Option<ObjectId>),
+        done: impl FnOnce(Vec<Vec<u8>>, &HashSet<ObjectId>) -> Result<T, CommitError>,
+    ) -> Result<T, CommitError> {
+        let mut walks = 0;
+        loop {
+            let _off = (walks >= MOST_WALKS).then(|| self.vault.hold_off());
+            let generation = self.vault.generation();
+            let mut proved = HashSet::new();
+            for &root in roots {
+                proved.extend(self.prove(root, before)?);
+            }
+            let records = self.settle()?;
+            let gate = self.vault.0.commits.gate.read().unwrap_or_else(PoisonError::into_inner);
+            if self.vault.generation() != generation {
+                // Something that was walked past may have been condemned.
+                drop(gate);
+                *lock(&self.walk) = Walk::default();
+                walks += 1;
+                continue;
+            }
+            let done = done(records, &proved)?;
+            self.vault.note_reachable(roots);
+            drop(gate);
+            self.wake_fold();
+            return Ok(done);
         }
-        self.wake_fold();
-        Ok(())
     }
 
     /// Makes what went to segments durable and indexed. What is still in memory stays there.
@@ -394,7 +422,7 @@ impl ObjectSource for Intake {
         if self.staging.contains(id) {
             return Ok(true);
         }
-        self.vault.contains(id)
+        self.vault.has(id)
     }
 }
 

@@ -53,6 +53,13 @@ impl Pending {
         }
     }
 
+    /// Takes back that these are whole which `is_reached` does not know.
+    pub(super) fn unclose(&mut self, is_reached: impl Fn(&ObjectId) -> bool) {
+        for (id, object) in &mut self.objects {
+            object.closed &= !id.kind.is_metadata() || is_reached(id);
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.objects.is_empty()
     }

@@ -89,6 +89,15 @@ impl Refs {
         }
     }
 
+    /// Takes refs away, and what is remembered of their updates; nobody may be moving one. Returns how many.
+    pub(super) fn remove(&self, is_meant: impl Fn(&Head) -> bool) -> usize {
+        let mut table = self.table();
+        let before = table.heads.len();
+        table.heads.retain(|_, head| !is_meant(head));
+        table.keys.retain(|(_, head)| !is_meant(head));
+        before - table.heads.len()
+    }
+
     /// Waits until nobody moves this ref, and compares.
     pub(super) fn begin(&self, update: RefUpdate) -> Begun<'_> {
         let key = (update.workspace, update.device);

@@ -50,6 +50,11 @@ impl Files {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
     }
 
+    /// Closes the file of a segment that goes.
+    pub(super) fn forget(&self, segment: u32) {
+        drop(self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment));
+    }
+
     fn renamed(&self) -> std::sync::MutexGuard<'_, HashMap<u32, String>> {
         self.renamed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,11 +97,16 @@ impl Unindexed {
     }
 
     /// How far the segment is indexed once these records have rows.
-    fn without(&self, segment: u32, offsets: &BTreeSet<u64>) -> u64 {
+    pub(super) fn without(&self, segment: u32, offsets: &BTreeSet<u64>) -> u64 {
         self.with(segment, |track| {
             let left = track.offsets.iter().find(|&offset| !offsets.contains(offset));
             left.copied().unwrap_or(track.end)
         })
+    }
+
+    /// Whether records of a segment may still get rows.
+    pub(super) fn has_any(&self, segment: u32) -> bool {
+        self.with(segment, |track| !track.offsets.is_empty())
     }
 
     /// Forgets records: they have rows now, or nobody wants them any more.
@@ -193,9 +203,7 @@ impl Vault {
         entries: &[RecordEntry],
     ) -> Result<(u32, u64, u32), StoreError> {
         self.0.commits.poison.check()?;
-        let [data, metadata] = &self.0.writers;
-        let slot = if class == Class::Data { data } else { metadata };
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slot(class).lock().unwrap_or_else(PoisonError::into_inner);
         if slot.as_ref().is_some_and(|open| open.writer.is_full()) {
             self.seal(&mut slot)?;
         }
@@ -254,6 +262,39 @@ impl Vault {
         Ok(())
     }
 
+    fn slot(&self, class: Class) -> &Mutex<Option<Writer>> {
+        let [data, metadata] = &self.0.writers;
+        if class == Class::Data { data } else { metadata }
+    }
+
+    /// The open segment of a class, where there is one: its number, its length, and the bytes of its objects.
+    pub(super) fn open_length(&self, class: Class) -> Result<Option<(u32, u64, u64)>, StoreError> {
+        let mut slot = self.slot(class).lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = self.resume_writer(class)?;
+        }
+        let writer = slot.as_ref();
+        Ok(writer.map(|Writer { segment, writer }| (*segment, writer.len(), writer.object_bytes())))
+    }
+
+    /// Seals the open segment of a class if `is_wanted` says so of its number and of what was appended to it, in bytes of
+    /// objects; a segment that an earlier process left open, too.
+    pub(super) fn seal_if(
+        &self,
+        class: Class,
+        is_wanted: impl FnOnce(u32, u64) -> bool,
+    ) -> Result<(), StoreError> {
+        self.0.commits.poison.check()?;
+        let mut slot = self.slot(class).lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = self.resume_writer(class)?;
+        }
+        let wanted = slot.as_ref().is_some_and(|Writer { segment, writer }| {
+            !writer.is_empty() && is_wanted(*segment, writer.object_bytes())
+        });
+        if wanted { self.seal(&mut slot) } else { Ok(()) }
+    }
+
     /// Adds rows for records that are synced.
     pub(super) fn insert_rows(&self, rows: Vec<(ObjectId, Location)>) -> Result<(), StoreError> {
         let mut by_segment: HashMap<u32, Vec<(ObjectId, Location)>> = HashMap::new();
@@ -271,6 +312,25 @@ impl Vault {
 
     /// Goes on with a segment that is open, or starts one.
     fn open_writer(&self, class: Class) -> Result<Writer, StoreError> {
+        if let Some(resumed) = self.resume_writer(class)? {
+            return Ok(resumed);
+        }
+        let folder = self.0.layout.segments(self.0.id, class);
+        let mut uid = [0; 16];
+        fs::fresh_id(&folder, &mut uid).map_err(|_| StoreError::Random)?;
+        let header = SegmentHeader { class, vault: self.0.id, uid };
+        let writer = SegmentWriter::create(&folder, header)?;
+        let name = SegmentWriter::open_name(&uid);
+        let segment = self.0.index.add_segment(&name, class as u8).inspect_err(|_| {
+            // Or a full disk would fill up with empty segments.
+            drop(fs::remove_file(&folder.join(&name)));
+        })?;
+        self.0.files.keep(segment, writer.file().clone());
+        Ok(Writer { segment, writer })
+    }
+
+    /// Goes on with a segment that an earlier process left open.
+    fn resume_writer(&self, class: Class) -> Result<Option<Writer>, StoreError> {
         let folder = self.0.layout.segments(self.0.id, class);
         for row in self.0.index.segments()? {
             if row.class != class as u8 || !row.name.starts_with("open-") {
@@ -284,19 +344,9 @@ impl Vault {
             let Some(header) = read_header(&file, &path)? else { continue };
             if let Some(writer) = SegmentWriter::resume(&path, header, row.indexed)? {
                 self.0.files.keep(row.segment, writer.file().clone());
-                return Ok(Writer { segment: row.segment, writer });
+                return Ok(Some(Writer { segment: row.segment, writer }));
             }
         }
-        let mut uid = [0; 16];
-        fs::fresh_id(&folder, &mut uid).map_err(|_| StoreError::Random)?;
-        let header = SegmentHeader { class, vault: self.0.id, uid };
-        let writer = SegmentWriter::create(&folder, header)?;
-        let name = SegmentWriter::open_name(&uid);
-        let segment = self.0.index.add_segment(&name, class as u8).inspect_err(|_| {
-            // Or a full disk would fill up with empty segments.
-            drop(fs::remove_file(&folder.join(&name)));
-        })?;
-        self.0.files.keep(segment, writer.file().clone());
-        Ok(Writer { segment, writer })
+        Ok(None)
     }
 }

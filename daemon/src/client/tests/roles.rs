@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use baton_protocol::id::IdempotencyKey;
 use baton_protocol::message::secrets::{SecretEntry, SecretValue, SetSecret};
-use baton_protocol::message::{Answer, PushHello};
+use baton_protocol::message::{Answer, Forget, PushHello};
 
 use super::*;
 use crate::node::roles;
@@ -63,6 +63,9 @@ fn samples() -> Vec<Request> {
         Request::ListSecrets,
         Request::RemoveSecret(SecretEntry { name, agent: None, push: None }),
         Request::CheckAgents(Vec::new()),
+        Request::TryAgent("claude".to_owned()),
+        Request::Forget(Forget::Thinned(vec![snapshot])),
+        Request::Forget(Forget::Run(run)),
     ]
 }
 

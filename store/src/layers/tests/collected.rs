@@ -176,3 +176,24 @@ fn what_is_in_the_way_of_notes_is_in_nobodys_way() {
     assert_eq!(ground.layers.noted("user", &snapshot, "b").unwrap(), None);
     assert_eq!(ground.stack(&snapshot, "user").layers, [1]);
 }
+
+#[test]
+fn over_what_the_store_has_not_any_more_a_layer_is_made_whole() {
+    let Some(ground) = Ground::new() else { return };
+    let plain = ground.folder.path().join("plain");
+    system::create_dir_all(plain.join("folder")).unwrap();
+    for number in 0..50 {
+        system::write(plain.join(format!("folder/{number}")), "before").unwrap();
+    }
+    let before = ground.snapshot(&plain);
+    assert_eq!(ground.stack(&before, "before").layers, [1]);
+    system::write(plain.join("folder/1"), "after").unwrap();
+    let after = ground.snapshot(&plain);
+    assert!(ground.objects.0.lock().unwrap().remove(&before.root.into()).is_some());
+    assert_eq!(ground.stack(&after, "after").layers, [2], "it stands on nothing");
+    // What is missing of the snapshot itself is still an error of the store.
+    system::write(plain.join("folder/1"), "later").unwrap();
+    let later = ground.snapshot(&plain);
+    assert!(ground.objects.0.lock().unwrap().remove(&later.root.into()).is_some());
+    assert!(ground.try_stack(&later, "later", "b").is_err());
+}

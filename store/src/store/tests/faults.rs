@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use super::*;
 use crate::fs::fault;
+use crate::vault::Roots;
 
 /// Commits, folds and commits again while operations fail; whatever fails is tried again once. Returns
 /// what was acknowledged last.
@@ -27,10 +28,24 @@ fn work(path: &std::path::Path) -> Option<(SnapshotId, BTreeMap<String, Vec<u8>>
             acked = Some((committed.head.snapshot, content));
         }
         if sequence != 3 {
-            let _failed = store.fold();
+            let _failed = store.fold().and_then(|()| collect(&store, sequence == 4));
         }
     }
     acked
+}
+
+/// Collects what is not below a ref; what fails is left as it is.
+fn collect(store: &Store, purge: bool) -> Result<(), StoreError> {
+    let vault = store.vault(VAULT)?;
+    if purge {
+        vault.purge_next()?;
+    }
+    match vault.collect()? {
+        Some(mut collection) => {
+            super::collecting::finish(&mut collection, &Roots::default()).map(drop)
+        }
+        None => Ok(()),
+    }
 }
 
 #[test]
