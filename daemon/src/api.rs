@@ -1,6 +1,7 @@
 //! How a command line talks to its daemon.
 
 pub mod receipt;
+pub mod log;
 pub mod agents;
 pub mod apply;
 pub mod steer;

@@ -17,8 +17,10 @@ pub use super::agents::{
     NodeAgent, NodeAgentsCall, SetupEntry,
 };
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
+pub use super::log::{LogAnswer, LogRun, LogSnapshot};
 pub use super::receipt::{
-    Bytes, ConversationReceipt, GitOmittedEntry, GitReceipt, OmittedEntry, Receipt, ReportPath,
+    Bytes, ConversationReceipt, GitOmittedEntry, GitReceipt, OmittedEntry, Problem, Receipt,
+    ReportPath,
 };
 pub use super::steer::{CheckEntry, RunCall, SaidAnswer, WaitingEntry};
 
@@ -563,27 +565,6 @@ pub struct PushFields {
     pub queue: Option<String>,
 }
 
-/// `log`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogAnswer {
-    pub snapshots: Vec<LogSnapshot>,
-    /// Snapshots that are there and cannot be read.
-    #[serde(default)]
-    pub damaged: Vec<Problem>,
-}
-
-/// One snapshot of a log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogSnapshot {
-    pub snapshot: String,
-    pub sequence: u64,
-    pub parents: Vec<String>,
-    pub device: String,
-    pub created_at: String,
-    pub message: String,
-    pub acked: bool,
-}
-
 /// `diff`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DiffAnswer {
@@ -838,15 +819,6 @@ pub struct GcAnswer {
     pub dry_run: bool,
     /// Why something was not taken away.
     pub problems: Vec<Problem>,
-}
-
-/// Damage that `check` found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Problem {
-    /// Which vault, segment, snapshot or path.
-    pub what: String,
-    /// What is wrong with it.
-    pub detail: String,
 }
 
 /// `doctor`.
