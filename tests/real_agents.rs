@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::support::cloud::{Cloud, arg, text};
+use crate::support::desk::tests_of;
 use crate::support::home::{TestHome, eventually};
 use crate::support::models::{History, ModelServer, Step};
 use crate::support::programs::{
@@ -421,18 +422,6 @@ fn without_the_program_the_work_comes_and_it_is_said(program: &'static Program) 
     assert!(taken.contains(&begun.id), "{command:?}: {taken}");
     let history = desk.agent.again(&other, &into, &begun.id, "what do you know?").history();
     assert!(history.has("(one)"), "{history:?}");
-}
-
-macro_rules! tests_of {
-    ($name:ident, $program:expr, [$($test:ident),*]) => {
-        mod $name {
-            use super::*;
-            $(#[test]
-            fn $test() {
-                super::$test($program);
-            })*
-        }
-    };
 }
 
 tests_of!(
