@@ -127,11 +127,8 @@ fn work_is_handed_off_and_brought_back_from_inside(program: &'static Program) {
     assert!(!history.has("<task>") && !history.has("$handoff"), "{history:?}");
     assert_eq!((history.calls.len(), history.results().len()), (2, 2), "{history:?}");
     let heard = desk.models.heard().pop().unwrap();
-    // OpenCode has no hook that is asked at the start of a session.
-    if program.agent != "opencode" {
-        let is_told = format!("{heard:?}").contains("Baton has brought the work of a run into");
-        assert!(is_told, "what the pull did is not known: {heard:?}");
-    }
+    let is_told = format!("{heard:?}").contains("Baton has brought the work of a run into");
+    assert!(is_told, "what the pull did is not known: {heard:?}");
     for root in [&desk.root, &into] {
         assert!(!root.join("hacked").exists());
     }

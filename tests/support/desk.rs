@@ -17,13 +17,13 @@ pub(crate) struct Desk {
 }
 
 /// What the owner of the node sets up.
-fn config(agent: &Installed, url: &str) -> String {
+fn config(agent: &Installed, url: &str, home: &TestHome) -> String {
     let bin = agent.bin().canonicalize().unwrap();
     // The program itself is beside its link.
     let folder = arg(bin.parent().unwrap());
     let program = bin.join(agent.name());
     let program = arg(&program);
-    let serve = format!("[serve]\nexpose = [{folder:?}]\n");
+    let mut exposed = vec![folder.to_owned()];
     let own = match agent.name() {
         "codex" => format!(
             "env = {{ SCRIPTED_KEY = {KEY:?} }}\n\
@@ -34,10 +34,17 @@ fn config(agent: &Installed, url: &str) -> String {
             "env = {{ ANTHROPIC_BASE_URL = {url:?}, ANTHROPIC_API_KEY = {KEY:?}, \
              CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC = \"1\" }}\n"
         ),
-        "gemini" => format!(
-            "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?} }}\n\
-             args = ['--model', 'gemini-2.5-flash']\n"
-        ),
+        "gemini" => {
+            // By its variables alone it takes no key where the model is not its maker's.
+            let settings = home.user_home().join("settings-of-gemini.json");
+            std::fs::write(&settings, agent.settings(url)).unwrap();
+            exposed.push(arg(&settings).to_owned());
+            format!(
+                "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?}, \
+                 GEMINI_CLI_SYSTEM_SETTINGS_PATH = {settings:?} }}\n\
+                 args = ['--model', 'gemini-2.5-flash']\n"
+            )
+        }
         "opencode" => {
             let settings = agent.settings(url);
             format!(
@@ -47,7 +54,10 @@ fn config(agent: &Installed, url: &str) -> String {
         }
         other => panic!("{other}"),
     };
-    format!("{serve}[agents.{}]\nprogram = {program:?}\n{own}", agent.name())
+    format!(
+        "[serve]\nexpose = {exposed:?}\n[agents.{}]\nprogram = {program:?}\n{own}",
+        agent.name()
+    )
 }
 
 impl Desk {
@@ -76,19 +86,13 @@ impl Desk {
         models.on("what do you know", &[Step::History]);
         let home = TestHome::new();
         std::fs::create_dir_all(home.baton_home()).unwrap();
-        let node = config(&agent, &models.url());
+        let node = config(&agent, &models.url(), &home);
         std::fs::write(home.baton_home().join("config.toml"), node).unwrap();
         let cloud = Cloud::in_home(home);
         let mut laptop = cloud.device();
         agent.give_to(&mut laptop, &models);
         let root = laptop.folder("work/app_1").canonicalize().unwrap();
         std::fs::write(root.join("main.rs"), "fn main() {}\n").unwrap();
-        if program.agent == "gemini" {
-            // By its variables alone it takes no key where the model is not its maker's.
-            let settings = r#"{"security":{"auth":{"selectedType":"gemini-api-key"}}}"#;
-            std::fs::create_dir(root.join(".gemini")).unwrap();
-            std::fs::write(root.join(".gemini/settings.json"), settings).unwrap();
-        }
         Some(Self { agent, models, cloud, laptop, root })
     }
 }
