@@ -1,5 +1,7 @@
 //! Where somebody works with the real program of a coding agent, and a node that has it, too.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::cloud::{Cloud, arg};
@@ -22,7 +24,7 @@ fn config(agent: &Installed, url: &str, home: &TestHome) -> String {
     // The program itself is beside its link.
     let folder = arg(bin.parent().unwrap());
     let program = bin.join(agent.name());
-    let program = arg(&program);
+    let mut program = arg(&program).to_owned();
     let mut exposed = vec![folder.to_owned()];
     let own = match agent.name() {
         "codex" => format!(
@@ -35,13 +37,19 @@ fn config(agent: &Installed, url: &str, home: &TestHome) -> String {
              CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC = \"1\" }}\n"
         ),
         "gemini" => {
-            // By its variables alone it takes no key where the model is not its maker's.
-            let settings = home.user_home().join("settings-of-gemini.json");
-            std::fs::write(&settings, agent.settings(url)).unwrap();
-            exposed.push(arg(&settings).to_owned());
+            // By its variables alone it takes no key where the model is not its maker's, and settings for all users it takes
+            // from below nothing that others may write to, as `/tmp` is.
+            let wrapper = home.folder("programs").join("gemini");
+            let settings = agent.settings(url);
+            let script = format!(
+                "#!/bin/sh\nset -e\nmkdir -p ~/.gemini\necho '{settings}' > ~/.gemini/settings.json\nexec {program:?} \"$@\"\n"
+            );
+            std::fs::write(&wrapper, script).unwrap();
+            std::fs::set_permissions(&wrapper, Permissions::from_mode(0o755)).unwrap();
+            arg(&wrapper).clone_into(&mut program);
+            exposed.push(program.clone());
             format!(
-                "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?}, \
-                 GEMINI_CLI_SYSTEM_SETTINGS_PATH = {settings:?} }}\n\
+                "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?} }}\n\
                  args = ['--model', 'gemini-2.5-flash']\n"
             )
         }
