@@ -4,6 +4,7 @@
 //! A test is named after its file: `` `some/file.rs`: `its_name`, `another` ``.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -120,4 +121,59 @@ fn the_test_command_of_the_readme_is_what_ci_runs() {
     let commands: Vec<_> =
         run.lines().filter(|line| !line.starts_with('#') && !line.starts_with("set ")).collect();
     assert_eq!(commands, [r#"exec bash "$(dirname "${BASH_SOURCE[0]}")/test" "$@""#]);
+}
+
+/// The value of a line `FIELD: …` in what stands before a patch.
+fn field<'a>(patch: &'a str, field: &str) -> &'a str {
+    let line = patch.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(": "));
+    line.unwrap_or_else(|| panic!("{field} is missing in {patch}"))
+}
+
+/// Bugs that are put in on purpose; `tests/bugs/replay` does it.
+#[test]
+fn bugs_fit_and_what_is_to_notice_them_is_named() {
+    let root = root();
+    let safety = text(&root.join("docs/safety.md"));
+    let mut count = 0;
+    for entry in root.join("tests/bugs").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "patch") {
+            continue;
+        }
+        count += 1;
+        let (name, patch) = (path.file_stem().unwrap().to_str().unwrap(), text(&path));
+        let fits = Command::new("git")
+            .args(["apply", "--check"])
+            .arg(&path)
+            .current_dir(&root)
+            .output()
+            .unwrap();
+        assert!(fits.status.success(), "{name} does not fit any more: {fits:?}");
+        let package = field(&patch, "Package").strip_prefix("baton-").unwrap().to_owned();
+        let row = safety.lines().find(|line| line.contains(&format!("`{name}`")));
+        let row = row.unwrap_or_else(|| panic!("{name} is not in docs/safety.md"));
+        for test in field(&patch, "Test").split(' ') {
+            let test = test.rsplit("::").next().unwrap();
+            assert!(row.contains(&format!("`{test}`")), "{name}: {test} is not in its row");
+            let found = sources(&root.join(&package).join("src"))
+                .iter()
+                .any(|code| code.contains(&format!("fn {test}(")));
+            assert!(found, "{name}: there is no {test} in {package}");
+        }
+    }
+    assert!(count >= 20, "{count} bugs");
+}
+
+/// Every source file below a folder.
+fn sources(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if is_rust(path.to_str().unwrap()) {
+            found.push(text(&path));
+        }
+    }
+    found
 }
