@@ -262,7 +262,7 @@ impl Vault {
         Ok(())
     }
 
-    fn slot(&self, class: Class) -> &Mutex<Option<Writer>> {
+    pub(super) fn slot(&self, class: Class) -> &Mutex<Option<Writer>> {
         let [data, metadata] = &self.0.writers;
         if class == Class::Data { data } else { metadata }
     }
