@@ -295,6 +295,12 @@ impl Vault {
         if wanted { self.seal(&mut slot) } else { Ok(()) }
     }
 
+    /// For tests: seals what is open.
+    #[cfg(test)]
+    pub(crate) fn seal_now(&self) -> Result<(), StoreError> {
+        Class::ALL.into_iter().try_for_each(|class| self.seal_if(class, |_, _| true))
+    }
+
     /// Adds rows for records that are synced.
     pub(super) fn insert_rows(&self, rows: Vec<(ObjectId, Location)>) -> Result<(), StoreError> {
         let mut by_segment: HashMap<u32, Vec<(ObjectId, Location)>> = HashMap::new();
