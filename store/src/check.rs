@@ -144,7 +144,7 @@ pub(crate) struct Survey {
     /// Rows that name no intact bytes.
     pub(crate) lost: Vec<(ObjectId, Location)>,
     /// Files among the segments that the index does not know.
-    pub(crate) strangers: Vec<PathBuf>,
+    pub(crate) strangers: Vec<(Class, PathBuf)>,
     /// Whether the file of the index is damaged itself.
     pub(crate) is_index_damaged: bool,
 }
@@ -405,7 +405,7 @@ fn check_strangers(
             if !known.contains(&name) && !name.starts_with("open-") && folder.join(&name).exists() {
                 let path = folder.join(name);
                 checked.found(path.display(), "the index does not know this file");
-                survey.strangers.push(path);
+                survey.strangers.push((class, path));
             }
         }
     }

@@ -77,7 +77,11 @@ impl Layout {
 
     fn check_format(&self) -> Result<(), StoreError> {
         let path = self.root.join("format");
-        let Some(bytes) = fs::read_if_exists(&path, 64)? else {
+        let read = match fs::read_if_exists(&path, 64) {
+            Err(error) if error.is_too_large() => Some(Vec::new()),
+            read => read?,
+        };
+        let Some(bytes) = read else {
             let line = format!("{FORMAT_PREFIX}{FORMAT}\n");
             return Ok(fs::write_atomic(&path, line.as_bytes(), 0o600)?);
         };

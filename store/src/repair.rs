@@ -14,7 +14,7 @@ use baton_protocol::object::Object;
 
 use crate::check::{Checked, Problem, Survey, check_journal, check_vault};
 use crate::error::StoreError;
-use crate::index::Location;
+use crate::index::{Location, SegmentRow};
 use crate::objects::ObjectSource;
 use crate::segment::{SegmentHeader, scan};
 use crate::store::{Store, keep_aside};
@@ -124,22 +124,20 @@ fn repair_vault(
 ) -> Result<(), StoreError> {
     let id = vault.id();
     let index = format!("index of vault {id}");
-    if survey.is_index_damaged || !survey.strangers.is_empty() {
-        // Made anew it knows the files that it does not know now.
+    if survey.is_index_damaged {
         vault.index().doubt();
         repaired.is_to_be_reopened = true;
         note(&mut repaired.left, &index, "it is made anew when the store is opened next");
-        if survey.is_index_damaged {
-            return Ok(());
-        }
+        return Ok(());
     }
+    let adopted = adopt(vault, survey)?;
     let forgotten = vault.index().forget_rows(&survey.lost)?;
     if forgotten > 0 {
         vault.reopen()?;
     }
     let bad: HashSet<ObjectId> = survey.lost.iter().map(|(id, _)| *id).collect();
     let mut wanted: HashSet<ObjectId> = bad.clone();
-    wanted.extend(missing(vault, more, &bad)?.into_values().flatten());
+    wanted.extend(missing(vault, more, None)?.into_values().flatten());
     // What is below something that is found again is only seen then.
     let mut found = 0;
     while !wanted.is_empty() {
@@ -148,7 +146,7 @@ fn repair_vault(
             break;
         }
         found += came;
-        wanted = missing(vault, more, &bad)?.into_values().flatten().collect();
+        wanted = missing(vault, more, None)?.into_values().flatten().collect();
     }
     if forgotten > 0 {
         let lost = format!("{forgotten} rows that named no intact bytes are gone");
@@ -157,7 +155,7 @@ fn repair_vault(
     if found > 0 {
         note(&mut repaired.done, &index, format!("{found} objects were found again"));
     }
-    for row in &survey.segments {
+    for row in survey.segments.iter().chain(&adopted) {
         let what = format!("segment {} of vault {id}", row.name);
         if vault.segment_file(row.segment)?.is_none() {
             vault.index().remove_segment(row.segment)?;
@@ -172,13 +170,20 @@ fn repair_vault(
             None => note(&mut repaired.left, what, "it is in use; try again in a moment"),
         }
     }
-    let lost = missing(vault, more, &bad)?;
+    let lost = missing(vault, more, Some(&bad))?;
     repaired.lost.extend(lost.into_iter().map(|(snapshot, objects)| Lost {
         vault: id,
         snapshot,
         objects,
     }));
     Ok(())
+}
+
+/// Lists files that the index does not know as segments, so that what is wanted is found in them, and nothing else: whose
+/// they are is not known.
+fn adopt(vault: &Vault, survey: &Survey) -> Result<Vec<SegmentRow>, StoreError> {
+    let adopted = survey.strangers.iter().map(|(class, path)| vault.adopt(*class, path));
+    adopted.filter_map(Result::transpose).collect()
 }
 
 /// Adds rows for those of these objects that stand intact in some segment. Returns how many do.
@@ -213,11 +218,12 @@ fn find_again(vault: &Vault, wanted: &HashSet<ObjectId>) -> Result<usize, StoreE
     Ok(found.len())
 }
 
-/// What is missing below the refs of a vault, and what of `bad` below all that came before them and below `more`.
+/// What is missing below the refs of a vault, below all that came before them, and below `more`; of these two only what is
+/// `bad`, where that is given: the rest may never have been here.
 fn missing(
     vault: &Vault,
     more: &[SnapshotId],
-    bad: &HashSet<ObjectId>,
+    bad: Option<&HashSet<ObjectId>>,
 ) -> Result<BTreeMap<SnapshotId, Vec<ObjectId>>, StoreError> {
     let mut found: BTreeMap<SnapshotId, Vec<ObjectId>> = BTreeMap::new();
     let mut seen = HashSet::new();
@@ -245,7 +251,7 @@ fn missing(
                 }
             };
             let Some(object) = bytes.and_then(|bytes| Object::decode(id.kind, &bytes).ok()) else {
-                if is_head || bad.contains(&id) {
+                if is_head || bad.is_none_or(|bad| bad.contains(&id)) {
                     found.entry(snapshot).or_default().push(id);
                 }
                 continue;

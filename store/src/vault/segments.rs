@@ -55,6 +55,11 @@ impl Files {
         drop(self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment));
     }
 
+    /// Whether a segment was sealed by this name, and the index did not take it.
+    pub(super) fn was_renamed_to(&self, name: &str) -> bool {
+        self.renamed().values().any(|renamed| renamed == name)
+    }
+
     fn renamed(&self) -> std::sync::MutexGuard<'_, HashMap<u32, String>> {
         self.renamed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -224,6 +224,30 @@ impl Vault {
         Ok(Some(aside))
     }
 
+    /// Lists a file that the index does not know, without any rows. Nothing where it has come to know it.
+    pub(crate) fn adopt(
+        &self,
+        class: Class,
+        path: &Path,
+    ) -> Result<Option<SegmentRow>, StoreError> {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+        // Who seals a segment has this until the index has its name.
+        let _none_is_sealed = self.slot(class).lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = self.index().segments()?.iter().any(|row| row.name == name)
+            || self.0.files.was_renamed_to(name);
+        let file = match fs::open(path) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            file => file?,
+        };
+        if is_known {
+            return Ok(None);
+        }
+        let len = file.metadata().context("reading", path)?.len();
+        let segment = self.index().add_segment(name, class as u8)?;
+        self.index().rename_segment(segment, name, len)?;
+        self.index().segment(segment)
+    }
+
     /// Takes care that nothing more is appended to a segment; returns the name that its file has then. Nothing where records
     /// that were appended to it have no rows yet.
     fn stop_writing(&self, row: &SegmentRow, class: Class) -> Result<Option<String>, StoreError> {
