@@ -363,7 +363,8 @@ pub(crate) fn keep_aside(
     let folder = layout.quarantine();
     fs::create_dir_all(&folder)?;
     let aside = folder.join(aside_name(path, offset));
-    if !aside.exists() {
+    // Where it is gone nothing is left to keep.
+    if !aside.exists() && path.exists() {
         std::fs::copy(path, &aside).context("copying to", &aside)?;
     }
     Ok(aside)

@@ -38,27 +38,15 @@ pub enum Command {
     /// `daemon status`.
     Ping,
     /// `daemon stop`. With `if_idle` it is refused while a run is live or another command runs.
-    Stop {
-        if_idle: bool,
-    },
+    Stop { if_idle: bool },
     /// `ticket`.
-    Ticket {
-        user: Option<String>,
-        role: Option<String>,
-        expires_ms: u64,
-        uses: u32,
-    },
+    Ticket { user: Option<String>, role: Option<String>, expires_ms: u64, uses: u32 },
     /// `join`.
-    Join {
-        ticket: String,
-        name: Option<String>,
-    },
+    Join { ticket: String, name: Option<String> },
     /// `remote list`.
     RemoteList,
     /// `remote default NAME`.
-    RemoteDefault {
-        name: String,
-    },
+    RemoteDefault { name: String },
     /// `remote remove NAME`.
     RemoteRemove {
         name: String,
@@ -69,128 +57,69 @@ pub enum Command {
     /// `device list`.
     DeviceList,
     /// `device revoke ID`; `device` is an id or a unique prefix.
-    DeviceRevoke {
-        device: String,
-    },
+    DeviceRevoke { device: String },
     /// `watch`.
-    Watch {
-        path: Bytes,
-        remote: Option<String>,
-    },
+    Watch { path: Bytes, remote: Option<String> },
     /// `unwatch`.
-    Unwatch {
-        path: Bytes,
-    },
+    Unwatch { path: Bytes },
     /// `allow PATH|FINDING`.
     Allow(AllowCall),
     /// `status [PATH]`.
-    Status {
-        path: Option<Bytes>,
-    },
+    Status { path: Option<Bytes> },
     /// `snapshot`.
-    Snapshot {
-        path: Bytes,
-        message: Option<String>,
-    },
+    Snapshot { path: Bytes, message: Option<String> },
     /// An agent has ended a turn in a workspace: a snapshot as those that are taken by themselves.
-    Stopped {
-        path: Bytes,
-        message: String,
-    },
+    Stopped { path: Bytes, message: String },
     /// `push`; with `wait` it is answered once the node has it.
-    Push {
-        path: Bytes,
-        remote: Option<String>,
-        wait: bool,
-    },
+    Push { path: Bytes, remote: Option<String>, wait: bool },
     /// `log`.
-    Log {
-        path: Bytes,
-    },
+    Log { path: Bytes },
     /// `diff A [B]`; without `b` against the tree at `path`.
-    Diff {
-        a: String,
-        b: Option<String>,
-        path: Bytes,
-        patch: bool,
-    },
+    Diff { a: String, b: Option<String>, path: Bytes, patch: bool },
     /// `restore`.
-    Restore {
-        snapshot: String,
-        into: Bytes,
-        remote: Option<String>,
-    },
+    Restore { snapshot: String, into: Bytes, remote: Option<String> },
     /// `handoff`.
     Handoff(Box<HandoffCall>),
     /// `agent check`, `agent list`: how agents stand on a node.
     NodeAgents(NodeAgentsCall),
     /// `run list`.
-    RunList {
-        remote: Option<String>,
-    },
+    RunList { remote: Option<String> },
     /// `run show`.
-    RunShow {
-        run: String,
-    },
+    RunShow { run: String },
     /// `run logs`; streams `line` events.
-    RunLogs {
-        run: String,
-        follow: bool,
-    },
+    RunLogs { run: String, follow: bool },
     /// `run wait`.
-    RunWait {
-        run: String,
-    },
+    RunWait { run: String },
     /// `run cancel`.
-    RunCancel {
-        run: String,
-    },
+    RunCancel { run: String },
     /// `run say`, `run answer`, `run delete`, `run diff`.
     Run(RunCall),
     /// `follow-up`.
     FollowUp(Box<FollowUpCall>),
     /// `secret set`.
-    SecretSet {
-        secret: Box<SetSecret>,
-        remote: Option<String>,
-    },
+    SecretSet { secret: Box<SetSecret>, remote: Option<String> },
     /// `secret list`.
-    SecretList {
-        remote: Option<String>,
-    },
+    SecretList { remote: Option<String> },
     /// `secret rm`; without an agent, for whichever the secret is.
-    SecretRemove {
-        name: String,
-        agent: Option<String>,
-        remote: Option<String>,
-    },
+    SecretRemove { name: String, agent: Option<String>, remote: Option<String> },
     /// `pull RUN --into DIR`.
     Pull(PullCall),
     /// `pull RUN --apply [PATH]`.
     Apply(Box<ApplyCall>),
     /// `undo [ID]`; without, the last apply to the workspace at `path`.
-    Undo {
-        id: Option<String>,
-        path: Bytes,
-    },
+    Undo { id: Option<String>, path: Bytes },
     /// `queue`.
     Queue,
     /// `queue cancel ID`; `id` is an id or a unique prefix.
-    QueueCancel {
-        id: String,
-    },
+    QueueCancel { id: String },
     /// `check [--data]`.
-    Check {
-        data: bool,
-    },
+    Check { data: bool },
     /// `repair`.
     Repair,
     /// `forget SNAPSHOT`, `forget --run RUN`, `forget --workspace W`.
     Forget(ForgetCall),
     /// `gc [--dry-run]`.
-    Gc {
-        dry_run: bool,
-    },
+    Gc { dry_run: bool },
     /// `doctor`.
     Doctor,
 }

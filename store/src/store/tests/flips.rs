@@ -185,7 +185,7 @@ struct Case<'a> {
     template: &'a Template,
     root: &'a Path,
     name: PathBuf,
-    harm: Harm,
+    detail: &'a str,
 }
 
 impl Case<'_> {
@@ -231,6 +231,12 @@ impl Case<'_> {
             (false, true) => End::Harmless,
             (false, false) => {
                 if self.is_of_journal() {
+                    // What was folded, and the ref as it was then, no power cut takes.
+                    let later = self.template.snapshots.iter().skip(5).map(|(_, id)| Some(*id));
+                    assert!(
+                        later.into_iter().any(|id| id == head),
+                        "refs are gone: nobody noticed"
+                    );
                     End::LikeACut
                 } else {
                     assert!(!self.is_known_lost(&vault), "nobody noticed: {checked:?}");
@@ -248,7 +254,7 @@ impl Case<'_> {
     }
 
     fn is_of_journal(&self) -> bool {
-        self.name.starts_with("journal") || self.harm == Harm::Files
+        self.name.starts_with("journal") || self.detail.starts_with("and journal")
     }
 
     /// Whether something is gone of which the vault says that it is whole.
@@ -346,7 +352,7 @@ fn whatever_is_damaged_is_noticed_never_served_and_repaired() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write_whole(&path, bytes, 0o600).unwrap();
         }
-        let case = Case { template: &template, root: folder.path(), name, harm };
+        let case = Case { template: &template, root: folder.path(), name, detail: &detail };
         match catch_unwind(AssertUnwindSafe(|| case.run())) {
             Ok(end) => *ends.entry((harm, end)).or_default() += 1,
             Err(_) => {
