@@ -155,7 +155,14 @@ fn repair_vault(
     if found > 0 {
         note(&mut repaired.done, &index, format!("{found} objects were found again"));
     }
-    for row in survey.segments.iter().chain(&adopted) {
+    // Of an open segment torn records are no damage; lost rows are.
+    let torn: HashSet<u32> = survey.lost.iter().map(|(_, at)| at.segment).collect();
+    let mut segments = vault.index().segments()?;
+    segments.retain(|row| {
+        let is_torn = row.name.starts_with("open-") && torn.contains(&row.segment);
+        is_torn && survey.segments.iter().all(|other| other.segment != row.segment)
+    });
+    for row in survey.segments.iter().chain(&adopted).chain(&segments) {
         let what = format!("segment {} of vault {id}", row.name);
         if vault.segment_file(row.segment)?.is_none() {
             vault.index().remove_segment(row.segment)?;

@@ -325,7 +325,7 @@ impl Case<'_> {
 
 #[expect(clippy::disallowed_methods, reason = "which seeds is for whoever runs the tests")]
 fn seeds() -> std::ops::Range<u64> {
-    if let Some(asked) = std::env::var("BATON_SEEDS").ok() {
+    if let Ok(asked) = std::env::var("BATON_SEEDS") {
         let (from, to) = asked.split_once("..").expect("BATON_SEEDS=from..to");
         return from.parse().unwrap()..to.parse().unwrap();
     }
@@ -356,7 +356,7 @@ fn whatever_is_damaged_is_noticed_never_served_and_repaired() {
         match catch_unwind(AssertUnwindSafe(|| case.run())) {
             Ok(end) => *ends.entry((harm, end)).or_default() += 1,
             Err(_) => {
-                failed.push(format!("seed {seed}: {harm:?} {} {detail}", case.name.display()))
+                failed.push(format!("seed {seed}: {harm:?} {} {detail}", case.name.display()));
             }
         }
     }
