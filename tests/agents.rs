@@ -2,9 +2,16 @@
 //!
 //! The agents themselves are not started here: what they wrote is there, and what they would read is looked at.
 
-#![expect(clippy::disallowed_methods, reason = "a test, which writes what agents would")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "a test, which writes what agents would, and prints what it measured"
+)]
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -93,25 +100,59 @@ fn a_conversation_travels_with_a_handoff_and_goes_on_where_the_result_is_pulled(
     assert!(!new.contains(&format!("\"cwd\":\"{}\"", root.display())));
 }
 
-#[test]
-fn a_conversation_that_has_grown_by_a_line_costs_little_to_hand_over_again() {
-    let home = TestHome::new();
+/// A conversation of so many lines about a workspace, each as long as `width` says of its number.
+fn of_length(home: &TestHome, root: &Path, lines: u64, width: impl Fn(u64) -> usize) -> PathBuf {
+    let path = transcript(home, root, ID);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut file = BufWriter::new(File::create(&path).unwrap());
+    file.write_all(line(root, ID, "user", "look at the bug").as_bytes()).unwrap();
+    for at in 1..lines {
+        // Words as programs print them: alike, and never twice the same.
+        let mut text = format!("step {at}");
+        while text.len() < width(at) {
+            let length = text.len();
+            text.extend([" file ", &length.to_string(), " is done;"]);
+        }
+        file.write_all(line(root, ID, "assistant", &text).as_bytes()).unwrap();
+    }
+    file.flush().unwrap();
+    path
+}
+
+/// Hands a conversation of so many lines over to a node, and again with another one: the bytes of it, and those sent then.
+fn handed_over_again(lines: u64, width: impl Fn(u64) -> usize) -> (u64, u64) {
+    let cloud = Cloud::new();
+    let home = cloud.device();
     let root = workspace(&home);
-    let path = converse(&home, &root, ID);
+    let path = of_length(&home, &root, lines, width);
     let handoff = || json(&home, &root, &["handoff", "--json"]);
     let first = handoff();
     assert_eq!(first["receipt"]["conversation"]["id"], ID);
     // A snapshot in between has none.
     std::fs::write(root.join("main.rs"), "fn main() { }\n").unwrap();
     json(&home, &root, &["push", "--json"]);
-    let mut text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.len() > 500_000);
-    text += &line(&root, ID, "user", "and the docs");
-    std::fs::write(&path, text).unwrap();
+    let mut file = File::options().append(true).open(&path).unwrap();
+    file.write_all(line(&root, ID, "user", "and the docs").as_bytes()).unwrap();
+    let begun = Instant::now();
     let second = handoff();
-    assert_eq!(second["receipt"]["conversation"]["messages"], 3002);
-    let sent = second["bytes_sent"].as_u64().unwrap();
-    assert!(sent < 8192, "{sent} bytes for a line");
+    assert_eq!(second["receipt"]["conversation"]["messages"], lines + 1);
+    let (bytes, sent) = (path.metadata().unwrap().len(), second["bytes_sent"].as_u64().unwrap());
+    eprintln!("{lines} lines, {bytes} bytes: {sent} bytes sent, {:?}", begun.elapsed());
+    assert_eq!(second["round_trips"], 1, "{lines} lines");
+    assert!(sent < 8192, "{sent} bytes for a line behind {lines}");
+    (bytes, sent)
+}
+
+#[test]
+fn a_conversation_that_has_grown_by_a_line_costs_little_to_hand_over_again() {
+    let ordinary = |at: u64| 30 + at as usize % 31 * 60;
+    handed_over_again(1, ordinary);
+    let (bytes, _) = handed_over_again(1_000, ordinary);
+    assert!(bytes > 900_000, "{bytes}");
+    if std::env::var_os("BATON_NIGHTLY").is_some() {
+        let (bytes, _) = handed_over_again(100_000, |at| ordinary(at) * 2);
+        assert!(bytes > 200_000_000, "{bytes}");
+    }
 }
 
 #[test]

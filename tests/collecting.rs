@@ -155,3 +155,33 @@ fn a_workspace_is_forgotten_not_while_something_goes_on_and_never_its_folder() {
     assert_eq!((list(&gone, "forgotten").len(), list(&gone, "queued").len()), (1, 1));
     assert!(tree.join("folder/file-7").exists());
 }
+
+#[test]
+fn a_workspace_that_was_forgotten_is_in_no_file_any_more_and_others_stay() {
+    let cloud = Cloud::new();
+    let home = cloud.device();
+    let (gone, stays) = (tree(&home), home.folder("stays"));
+    let (of_one, of_both, of_other) = (noise(301, 700), noise(302, 700), noise(303, 700));
+    std::fs::write(gone.join("one"), &of_one).unwrap();
+    std::fs::write(gone.join("both"), &of_both).unwrap();
+    std::fs::write(stays.join("both"), &of_both).unwrap();
+    std::fs::write(stays.join("other"), &of_other).unwrap();
+    home.json(&["push", arg(&stays)]);
+    home.json(&["push", arg(&gone)]);
+    let handoff = home.json(&["handoff", arg(&gone), "--", "sh", "-c", "cat one one > two"]);
+    let run = text(&list(&handoff, "runs")[0], "run").to_owned();
+    home.json(&["run", "wait", &run]);
+    home.json(&["pull", &run, "--into", arg(&home.folder("result"))]);
+    std::fs::write(gone.join("folder/file-1"), noise(304, 700)).unwrap();
+    home.json(&["snapshot", arg(&gone)]);
+    home.json(&["forget", "--workspace", arg(&gone)]);
+    for home in [&home, &cloud.home] {
+        assert!(holds(&store(home), &of_one[..400]), "it is real after gc");
+        let done = home.json(&["gc"]);
+        assert_eq!((list(&done, "problems").len(), &done["in_use"]), (0, &0.into()), "{done}");
+        assert!(!holds(&store(home), &of_one[..400]), "{done}");
+        assert!(holds(&store(home), &of_both[..400]) && holds(&store(home), &of_other[..400]));
+        assert_eq!(list(&home.json(&["check", "--data"]), "problems").len(), 0);
+    }
+    assert!(gone.join("one").exists());
+}

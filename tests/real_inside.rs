@@ -10,105 +10,30 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::cloud::{Cloud, arg, list, text};
-use crate::support::home::{TestHome, eventually};
-use crate::support::models::{Heard, History, ModelServer, Step, Turn};
-use crate::support::programs::{CLAUDE, CODEX, GEMINI, Installed, KEY, OPENCODE, Program, Said};
+use crate::support::cloud::{arg, list, text};
+use crate::support::desk::{Desk, notes, tests_of};
+use crate::support::home::eventually;
+use crate::support::models::{Heard, History, Step, Turn};
+use crate::support::programs::{CLAUDE, CODEX, GEMINI, OPENCODE, Program, Said};
 
-/// A model, a node, and a laptop whose user has the program with Baton in it, and a workspace.
-struct Desk {
-    agent: Installed,
-    models: ModelServer,
-    _cloud: Cloud,
-    laptop: TestHome,
-    root: PathBuf,
-}
-
-/// What its user calls an agent whose conversations do not travel.
-const OWN: &str = "mine";
-
-/// What the owner of the node sets up: which model is asked.
-fn config(agent: &Installed, url: &str) -> String {
-    let bin = agent.bin().canonicalize().unwrap();
-    let program = bin.join(agent.name());
-    let own = match agent.name() {
-        "codex" => format!(
-            "env = {{ SCRIPTED_KEY = {KEY:?} }}\n\
-             args = ['-c', 'model=\"gpt-5.5\"', '-c', 'model_provider=\"scripted\"', '-c', \
-             'model_providers.scripted={{name=\"scripted\",base_url=\"{url}/v1\",wire_api=\"responses\",env_key=\"SCRIPTED_KEY\",requires_openai_auth=false}}']\n"
-        ),
-        "claude" => format!(
-            "env = {{ ANTHROPIC_BASE_URL = {url:?}, ANTHROPIC_API_KEY = {KEY:?}, \
-             CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC = \"1\" }}\n"
-        ),
-        "gemini" => format!(
-            "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?} }}\n\
-             args = ['--model', 'gemini-2.5-flash']\n"
-        ),
-        // By a name of the user's own: its conversations do not travel.
-        "opencode" => {
-            let config = OPENCODE.file(url);
-            return format!(
-                "[agents.{OWN}]\nprogram = {:?}\nargs = ['run', '{{prompt}}']\n\
-                 env = {{ OPENCODE_CONFIG_CONTENT = {config:?}, OPENCODE_DISABLE_MODELS_FETCH = \"1\" }}\n",
-                arg(&program)
-            );
-        }
-        other => panic!("{other}"),
-    };
-    format!("[agents.{}]\nprogram = {:?}\n{own}", agent.name(), arg(&program))
+/// A desk at which the program has Baton in it.
+fn set_up(program: &'static Program) -> Option<Desk> {
+    let desk = Desk::new(program)?;
+    let Desk { models, laptop, root, .. } = &desk;
+    // The commands, by the beginning of their texts and as Codex's user types them.
+    for handoff in ["Hand this work off with the tool", "$handoff "] {
+        models.on(handoff, &[Step::pass("handoff", "prompt"), Step::say("it is handed off")]);
+    }
+    for pull in ["Bring the work of a run back", "$continue-locally "] {
+        models.on(pull, &[Step::pass("pull", "run"), Step::say("it is back")]);
+    }
+    laptop.json(&["agent", "setup", program.agent]);
+    // Hooks keep only what is a workspace already.
+    laptop.json(&["snapshot", arg(root)]);
+    Some(desk)
 }
 
 impl Desk {
-    /// Nothing where the program is not here.
-    fn new(program: &'static Program) -> Option<Self> {
-        let agent = Installed::get(program)?;
-        let models = ModelServer::new();
-        models.on(
-            "write the notes",
-            &[Step::write("notes.txt", "the first line\n"), Step::say("they are written")],
-        );
-        models.on(
-            "change the notes",
-            &[
-                Step::edit("notes.txt", "the first line", "the second line"),
-                Step::say("they are changed"),
-            ],
-        );
-        models.on("what do you know", &[Step::History]);
-        // The commands, by the beginning of their texts and as Codex's user types them.
-        for handoff in ["Hand this work off with the tool", "$handoff "] {
-            models.on(handoff, &[Step::pass("handoff", "prompt"), Step::say("it is handed off")]);
-        }
-        for pull in ["Bring the work of a run back", "$continue-locally "] {
-            models.on(pull, &[Step::pass("pull", "run"), Step::say("it is back")]);
-        }
-        let home = TestHome::new();
-        std::fs::create_dir_all(home.baton_home()).unwrap();
-        let node = config(&agent, &models.url());
-        std::fs::write(home.baton_home().join("config.toml"), node).unwrap();
-        let cloud = Cloud::in_home(home);
-        let mut laptop = cloud.device();
-        agent.give_to(&mut laptop, &models);
-        if program.agent == "opencode" {
-            let own = format!("[agents.{OWN}]\nprogram = \"opencode\"\n");
-            std::fs::write(laptop.baton_home().join("config.toml"), own).unwrap();
-            laptop.json(&["daemon", "stop"]);
-        }
-        laptop.json(&["agent", "setup", program.agent]);
-        let root = laptop.folder("work/app_1").canonicalize().unwrap();
-        std::fs::write(root.join("main.rs"), "fn main() {}\n").unwrap();
-        if program.agent == "gemini" {
-            // By its variables alone it takes no key where the model is not its maker's.
-            let settings = r#"{"security":{"auth":{"selectedType":"gemini-api-key"}}}"#;
-            std::fs::create_dir(root.join(".gemini")).unwrap();
-            std::fs::write(root.join(".gemini/settings.json"), settings).unwrap();
-        }
-        // Hooks keep only what is a workspace already.
-        laptop.json(&["snapshot", arg(&root)]);
-        Some(Self { agent, models, _cloud: cloud, laptop, root })
-    }
-
     fn ask(&self, prompt: &str) -> Said {
         self.agent.ask(&self.laptop, &self.root, prompt)
     }
@@ -161,14 +86,10 @@ impl Desk {
     }
 }
 
-fn notes(root: &Path) -> String {
-    std::fs::read_to_string(root.join("notes.txt")).unwrap()
-}
-
 /// The words of the command with which the conversation goes on, as an agent was told them.
 fn resume_command(told: &str) -> Vec<String> {
     let (_, rest) = told.split_once("goes on there with: ").unwrap();
-    let is_word = |c: char| c.is_ascii_alphanumeric() || "- ".contains(c);
+    let is_word = |c: char| c.is_ascii_alphanumeric() || "-_ ".contains(c);
     let line: String = rest.chars().take_while(|&c| is_word(c)).collect();
     line.split(' ').map(str::to_owned).collect()
 }
@@ -178,7 +99,7 @@ const TYPED: &str =
     "change the notes (two); $(touch hacked) `touch hacked` !`touch hacked` !{touch hacked}";
 
 fn work_is_handed_off_and_brought_back_from_inside(program: &'static Program) {
-    let Some(desk) = Desk::new(program) else { return };
+    let Some(desk) = set_up(program) else { return };
     let begun = desk.ask("please write the notes (one)");
     assert_eq!(notes(&desk.root), "the first line\n");
     eventually("a snapshot at the stop", || desk.stopped(&begun.id));
@@ -214,28 +135,8 @@ fn work_is_handed_off_and_brought_back_from_inside(program: &'static Program) {
     assert_eq!(desk.models.problems(), Vec::<String>::new());
 }
 
-/// For a program whose conversations do not travel: all the rest.
-fn work_is_handed_off_without_the_conversation(program: &'static Program) {
-    let Some(desk) = Desk::new(program) else { return };
-    let begun = desk.ask("please write the notes (one)");
-    eventually("a snapshot at the stop", || desk.stopped(&begun.id));
-    let said = desk.types(&begun.id, "handoff", TYPED);
-    assert_eq!(said.text, "it is handed off", "{:?}", desk.models.problems());
-    let run = desk.handed_off(OWN);
-    desk.ends_well(&run);
-    assert_eq!(notes(&desk.root), "the first line\n");
-    let said = desk.types(&begun.id, "continue-locally", &run);
-    assert_eq!(said.text, "it is back", "{:?}", desk.models.problems());
-    let into = desk.comes_to(&run);
-    assert_eq!(notes(&into), "the second line\n");
-    for root in [&desk.root, &into] {
-        assert!(!root.join("hacked").exists());
-    }
-    assert_eq!(desk.models.problems(), Vec::<String>::new());
-}
-
 fn of_two_that_are_open_the_one_that_asks_travels(program: &'static Program) {
-    let Some(desk) = Desk::new(program) else { return };
+    let Some(desk) = set_up(program) else { return };
     let begun = desk.ask("please write the notes (one)");
     desk.models.on("take your time", &[Step::say("that took long")]);
     desk.models.hold("take your time");
@@ -267,7 +168,7 @@ fn of_two_that_are_open_the_one_that_asks_travels(program: &'static Program) {
 const QUESTION: &str = "Answer with the single word";
 
 fn a_check_does_a_turn_on_the_node_and_here_and_says_what_is_wrong(program: &'static Program) {
-    let Some(desk) = Desk::new(program) else { return };
+    let Some(desk) = set_up(program) else { return };
     desk.models.on(QUESTION, &[Step::say("ready")]);
     let check = || desk.laptop.baton(&["agent", "check", program.agent, "--json"]);
     let output = check();
@@ -304,18 +205,6 @@ fn a_check_does_a_turn_on_the_node_and_here_and_says_what_is_wrong(program: &'st
     }
 }
 
-macro_rules! tests_of {
-    ($name:ident, $program:expr, [$($test:ident),*]) => {
-        mod $name {
-            use super::*;
-            $(#[test]
-            fn $test() {
-                super::$test($program);
-            })*
-        }
-    };
-}
-
 tests_of!(
     codex,
     &CODEX,
@@ -343,4 +232,4 @@ tests_of!(
         a_check_does_a_turn_on_the_node_and_here_and_says_what_is_wrong
     ]
 );
-tests_of!(opencode, &OPENCODE, [work_is_handed_off_without_the_conversation]);
+tests_of!(opencode, &OPENCODE, [work_is_handed_off_and_brought_back_from_inside]);

@@ -4,100 +4,17 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test, which looks at what programs wrote")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::cloud::{Cloud, arg, list, refused, text};
+use crate::support::cloud::{arg, list, refused, text};
+use crate::support::desk::{Desk, notes, tests_of};
 use crate::support::home::{TestHome, eventually};
-use crate::support::models::{History, ModelServer, Step};
-use crate::support::programs::{CLAUDE, CODEX, GEMINI, Installed, KEY, OPENCODE, Program};
-
-/// A model, a node whose owner has set the program up, and a laptop whose user has it, too, and a workspace.
-struct Desk {
-    agent: Installed,
-    models: ModelServer,
-    cloud: Cloud,
-    laptop: TestHome,
-    root: PathBuf,
-}
-
-/// What the owner of the node sets up.
-fn config(agent: &Installed, url: &str) -> String {
-    let bin = agent.bin().canonicalize().unwrap();
-    // The program itself is beside its link.
-    let folder = arg(bin.parent().unwrap());
-    let program = bin.join(agent.name());
-    let program = arg(&program);
-    let serve = format!("[serve]\nexpose = [{folder:?}]\n");
-    let own = match agent.name() {
-        "codex" => format!(
-            "env = {{ SCRIPTED_KEY = {KEY:?} }}\n\
-             args = ['-c', 'model=\"gpt-5.5\"', '-c', 'model_provider=\"scripted\"', '-c', \
-             'model_providers.scripted={{name=\"scripted\",base_url=\"{url}/v1\",wire_api=\"responses\",env_key=\"SCRIPTED_KEY\",requires_openai_auth=false}}']\n"
-        ),
-        "claude" => format!(
-            "env = {{ ANTHROPIC_BASE_URL = {url:?}, ANTHROPIC_API_KEY = {KEY:?}, \
-             CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC = \"1\" }}\n"
-        ),
-        "gemini" => format!(
-            "env = {{ GOOGLE_GEMINI_BASE_URL = {url:?}, GEMINI_API_KEY = {KEY:?} }}\n\
-             args = ['--model', 'gemini-2.5-flash']\n"
-        ),
-        "opencode" => {
-            let settings = agent.settings(url);
-            format!(
-                "env = {{ OPENCODE_CONFIG_CONTENT = '{settings}', OPENCODE_DISABLE_MODELS_FETCH = \"1\", \
-                 OPENCODE_DISABLE_LSP_DOWNLOAD = \"1\", OPENCODE_DISABLE_DEFAULT_PLUGINS = \"1\" }}\n"
-            )
-        }
-        other => panic!("{other}"),
-    };
-    format!("{serve}[agents.{}]\nprogram = {program:?}\n{own}", agent.name())
-}
+use crate::support::models::History;
+use crate::support::programs::{CLAUDE, CODEX, GEMINI, OPENCODE, Program};
 
 impl Desk {
-    /// Nothing where the program is not here.
-    fn new(program: &'static Program) -> Option<Self> {
-        let agent = Installed::get(program)?;
-        let models = ModelServer::new();
-        models.on(
-            "write the notes",
-            &[Step::write("notes.txt", "the first line\n"), Step::say("they are written")],
-        );
-        models.on(
-            "change the notes",
-            &[
-                Step::edit("notes.txt", "the first line", "the second line"),
-                Step::say("they are changed"),
-            ],
-        );
-        models.on(
-            "finish the notes",
-            &[
-                Step::edit("notes.txt", "the second line", "the third line"),
-                Step::say("they are finished"),
-            ],
-        );
-        models.on("what do you know", &[Step::History]);
-        let home = TestHome::new();
-        std::fs::create_dir_all(home.baton_home()).unwrap();
-        let node = config(&agent, &models.url());
-        std::fs::write(home.baton_home().join("config.toml"), node).unwrap();
-        let cloud = Cloud::in_home(home);
-        let mut laptop = cloud.device();
-        agent.give_to(&mut laptop, &models);
-        let root = laptop.folder("work/app_1").canonicalize().unwrap();
-        std::fs::write(root.join("main.rs"), "fn main() {}\n").unwrap();
-        if program.agent == "gemini" {
-            // By its variables alone it takes no key where the model is not its maker's.
-            let settings = r#"{"security":{"auth":{"selectedType":"gemini-api-key"}}}"#;
-            std::fs::create_dir(root.join(".gemini")).unwrap();
-            std::fs::write(root.join(".gemini/settings.json"), settings).unwrap();
-        }
-        Some(Self { agent, models, cloud, laptop, root })
-    }
-
     fn baton(&self, args: &[&str]) -> Value {
         let output = self.laptop.baton_in(&self.root, &[args, &["--json"]].concat());
         assert!(output.status.success(), "{args:?}: {output:?}");
@@ -132,10 +49,6 @@ impl Desk {
         assert_eq!(said.id, id);
         (id, root, said.history())
     }
-}
-
-fn notes(root: &Path) -> String {
-    std::fs::read_to_string(root.join("notes.txt")).unwrap()
 }
 
 fn work_goes_to_the_cloud_is_followed_up_and_comes_home(program: &'static Program) {
@@ -283,18 +196,6 @@ fn what_nobody_may_allow_is_not_done(program: &'static Program) {
         desk.laptop.json(&["pull", &run, "--into", arg(&into)]);
         assert_eq!(into.join("notes.txt").exists(), is_written);
     }
-}
-
-macro_rules! tests_of {
-    ($name:ident, $program:expr, [$($test:ident),*]) => {
-        mod $name {
-            use super::*;
-            $(#[test]
-            fn $test() {
-                super::$test($program);
-            })*
-        }
-    };
 }
 
 tests_of!(

@@ -24,3 +24,4 @@ pub(crate) mod git_host;
 pub(crate) mod interloper;
 pub(crate) mod models;
 pub(crate) mod programs;
+pub(crate) mod desk;

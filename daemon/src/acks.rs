@@ -76,6 +76,13 @@ impl Acks {
         self.change(|fresh| fresh.pins.push((workspace, snapshot, why)));
     }
 
+    /// Of a workspace that is forgotten nothing is fresh any more. To be called when the catalog does not name it.
+    pub fn forget(&self, workspace: WorkspaceId) {
+        let mut fresh = self.0.lock();
+        fresh.acked.retain(|&(of, _), _| of != workspace);
+        fresh.pins.retain(|&(of, _, _)| of != workspace);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Fresh)) {
         let mut fresh = self.0.lock();
         change(&mut fresh);
@@ -104,14 +111,15 @@ impl Inner {
             fresh.is_writing = false;
             let acked: Vec<_> =
                 fresh.acked.iter().map(|(&(ws, node), &snapshot)| (ws, node, snapshot)).collect();
-            (acked, std::mem::take(&mut fresh.pins))
+            (acked, fresh.pins.clone())
         };
         if let Err(error) = self.catalog.note_sent(&acked, &pins) {
             tracing::warn!(%error, "what a node acknowledged was not noted");
-            self.lock().pins.extend(pins);
             return;
         }
+        // Until now they were fresh: whoever collects meanwhile finds them here or there.
         let mut fresh = self.lock();
+        fresh.pins.retain(|pin| !pins.contains(pin));
         for (workspace, node, snapshot) in acked {
             if fresh.acked.get(&(workspace, node)) == Some(&snapshot) {
                 fresh.acked.remove(&(workspace, node));

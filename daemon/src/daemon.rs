@@ -30,6 +30,7 @@ pub mod checkouts;
 mod opening;
 mod ending;
 mod rooming;
+mod log;
 mod moving;
 mod remotes;
 mod transfer;

@@ -253,10 +253,13 @@ impl State {
         drop(self.released.wait_timeout_while(held, MAX_HELD, waits).unwrap());
     }
 
-    fn refusal(&self, said: &str) -> Option<Reply> {
+    fn refusal(&self, said: &str, api: Api) -> Option<Reply> {
         let refused = self.refused.lock().unwrap();
         let (_, status, why) = refused.iter().rfind(|(words, ..)| said.contains(words))?;
-        Some(Reply::error(*status, why))
+        Some(match api {
+            Api::Gemini => Reply::json(&gemini::error(*status, why)).with(*status),
+            _ => Reply::error(*status, why),
+        })
     }
 
     fn answer(&self, request: &Request) -> Reply {
@@ -291,7 +294,7 @@ impl State {
             _ => None,
         });
         self.wait(said.unwrap_or_default());
-        if let Some(refusal) = self.refusal(said.unwrap_or_default()) {
+        if let Some(refusal) = self.refusal(said.unwrap_or_default(), api) {
             return refusal;
         }
         let turn = self.script.lock().unwrap().next(&heard, api);

@@ -17,9 +17,12 @@ pub use super::agents::{
     NodeAgent, NodeAgentsCall, SetupEntry,
 };
 pub use super::apply::{ApplyAnswer, ApplyCall, UndoAnswer};
+pub use super::log::{LogAnswer, LogRun, LogSnapshot};
 pub use super::receipt::{
-    Bytes, ConversationReceipt, GitOmittedEntry, GitReceipt, OmittedEntry, Receipt, ReportPath,
+    Bytes, ConversationReceipt, GitOmittedEntry, GitReceipt, OmittedEntry, Problem, Receipt,
+    ReportPath,
 };
+pub use super::repair::{RepairAnswer, Unrepaired};
 pub use super::steer::{CheckEntry, RunCall, SaidAnswer, WaitingEntry};
 
 /// The first line from the command line.
@@ -566,27 +569,6 @@ pub struct PushFields {
     pub queue: Option<String>,
 }
 
-/// `log`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogAnswer {
-    pub snapshots: Vec<LogSnapshot>,
-    /// Snapshots that are there and cannot be read.
-    #[serde(default)]
-    pub damaged: Vec<Problem>,
-}
-
-/// One snapshot of a log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogSnapshot {
-    pub snapshot: String,
-    pub sequence: u64,
-    pub parents: Vec<String>,
-    pub device: String,
-    pub created_at: String,
-    pub message: String,
-    pub acked: bool,
-}
-
 /// `diff`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DiffAnswer {
@@ -841,45 +823,6 @@ pub struct GcAnswer {
     pub dry_run: bool,
     /// Why something was not taken away.
     pub problems: Vec<Problem>,
-}
-
-/// Damage that `check` found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Problem {
-    /// Which vault, segment, snapshot or path.
-    pub what: String,
-    /// What is wrong with it.
-    pub detail: String,
-}
-
-/// `repair`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct RepairAnswer {
-    /// What is still wrong: what was lost and nobody had, and what could not be done now.
-    pub problems: Vec<Unrepaired>,
-    /// What was wrong.
-    pub found: Vec<Problem>,
-    /// What was done about it.
-    pub repaired: Vec<Problem>,
-    /// Snapshots that were made whole by what a node had.
-    pub fetched: Vec<String>,
-    /// Where damaged files are kept.
-    pub quarantine: String,
-}
-
-/// What `repair` leaves.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Unrepaired {
-    /// Which vault, segment, snapshot or path.
-    pub what: String,
-    /// What is wrong with it.
-    pub detail: String,
-    /// The snapshot that is not whole.
-    pub snapshot: Option<String>,
-    /// How much of it is known to be gone.
-    pub objects: u64,
-    /// What to do.
-    pub next: String,
 }
 
 /// `doctor`.

@@ -1,4 +1,4 @@
-//! Bytes and paths as answers carry them, and the receipt: the same object on both ends of a handoff.
+//! Bytes and paths as answers carry them, what was found damaged, and the receipt: the same object on both ends of a handoff.
 
 #![expect(missing_docs, reason = "the fields are those of the command-line contract")]
 
@@ -106,4 +106,13 @@ pub struct GitReceipt {
 pub struct GitOmittedEntry {
     pub what: String,
     pub reason: String,
+}
+
+/// Damage that `check` found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Which vault, segment, snapshot or path.
+    pub what: String,
+    /// What is wrong with it.
+    pub detail: String,
 }

@@ -165,6 +165,7 @@ impl Daemon {
             vault.purge_next()?;
             daemon.workspaces.let_go(id);
             daemon.catalog.remove_workspace(id)?;
+            daemon.acks.forget(id);
             daemon.store.remove_refs(vault.id(), |head| ids.contains(&head.workspace))?;
             Ok(())
         })

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use baton_protocol::id::{GitStateId, SnapshotId};
 use baton_protocol::message::{Question, QuestionKind, RunInfo};
-use baton_protocol::object::{GitOmission, Omission, Snapshot};
+use baton_protocol::object::{Conversation, GitOmission, Omission, Snapshot};
 use baton_store::checkout::RestoredRepository;
 use baton_store::git::{self, GitError, Linked, Summary};
 use baton_store::objects::ObjectSource;
@@ -44,13 +44,7 @@ pub fn receipt<S: ObjectSource + ?Sized>(
         let conversation = load_conversation(source, conversation)?;
         let names = conversation.attachments.iter().map(|part| part.path.display().into_owned());
         attachments.extend(names);
-        if !conversation.transcript.is_empty() {
-            carried.get_or_insert(ConversationReceipt {
-                agent: conversation.agent,
-                id: conversation.session,
-                messages: conversation.messages,
-            });
-        }
+        carried = carried.or_else(|| of_conversation(conversation));
     }
     Ok(Receipt {
         snapshot: id.to_string(),
@@ -62,6 +56,20 @@ pub fn receipt<S: ObjectSource + ?Sized>(
         attachments,
         omitted: all,
     })
+}
+
+fn of_conversation(conversation: Conversation) -> Option<ConversationReceipt> {
+    let Conversation { agent, session: id, messages, transcript, .. } = conversation;
+    (!transcript.is_empty()).then_some(ConversationReceipt { agent, id, messages })
+}
+
+/// The conversation of a snapshot, where it has one that can be read here.
+pub fn conversation<S: ObjectSource + ?Sized>(
+    source: &S,
+    snapshot: &Snapshot,
+) -> Option<ConversationReceipt> {
+    let all = snapshot.conversations.iter();
+    all.filter_map(|&id| load_conversation(source, id).ok()).find_map(of_conversation)
 }
 
 /// What a receipt says of a repository that was made again here: what was not taken, too; nothing where it was not made.

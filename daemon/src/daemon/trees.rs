@@ -1,11 +1,9 @@
 //! Snapshots and what is done with them: push, log, diff, restore, status.
 
-use std::cmp::Reverse;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use baton_protocol::id::{NodeId, SnapshotId, TreeId, WorkspaceId};
-use baton_protocol::object::Snapshot;
+use baton_protocol::id::{NodeId, TreeId, WorkspaceId};
 use baton_store::catalog::history::Pin;
 use baton_store::checkout::Restored;
 use baton_store::diff::{ChangeKind, diff};
@@ -16,7 +14,7 @@ use baton_store::snapshot::load_snapshot;
 
 use super::ahead::SentAhead;
 use super::background::Doing;
-use super::failure::{Fail, chain};
+use super::failure::Fail;
 use super::outbox::Sent;
 use super::parcels::Parcel;
 use super::remotes::Target;
@@ -25,14 +23,13 @@ use super::swift::Begun;
 use super::transfer::with_progress;
 use super::{Daemon, patch, report};
 use crate::api::control::{
-    Answer, Bytes, ChangeEntry, DiffAnswer, LogAnswer, LogSnapshot, Problem, PushFields,
-    ReportPath, RestoreAnswer, StatusAnswer, TimingMs, WorkspaceEntry,
+    Answer, Bytes, ChangeEntry, DiffAnswer, PushFields, ReportPath, RestoreAnswer, StatusAnswer,
+    TimingMs, WorkspaceEntry,
 };
 use crate::api::control::{SyncProgress, WatchEntry};
 use crate::api::socket::EventSender;
 use crate::clock::{decimal_ms, rfc3339};
 use crate::keeper::Seen;
-use crate::thinning::{Walked, walk};
 use crate::workspace::{Beside, Receiver, TakeError, TakeOptions, Taken, Workspaces};
 
 impl Daemon {
@@ -167,69 +164,6 @@ impl Daemon {
         let (restored, receipt) = self.write_out(id, into, (None, None), events).await?;
         let Restored { files, bytes, .. } = restored;
         Ok(Answer::Restore(RestoreAnswer { root, files, bytes, receipt }))
-    }
-
-    pub(super) async fn log(self: &Arc<Self>, path: Bytes) -> Result<Answer, Fail> {
-        self.blocking("log", move |daemon| daemon.log_answer(&to_path(path))).await.map(Answer::Log)
-    }
-
-    fn log_answer(&self, root: &Path) -> Result<LogAnswer, Fail> {
-        let Some(workspace) = self.workspaces.find(root)? else {
-            return Err(Fail::new(
-                "no-workspace",
-                format!("nothing of {} was kept yet", root.display()),
-            )
-            .hint("baton snapshot"));
-        };
-        let mut acked = std::collections::HashSet::new();
-        for remote in self.catalog.remotes()?.iter().map(|remote| remote.node) {
-            acked.extend(self.acks.get(workspace.id, remote)?);
-        }
-        acked.extend(self.acks.get(workspace.id, self.identity.node())?);
-        let vault = &self.workspaces.vault;
-        let history = self.catalog.history(workspace.id)?;
-        let known = history.iter().map(|row| row.snapshot).collect();
-        let head = self.workspaces.head(workspace.id).map(|head| head.snapshot);
-        // What came since the last thinning, and then what stayed at it.
-        let Walked { mut snapshots, mut damaged } = walk(vault, head, &known)?;
-        snapshots.sort_by_key(|(id, snapshot)| Reverse((snapshot.sequence, *id)));
-        // What a node acknowledged, it has with everything that came before.
-        let mut durable = acked;
-        for (id, snapshot) in &snapshots {
-            if durable.contains(id) {
-                durable.extend(&snapshot.parents);
-            }
-        }
-        let acked_to = history.iter().filter(|row| durable.contains(&row.snapshot));
-        let acked_to = acked_to.map(|row| row.sequence).max().unwrap_or(0);
-        for row in &history {
-            match load_snapshot(vault, row.snapshot) {
-                Ok(snapshot) => snapshots.push((row.snapshot, snapshot)),
-                Err(error) if error.is_corruption() => damaged.push((row.snapshot, error)),
-                Err(error) => return Err(error.into()),
-            }
-            if row.sequence <= acked_to {
-                durable.insert(row.snapshot);
-            }
-        }
-        snapshots.sort_by_key(|(id, snapshot)| Reverse((snapshot.sequence, *id)));
-        let entry = |(id, snapshot): (SnapshotId, Snapshot)| LogSnapshot {
-            snapshot: id.to_string(),
-            sequence: snapshot.sequence,
-            parents: snapshot.parents.iter().map(ToString::to_string).collect(),
-            device: snapshot.device.to_string(),
-            created_at: rfc3339(snapshot.created_at),
-            acked: durable.contains(&id),
-            message: snapshot.message,
-        };
-        let problem = |(id, error): (SnapshotId, StoreError)| Problem {
-            what: id.to_string(),
-            detail: chain(&error),
-        };
-        Ok(LogAnswer {
-            snapshots: snapshots.into_iter().map(entry).collect(),
-            damaged: damaged.into_iter().map(problem).collect(),
-        })
     }
 
     pub(super) async fn diff(

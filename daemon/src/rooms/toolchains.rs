@@ -213,10 +213,11 @@ pub fn find(home: Option<&Path>, chosen: &[String]) -> Toolchains {
         if let Some(programs) = programs_of(&path).filter(|_| !of_known) {
             first.push(programs);
         }
-        if !of_known {
-            found.names.push(path.display().to_string());
-        }
+        // What is found by itself is shown and named already.
         if !found.expose.contains(&path) {
+            if !of_known {
+                found.names.push(path.display().to_string());
+            }
             found.expose.push(path);
         }
     }

@@ -85,6 +85,12 @@ pub(super) fn whole(answer: &Answer, heard: &Heard) -> Value {
     })
 }
 
+/// A refusal, with its code in the words as well as in the head.
+pub(super) fn error(status: u16, why: &str) -> Value {
+    let name = if status == 401 { "UNAUTHENTICATED" } else { "NOT_FOUND" };
+    json!({"error": {"code": status, "message": why, "status": name}})
+}
+
 pub(super) fn events(answer: &Answer, heard: &Heard) -> Vec<(Option<&'static str>, Value)> {
     vec![(None, whole(answer, heard))]
 }

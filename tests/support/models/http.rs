@@ -53,6 +53,10 @@ impl Reply {
         Self { status: 200, kind: "application/json", body: value.to_string() }
     }
 
+    pub(super) fn with(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
     /// Each with its name, where its API has names for them.
     pub(super) fn events(events: &[(Option<&str>, Value)]) -> Self {
         let mut body = String::new();

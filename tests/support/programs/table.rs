@@ -159,6 +159,7 @@ pub(crate) static GEMINI: Program = Program {
     files: |_| {
         let settings = json!({
             "security": {"auth": {"selectedType": "gemini-api-key"}, "folderTrust": {"enabled": false}},
+            "model": {"name": "gemini-2.5-flash"},
             "general": {"enableAutoUpdate": false, "disableAutoUpdate": true},
             "privacy": {"usageStatisticsEnabled": false},
             "telemetry": {"enabled": false},

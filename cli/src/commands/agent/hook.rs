@@ -29,6 +29,9 @@ const MAX_ID: usize = 128;
 /// Longest path.
 const MAX_PATH: usize = 4096;
 
+/// This one does not say when a conversation goes on: it is told together with what its user asks.
+const TOLD_WITH_PROMPT: &str = "opencode";
+
 /// Digits of an id that stand in a message.
 const DIGITS: usize = 8;
 
@@ -128,7 +131,12 @@ fn heard(session: &Session, args: &Args) -> Result<(), CliError> {
         Event::Ends => Mark::forget(&folder, &root, agent, &session_id).map_err(failed)?,
     }
     match event {
-        Event::Begins if said.source.as_deref() == Some("resume") => tell(session, &folder, &root),
+        Event::Begins if said.source.as_deref() == Some("resume") => {
+            tell(session, &folder, &root, &said.hook_event_name)
+        }
+        Event::IsAsked if agent == TOLD_WITH_PROMPT => {
+            tell(session, &folder, &root, &said.hook_event_name)
+        }
         Event::Stops => leave(session, agent, &session_id, &root),
         _ => Ok(()),
     }
@@ -158,13 +166,13 @@ fn read(from: impl Read) -> Result<Said, CliError> {
 }
 
 /// Gives the agent what a pull left for it to know.
-fn tell(session: &Session, folder: &Path, root: &Path) -> Result<(), CliError> {
+fn tell(session: &Session, folder: &Path, root: &Path, event: &str) -> Result<(), CliError> {
     let told = told::take(folder, root)
         .map_err(|error| CliError::caused("hook", "reading what a pull left to say", &error))?;
     match told {
         None => Ok(()),
         Some(text) => session.report.object(&serde_json::json!({
-            "hookSpecificOutput": {"hookEventName": "SessionStart", "additionalContext": text},
+            "hookSpecificOutput": {"hookEventName": event, "additionalContext": text},
         })),
     }
 }

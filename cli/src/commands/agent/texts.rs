@@ -106,6 +106,9 @@ pub(super) fn gemini(text: &Text) -> String {
     whole::sealed(&format!("{head}prompt = '''\n{}'''\n", body.replace("@ARGS@", "{{args}}")))
 }
 
+/// Characters of an answer that the plugin reads.
+const MAX_ANSWER: usize = 64 * 1024;
+
 /// OpenCode has no hooks but plugins; this one passes on what hooks of other agents are told. `words` start the program.
 pub(super) fn plugin(words: &[String]) -> String {
     let words = serde_json::Value::from(words.to_vec());
@@ -116,11 +119,17 @@ import {{ spawn }} from \"node:child_process\"
 const [program, ...args] = {words}
 
 // Not waited for longer than it takes to pass on, and never in the way: what fails here is nobody's business but Baton's.
+// What comes back is what the model is to know.
 const tell = (said) =>
   new Promise((done) => {{
-    const child = spawn(program, args, {{ stdio: [\"pipe\", \"ignore\", \"ignore\"] }})
+    const child = spawn(program, args, {{ stdio: [\"pipe\", \"pipe\", \"ignore\"] }})
     const end = setTimeout(() => child.kill(), 10000)
-    const finish = () => {{ clearTimeout(end); done() }}
+    let answer = \"\"
+    child.stdout.on(\"data\", (data) => {{ if (answer.length < {MAX_ANSWER}) answer += data }})
+    const finish = () => {{
+      clearTimeout(end)
+      try {{ done(JSON.parse(answer).hookSpecificOutput.additionalContext) }} catch {{ done() }}
+    }}
     child.on(\"error\", finish)
     child.on(\"close\", finish)
     child.stdin.on(\"error\", () => {{}})
@@ -144,7 +153,12 @@ export const Baton = async ({{ directory }}) => {{
       if (command !== \"handoff\" && command !== \"continue-locally\") return
       for (const part of parts) if (part.type === \"text\") part.text = part.text.replace(\"{{{{{TYPED}}}}}\", () => typed)
     }},
-    \"chat.message\": async (input) => {{ await say(\"UserPromptSubmit\", input.sessionID) }},
+    \"chat.message\": async ({{ sessionID }}, {{ message, parts }}) => {{
+      const text = await say(\"UserPromptSubmit\", sessionID)
+      const last = parts[parts.length - 1]
+      // Parts stand in the order of their ids.
+      if (text && last) parts.push({{ id: last.id + \"0\", sessionID, messageID: message.id, type: \"text\", text, synthetic: true }})
+    }},
   }}
 }}
 ",

@@ -71,6 +71,7 @@ fn a_run_has_of_everything() {
         "home 0 loses its power",
         "nothing came back",
         "breaks",
+        "objects away",
     ] {
         let count = traces.iter().flatten().filter(|line| line.contains(what)).count();
         assert!(count > 1, "{what}: {count}");

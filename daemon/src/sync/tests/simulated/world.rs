@@ -12,7 +12,7 @@ use baton_store::fs::simulated::Dice;
 use baton_store::objects::ObjectSource;
 use baton_store::plan::plan_push;
 use baton_store::snapshot::load_snapshot;
-use baton_store::vault::Vault;
+use baton_store::vault::{Collection, Roots, Step, Vault};
 
 use super::machines::Machine;
 use super::turns::{End, LinkNumber, TaskNumber, Turns};
@@ -65,6 +65,8 @@ pub(super) struct World {
     node: Machine,
     homes: Vec<Home>,
     sessions: Vec<Session>,
+    /// What the node is taking away.
+    collection: Option<Collection>,
     /// Every snapshot that was ever made.
     contents: BTreeMap<SnapshotId, Files>,
     /// What the node has answered, kept outside of everything that breaks.
@@ -94,6 +96,7 @@ impl World {
             node,
             homes,
             sessions: Vec::new(),
+            collection: None,
             contents: BTreeMap::new(),
             acked: BTreeMap::new(),
             trace: Vec::new(),
@@ -123,7 +126,8 @@ impl World {
         match self.dice.roll(100) {
             // Some session goes on.
             0..=69 => self.go_on(),
-            70..=84 => self.begin(),
+            70..=79 => self.begin(),
+            80..=84 => self.collect(),
             85..=86 if !self.sessions.is_empty() => {
                 let at = self.dice.roll(self.sessions.len() as u64) as usize;
                 self.note(format!("wire of {} breaks", self.sessions[at].home));
@@ -136,6 +140,7 @@ impl World {
             }
             95 if self.sessions.is_empty() => {
                 self.note("the node starts again".to_owned());
+                self.collection = None;
                 self.node.reopen();
                 self.verify_node();
             }
@@ -179,6 +184,37 @@ impl World {
         }
     }
 
+    /// The node takes away what nothing leads to, such as pushes that were cut off; a step or a few.
+    fn collect(&mut self) {
+        let Some(collection) = &mut self.collection else {
+            drop(self.node.store().fold());
+            self.collection = self.node.vault().collect().unwrap();
+            if let Some(collection) = &mut self.collection {
+                collection.go_slowly(5);
+            }
+            return;
+        };
+        for _ in 0..=self.dice.roll(6) {
+            match collection.needs() {
+                Step::Roots => {
+                    let acked = self.acked.values().flatten();
+                    let some = acked.map(|&(snapshot, _)| snapshot.into()).collect();
+                    collection.mark(&Roots { whole: Vec::new(), some }).unwrap();
+                }
+                Step::Goes => drop(collection.step().unwrap()),
+                // Who uses what is to go may be long: the next one takes it.
+                Step::Waits if self.dice.roll(20) > 0 => return,
+                Step::Waits | Step::Done => {
+                    let collected = collection.collected();
+                    assert_eq!((&collected.damage[..], &collected.doubted[..]), (&[][..], &[][..]));
+                    let objects = collected.objects;
+                    self.collection = None;
+                    return self.note(format!("the node has taken {objects} objects away"));
+                }
+            }
+        }
+    }
+
     /// A home that has nothing to do does something.
     fn begin(&mut self) {
         let at = self.dice.roll(HOMES as u64) as usize;
@@ -186,7 +222,7 @@ impl World {
             return;
         }
         match self.dice.roll(10) {
-            0..=1 => {
+            0..=2 => {
                 let acked: Vec<SnapshotId> =
                     self.acked.values().flatten().map(|&(snapshot, _)| snapshot).collect();
                 if !acked.is_empty() {
@@ -195,7 +231,7 @@ impl World {
                 }
             }
             // Once more what was pushed already: an answer may have been lost.
-            2 => {
+            3 => {
                 if let Some((newest, _)) = self.homes[at].newest {
                     self.push(at, newest);
                 }
@@ -310,6 +346,7 @@ impl World {
             while let Some(session) = self.sessions.pop() {
                 self.finish(&session);
             }
+            self.collection = None;
             self.node.restart(&mut self.dice);
             self.verify_node();
         }
@@ -418,6 +455,7 @@ impl World {
             self.finish(&session);
         }
         self.notice();
+        self.collection = None;
         self.node.disk.spare();
         self.homes.iter().for_each(|home| home.machine.disk.spare());
         for at in 0..HOMES {
