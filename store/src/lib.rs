@@ -18,7 +18,7 @@
 //! - [`additions`]: what programs made beside the files of a snapshot
 //! - [`apply`]: what was done elsewhere, into a checkout that has moved on
 //! - [`folder`]: files of other programs, read and made in a folder of theirs
-//! - [`check`]: whether all of it is whole
+//! - [`check`], [`repair`]: whether all of it is whole, and what is done where it is not
 
 pub mod fs;
 pub mod error;
@@ -46,3 +46,4 @@ pub mod additions;
 pub mod apply;
 pub mod folder;
 pub mod check;
+pub mod repair;

@@ -11,6 +11,7 @@ use baton_protocol::object::{Blob, Content, Entry as TreeEntry, EntryKind, Snaps
 mod collecting;
 mod races;
 mod faults;
+mod flips;
 mod model;
 mod power;
 mod proofs;

@@ -42,11 +42,19 @@ pub(super) fn open_index(layout: &Layout, vault: VaultId) -> Result<(Index, bool
         }
     }
     tracing::warn!(path = %path.display(), "the index is damaged; it is made anew");
-    for suffix in ["", "-wal", "-shm"] {
+    let of = |suffix: &str| {
         let mut name = path.clone().into_os_string();
         name.push(suffix);
-        fs::remove_file(&PathBuf::from(name))?;
+        PathBuf::from(name)
+    };
+    // The log first: alone it belongs to no file.
+    for suffix in ["-wal", ""] {
+        if of(suffix).exists() {
+            layout.set_aside(&of(suffix), &format!("index-{vault}"))?;
+        }
     }
+    // Nothing but locks is in it.
+    fs::remove_file(&of("-shm"))?;
     let index = Index::open(&path)?;
     // Every byte is read: what is listed now is there.
     reconcile(layout, vault, &index, Footers::Ignored)?;
