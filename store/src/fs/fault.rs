@@ -63,7 +63,12 @@ pub(super) fn strike<T>(outcome: io::Result<T>, action: &str, path: &Path) -> io
         if path.starts_with(&plan.below) && plan.action.is_none_or(|planned| planned == action) {
             let at = plan.seen.fetch_add(1, Ordering::SeqCst);
             if at >= plan.from && at - plan.from < plan.times {
-                return Err(plan.kind.into());
+                // As the system says it.
+                return Err(match plan.kind {
+                    io::ErrorKind::StorageFull => rustix::io::Errno::NOSPC.into(),
+                    io::ErrorKind::Other => rustix::io::Errno::IO.into(),
+                    kind => kind.into(),
+                });
             }
         }
     }

@@ -2,14 +2,19 @@
 
 use std::io::ErrorKind;
 
+use super::power::simulations::scratch;
 use super::*;
 use crate::fs::fault;
+use crate::fs::simulated::Disk;
 use crate::vault::Roots;
+
+/// A snapshot, and what is in it.
+type Acked = (SnapshotId, BTreeMap<String, Vec<u8>>);
 
 /// Commits, folds and commits again while operations fail; whatever fails is tried again once. Returns
 /// what was acknowledged last.
-fn work(path: &std::path::Path) -> Option<(SnapshotId, BTreeMap<String, Vec<u8>>)> {
-    let mut acked: Option<(SnapshotId, BTreeMap<String, Vec<u8>>)> = None;
+fn work(path: &std::path::Path) -> Option<Acked> {
+    let mut acked: Option<Acked> = None;
     let Ok(store) = Store::open(path) else { return None };
     for (sequence, is_large) in [(1, false), (2, true), (3, false), (4, false)] {
         let content = if is_large { large(sequence) } else { small(sequence) };
@@ -60,23 +65,56 @@ fn whatever_operation_fails_nothing_acknowledged_is_lost() {
             let acked = work(folder.path());
             let done = armed.seen() <= at;
             drop(armed);
-            let store = Store::open(folder.path()).unwrap();
-            if let Some((snapshot, content)) = acked {
-                assert_eq!(files(&store, snapshot).unwrap(), content, "{kind:?} at {at}");
-                // A later update that was not acknowledged may have taken effect all the same.
-                let vault = store.vault(VAULT).unwrap();
-                let head = vault.head(WORKSPACE, DEVICE).unwrap();
-                let history = Snapshot::decode(&vault.require(&head.snapshot.into()).unwrap());
-                let parents = history.unwrap().parents;
-                assert!(head.snapshot == snapshot || parents == [snapshot], "{kind:?} at {at}");
-            }
-            assert_eq!(crate::check::check(&store, true, |_, _| {}).unwrap().problems, []);
+            has_all(folder.path(), acked, &format!("{kind:?} at {at}"));
             if done {
                 break;
             }
             at += 7;
         }
     }
+}
+
+/// What was acknowledged is there, and nothing is damaged.
+fn has_all(path: &std::path::Path, acked: Option<Acked>, what: &str) {
+    let store = Store::open(path).unwrap();
+    if let Some((snapshot, content)) = acked {
+        assert_eq!(files(&store, snapshot).unwrap(), content, "{what}");
+        // A later update that was not acknowledged may have taken effect all the same.
+        let vault = store.vault(VAULT).unwrap();
+        let head = vault.head(WORKSPACE, DEVICE).unwrap();
+        let history = Snapshot::decode(&vault.require(&head.snapshot.into()).unwrap());
+        let parents = history.unwrap().parents;
+        assert!(head.snapshot == snapshot || parents == [snapshot], "{what}");
+    }
+    assert_eq!(crate::check::check(&store, true, |_, _| {}).unwrap().problems, [], "{what}");
+}
+
+/// Each operation of the work fails once, with a full disk and with an error of the disk; what failed is not on the disk
+/// when the power is cut in the end.
+#[test]
+fn whatever_operation_fails_a_power_cut_later_takes_nothing_acknowledged() {
+    let mut tried = 0;
+    for kind in [ErrorKind::StorageFull, ErrorKind::Other] {
+        let mut at = 0;
+        loop {
+            let (folder, left) = (scratch(), scratch());
+            let disk = Disk::follow(folder.path(), at);
+            let armed = fault::arm(folder.path(), None, at, 1, kind);
+            let acked = work(folder.path());
+            let done = armed.seen() <= at;
+            drop(armed);
+            disk.cut(left.path(), at);
+            drop(disk);
+            has_all(left.path(), acked, &format!("{kind:?} at {at}"));
+            tried += 1;
+            if done {
+                break;
+            }
+            at += 1;
+        }
+    }
+    println!("{tried} operations failed");
+    assert!(tried > 300, "{tried} operations");
 }
 
 #[test]

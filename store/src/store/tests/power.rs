@@ -6,7 +6,7 @@
 //! `BATON_SEEDS=from..to` says which seeds; `BATON_NIGHTLY` means many.
 
 #[path = "../../../../tests/support/simulations.rs"]
-mod simulations;
+pub(super) mod simulations;
 
 use std::io::ErrorKind;
 
