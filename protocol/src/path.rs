@@ -187,6 +187,8 @@ mod tests {
             b".git . .",
             b"git~1",
             b"GIT~1",
+            b".GIT.",
+            b".Git::$INDEX_ALLOCATION",
             b".git:stream",
             b".git::$INDEX_ALLOCATION",
             b".git\\config",
