@@ -288,9 +288,8 @@ fn check_segments(
         Some(&end) if at.offset < end && !seen.intact.contains(&fingerprint(&id, &at)) => {
             survey.lost.push((id, at));
         }
-        Some(_) => {}
         None if only.is_none() => nowhere.push((id, at)),
-        None => {}
+        _ => {}
     })?;
     // A segment may have been begun meanwhile.
     let known: HashSet<u32> =

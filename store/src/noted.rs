@@ -89,7 +89,10 @@ pub fn replace(layout: &Layout, left: &[Problem]) -> Result<(), StoreError> {
 }
 
 fn write(layout: &Layout, all: &[Problem]) -> Result<(), StoreError> {
-    let text: String = all.iter().map(|it| format!("{}\t{}\n", it.what, it.detail)).collect();
+    let mut text = String::new();
+    for Problem { what, detail } in all {
+        text.extend([what, "\t", detail, "\n"]);
+    }
     Ok(fs::write_atomic(&layout.noted(), text.as_bytes(), 0o600)?)
 }
 

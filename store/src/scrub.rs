@@ -8,6 +8,7 @@
 //! **Invariant:** reads only. What is found is noted before the segment counts as read.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 
 use baton_protocol::id::VaultId;
 
@@ -144,7 +145,7 @@ impl Kept {
     fn write(&self, layout: &Layout) -> Result<(), StoreError> {
         let mut text = format!("{}\n", self.next_ms);
         for ((vault, name), read) in &self.read_ms {
-            text.push_str(&format!("{vault} {name} {read}\n"));
+            let _ = writeln!(text, "{vault} {name} {read}");
         }
         Ok(fs::write_atomic(&layout.verified(), text.as_bytes(), 0o600)?)
     }
