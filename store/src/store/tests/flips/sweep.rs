@@ -43,10 +43,10 @@ impl Template {
     }
 }
 
-/// By night each operation; else one of eleven.
+/// By night each operation; else one of sixty.
 #[expect(clippy::disallowed_methods, reason = "how many is for whoever runs the tests")]
 fn step() -> usize {
-    if std::env::var_os("BATON_NIGHTLY").is_some() { 1 } else { 11 }
+    if std::env::var_os("BATON_NIGHTLY").is_some() { 1 } else { 61 }
 }
 
 fn put(files: &Files) -> tempfile::TempDir {
