@@ -305,6 +305,12 @@ fn damage_on_the_node_is_found_and_nothing_wrong_is_ever_delivered() {
     scene.is_whole_elsewhere("put back");
 }
 
+/// What `doctor` says of damage in the stores.
+fn damage_in_doctor(home: &TestHome) -> Value {
+    let (_, answer) = ask(home, &["doctor"]);
+    list(&answer, "checks").iter().find(|check| check["name"] == "damage").unwrap().clone()
+}
+
 #[test]
 fn what_is_damaged_here_is_repaired_from_the_node() {
     let mut scene = Scene::new();
@@ -313,12 +319,18 @@ fn what_is_damaged_here_is_repaired_from_the_node() {
         harm(&scene.here, folder, kind);
     }
     assert!(problems(&scene.here, &["--data"], "before") > 0);
+    assert!(!list(&ask(&scene.here, &["status"]).1, "damage").is_empty());
+    let told = scene.here.baton(&["status"]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("fix: baton repair"), "{told:?}");
+    assert_eq!(damage_in_doctor(&scene.here)["fix"], "baton repair");
     let (code, answer) = ask(&scene.here, &["repair"]);
     assert_eq!((code, list(&answer, "problems").len()), (0, 0), "{answer}");
     assert!(!list(&answer, "fetched").is_empty() && !list(&answer, "found").is_empty(), "{answer}");
     let quarantine = std::fs::read_dir(text(&answer, "quarantine")).unwrap();
     assert!(quarantine.count() >= 2, "damaged segments are kept: {answer}");
     assert_eq!(problems(&scene.here, &["--data"], "after"), 0);
+    assert_eq!(list(&ask(&scene.here, &["status"]).1, "damage").len(), 0);
+    assert_eq!(damage_in_doctor(&scene.here)["ok"], true);
     let (code, again) = ask(&scene.here, &["repair"]);
     assert_eq!((code, list(&again, "found").len()), (0, 0), "{again}");
     // All of it is here.

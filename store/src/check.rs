@@ -1,6 +1,6 @@
 //! Verifying a store: what its refs reach is whole, and, if asked, every stored byte has its hash.
 //!
-//! Reads only. What is found is named; [`crate::repair`] repairs.
+//! Changes nothing that is stored. What is found is named, and noted until somebody has repaired it.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -14,19 +14,12 @@ use crate::fs::{self, Context};
 use crate::index::{Location, SegmentRow};
 use crate::journal::{Entry, examine};
 use crate::layout::Class;
+pub use crate::noted::Problem;
+use crate::noted::note;
 use crate::objects::ObjectSource;
 use crate::segment::{SegmentHeader, read_footer, read_header, scan};
 use crate::store::{Store, aside_name};
 use crate::vault::Vault;
-
-/// Damage that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Which vault, segment, snapshot or object.
-    pub what: String,
-    /// What is wrong with it.
-    pub detail: String,
-}
 
 /// What was looked at, and what was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +71,7 @@ pub fn check(
             Err(error) => checked.found(format!("vault {id}"), error),
         }
     }
+    note(store.layout(), &checked.problems);
     Ok(checked)
 }
 
@@ -166,7 +160,7 @@ pub(crate) fn check_vault(
         check_history(vault, head.snapshot.into(), &mut seen, checked, progress)?;
     }
     if data {
-        check_segments(vault, id, (checked, &mut survey), progress)?;
+        check_segments(vault, id, None, (checked, &mut survey), progress)?;
     }
     Ok(survey)
 }
@@ -254,10 +248,12 @@ fn check_history(
 fn check_segments(
     vault: &Vault,
     id: VaultId,
+    only: Option<&HashSet<u32>>,
     (checked, survey): (&mut Checked, &mut Survey),
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), StoreError> {
-    let rows = vault.index().segments()?;
+    let mut rows = vault.index().segments()?;
+    rows.retain(|row| only.is_none_or(|only| only.contains(&row.segment)));
     let mut seen = Seen::default();
     for row in &rows {
         let name = format!("segment {} of vault {id}", row.name);
@@ -292,8 +288,8 @@ fn check_segments(
         Some(&end) if at.offset < end && !seen.intact.contains(&fingerprint(&id, &at)) => {
             survey.lost.push((id, at));
         }
-        Some(_) => {}
-        None => nowhere.push((id, at)),
+        None if only.is_none() => nowhere.push((id, at)),
+        _ => {}
     })?;
     // A segment may have been begun meanwhile.
     let known: HashSet<u32> =
@@ -306,7 +302,20 @@ fn check_segments(
             format!("{lost} objects are listed where no segment holds them intact"),
         );
     }
-    check_strangers(vault, id, checked, survey)
+    if only.is_none() {
+        check_strangers(vault, id, checked, survey)?;
+    }
+    Ok(())
+}
+
+/// Reads some segments of a vault, and nothing else.
+pub(crate) fn check_some(
+    vault: &Vault,
+    segments: &HashSet<u32>,
+    checked: &mut Checked,
+) -> Result<(), StoreError> {
+    let mut survey = Survey::default();
+    check_segments(vault, vault.id(), Some(segments), (checked, &mut survey), &mut |_, _| {})
 }
 
 /// Which objects were found intact at which place, and how far each segment was to be read.

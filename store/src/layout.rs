@@ -7,6 +7,8 @@
 //! vaults/VAULT/index.db      where each object is; can be dropped
 //! vaults/VAULT/data|meta/    segments: open-UID, or HASH once sealed
 //! damaged/                   quarantine: files as they were when damage was found in them
+//! noted                      damage that was found, until it is dealt with
+//! verified                   when which segment was read as a whole; can be dropped
 //! ```
 
 use std::fs::File;
@@ -130,6 +132,16 @@ impl Layout {
     /// The segments of a class.
     pub fn segments(&self, vault: VaultId, class: Class) -> PathBuf {
         self.vault(vault).join(class.folder())
+    }
+
+    /// Damage that was found, and is not dealt with.
+    pub fn noted(&self) -> PathBuf {
+        self.root.join("noted")
+    }
+
+    /// When which segment was read as a whole.
+    pub fn verified(&self) -> PathBuf {
+        self.root.join("verified")
     }
 
     /// Where damaged files are kept. Nothing is ever deleted there.

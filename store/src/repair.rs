@@ -15,6 +15,7 @@ use baton_protocol::object::Object;
 use crate::check::{Checked, Problem, Survey, check_journal, check_vault};
 use crate::error::StoreError;
 use crate::index::{Location, SegmentRow};
+use crate::noted::{noted, replace};
 use crate::objects::ObjectSource;
 use crate::segment::{SegmentHeader, scan};
 use crate::store::{Store, keep_aside};
@@ -80,7 +81,17 @@ pub fn repair(
             done => done?,
         }
     }
+    // What is not there any more, or was not seen as damage once an index was made anew.
+    let noted = noted(store.layout())?;
+    checked
+        .problems
+        .extend(noted.into_iter().filter(|it| !checked.problems.contains(it)).collect::<Vec<_>>());
     repaired.found = checked.problems;
+    let lost = repaired.lost.iter().map(|lost| Problem {
+        what: format!("snapshot {} of vault {}", lost.snapshot.short(), lost.vault),
+        detail: format!("{} objects are gone", lost.objects.len()),
+    });
+    replace(store.layout(), &repaired.left.iter().cloned().chain(lost).collect::<Vec<_>>())?;
     Ok(repaired)
 }
 

@@ -15,6 +15,7 @@ use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::journal::{Entry, Journal, Poison, RefState, Replayed, replay};
 use crate::layout::Layout;
+use crate::noted::note_one;
 use crate::segment::Record;
 use crate::vault::{Commits, Lease, Pending, PendingObject, Refs, Vault};
 
@@ -74,7 +75,10 @@ impl Store {
         })?;
         recovery.torn_bytes = end.torn;
         for (path, offset) in &end.damaged {
-            recovery.damaged.push(keep_aside(&layout, path, *offset)?);
+            let aside = keep_aside(&layout, path, *offset)?;
+            let detail = "it was damaged before its end; what could be believed was taken over";
+            note_one(&layout, aside.display(), detail);
+            recovery.damaged.push(aside);
         }
         if !end.damaged.is_empty() {
             for (_, pending) in dormant.values_mut() {
@@ -366,6 +370,10 @@ pub(crate) fn keep_aside(
     // Where it is gone nothing is left to keep.
     if !aside.exists() && path.exists() {
         std::fs::copy(path, &aside).context("copying to", &aside)?;
+        // The file itself goes when the journal is folded.
+        fs::open(&aside)?.sync_all().context("syncing", &aside)?;
+        fs::sync_dir(&folder)?;
+        fs::sync_dir(layout.root())?;
     }
     Ok(aside)
 }

@@ -447,6 +447,9 @@ pub struct StatusAnswer {
     /// When this was so, by the clock of the daemon.
     #[serde(default)]
     pub as_of: String,
+    /// Damage that was found in the stores, and is not repaired.
+    #[serde(default)]
+    pub damage: Vec<Problem>,
 }
 
 /// `watch` and `unwatch`.

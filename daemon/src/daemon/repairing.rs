@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use baton_protocol::id::SnapshotId;
+use baton_store::noted;
 use baton_store::repair::{Lost, Repaired, repair};
+use baton_store::scrub::{Pace, scrub};
 use baton_store::vault::Vault;
 
 use super::Daemon;
-use super::failure::Fail;
+use super::failure::{Fail, chain};
 use crate::api::control::{Answer, Problem, Progress, RepairAnswer, Unrepaired};
 use crate::api::socket::EventSender;
 
@@ -53,8 +55,49 @@ impl Daemon {
             next: next.to_owned(),
         }));
         self.ask_back(lost, &mut answer, events).await?;
+        if answer.problems.is_empty() {
+            let all_is_there = |daemon: &Self| Ok(noted::replace(daemon.store.layout(), &[])?);
+            self.blocking("repair", all_is_there).await?;
+        }
         tracing::info!(found = answer.found.len(), lost = answer.problems.len(), "stores repaired");
         Ok(Answer::Repair(answer))
+    }
+
+    /// Reads a part of what is stored where that is due; what is damaged is repaired at once, as far as that goes by itself.
+    pub(super) async fn scrub(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        let work = move || {
+            let store = &this.config.store;
+            let every_ms = u64::try_from(store.scrub_every.as_millis()).unwrap_or(u64::MAX);
+            let pace = Pace { per_day: store.scrub.0, every_ms };
+            scrub(&this.store, this.clock.now_ms(), pace, || this.tasks.is_cancelled())
+        };
+        let scrubbed = match self.tasks.run_low("scrub", work).await {
+            Ok(Ok(scrubbed)) => scrubbed,
+            Ok(Err(error)) => {
+                return tracing::warn!(reason = chain(&error), "nothing was scrubbed");
+            }
+            Err(error) => return tracing::warn!(reason = chain(&error), "nothing was scrubbed"),
+        };
+        let (segments, bytes) = (scrubbed.segments, scrubbed.bytes);
+        tracing::debug!(segments, bytes, "scrubbed");
+        let Some(first) = scrubbed.problems.first() else { return };
+        tracing::error!(what = first.what, detail = first.detail, "damage was found");
+        let (events, _unheard) = EventSender::channel();
+        if let Err(Fail(failure)) = self.repair(&events).await {
+            tracing::warn!(reason = failure.message, "what is damaged was not repaired");
+        }
+    }
+
+    /// Damage that was found, and is not dealt with.
+    pub(super) fn noted_damage(&self) -> Vec<Problem> {
+        match noted::noted(self.store.layout()) {
+            Ok(noted) => noted.into_iter().map(problem).collect(),
+            Err(error) => {
+                let what = self.store.layout().noted().display().to_string();
+                vec![Problem { what, detail: chain(&error) }]
+            }
+        }
     }
 
     /// Fetches what is lost of this home's own snapshots from whichever node has it; names the rest.

@@ -15,6 +15,7 @@ mod flips;
 mod model;
 mod power;
 mod proofs;
+mod scrubbing;
 mod together;
 
 use super::*;

@@ -7,6 +7,8 @@
 //!
 //! `BATON_FLIPS=n` takes so many seeds, `BATON_SEEDS=from..to` those.
 
+mod sweep;
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,6 +16,7 @@ use std::path::Path;
 use super::*;
 use crate::check::check;
 use crate::fs::simulated::Dice;
+use crate::noted::noted;
 use crate::repair::repair;
 
 const ALWAYS: std::ops::Range<u64> = 0..300;
@@ -215,6 +218,7 @@ impl Case<'_> {
             }
         };
         let head = vault.head(WORKSPACE, DEVICE).map(|head| head.snapshot);
+        noticed |= !noted(store.layout()).unwrap().is_empty();
         let mut is_whole = head == Some(self.last());
         for (id, bytes) in &self.template.objects {
             match vault.read(id) {
