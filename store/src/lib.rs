@@ -23,6 +23,7 @@
 pub mod fs;
 pub mod error;
 pub mod layout;
+pub mod reserve;
 pub mod segment;
 pub mod objects;
 pub mod journal;
