@@ -305,6 +305,64 @@ fn damage_on_the_node_is_found_and_nothing_wrong_is_ever_delivered() {
     scene.is_whole_elsewhere("put back");
 }
 
+/// What `doctor` says of damage in the stores.
+fn damage_in_doctor(home: &TestHome) -> Value {
+    let (_, answer) = ask(home, &["doctor"]);
+    list(&answer, "checks").iter().find(|check| check["name"] == "damage").unwrap().clone()
+}
+
+#[test]
+fn what_is_damaged_here_is_repaired_from_the_node() {
+    let mut scene = Scene::new();
+    assert!(scene.here.baton(&["daemon", "stop"]).status.success());
+    for (folder, kind) in [("data", Flipped(500)), ("meta", Flipped(500))] {
+        harm(&scene.here, folder, kind);
+    }
+    assert!(problems(&scene.here, &["--data"], "before") > 0);
+    assert!(!list(&ask(&scene.here, &["status"]).1, "damage").is_empty());
+    let told = scene.here.baton(&["status"]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("fix: baton repair"), "{told:?}");
+    assert_eq!(damage_in_doctor(&scene.here)["fix"], "baton repair");
+    let (code, answer) = ask(&scene.here, &["repair"]);
+    assert_eq!((code, list(&answer, "problems").len()), (0, 0), "{answer}");
+    assert!(!list(&answer, "fetched").is_empty() && !list(&answer, "found").is_empty(), "{answer}");
+    let quarantine = std::fs::read_dir(text(&answer, "quarantine")).unwrap();
+    assert!(quarantine.count() >= 2, "damaged segments are kept: {answer}");
+    assert_eq!(problems(&scene.here, &["--data"], "after"), 0);
+    assert_eq!(list(&ask(&scene.here, &["status"]).1, "damage").len(), 0);
+    assert_eq!(damage_in_doctor(&scene.here)["ok"], true);
+    let (code, again) = ask(&scene.here, &["repair"]);
+    assert_eq!((code, list(&again, "found").len()), (0, 0), "{again}");
+    // All of it is here.
+    scene.cloud.stop();
+    assert!(
+        scene.restores(&scene.here, 0, "repaired") && scene.restores(&scene.here, 1, "repaired")
+    );
+}
+
+#[test]
+fn what_is_lost_on_a_node_is_named_and_comes_back_with_a_push() {
+    let mut scene = Scene::new();
+    let address = scene.cloud.stop();
+    harm(&scene.cloud.home, "data", Flipped(500));
+    scene.cloud.start(address);
+    for round in ["once", "twice"] {
+        let (code, answer) = ask(&scene.cloud.home, &["repair"]);
+        assert_eq!(code, DAMAGE, "{round}: {answer}");
+        let lost = &list(&answer, "problems")[0];
+        let known = scene.snapshots.iter().any(|(id, _)| lost["snapshot"] == **id);
+        assert!(known && !text(lost, "next").is_empty(), "{round}: {answer}");
+        // It is named for as long as it is lost.
+        assert!(problems(&scene.cloud.home, &[], round) > 0);
+    }
+    let fresh = scene.cloud.device();
+    is_healed(&scene, &fresh, 1, "repaired");
+    let (code, answer) = ask(&scene.cloud.home, &["repair"]);
+    assert_eq!((code, list(&answer, "problems").len()), (0, 0), "{answer}");
+    assert_eq!(problems(&scene.cloud.home, &["--data"], "after"), 0);
+    assert!(scene.restores(&fresh, 0, "healed") && scene.restores(&fresh, 1, "healed"));
+}
+
 /// A home that has pushed something, its daemon stopped, and what it pushed.
 fn at_rest(cloud: &Cloud) -> (TestHome, PathBuf, String) {
     let home = cloud.device();

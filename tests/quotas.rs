@@ -60,7 +60,9 @@ fn is_used_up_and_freed(cloud: &mut Cloud, home: &TestHome, limit: &str) {
     let address = cloud.stop();
     cloud.start(address);
     is_refused();
-    pushed.iter().for_each(|it| comes_back(cloud, it));
+    for it in &pushed {
+        comes_back(cloud, it);
+    }
 
     home.json(&["forget", &pushed[0].0]);
     assert_eq!(list(&cloud.home.json(&["gc"]), "problems"), &[] as &[Value]);
@@ -93,7 +95,9 @@ fn what_a_device_may_have_is_its_own() {
     is_used_up_and_freed(&mut cloud, &home, "for this device, of 2500000");
     change(&others, 12);
     let after = push(&other, &others);
-    [before, after].iter().for_each(|it| comes_back(&cloud, it));
+    for it in [before, after] {
+        comes_back(&cloud, &it);
+    }
     change(&others, 13);
     refused(&other, &["push", arg(&others)], 1, "limit");
 }

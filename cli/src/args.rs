@@ -22,12 +22,10 @@ Examples:
   baton logs RUN -f                     follow it
   baton pull RUN --into ../result       fetch what it left
 
-Not in this version:
-  repair
-
 Exit codes:
   0 done · 1 failed · 2 wrong usage, or not in this version · 3 accepted and queued: it goes out by
-  itself · 4 conflict, nothing was changed · 5 `check` found damage";
+  itself · 4 conflict, nothing was changed · 5 `check` found damage,
+  or `repair` could not undo all of it";
 
 /// Hands half-done work from one machine to another: the tree, attachments, and a run on them.
 #[derive(Debug, Parser)]

@@ -34,6 +34,7 @@ pub(crate) mod queue;
 pub(crate) mod forget;
 pub(crate) mod gc;
 pub(crate) mod check;
+mod repair;
 pub(crate) mod doctor;
 pub(crate) mod uninstall;
 pub(crate) mod mcp;
@@ -71,6 +72,7 @@ pub(crate) enum Verb {
     Forget(forget::Args),
     Gc(gc::Args),
     Check(check::Args),
+    Repair(repair::Args),
     Doctor(doctor::Args),
     Daemon(daemon::Args),
     Service(service::Args),
@@ -78,8 +80,6 @@ pub(crate) enum Verb {
     Config(config::Args),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
-    #[command(flatten)]
-    Later(later::Verb),
 }
 
 /// Does what was typed; gives the exit code.
@@ -115,6 +115,7 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Forget(args) => forget::run(session, &args),
         Verb::Gc(args) => gc::run(session, args),
         Verb::Check(args) => check::run(session, args),
+        Verb::Repair(args) => repair::run(session, args),
         Verb::Doctor(args) => doctor::run(session, args),
         Verb::Daemon(args) => daemon::run(session, &args),
         Verb::Service(args) => service::run(session, &args),
@@ -122,7 +123,6 @@ pub(crate) fn dispatch(session: &Session, verb: Verb) -> Result<u8, CliError> {
         Verb::Config(args) => config::run(session, &args),
         Verb::Completions(args) => manual::completions(session, &args),
         Verb::Man(args) => manual::man(session, &args),
-        Verb::Later(verb) => Err(later::refuse(&verb)),
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod receipt;
 pub mod log;
 pub mod agents;
+pub mod repair;
 pub mod apply;
 pub mod steer;
 pub mod control;

@@ -57,6 +57,7 @@ mod applied;
 mod applies;
 mod collecting;
 mod forgetting;
+mod repairing;
 mod health;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -478,6 +479,7 @@ impl Daemon {
             Command::Forget(what) => self.forget(what, events).await,
             Command::Gc { dry_run } => self.gc(dry_run, events).await,
             Command::Check { data } => self.check(data, events).await,
+            Command::Repair => self.repair(events).await,
             Command::Doctor => self.doctor().await,
         }
     }

@@ -1,9 +1,10 @@
 //! Verifying a store: what its refs reach is whole, and, if asked, every stored byte has its hash.
 //!
-//! Reads only. What is found is named; nothing is repaired here.
+//! Changes nothing that is stored. What is found is named, and noted until somebody has repaired it.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::path::PathBuf;
 
 use baton_protocol::id::{ObjectId, ObjectKind, VaultId};
 use baton_protocol::object::Object;
@@ -13,19 +14,12 @@ use crate::fs::{self, Context};
 use crate::index::{Location, SegmentRow};
 use crate::journal::{Entry, examine};
 use crate::layout::Class;
+pub use crate::noted::Problem;
+use crate::noted::note;
 use crate::objects::ObjectSource;
 use crate::segment::{SegmentHeader, read_footer, read_header, scan};
 use crate::store::{Store, aside_name};
 use crate::vault::Vault;
-
-/// Damage that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Which vault, segment, snapshot or object.
-    pub what: String,
-    /// What is wrong with it.
-    pub detail: String,
-}
 
 /// What was looked at, and what was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,14 +44,14 @@ pub fn check(
     let mut checked = Checked::default();
     // Files stay where they are, whatever is collected meanwhile.
     let _lease = store.lease();
-    for path in &store.recovery().damaged {
+    for path in store.damaged_at_opening() {
         checked.found(
             path.display(),
             "a journal file was damaged before its end; what could be believed was taken over",
         );
     }
     if data {
-        check_journal(store, &mut checked)?;
+        drop(check_journal(store, &mut checked)?);
     }
     for id in store.vaults()? {
         match store.vault(id) {
@@ -67,7 +61,7 @@ pub fn check(
                     Err(error) if error.is_corruption() => {
                         checked.found(format!("vault {id}"), error);
                     }
-                    other => other?,
+                    other => drop(other?),
                 }
                 if checked.problems.len() > before {
                     // Made anew from the bytes it lists what is there, and nothing else.
@@ -77,17 +71,21 @@ pub fn check(
             Err(error) => checked.found(format!("vault {id}"), error),
         }
     }
+    note(store.layout(), &checked.problems);
     Ok(checked)
 }
 
 impl Checked {
-    fn found(&mut self, what: impl std::fmt::Display, detail: impl std::fmt::Display) {
+    pub(crate) fn found(&mut self, what: impl std::fmt::Display, detail: impl std::fmt::Display) {
         self.problems.push(Problem { what: what.to_string(), detail: detail.to_string() });
     }
 }
 
 /// Reads every journal file; what is in memory only because the journal has it must be there.
-fn check_journal(store: &Store, checked: &mut Checked) -> Result<(), StoreError> {
+pub(crate) fn check_journal(
+    store: &Store,
+    checked: &mut Checked,
+) -> Result<Vec<(PathBuf, u64)>, StoreError> {
     let mut pending: HashMap<VaultId, HashSet<ObjectId>> = HashMap::new();
     for id in store.vaults()? {
         // A vault that cannot be opened is reported where it is checked.
@@ -106,12 +104,11 @@ fn check_journal(store: &Store, checked: &mut Checked) -> Result<(), StoreError>
         Ok(())
     })?;
     checked.bytes_read += read;
-    for (path, offset) in damaged {
+    for (path, offset) in &damaged {
         let known = store
-            .recovery()
-            .damaged
+            .damaged_at_opening()
             .iter()
-            .any(|aside| aside.file_name() == Some(aside_name(&path, offset).as_ref()));
+            .any(|aside| aside.file_name() == Some(aside_name(path, *offset).as_ref()));
         if !known {
             checked.found(path.display(), format!("the entry at byte {offset} is damaged"));
         }
@@ -130,27 +127,42 @@ fn check_journal(store: &Store, checked: &mut Checked) -> Result<(), StoreError>
             );
         }
     }
-    Ok(())
+    Ok(damaged)
 }
 
-fn check_vault(
+/// What of a vault is not as it should be, for who repairs it.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Segments with damage in them.
+    pub(crate) segments: Vec<SegmentRow>,
+    /// Rows that name no intact bytes.
+    pub(crate) lost: Vec<(ObjectId, Location)>,
+    /// Files among the segments that the index does not know.
+    pub(crate) strangers: Vec<(Class, PathBuf)>,
+    /// Whether the file of the index is damaged itself.
+    pub(crate) is_index_damaged: bool,
+}
+
+pub(crate) fn check_vault(
     vault: &Vault,
     id: VaultId,
     data: bool,
     checked: &mut Checked,
     progress: &mut impl FnMut(u64, u64),
-) -> Result<(), StoreError> {
+) -> Result<Survey, StoreError> {
+    let mut survey = Survey::default();
     if let Some(detail) = vault.index().integrity()? {
         checked.found(format!("index of vault {id}"), detail);
+        survey.is_index_damaged = true;
     }
     let mut seen = Walked::default();
     for head in vault.heads() {
         check_history(vault, head.snapshot.into(), &mut seen, checked, progress)?;
     }
     if data {
-        check_segments(vault, id, checked, progress)?;
+        check_segments(vault, id, None, (checked, &mut survey), progress)?;
     }
-    Ok(())
+    Ok(survey)
 }
 
 /// Objects that were walked to.
@@ -236,25 +248,30 @@ fn check_history(
 fn check_segments(
     vault: &Vault,
     id: VaultId,
-    checked: &mut Checked,
+    only: Option<&HashSet<u32>>,
+    (checked, survey): (&mut Checked, &mut Survey),
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), StoreError> {
-    let rows = vault.index().segments()?;
+    let mut rows = vault.index().segments()?;
+    rows.retain(|row| only.is_none_or(|only| only.contains(&row.segment)));
     let mut seen = Seen::default();
     for row in &rows {
         let name = format!("segment {} of vault {id}", row.name);
         let Some((file, path)) = vault.segment_file(row.segment)? else {
             checked.found(name, "the file is gone");
+            seen.ends.insert(row.segment, u64::MAX);
+            survey.segments.push(row.clone());
             continue;
         };
         // The name that it has by now, where it has been sealed meanwhile.
         let row = vault.index().segment(row.segment)?.unwrap_or_else(|| row.clone());
+        let before = checked.problems.len();
         let len = file.metadata().context("reading", &path)?.len();
         if row.indexed > len {
             checked.found(&name, format!("bytes {len} to {} are gone", row.indexed));
         }
         check_segment(
-            &Segment { name, row, file: &file, path: &path },
+            &Segment { name, row: row.clone(), file: &file, path: &path },
             &mut seen,
             checked,
             progress,
@@ -262,19 +279,43 @@ fn check_segments(
         if read_header(&file, &path)?.is_none_or(|header| header.vault != id) {
             checked.found(path.display(), "this is no segment of its vault");
         }
+        if checked.problems.len() > before {
+            survey.segments.push(row);
+        }
     }
-    let mut lost = 0u64;
-    vault.index().for_each(|id, at| {
-        let read = seen.ends.get(&at.segment).is_some_and(|&end| at.offset < end);
-        lost += u64::from(read && !seen.intact.contains(&fingerprint(&id, &at)));
+    let mut nowhere = Vec::new();
+    vault.index().for_each(|id, at| match seen.ends.get(&at.segment) {
+        Some(&end) if at.offset < end && !seen.intact.contains(&fingerprint(&id, &at)) => {
+            survey.lost.push((id, at));
+        }
+        None if only.is_none() => nowhere.push((id, at)),
+        _ => {}
     })?;
-    if lost > 0 {
+    // A segment may have been begun meanwhile.
+    let known: HashSet<u32> =
+        vault.index().segments()?.into_iter().map(|row| row.segment).collect();
+    survey.lost.extend(nowhere.into_iter().filter(|(_, at)| !known.contains(&at.segment)));
+    if !survey.lost.is_empty() {
+        let lost = survey.lost.len();
         checked.found(
             format!("index of vault {id}"),
             format!("{lost} objects are listed where no segment holds them intact"),
         );
     }
-    check_strangers(vault, id, checked)
+    if only.is_none() {
+        check_strangers(vault, id, checked, survey)?;
+    }
+    Ok(())
+}
+
+/// Reads some segments of a vault, and nothing else.
+pub(crate) fn check_some(
+    vault: &Vault,
+    segments: &HashSet<u32>,
+    checked: &mut Checked,
+) -> Result<(), StoreError> {
+    let mut survey = Survey::default();
+    check_segments(vault, vault.id(), Some(segments), (checked, &mut survey), &mut |_, _| {})
 }
 
 /// Which objects were found intact at which place, and how far each segment was to be read.
@@ -357,7 +398,12 @@ fn check_segment(
 }
 
 /// Files among the segments that the index does not know.
-fn check_strangers(vault: &Vault, id: VaultId, checked: &mut Checked) -> Result<(), StoreError> {
+fn check_strangers(
+    vault: &Vault,
+    id: VaultId,
+    checked: &mut Checked,
+    survey: &mut Survey,
+) -> Result<(), StoreError> {
     for class in Class::ALL {
         let folder = vault.layout().segments(id, class);
         let names = fs::list_dir(&folder)?;
@@ -366,7 +412,9 @@ fn check_strangers(vault: &Vault, id: VaultId, checked: &mut Checked) -> Result<
         for name in names.into_iter().filter_map(|name| name.into_string().ok()) {
             // One that is being made, or was sealed this moment, is known a moment later.
             if !known.contains(&name) && !name.starts_with("open-") && folder.join(&name).exists() {
-                checked.found(folder.join(name).display(), "the index does not know this file");
+                let path = folder.join(name);
+                checked.found(path.display(), "the index does not know this file");
+                survey.strangers.push((class, path));
             }
         }
     }

@@ -36,6 +36,11 @@ impl FsError {
         )
     }
 
+    /// Whether a file is larger than it may be.
+    pub fn is_too_large(&self) -> bool {
+        self.source.kind() == io::ErrorKind::FileTooLarge
+    }
+
     /// Whether there is no such file.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound

@@ -5,11 +5,13 @@
 //! fit the segments that is noted in a file beside it, and whoever opens the vault next makes it anew.
 //!
 //! - [`condemned`]: what a collection asks and changes
+//! - [`lost`]: rows whose bytes are not there
 //!
 //! **Invariant:** a *closed* row proves that everything below the object is in the vault. Losing the bit
 //! costs a walk, never a lie.
 
 mod condemned;
+mod lost;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

@@ -7,6 +7,9 @@
 //! journal/0000000000000001   what was acknowledged and is not yet in segments
 //! vaults/VAULT/index.db      where each object is; can be dropped
 //! vaults/VAULT/data|meta/    segments: open-UID, or HASH once sealed
+//! damaged/                   quarantine: files as they were when damage was found in them
+//! noted                      damage that was found, until it is dealt with
+//! verified                   when which segment was read as a whole; can be dropped
 //! ```
 
 use std::fs::File;
@@ -77,7 +80,11 @@ impl Layout {
 
     fn check_format(&self) -> Result<(), StoreError> {
         let path = self.root.join("format");
-        let Some(bytes) = fs::read_if_exists(&path, 64)? else {
+        let read = match fs::read_if_exists(&path, 64) {
+            Err(error) if error.is_too_large() => Some(Vec::new()),
+            read => read?,
+        };
+        let Some(bytes) = read else {
             let line = format!("{FORMAT_PREFIX}{FORMAT}\n");
             return Ok(fs::write_atomic(&path, line.as_bytes(), 0o600)?);
         };
@@ -126,6 +133,40 @@ impl Layout {
     /// The segments of a class.
     pub fn segments(&self, vault: VaultId, class: Class) -> PathBuf {
         self.vault(vault).join(class.folder())
+    }
+
+    /// Damage that was found, and is not dealt with.
+    pub fn noted(&self) -> PathBuf {
+        self.root.join("noted")
+    }
+
+    /// When which segment was read as a whole.
+    pub fn verified(&self) -> PathBuf {
+        self.root.join("verified")
+    }
+
+    /// Where damaged files are kept. Nothing is ever deleted there.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("damaged")
+    }
+
+    /// Moves a damaged file into quarantine, durably, and says where it is now: the name is its own, after `what` it is and
+    /// before when it was written last, in milliseconds.
+    pub(crate) fn set_aside(&self, path: &Path, what: &str) -> Result<PathBuf, StoreError> {
+        let folder = self.quarantine();
+        fs::create_dir_all(&folder)?;
+        fs::sync_dir(&self.root)?;
+        let written = fs::modified_ms(path)?.unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut to = folder.join(format!("{what}-{name}-{written}"));
+        let mut more = 1u32;
+        while to.exists() {
+            to = folder.join(format!("{what}-{name}-{written}-{more}"));
+            more += 1;
+        }
+        fs::rename(path, &to)?;
+        fs::sync_dir(path.parent().unwrap_or(&self.root))?;
+        Ok(to)
     }
 
     /// Takes the store for this process until what is returned is dropped.

@@ -4,6 +4,7 @@
 //! through them, and a module uses only those above it.
 //!
 //! - [`fs`], [`error`], [`layout`]: files, what can go wrong, and where everything is
+//! - [`noted`]: damage that was found
 //! - [`segment`]: the bytes of objects on the disk
 //! - [`objects`]: where objects come from and go to
 //! - [`journal`], [`index`]: what is durable first, and where everything is
@@ -18,12 +19,13 @@
 //! - [`additions`]: what programs made beside the files of a snapshot
 //! - [`apply`]: what was done elsewhere, into a checkout that has moved on
 //! - [`folder`]: files of other programs, read and made in a folder of theirs
-//! - [`check`]: whether all of it is whole
+//! - [`check`], [`repair`], [`scrub`]: whether all of it is whole, what is done where it is not, and a look now and then
 
 pub mod fs;
 pub mod error;
 pub mod layout;
 pub mod reserve;
+pub mod noted;
 pub mod segment;
 pub mod objects;
 pub mod journal;
@@ -47,3 +49,5 @@ pub mod additions;
 pub mod apply;
 pub mod folder;
 pub mod check;
+pub mod repair;
+pub mod scrub;

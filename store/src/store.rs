@@ -15,6 +15,7 @@ use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::journal::{Entry, Journal, Poison, RefState, Replayed, replay};
 use crate::layout::Layout;
+use crate::noted::note_one;
 use crate::reserve::{Reserve, RoomToDelete, give_up_if_full};
 use crate::segment::Record;
 use crate::vault::{Commits, Lease, Pending, PendingObject, Refs, Vault};
@@ -50,6 +51,8 @@ struct Shared {
     recovery: Recovery,
     folding: Mutex<()>,
     closing: AtomicBool,
+    /// Whether what opening it found is dealt with.
+    is_settled: AtomicBool,
 }
 
 /// A vault that is open, or what the journal said of one that nobody has asked for.
@@ -80,7 +83,10 @@ impl Store {
         })?;
         recovery.torn_bytes = end.torn;
         for (path, offset) in &end.damaged {
-            recovery.damaged.push(keep_aside(&layout, path, *offset)?);
+            let aside = keep_aside(&layout, path, *offset)?;
+            let detail = "it was damaged before its end; what could be believed was taken over";
+            note_one(&layout, aside.display(), detail);
+            recovery.damaged.push(aside);
         }
         if !end.damaged.is_empty() {
             for (_, pending) in dormant.values_mut() {
@@ -111,6 +117,7 @@ impl Store {
             recovery,
             folding: Mutex::default(),
             closing: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
         });
         if !end.damaged.is_empty() {
             shared.reopen()?;
@@ -132,6 +139,17 @@ impl Store {
     /// What opening it found.
     pub fn recovery(&self) -> &Recovery {
         &self.0.shared.recovery
+    }
+
+    /// Journal files in which opening it found damage, until somebody has dealt with that.
+    pub(crate) fn damaged_at_opening(&self) -> &[std::path::PathBuf] {
+        let is_settled = self.0.shared.is_settled.load(Ordering::SeqCst);
+        if is_settled { &[] } else { &self.0.shared.recovery.damaged }
+    }
+
+    /// Notes that damage which opening it found is dealt with.
+    pub(crate) fn settle(&self) {
+        self.0.shared.is_settled.store(true, Ordering::SeqCst);
     }
 
     /// A vault, made on first use.
@@ -355,12 +373,21 @@ pub(crate) fn aside_name(path: &Path, offset: u64) -> String {
 }
 
 /// Keeps a damaged journal file as it is now, for whoever wants to look.
-fn keep_aside(layout: &Layout, path: &Path, offset: u64) -> Result<std::path::PathBuf, StoreError> {
-    let folder = layout.root().join("damaged");
+pub(crate) fn keep_aside(
+    layout: &Layout,
+    path: &Path,
+    offset: u64,
+) -> Result<std::path::PathBuf, StoreError> {
+    let folder = layout.quarantine();
     fs::create_dir_all(&folder)?;
     let aside = folder.join(aside_name(path, offset));
-    if !aside.exists() {
+    // Where it is gone nothing is left to keep.
+    if !aside.exists() && path.exists() {
         std::fs::copy(path, &aside).context("copying to", &aside)?;
+        // The file itself goes when the journal is folded.
+        fs::open(&aside)?.sync_all().context("syncing", &aside)?;
+        fs::sync_dir(&folder)?;
+        fs::sync_dir(layout.root())?;
     }
     Ok(aside)
 }

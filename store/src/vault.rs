@@ -36,6 +36,7 @@ use crate::fs::Context;
 use crate::index::{Found, Index, Location};
 use crate::journal::{Journal, Poison};
 use crate::layout::{Layout, StoreLock};
+use crate::noted::note_one;
 use crate::objects::{ObjectSource, OpenRecord, PackedRecord};
 use crate::segment::{Record, SegmentWriter, decode_table};
 
@@ -384,8 +385,15 @@ impl Vault {
             return Ok(bytes);
         }
         // Either the bytes are damaged, or they are somewhere else.
-        self.0.index.doubt();
+        self.found_damaged(id);
         Err(StoreError::DamagedObject(*id))
+    }
+
+    /// Notes that bytes are not what their row says.
+    fn found_damaged(&self, id: &ObjectId) {
+        let what = format!("vault {}", self.0.id);
+        note_one(&self.0.layout, what, format!("{id} was to be read, and is damaged"));
+        self.0.index.doubt();
     }
 
     /// The same; nothing where it is not there, or damaged.
@@ -426,7 +434,7 @@ impl ObjectSource for Vault {
             }
             // A collection may have moved it since.
             if tried.replace(at) == Some(at) {
-                self.0.index.doubt();
+                self.found_damaged(id);
                 return Err(StoreError::DamagedObject(*id));
             }
         }

@@ -316,8 +316,7 @@ fn check_exits_5_where_something_is_damaged() {
         CheckAnswer { problems: vec![problem], snapshots: 2, objects: 1234, bytes_read: 0 };
     let _fake = Fake::answering(&place, Answer::Check(answer));
     let ran = place.line("check");
-    let out =
-        "damaged segment ab: a checksum is wrong\n1 problem in 2 snapshots and 1,234 objects\n";
+    let out = "damaged segment ab: a checksum is wrong\n1 problem in 2 snapshots and 1,234 objects\nnext: baton repair\n";
     assert_eq!(ran, Ran { code: 5, out: out.into(), err: String::new() });
     let ran = place.line("check --json");
     assert_eq!((ran.code, &ran.json()["problems"][0]["what"]), (5, &"segment ab".into()));

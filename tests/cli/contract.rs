@@ -76,10 +76,9 @@ fn help_is_a_command_too() {
 fn what_this_version_lacks_says_so_and_starts_nothing() {
     let place = Place::new();
     let lines = [
-        "repair",
         "pull 0123456789abcdef --into x --conflicts markers",
         "pull 0123456789abcdef --into x --dry-run",
-        "--json repair",
+        "--json pull 0123456789abcdef --into x --dry-run",
     ];
     for line in lines {
         let ran = place.line(line);

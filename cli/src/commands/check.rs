@@ -41,6 +41,9 @@ pub(crate) fn run(session: &Session, args: Args) -> Result<u8, CliError> {
             let _ = write!(text, ", {} read", figures::size(checked.bytes_read));
         }
         text.push('\n');
+        if !checked.problems.is_empty() {
+            text.push_str("next: baton repair\n");
+        }
     })?;
     Ok(if checked.problems.is_empty() { 0 } else { DAMAGE })
 }

@@ -59,6 +59,16 @@ impl View<'_> {
         }
         to.push('\n');
         remote::list(self.report, to, &RemotesAnswer { remotes: status.remotes.clone() });
+        if let Some(first) = status.damage.first() {
+            let word = self.report.paint(Style::Bad, "damaged:");
+            let (what, detail) = (figures::one_line(&first.what), figures::one_line(&first.detail));
+            let _ = writeln!(to, "\n{word} {what}: {detail}");
+            let more = status.damage.len() as u64 - 1;
+            if more > 0 {
+                let _ = writeln!(to, "  and {} more", figures::count(more));
+            }
+            self.fix(to, "baton repair");
+        }
         let daemon = &status.daemon;
         let what = if daemon.serving { "serving" } else { "daemon" };
         let version = figures::one_line(daemon.version.as_deref().unwrap_or_default());
@@ -203,7 +213,10 @@ mod tests {
         let report = Report::new(false, None);
         let view = View { report: &report, home: Some(Path::new("/home/a")), named };
         let mut text = String::new();
-        view.show(&mut text, &StatusAnswer { workspaces, remotes, daemon, as_of });
+        view.show(
+            &mut text,
+            &StatusAnswer { workspaces, remotes, daemon, as_of, damage: Vec::new() },
+        );
         text
     }
 

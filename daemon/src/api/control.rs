@@ -22,6 +22,7 @@ pub use super::receipt::{
     Bytes, ConversationReceipt, GitOmittedEntry, GitReceipt, OmittedEntry, Problem, Receipt,
     ReportPath,
 };
+pub use super::repair::{RepairAnswer, Unrepaired};
 pub use super::steer::{CheckEntry, RunCall, SaidAnswer, WaitingEntry};
 
 /// The first line from the command line.
@@ -116,6 +117,8 @@ pub enum Command {
     QueueCancel { id: String },
     /// `check [--data]`.
     Check { data: bool },
+    /// `repair`.
+    Repair,
     /// `forget SNAPSHOT`, `forget --run RUN`, `forget --workspace W`.
     Forget(ForgetCall),
     /// `gc [--dry-run]`.
@@ -309,6 +312,7 @@ pub enum Answer {
     Applied(Box<ApplyAnswer>),
     Undone(Box<UndoAnswer>),
     Check(CheckAnswer),
+    Repair(RepairAnswer),
     Forget(ForgetAnswer),
     Gc(GcAnswer),
     Doctor(DoctorAnswer),
@@ -443,6 +447,9 @@ pub struct StatusAnswer {
     /// When this was so, by the clock of the daemon.
     #[serde(default)]
     pub as_of: String,
+    /// Damage that was found in the stores, and is not repaired.
+    #[serde(default)]
+    pub damage: Vec<Problem>,
 }
 
 /// `watch` and `unwatch`.

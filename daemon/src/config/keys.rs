@@ -33,7 +33,7 @@ const SERVE: &[&str] = &[
     "namespace",
     "git_authorities",
 ];
-const STORE: &[&str] = &["collect", "budget"];
+const STORE: &[&str] = &["collect", "budget", "scrub", "scrub_every"];
 const NOTIFY: &[&str] = &["command", "url"];
 const AGENT: &[&str] = &[
     "program",

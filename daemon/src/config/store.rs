@@ -1,4 +1,6 @@
-//! `[store]`: how large what is kept may become before it is collected.
+//! `[store]`: how large what is kept may become before it is collected, and how often it is read.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +19,21 @@ pub struct StoreConfig {
     /// by 1 GiB at least, since it was looked for last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Bytes>,
+    /// Bytes a day that are read to see whether they are still what was written. 8 GiB; 0: none.
+    pub scrub: Bytes,
+    /// After which time a segment is read again. 30 days.
+    #[serde(with = "super::duration")]
+    pub scrub_every: Duration,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { collect: true, budget: None }
+        Self {
+            collect: true,
+            budget: None,
+            scrub: Bytes(8 << 30),
+            scrub_every: Duration::from_hours(30 * 24),
+        }
     }
 }
 

@@ -80,6 +80,7 @@ impl Daemon {
                     }
                     Err(error) => tracing::warn!(reason = chain(&error), "nothing was collected"),
                 }
+                daemon.scrub().await;
             }
         };
         self.tasks.spawn("collecting", work).detach();

@@ -73,6 +73,7 @@ impl Daemon {
             let detail = super::failure::chain(&error);
             checks.push(verdict("store", false, detail, "baton daemon stop, then try again"));
         }
+        checks.push(damage_check(&self.noted_damage()));
         checks
     }
 
@@ -133,6 +134,18 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Whether damage was found in the stores that nobody has dealt with.
+fn damage_check(noted: &[Problem]) -> DoctorCheck {
+    let detail = match noted {
+        [] => "none was found in what is stored".to_owned(),
+        [first] => format!("{}: {}", first.what, first.detail),
+        [first, more @ ..] => {
+            format!("{}: {}, and {} more", first.what, first.detail, more.len())
+        }
+    };
+    verdict("damage", noted.is_empty(), detail, "baton repair")
 }
 
 /// Which kind of checkout runs get. Copies do as well, but for the time and the space they take.

@@ -258,7 +258,8 @@ impl Daemon {
             });
         }
         let as_of = rfc3339(self.clock.now_ms());
-        Ok(StatusAnswer { workspaces, remotes, daemon: self.answer(), as_of })
+        let damage = self.noted_damage();
+        Ok(StatusAnswer { workspaces, remotes, daemon: self.answer(), as_of, damage })
     }
 }
 

@@ -38,13 +38,12 @@ impl Usage {
     ) -> Result<Option<Kept>, StoreError> {
         let Some(most) = self.most else { return Ok(None) };
         let known = self.lock().get(&device).copied();
-        let now = match known {
-            Some(now) => now,
-            None => {
-                let now = measure(catalog, vault, device)?;
-                self.lock().insert(device, now);
-                now
-            }
+        let now = if let Some(now) = known {
+            now
+        } else {
+            let now = measure(catalog, vault, device)?;
+            self.lock().insert(device, now);
+            now
         };
         Ok(Some(Kept { now, most }))
     }

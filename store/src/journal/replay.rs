@@ -61,13 +61,33 @@ pub fn replay(
     mut visit: impl FnMut(Replayed) -> Result<(), StoreError>,
 ) -> Result<ReplayEnd, StoreError> {
     let mut end = ReplayEnd { number: 1, ..ReplayEnd::default() };
+    let mut begins = None;
     for number in numbers(layout)? {
         let path = layout.journal_file(number);
         let file = fs::open(&path)?;
         let len = file.metadata().context("reading", &path)?.len();
+        let mut is_first = true;
+        let mut visit = |replayed: Replayed| {
+            if std::mem::take(&mut is_first) && begins.is_none() {
+                begins = Some(matches!(replayed.entry, Entry::Checkpoint(_)));
+            }
+            visit(replayed)
+        };
         let intact = replay_file((&file, &path, len), number, &mut end, &mut visit)?;
+        // A later file may be torn as a whole; what is before it says where the refs are.
+        begins.get_or_insert(false);
         end.number = number;
         end.len = intact;
+    }
+    // The first checkpoint is synced before there is a vault, and each before the files that came before it go: without one
+    // nothing says where the refs were.
+    if begins != Some(true) && !fs::list_dir(&layout.vaults())?.is_empty() {
+        let first = numbers(layout)?.first().copied().unwrap_or(end.number);
+        let path = layout.journal_file(first);
+        tracing::error!(path = %path.display(), "the journal does not say where the refs are");
+        if end.damaged.iter().all(|(damaged, _)| *damaged != path) {
+            end.damaged.push((path, 0));
+        }
     }
     Ok(end)
 }

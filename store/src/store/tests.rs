@@ -11,9 +11,11 @@ use baton_protocol::object::{Blob, Content, Entry as TreeEntry, EntryKind, Snaps
 mod collecting;
 mod races;
 mod faults;
+mod flips;
 mod model;
 mod power;
 mod proofs;
+mod scrubbing;
 mod together;
 
 use super::*;

@@ -14,6 +14,7 @@ use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::index::{Index, Location, SegmentRow};
 use crate::layout::{Class, Layout};
+use crate::noted::note_one;
 use crate::segment::{Footer, SegmentHeader, SegmentWriter, read_footer, read_header, scan};
 
 /// Opens the index of a vault and brings it up to the segments: an index that is damaged, doubted or
@@ -42,11 +43,24 @@ pub(super) fn open_index(layout: &Layout, vault: VaultId) -> Result<(Index, bool
         }
     }
     tracing::warn!(path = %path.display(), "the index is damaged; it is made anew");
-    for suffix in ["", "-wal", "-shm"] {
+    if !doubt.exists() {
+        // Who doubted it has noted why.
+        let what = format!("index of vault {vault}");
+        note_one(layout, what, "it was damaged, and was made anew from what is there");
+    }
+    let of = |suffix: &str| {
         let mut name = path.clone().into_os_string();
         name.push(suffix);
-        fs::remove_file(&PathBuf::from(name))?;
+        PathBuf::from(name)
+    };
+    // The log first: alone it belongs to no file.
+    for suffix in ["-wal", ""] {
+        if of(suffix).exists() {
+            layout.set_aside(&of(suffix), &format!("index-{vault}"))?;
+        }
     }
+    // Nothing but locks is in it.
+    fs::remove_file(&of("-shm"))?;
     let index = Index::open(&path)?;
     // Every byte is read: what is listed now is there.
     reconcile(layout, vault, &index, Footers::Ignored)?;
@@ -88,6 +102,7 @@ fn reconcile(
                     fs::remove_file(&path)?;
                 } else {
                     tracing::warn!(path = %path.display(), "no segment of this vault; left alone");
+                    note_one(layout, path.display(), "this is no segment of its vault");
                     known.remove(&name);
                 }
                 continue;
@@ -101,14 +116,14 @@ fn reconcile(
     }
     // First: an object that has a row stays where that says.
     for row in known.into_values() {
-        whole &= !lost(index, &row, 0, &layout.vault(vault).join(&row.name))?;
+        whole &= !lost(layout, index, &row, 0, &layout.vault(vault).join(&row.name))?;
     }
     for (name, path, class, row) in found {
         let file = fs::open(&path)?;
         let len = file.metadata().context("reading", &path)?.len();
         match row {
             Some(row) if row.indexed > len => {
-                whole &= !lost(index, &row, len, &path)?;
+                whole &= !lost(layout, index, &row, len, &path)?;
                 index.rename_segment(row.segment, &name, len)?;
             }
             Some(row) if row.name == name && row.indexed == len => {}
@@ -129,10 +144,18 @@ fn reconcile(
 }
 
 /// Drops the rows of bytes that are gone; returns whether there were any.
-fn lost(index: &Index, row: &SegmentRow, len: u64, path: &Path) -> Result<bool, StoreError> {
+fn lost(
+    layout: &Layout,
+    index: &Index,
+    row: &SegmentRow,
+    len: u64,
+    path: &Path,
+) -> Result<bool, StoreError> {
     let objects = index.forget_from(row.segment, len)?;
     if objects > 0 {
         tracing::error!(path = %path.display(), objects, "a segment has lost its end; its objects are gone");
+        let detail = format!("from byte {len} on it is gone, and {objects} objects with that");
+        note_one(layout, path.display(), detail);
     }
     Ok(objects > 0)
 }

@@ -55,6 +55,11 @@ impl Files {
         drop(self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment));
     }
 
+    /// Whether a segment was sealed by this name, and the index did not take it.
+    pub(super) fn was_renamed_to(&self, name: &str) -> bool {
+        self.renamed().values().any(|renamed| renamed == name)
+    }
+
     fn renamed(&self) -> std::sync::MutexGuard<'_, HashMap<u32, String>> {
         self.renamed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -262,7 +267,7 @@ impl Vault {
         Ok(())
     }
 
-    fn slot(&self, class: Class) -> &Mutex<Option<Writer>> {
+    pub(super) fn slot(&self, class: Class) -> &Mutex<Option<Writer>> {
         let [data, metadata] = &self.0.writers;
         if class == Class::Data { data } else { metadata }
     }
@@ -293,6 +298,12 @@ impl Vault {
             !writer.is_empty() && is_wanted(*segment, writer.object_bytes())
         });
         if wanted { self.seal(&mut slot) } else { Ok(()) }
+    }
+
+    /// For tests: seals what is open.
+    #[cfg(test)]
+    pub(crate) fn seal_now(&self) -> Result<(), StoreError> {
+        Class::ALL.into_iter().try_for_each(|class| self.seal_if(class, |_, _| true))
     }
 
     /// Adds rows for records that are synced.

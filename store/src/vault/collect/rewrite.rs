@@ -9,13 +9,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use baton_protocol::id::ObjectId;
 
 use super::{AT_ONCE, Collected};
 use crate::error::StoreError;
 use crate::fs::{self, Context};
-use crate::index::{Live, Location, Moved};
+use crate::index::{Live, Location, Moved, SegmentRow};
 use crate::layout::Class;
 use crate::objects::ObjectSource;
 use crate::segment::{Record, RecordBuilder, SegmentHeader, read_footer, scan};
@@ -199,6 +200,72 @@ fn sealed(vault: &Vault, live: &HashMap<u32, Live>) -> Result<(Vec<Sealed>, bool
 
 fn path_of(vault: &Vault, sealed: &Sealed) -> PathBuf {
     vault.0.layout.segments(vault.0.id, sealed.class).join(&sealed.name)
+}
+
+impl Vault {
+    /// Copies what of a damaged segment has rows to another one, and sets its file aside; says where it is now. Nothing where
+    /// somebody writes to it, or a collection is under way: then it is for the next time.
+    ///
+    /// Rows that name damaged bytes in it are gone before. A crash at any moment leaves every object where its row says.
+    pub(crate) fn salvage(&self, row: &SegmentRow) -> Result<Option<PathBuf>, StoreError> {
+        let Some(class) = Class::from_number(row.class) else { return Ok(None) };
+        // No collection copies, or removes, the same segment.
+        let Some(_alone) = self.collect()? else { return Ok(None) };
+        let Some(name) = self.stop_writing(row, class)? else { return Ok(None) };
+        let segment = row.segment;
+        let live = live(self)?.get(&segment).copied().unwrap_or_default();
+        let sealed = Sealed { segment, class, name, len: row.indexed, live, total: live.bytes };
+        if copy(self, &sealed)?.is_none() {
+            return Ok(None);
+        }
+        self.0.files.forget(segment);
+        let aside = self.0.layout.set_aside(&path_of(self, &sealed), class.folder())?;
+        self.index().remove_segment(segment)?;
+        Ok(Some(aside))
+    }
+
+    /// Lists a file that the index does not know, without any rows. Nothing where it has come to know it.
+    pub(crate) fn adopt(
+        &self,
+        class: Class,
+        path: &Path,
+    ) -> Result<Option<SegmentRow>, StoreError> {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
+        // Who seals a segment has this until the index has its name.
+        let _none_is_sealed = self.slot(class).lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = self.index().segments()?.iter().any(|row| row.name == name)
+            || self.0.files.was_renamed_to(name);
+        let file = match fs::open(path) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            file => file?,
+        };
+        if is_known {
+            return Ok(None);
+        }
+        let len = file.metadata().context("reading", path)?.len();
+        let segment = self.index().add_segment(name, class as u8)?;
+        self.index().rename_segment(segment, name, len)?;
+        self.index().segment(segment)
+    }
+
+    /// Takes care that nothing more is appended to a segment; returns the name that its file has then. Nothing where records
+    /// that were appended to it have no rows yet.
+    fn stop_writing(&self, row: &SegmentRow, class: Class) -> Result<Option<String>, StoreError> {
+        let mut slot = self.slot(class).lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.unindexed.has_any(row.segment) {
+            return Ok(None);
+        }
+        if slot.as_ref().is_some_and(|open| open.segment == row.segment) {
+            *slot = None;
+        }
+        let Some(uid) = row.name.strip_prefix("open-") else { return Ok(Some(row.name.clone())) };
+        // By another name nobody goes on with it.
+        let name = format!("torn-{uid}");
+        let folder = self.0.layout.segments(self.0.id, class);
+        fs::rename(&folder.join(&row.name), &folder.join(&name))?;
+        self.index().rename_segment(row.segment, &name, row.indexed)?;
+        Ok(Some(name))
+    }
 }
 
 /// Copies what of a segment has rows, durably, and moves these; returns how many bytes the copies have. Nothing where not
