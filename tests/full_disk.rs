@@ -28,10 +28,13 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     /// Nothing where this user may not mount.
     fn at(folder: &Path) -> Option<Self> {
+        Self::with(folder, &format!("size={SIZE},mode=0700"))
+    }
+
+    fn with(folder: &Path, options: &str) -> Option<Self> {
         std::fs::create_dir_all(folder).unwrap();
-        let options = format!("size={SIZE},mode=0700");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder);
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder);
         let mounted = rustix::process::geteuid().is_root()
             && mount.output().is_ok_and(|output| output.status.success());
         if !mounted {
@@ -53,6 +56,20 @@ impl SmallDisk {
             // What the daemon writes a moment after an answer takes its place, too: fuller is as good.
             assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
         }
+    }
+
+    /// Takes every inode.
+    fn fill_inodes(&self) {
+        let folder = self.0.join("many");
+        std::fs::create_dir(&folder).unwrap();
+        for at in 0.. {
+            if File::create(folder.join(at.to_string())).is_err() {
+                break;
+            }
+        }
+        let left = rustix::fs::statvfs(&self.0).unwrap();
+        let (inodes, blocks) = (left.f_favail, left.f_bavail);
+        assert!(inodes == 0 && blocks > 1000, "{inodes} inodes, {blocks} blocks");
     }
 
     fn free(&self) {
@@ -201,4 +218,99 @@ fn a_restore_into_a_full_disk_leaves_nothing() {
     disk.free();
     home.json(&["restore", snapshot, "--into", arg(&into)]);
     assert_eq!(differences(listing, &walk(&into), &[]), [""; 0]);
+}
+
+/// Pushes four versions of a large file, of which the first two are there to be forgotten.
+fn four_versions(home: &TestHome, tree: &Path, acked: &mut Acked) -> Vec<String> {
+    for seed in 60..64 {
+        grow(tree, "large", seed, 1_200_000);
+        acked.push(home, tree);
+    }
+    acked.0.drain(..2).map(|(snapshot, _)| snapshot).collect()
+}
+
+fn forget(home: &TestHome, snapshots: &[String]) {
+    for snapshot in snapshots {
+        home.json(&["forget", snapshot]);
+    }
+}
+
+/// What deletes works on a full disk, and makes room.
+fn room_is_made(home: &TestHome, disk: &SmallDisk) {
+    let done = home.json(&["gc"]);
+    assert_eq!(list(&done, "problems"), &[] as &[Value]);
+    let free = rustix::fs::statvfs(&disk.0).unwrap();
+    let free = free.f_bavail * free.f_frsize;
+    assert!(free > 400_000 && done["freed_bytes"].as_u64() > Some(2_300_000), "{free} {done}");
+}
+
+#[test]
+fn on_a_full_disk_here_things_are_read_and_forgotten_and_that_makes_room() {
+    let cloud = Cloud::new();
+    let home = TestHome::new();
+    let Some(disk) = SmallDisk::at(&home.baton_home()) else { return };
+    home.json(&["join", &cloud.ticket(&[])]);
+    let tree = home.folder("work");
+    let mut acked = Acked::default();
+    let old = four_versions(&home, &tree, &mut acked);
+    disk.fill(0);
+    grow(&tree, "more", 64, 300_000);
+    acked.push_until_full(&home, &tree, "disk-full");
+    forget(&home, &old);
+    room_is_made(&home, &disk);
+    acked.push(&home, &tree);
+    disk.free();
+    acked.are_kept(&cloud);
+}
+
+#[test]
+fn a_node_that_was_started_on_a_full_disk_reads_and_forgets_and_takes_nothing_until_there_is_room()
+{
+    let home = TestHome::new();
+    let Some(disk) = SmallDisk::at(&home.baton_home()) else { return };
+    let (mut cloud, disk) = (Cloud::in_home(home), disk);
+    let (home, other) = (cloud.device(), cloud.device());
+    let tree = home.folder("work");
+    let mut acked = Acked::default();
+    let old = four_versions(&home, &tree, &mut acked);
+    disk.fill(0);
+    grow(&tree, "more", 64, 300_000);
+    acked.push_until_full(&home, &tree, "remote-disk-full");
+    let address = cloud.kill();
+    cloud.start(address);
+    let (snapshot, listing) = acked.0.last().unwrap();
+    let into = other.root().join("full");
+    other.json(&["restore", snapshot, "--into", arg(&into)]);
+    assert_eq!(differences(listing, &walk(&into), &[]), [""; 0]);
+    refused(&home, &["push", arg(&tree)], 1, "remote-disk-full");
+    forget(&home, &old);
+    room_is_made(&cloud.home, &disk);
+    acked.push(&home, &tree);
+    disk.free();
+    acked.are_kept(&cloud);
+}
+
+#[test]
+fn a_disk_without_inodes_is_called_one_and_recovers() {
+    let cloud = Cloud::new();
+    let home = TestHome::new();
+    let options = format!("size={SIZE},nr_inodes=300,mode=0700");
+    let Some(disk) = SmallDisk::with(&home.baton_home(), &options) else { return };
+    home.json(&["join", &cloud.ticket(&[])]);
+    let tree = home.folder("work");
+    let mut acked = Acked::default();
+    let old = four_versions(&home, &tree, &mut acked);
+    disk.fill_inodes();
+    // A start needs some, and has those that were set aside.
+    home.kill();
+    grow(&tree, "more", 70, 3_000_000);
+    let said = refused(&home, &["push", arg(&tree)], 1, "disk-full");
+    assert!(said.contains("inodes"), "{said}");
+    let log = home.json(&["log", arg(&tree)]);
+    assert_eq!(list(&log, "snapshots").len(), 4, "{log}");
+    forget(&home, &old);
+    assert_eq!(list(&home.json(&["gc"]), "problems"), &[] as &[Value]);
+    std::fs::remove_dir_all(disk.0.join("many")).unwrap();
+    acked.push(&home, &tree);
+    acked.are_kept(&cloud);
 }

@@ -28,6 +28,7 @@ mod mcp;
 mod notices;
 mod offline;
 mod power_cut;
+mod quotas;
 mod real_agents;
 mod real_inside;
 mod real_runs;
@@ -40,6 +41,7 @@ mod setup;
 mod steer;
 mod tidy;
 mod uninstall;
+mod upgrades;
 
 // Of the labs in which the tests of the store make repositories; see `fidelity`.
 use baton_store::{fs, ignore};

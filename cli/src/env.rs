@@ -39,6 +39,9 @@ pub(crate) struct Env {
     pub terminal_in: bool,
     /// `BATON_LOG`: what to log, in the syntax of `tracing`.
     pub log: Option<String>,
+    /// `BATON_MESSAGES`: the newest version of the messages that is spoken with other machines, as an older program would;
+    /// for tests of upgrades.
+    pub messages: Option<String>,
     /// `BATON_RUN`: set inside a run.
     pub run: Option<String>,
     /// What runs on this machine inherit, where this process becomes a node.
@@ -138,6 +141,7 @@ impl Env {
             terminal_err: terminals.err,
             terminal_in: terminals.input,
             log: text("BATON_LOG"),
+            messages: text("BATON_MESSAGES"),
             run: text("BATON_RUN"),
             inherited: NodeEnvironment::default(),
             variables: Variables::default(),

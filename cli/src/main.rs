@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+use baton_protocol::message;
 use clap::{CommandFactory, Parser};
 
 mod error;
@@ -46,6 +47,10 @@ fn main() -> ExitCode {
     };
     log_to_stderr(&env, &cli);
     let report = Report::new(json, Some(&env));
+    if let Err(error) = speak_as_told(&env) {
+        report.error(&error);
+        return error.code().into();
+    }
     let session = Session { env, report, remote: cli.remote, definition: Cli::command };
     let code = match commands::dispatch(&session, cli.verb) {
         Ok(code) => code,
@@ -58,6 +63,17 @@ fn main() -> ExitCode {
         Err(CliError::Failed(_)) if code == 0 => ExitCode::FAILURE,
         _ => code.into(),
     }
+}
+
+/// Speaks an older version of the messages where the environment says so.
+fn speak_as_told(env: &Env) -> Result<(), CliError> {
+    let Some(version) = &env.messages else { return Ok(()) };
+    if version.parse().is_ok_and(message::speak_at_most) {
+        return Ok(());
+    }
+    let what = format!("BATON_MESSAGES is {version}, and no version that this program speaks");
+    let known = format!("unset it, or set it to {} to {}", message::OLDEST, message::VERSION);
+    Err(CliError::new("usage", what).hint(known).exit(USAGE))
 }
 
 /// A node logs; a command only where it is asked to.

@@ -122,6 +122,9 @@ pub struct ServeConfig {
     /// Most bytes of a user's vault; a push beyond is refused. Nothing: as much as the disk holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
+    /// Most bytes that the snapshots of one device may need; a push beyond is refused. Nothing: as much as its user may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_quota_bytes: Option<u64>,
     /// Most bytes of memory of one run. Nothing: three quarters of the machine's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_memory: Option<Bytes>,
@@ -154,6 +157,7 @@ impl Default for ServeConfig {
             max_connections_per_device: 8,
             max_runs: 8,
             quota_bytes: None,
+            device_quota_bytes: None,
             run_memory: None,
             run_cpus: None,
             run_processes: None,

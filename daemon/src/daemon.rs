@@ -82,6 +82,7 @@ use crate::identity::Identity;
 use crate::inhibit::Inhibitor;
 use crate::keeper::Watching;
 use crate::node::requests::Requests;
+use crate::node::usage::Usage;
 use crate::node::{Node, NodeParts};
 use crate::notify_socket::{NotifySocket, State};
 use crate::queue::{Queue, QueueParts};
@@ -154,6 +155,7 @@ pub struct Daemon {
     runs: Runs,
     secrets: Secrets,
     rooming: rooming::Rooming,
+    usage: Usage,
     /// Told of what may have made the store larger.
     grown: Arc<Notify>,
     /// Of which kind the checkouts of runs are.
@@ -312,6 +314,7 @@ impl Daemon {
         let (stop, stopping) = watch::channel(false);
         let daemon = Arc::new(Self {
             options,
+            usage: Usage::new(config.serve.device_quota_bytes),
             config,
             clock,
             acks: Acks::new(catalog.clone(), tasks.clone()),
@@ -376,6 +379,7 @@ impl Daemon {
                     runs: self.runs.clone(),
                     secrets: self.secrets.clone(),
                     quota: Quota { vault: self.config.serve.quota_bytes, ..Quota::default() },
+                    usage: self.usage.clone(),
                     changed: Arc::clone(&self.grown),
                     tasks: self.tasks.clone(),
                 }),

@@ -8,6 +8,7 @@
 //! - [`join`]: tickets, and how a key becomes a device
 //! - [`sessions`]: one request
 //! - [`accept`]: one connection, and the loop that takes them
+//! - [`usage`]: how much is kept for each device
 //!
 //! **Invariant:** a handler is called only for an enrolled device whose role allows the request, and
 //! what it sees of users and vaults comes from the device's key, never from what a message says.
@@ -19,6 +20,7 @@ pub mod join;
 pub mod sessions;
 pub mod accept;
 mod forget;
+pub mod usage;
 pub mod requests;
 
 use std::net::{IpAddr, SocketAddr};

@@ -24,7 +24,7 @@ use baton_protocol::frame::{FrameError, FrameKind, encode_header};
 use baton_protocol::id::ObjectId;
 use baton_protocol::message::{Refusal, RefusalCode, Reply};
 use baton_store::error::StoreError;
-pub use incoming::Quota;
+pub use incoming::{Kept, Quota};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -256,7 +256,8 @@ const KEEP_AT: u64 = 8 * 1024 * 1024;
 /// name, the rest without details of the node's disk.
 pub fn store_refusal(error: &StoreError) -> Refusal {
     if error.is_disk_full() {
-        let message = "the node's disk is full".to_owned();
+        let what = if error.is_out_of_inodes() { "has no inodes left" } else { "is full" };
+        let message = format!("the node's disk {what}");
         return Refusal { code: RefusalCode::DiskFull, message };
     }
     tracing::error!(error = error as &dyn std::error::Error, "a request failed");

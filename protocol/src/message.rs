@@ -5,9 +5,11 @@
 //! byte form of the same value does no harm, and they are read from a buffer whose length
 //! [`frame`](crate::frame) has bounded.
 //!
+//! - [`versions`]: which versions of these messages are spoken
 //! - [`runs`]: what is said of runs
 //! - [`secrets`]: what is said of their secrets
 
+mod versions;
 mod runs;
 pub mod secrets;
 
@@ -23,12 +25,7 @@ pub use runs::{
     QuestionKind, RunInfo, RunSpec, RunState, Terms,
 };
 use secrets::{SecretEntry, SetSecret};
-
-/// The newest version of these messages that this program speaks.
-pub const VERSION: u16 = 4;
-
-/// The oldest one. It is that of every request that was in it, so that programs of both can talk, once there are two.
-pub const OLDEST: u16 = 4;
+pub use versions::{OLDEST, VERSION, newest, speak_at_most};
 
 /// ALPN protocol name. Its number changes when an old node could not even refuse politely.
 pub const ALPN: &[u8] = b"baton/1";
@@ -80,12 +77,12 @@ pub struct Opening {
 
 impl Opening {
     /// Asks in the versions that have this request.
-    pub const fn new(request: Request) -> Self {
-        Self { oldest: request.since(), newest: VERSION, request }
+    pub fn new(request: Request) -> Self {
+        Self { oldest: request.since(), newest: newest(), request }
     }
 
     /// Whether this program can answer.
-    pub const fn is_spoken(&self) -> bool {
+    pub fn is_spoken(&self) -> bool {
         is_spoken(self.oldest, self.newest)
     }
 
@@ -104,15 +101,18 @@ impl Opening {
     }
 }
 
-const fn is_spoken(oldest: u16, newest: u16) -> bool {
-    oldest <= VERSION && OLDEST <= newest && oldest <= newest
+fn is_spoken(from: u16, to: u16) -> bool {
+    from <= newest() && OLDEST <= to && from <= to
 }
 
 /// The first message of a stream cannot be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum OpeningError {
     /// No common version.
-    #[error("the client speaks versions {oldest} to {newest}, this program {OLDEST} to {VERSION}")]
+    #[error(
+        "the client speaks versions {oldest} to {newest}, this program {OLDEST} to {}",
+        versions::newest()
+    )]
     Version {
         /// The oldest version that the client speaks.
         oldest: u16,
@@ -194,9 +194,9 @@ pub enum Request {
     KeepRun(RunId),
     /// Which of these agents runs could have, and what is missing; at most [`MAX_AGENTS`]. Since version 4.
     CheckAgents(Vec<String>),
-    /// Whether an agent answers: it does one turn in a room such as runs have, which may cost its user something. Since version 4.
+    /// Whether an agent answers: it does one turn in a room such as runs have, which may cost its user something. Since version 5.
     TryAgent(String),
-    /// Take something out of what is kept; its bytes are gone after the node's next collection. Since version 4.
+    /// Take something out of what is kept; its bytes are gone after the node's next collection. Since version 5.
     Forget(Forget),
 }
 
@@ -218,7 +218,7 @@ impl Request {
     /// The version of these messages that first had it.
     const fn since(&self) -> u16 {
         match self {
-            Self::CheckAgents(_) | Self::TryAgent(_) | Self::Forget(_) => 4,
+            Self::TryAgent(_) | Self::Forget(_) => 5,
             _ => OLDEST,
         }
     }

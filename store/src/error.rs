@@ -111,6 +111,18 @@ impl StoreError {
         }
     }
 
+    /// Whether the disk is full of files, and not of bytes.
+    pub fn is_out_of_inodes(&self) -> bool {
+        let path = match self {
+            Self::Fs(error) => &error.path,
+            Self::Database { path, .. } => path,
+            _ => return false,
+        };
+        let folder = path.ancestors().find_map(crate::fs::room);
+        self.is_disk_full()
+            && folder.is_some_and(|room| room.free_inodes < crate::fs::FEW_INODES && room.free > 0)
+    }
+
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
         match self {

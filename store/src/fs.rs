@@ -246,6 +246,47 @@ pub fn remove_file(path: &Path) -> Result<(), FsError> {
     .context("removing", path)
 }
 
+/// Fewer free inodes than this are none: a start takes some, and so does what is set aside.
+pub(crate) const FEW_INODES: u64 = 24;
+
+/// What a file system has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Bytes that it holds.
+    pub(crate) size: u64,
+    /// Bytes that are free for who is not root.
+    pub(crate) free: u64,
+    /// Inodes that are; of a file system that counts none, as many as can be.
+    pub(crate) free_inodes: u64,
+}
+
+/// The room of the file system that something is on; nothing where it does not say.
+pub(crate) fn room(path: &Path) -> Option<Room> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(Room {
+        size: found.f_blocks.saturating_mul(found.f_frsize),
+        free: found.f_bavail.saturating_mul(found.f_frsize),
+        free_inodes: if found.f_files > 0 { found.f_favail } else { u64::MAX },
+    })
+}
+
+/// The length of a file, where there is one.
+pub(crate) fn len(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file).map(|found| found.len())
+}
+
+/// Makes a file of so many bytes, for which the disk has room from then on.
+pub(crate) fn set_aside(path: &Path, len: u64) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    #[cfg(target_os = "linux")]
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+        allocated => return Ok(allocated?),
+    }
+    io::copy(&mut io::repeat(0).take(len), &mut file).map(drop)
+}
+
 /// Removes a directory and everything below it; no error where it is gone already.
 ///
 /// Only for folders that Baton made and owns.

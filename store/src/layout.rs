@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! format                     one line: the format of everything below
+//! reserve/                   room that is given up to delete something on a full disk
 //! lock                       held by the process that has the store open
 //! journal/0000000000000001   what was acknowledged and is not yet in segments
 //! vaults/VAULT/index.db      where each object is; can be dropped

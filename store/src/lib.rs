@@ -24,6 +24,7 @@
 pub mod fs;
 pub mod error;
 pub mod layout;
+pub mod reserve;
 pub mod noted;
 pub mod segment;
 pub mod objects;

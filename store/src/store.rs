@@ -16,6 +16,7 @@ use crate::fs::{self, Context};
 use crate::journal::{Entry, Journal, Poison, RefState, Replayed, replay};
 use crate::layout::Layout;
 use crate::noted::note_one;
+use crate::reserve::{Reserve, RoomToDelete, give_up_if_full};
 use crate::segment::Record;
 use crate::vault::{Commits, Lease, Pending, PendingObject, Refs, Vault};
 
@@ -66,7 +67,14 @@ impl Store {
     /// the journal holds.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let layout = Layout::open(root)?;
-        let lock = layout.lock()?;
+        let lock = match layout.lock() {
+            Err(error) if error.is_disk_full() => {
+                give_up_if_full(root);
+                layout.lock()?
+            }
+            lock => lock?,
+        };
+        give_up_if_full(root);
         let mut recovery = Recovery::default();
         let mut dormant: HashMap<VaultId, (Refs, Pending)> = HashMap::new();
         let end = replay(&layout, |replayed| {
@@ -94,6 +102,7 @@ impl Store {
             gate: RwLock::new(()),
             fold,
             memory: AtomicU64::new(memory),
+            reserve: Reserve::open(root),
             leases: Arc::default(),
             _lock: lock,
         });
@@ -151,6 +160,11 @@ impl Store {
     /// Relies on what is in any vault until it is dropped.
     pub fn lease(&self) -> Lease {
         self.0.shared.commits.leases.take()
+    }
+
+    /// Room for what deletes something, on a full disk, too, for as long as what is returned is held.
+    pub fn room_to_delete(&self) -> RoomToDelete {
+        self.0.shared.commits.reserve.give()
     }
 
     /// Every vault that has a folder or a ref.

@@ -52,6 +52,8 @@ pub(crate) struct Commits {
     pub(crate) fold: std::sync::mpsc::SyncSender<()>,
     /// Bytes of memory that objects take which only the journal has.
     pub(crate) memory: AtomicU64,
+    /// Room to delete in.
+    pub(crate) reserve: Arc<crate::reserve::Reserve>,
     /// Who relies on what is here.
     pub(crate) leases: Arc<Leases>,
     /// The store is this process's for as long as anything can write to it. Goes last.
@@ -228,6 +230,11 @@ impl Vault {
             }
         }
         Ok(bytes)
+    }
+
+    /// The same with what only the journal has.
+    pub fn bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.disk_bytes()? + self.pending().size())
     }
 
     /// Whether everything below an object is known to be here; nothing where it is not here itself.

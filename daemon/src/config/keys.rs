@@ -24,6 +24,7 @@ const SERVE: &[&str] = &[
     "max_connections_per_device",
     "max_runs",
     "quota_bytes",
+    "device_quota_bytes",
     "run_memory",
     "run_cpus",
     "run_processes",
@@ -136,6 +137,7 @@ mod tests {
     fn the_lists_of_keys_are_those_of_the_structs() {
         let mut config = Config::default();
         config.serve.quota_bytes = Some(1);
+        config.serve.device_quota_bytes = Some(1);
         config.serve.run_memory = Some(crate::config::size::Bytes(1));
         config.serve.run_cpus = Some(crate::config::size::Processors(1));
         config.serve.run_processes = Some(1);

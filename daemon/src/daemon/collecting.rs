@@ -109,6 +109,7 @@ impl Daemon {
 
     fn collect(&self, dry_run: bool, events: &EventSender) -> Result<GcAnswer, Fail> {
         let mut answer = GcAnswer { dry_run, ..GcAnswer::default() };
+        let _room = (!dry_run).then(|| self.store.room_to_delete());
         // What only the journal has is not collected.
         self.store.fold()?;
         let (mut left, mut rows) = (0, 0);
@@ -137,6 +138,7 @@ impl Daemon {
             }
             left += vault.disk_bytes()?;
         }
+        self.usage.renew();
         if !dry_run {
             self.catalog.set_meta(LEFT, &left.to_be_bytes())?;
         }

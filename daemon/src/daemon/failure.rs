@@ -78,8 +78,12 @@ pub fn chain(error: &dyn Error) -> String {
 impl From<StoreError> for Fail {
     fn from(error: StoreError) -> Self {
         if error.is_disk_full() {
-            return Self::of("disk-full", &error)
-                .hint("free some space and try again; nothing that was kept is lost");
+            let hint = if error.is_out_of_inodes() {
+                "the disk has room, and no inodes left (df -i): remove files there and try again; nothing that was kept is lost"
+            } else {
+                "free some space and try again, or baton forget and baton gc, which still work; nothing that was kept is lost"
+            };
+            return Self::of("disk-full", &error).hint(hint);
         }
         match &error {
             StoreError::Locked { .. } => {
@@ -237,7 +241,9 @@ impl From<Refusal> for Fail {
             RefusalCode::Ticket => "ask for a new one: baton ticket, on the node",
             RefusalCode::Role => "baton ticket --role run, on the node, and baton join it here",
             RefusalCode::NotFound => "baton log, baton runs",
-            RefusalCode::Limit => "try again later; the limits are in config.toml on the node",
+            RefusalCode::Limit => {
+                "try again later, or make room: baton forget, then baton gc on the node; the limits are in its config.toml"
+            }
             RefusalCode::DiskFull => {
                 "free some space on the node and try again; nothing that it has is lost"
             }

@@ -28,6 +28,7 @@ impl Daemon {
         call: ForgetCall,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
+        let _room = self.store.room_to_delete();
         let answer = match call {
             ForgetCall::Snapshot(digits) => self.forget_snapshot(digits).await?,
             ForgetCall::Run(digits) => self.forget_run(&digits, events).await?,
@@ -59,7 +60,9 @@ impl Daemon {
                 .await;
         } else {
             let remotes = answer.queued.join(", ");
-            let what = format!("{remotes} cannot be reached, and is told with the next push to it");
+            let what = format!(
+                "{remotes} cannot be told now, for it is away or an older version, and is with the next push to it"
+            );
             events.note(what).await;
         }
         Ok(Answer::Forget(answer))
@@ -173,13 +176,16 @@ impl Daemon {
         Ok(ForgetAnswer { forgotten: vec![id.to_string()], queued })
     }
 
-    /// Tells every node; returns those that cannot be reached, and are told later.
+    /// Tells every node; returns those that cannot be reached or do not know of it yet, and are told later.
     async fn tell_all(self: &Arc<Self>, what: &Forget) -> Result<Vec<String>, Fail> {
         let mut away = Vec::new();
         for target in self.targets(None).await? {
             match self.tell(&target, what).await {
                 Ok(()) => {}
-                Err(fail) if is_away(&fail) => away.push(target.remote),
+                // An older node is told once it is a newer one.
+                Err(fail) if is_away(&fail) || fail.0.code == "node-version" => {
+                    away.push(target.remote);
+                }
                 Err(fail) => return Err(fail),
             }
         }

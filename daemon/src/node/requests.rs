@@ -12,6 +12,7 @@ use baton_store::vault::Lease;
 use tokio::sync::Notify;
 
 use super::forget::forget;
+use super::usage::Usage;
 use super::{Handler, Handling, Session};
 use crate::audit::Event;
 use crate::runs::{Runs, RunsError};
@@ -32,6 +33,8 @@ pub struct Requests {
     pub secrets: Secrets,
     /// What one push may cost.
     pub quota: Quota,
+    /// What is kept for each device.
+    pub usage: Usage,
     /// Told of what may have made the store larger.
     pub changed: Arc<Notify>,
     /// Where the blocking parts work.
@@ -72,11 +75,19 @@ impl Requests {
         let store = self.store.clone();
         let Session { device, stream, address, audit, place } = session;
         let mut wire = Wire::new(stream);
-        let (id, quota) = (device.id, self.quota);
+        let (id, mut quota) = (device.id, self.quota);
+        let (usage, catalog) = (self.usage.clone(), self.catalog.clone());
+        let is_push = !matches!(request, Request::Fetch);
         let work = move || {
             // What it finds here stays until it ends.
             let _lease = store.lease();
             let vault = store.vault(device.vault).map_err(SyncError::Store);
+            let vault = vault.and_then(|vault| {
+                if is_push {
+                    quota.device = usage.kept(&catalog, &vault, id).map_err(SyncError::Store)?;
+                }
+                Ok(vault)
+            });
             let outcome = vault.and_then(|vault| match &request {
                 Request::Push(hello) => {
                     let acked = push::receive(&mut wire, &vault, id, hello, quota)?;
@@ -98,6 +109,9 @@ impl Requests {
             return Ok(());
         };
         let mut stream = wire.into_stream();
+        if is_push {
+            self.usage.came(id, stream.reader.bytes());
+        }
         self.changed.notify_one();
         let result = match outcome {
             Ok(()) => Ok(()),
@@ -147,8 +161,11 @@ impl Requests {
             (self.store.clone(), self.catalog.clone(), session.device.vault);
         let (audit, device, user) =
             (session.audit.clone(), session.device.id, session.device.user.clone());
+        let usage = self.usage.clone();
         let work = move || {
+            let _room = store.room_to_delete();
             let forgotten = forget((&store, &catalog), vault, &what)?;
+            usage.renew();
             if forgotten.is_ok() {
                 for what in named(&what) {
                     audit.note(&Event::Forget { device, user: &user, what: &what });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use baton_protocol::frame::FrameKind;
 use baton_protocol::message::{
     MAX_COMMAND, MAX_PROMPT, OLDEST, Opening, OpeningError, Refusal, RefusalCode, Reply, Request,
-    VERSION,
+    newest as newest_spoken,
 };
 
 use super::registry::Peer;
@@ -76,8 +76,9 @@ async fn opening(
         Ok(opening) => Ok(check_size(&opening.request).map(|()| opening.request)),
         Err(OpeningError::Version { oldest, newest }) => {
             let message = format!(
-                "this node (baton {PROGRAM}) speaks versions {OLDEST} to {VERSION} of the messages, \
-                 not {oldest} to {newest}"
+                "this node (baton {PROGRAM}) speaks versions {OLDEST} to {} of the messages, \
+                 not {oldest} to {newest}",
+                newest_spoken()
             );
             Ok(Err(Refusal { code: RefusalCode::Version, message }))
         }

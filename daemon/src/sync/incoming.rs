@@ -24,11 +24,29 @@ pub struct Quota {
     /// Bytes of the user's vault, what comes counted as compressed. Nothing: as much as the disk
     /// holds.
     pub vault: Option<u64>,
+    /// What the snapshots of the device need, and may need at most; what comes counts to it. Nothing: as much as the vault
+    /// may have.
+    pub device: Option<Kept>,
+}
+
+/// Bytes that are kept for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// How many there are.
+    pub now: u64,
+    /// How many there may be.
+    pub most: u64,
 }
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { objects: MAX_OBJECTS, unresolved: 4 << 20, keep_at: KEEP_AT, vault: None }
+        Self {
+            objects: MAX_OBJECTS,
+            unresolved: 4 << 20,
+            keep_at: KEEP_AT,
+            vault: None,
+            device: None,
+        }
     }
 }
 
@@ -51,7 +69,7 @@ pub(super) struct Incoming {
 impl Incoming {
     pub(super) fn new(vault: &Vault, quota: Quota) -> Result<Self, StoreError> {
         let used = match quota.vault {
-            Some(_) => vault.disk_bytes()?,
+            Some(_) => vault.bytes()?,
             None => 0,
         };
         let intake = vault.intake();
@@ -87,18 +105,27 @@ impl Incoming {
     /// Counts bytes that came.
     pub(super) fn weigh(&mut self, len: usize) -> Result<(), TakeError> {
         self.taken = self.taken.saturating_add(len as u64);
-        if self.quota.vault.is_some_and(|most| self.used.saturating_add(self.taken) > most) {
-            self.keep()?;
-            return Err(TakeError::Limit("this user's quota on the node is used up"));
-        }
-        Ok(())
+        let vault = self.quota.vault.map(|most| Kept { now: self.used, most });
+        let is_over = |kept: &Kept| kept.now.saturating_add(self.taken) > kept.most;
+        let what = if let Some(kept) = self.quota.device.filter(is_over) {
+            let Kept { now, most } = kept;
+            format!("the node keeps {now} bytes for this device, of {most} that it may have")
+        } else if let Some(kept) = vault.filter(is_over) {
+            let Kept { now, most } = kept;
+            format!("the node keeps {now} bytes for this user, of {most} that they may have")
+        } else {
+            return Ok(());
+        };
+        self.keep()?;
+        let hint = "forget what is not needed, then baton gc on the node";
+        Err(TakeError::Limit(format!("{what}: {hint}")))
     }
 
     /// Counts objects that are staged, and makes them durable once there are many bytes of them.
     pub(super) fn came(&mut self, objects: u64, bytes: u64) -> Result<(), TakeError> {
         self.objects += objects;
         if self.objects > self.quota.objects {
-            return Err(TakeError::Limit(TOO_MANY));
+            return Err(TakeError::Limit(TOO_MANY.to_owned()));
         }
         self.unkept += bytes;
         if self.unkept >= self.quota.keep_at {
@@ -112,7 +139,7 @@ impl Incoming {
 /// What came is not taken.
 pub(super) enum TakeError {
     Malformed(String),
-    Limit(&'static str),
+    Limit(String),
     Store(StoreError),
 }
 
@@ -121,7 +148,7 @@ impl TakeError {
     pub(super) fn tell(self, wire: &mut Wire) -> Result<(), SyncError> {
         let refusal = match self {
             Self::Malformed(message) => Refusal { code: RefusalCode::Malformed, message },
-            Self::Limit(why) => Refusal { code: RefusalCode::Limit, message: why.to_owned() },
+            Self::Limit(message) => Refusal { code: RefusalCode::Limit, message },
             Self::Store(error) => store_refusal(&error),
         };
         Ok(wire.send(&Reply::Refused(refusal))?)

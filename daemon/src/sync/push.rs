@@ -184,7 +184,7 @@ pub fn receive(
             return error.tell(wire).map(|()| false);
         }
         if receiver.unresolved() > quota.unresolved {
-            return TakeError::Limit(TOO_MANY).tell(wire).map(|()| false);
+            return TakeError::Limit(TOO_MANY.to_owned()).tell(wire).map(|()| false);
         }
     }
 }

@@ -320,6 +320,7 @@ impl Cloud {
             secrets,
             changed: Arc::default(),
             quota: settings.quota,
+            usage: crate::node::usage::Usage::default(),
             tasks: tasks.clone(),
         };
         let node =

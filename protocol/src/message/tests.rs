@@ -95,17 +95,17 @@ proptest! {
 
 #[test]
 fn a_newer_client_is_told_our_version_whatever_it_asks() {
-    // Versions 5 to 6, and a request that this version does not know.
-    let body = [5, 6, 200, 1, 2, 3];
+    // Versions 6 to 7, and a request that this version does not know.
+    let body = [6, 7, 200, 1, 2, 3];
     assert!(decode::<Opening>(&body).is_err());
     let refused = Opening::decode(&body).unwrap_err();
-    assert!(matches!(refused, OpeningError::Version { oldest: 5, newest: 6 }));
-    assert_eq!(refused.to_string(), "the client speaks versions 5 to 6, this program 4 to 4");
+    assert!(matches!(refused, OpeningError::Version { oldest: 6, newest: 7 }));
+    assert_eq!(refused.to_string(), "the client speaks versions 6 to 7, this program 4 to 5");
     assert!(matches!(Opening::decode(&[1, 4, 200]), Err(OpeningError::Malformed(_))));
     assert!(matches!(Opening::decode(&[]), Err(OpeningError::Malformed(_))));
     // A client that also speaks ours, and those that speak older ones only.
     assert!(Opening::decode(&[1, 4, 1]).unwrap().is_spoken());
-    for older in [[3, 3, 1], [1, 1, 1], [0, 1, 1], [4, 3, 1]] {
+    for older in [[3, 3, 1], [1, 1, 1], [0, 1, 1], [5, 4, 1]] {
         assert!(matches!(Opening::decode(&older), Err(OpeningError::Version { .. })), "{older:?}");
     }
 }
@@ -125,8 +125,9 @@ fn an_older_node_is_asked_what_it_knows_and_told_that_the_rest_is_newer() {
         (Request::ListSecrets, OLDEST),
         (Request::SetSecret(Box::new(set)), OLDEST),
         (Request::RemoveSecret(secret), OLDEST),
-        (Request::CheckAgents(Vec::new()), 4),
-        (Request::TryAgent(String::new()), 4),
+        (Request::CheckAgents(Vec::new()), OLDEST),
+        (Request::TryAgent(String::new()), 5),
+        (Request::Forget(Forget::Thinned(Vec::new())), 5),
     ] {
         // What an older node compares: whether its own version lies between these.
         let frame = encode(&Opening::new(request)).unwrap();

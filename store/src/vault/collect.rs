@@ -53,6 +53,7 @@
 //! | remove a file | rows deleted or moved, the log of the index synced | an index that is made anew finds what is in the files that are left: dead objects in them are live until the next collection, and none of them is closed |
 
 mod marks;
+mod kept;
 mod rewrite;
 #[cfg(test)]
 mod model;

@@ -141,6 +141,7 @@ impl Intake {
     /// before may be lost, and the intake takes and commits nothing more.
     pub fn put_hashed(&self, id: ObjectId, bytes: &[u8]) -> Result<(), StoreError> {
         let _putting = self.settling.read().unwrap_or_else(PoisonError::into_inner);
+        self.vault.0.commits.reserve.check()?;
         if self.contains(&id)? {
             return Ok(());
         }
@@ -172,6 +173,7 @@ impl Intake {
         entries: &[RecordEntry],
     ) -> Result<(), StoreError> {
         let putting = self.settling.read().unwrap_or_else(PoisonError::into_inner);
+        self.vault.0.commits.reserve.check()?;
         // Directories are read one at a time: their records stay as small as they are made here.
         let mut fits = head.class == Class::Data && head.raw_len() >= AS_IT_IS;
         for entry in entries {

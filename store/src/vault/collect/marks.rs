@@ -109,6 +109,13 @@ impl Marks {
         Ok(())
     }
 
+    /// Bytes of what was reached and only the journal has.
+    pub(super) fn bytes_in_journal(&self, vault: &Vault) -> u64 {
+        let pending = vault.pending();
+        let others = self.others.iter().filter_map(|id| pending.get(id));
+        others.map(|object| object.bytes.len() as u64).sum()
+    }
+
     fn found(&mut self, id: ObjectId, what: &'static str) {
         if self.damage.len() < MOST_DAMAGE {
             self.damage.push(Damage { id, what });
