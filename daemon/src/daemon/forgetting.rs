@@ -61,7 +61,7 @@ impl Daemon {
         } else {
             let remotes = answer.queued.join(", ");
             let what = format!(
-                "{remotes} cannot be told now, for it is away or an older version, and is with the next push to it"
+                "not told yet, because away or of an older version: {remotes}; the next push there tells it"
             );
             events.note(what).await;
         }
