@@ -16,7 +16,9 @@
 //!    ([`Vault::revive`]).
 //! 5. **Wait** until every [`Lease`] from before the last condemnation has ended. Who began later has seen these
 //!    objects as absent, or has taken them back.
-//! 6. **Mark again**, from the roots as they are by then, and take back what is reached by now.
+//! 6. **Mark again**, from the roots as they are by then, and take back what is reached by now. Then **wait again**, until every
+//!    lease from before that has ended: its holder may read what was a root when it was taken and is none any more, named
+//!    after the first mark and let go before this one. What is named after this one was walked by somebody who took it back.
 //! 7. **Delete** the rows that are still condemned, and make that durable.
 //! 8. **Rewrite** ([`rewrite`]) segments of which much is dead: live records are copied, synced, the rows moved, that
 //!    made durable, and only then is the old file removed, once who may still read it has ended.
@@ -36,8 +38,8 @@
 //! includes all below it, and what is closed later is noted as what a commit has made reachable. It holds after a power cut, too: the index
 //! keeps the order of its transactions.
 //!
-//! **Invariant:** a row is deleted only if it was condemned, all leases from before that have ended, and a mark of all roots after that did
-//! not reach it.
+//! **Invariant:** a row is deleted only if it was condemned, all leases from before that have ended, a mark of all roots after that did
+//! not reach it, and all leases from before that mark have ended, too.
 //!
 //! **Invariant:** rows go durably before bytes. A crash between the two leaves bytes that nobody finds, which the next collection removes.
 //!
@@ -134,6 +136,7 @@ enum Phase {
     Condemn,
     Wait(u64),
     MarkAgain,
+    WaitAgain(u64),
     Delete,
     Rewrite(Rewriting),
     Done,
@@ -200,7 +203,7 @@ impl Collection {
     pub fn needs(&self) -> Step {
         match &self.phase {
             Phase::Mark | Phase::MarkAgain => Step::Roots,
-            Phase::Wait(epoch) => self.or_waits(*epoch),
+            Phase::Wait(epoch) | Phase::WaitAgain(epoch) => self.or_waits(*epoch),
             Phase::Rewrite(rewriting) => match rewriting.waits_for() {
                 Some(epoch) => self.or_waits(epoch),
                 None => Step::Goes,
@@ -223,7 +226,8 @@ impl Collection {
         self.marks.mark(&self.vault, roots.some.iter().copied(), Wanted::Some)?;
         let next = match self.phase {
             Phase::Mark => Phase::UnclosePending,
-            Phase::MarkAgain => Phase::Delete,
+            // Somebody may read what was named for a moment, before this looked at what is.
+            Phase::MarkAgain => Phase::WaitAgain(self.vault.0.commits.leases.advance()),
             _ => return Ok(()),
         };
         self.go_to(next);
@@ -240,7 +244,7 @@ impl Collection {
     /// Waits for who began before, at most so long.
     pub fn wait(&self, most: Duration) {
         let epoch = match &self.phase {
-            Phase::Wait(epoch) => Some(*epoch),
+            Phase::Wait(epoch) | Phase::WaitAgain(epoch) => Some(*epoch),
             Phase::Rewrite(rewriting) => rewriting.waits_for(),
             _ => None,
         };
@@ -313,6 +317,7 @@ impl Collection {
                 }
             }
             Phase::Wait(_) => self.go_to(Phase::MarkAgain),
+            Phase::WaitAgain(_) => self.go_to(Phase::Delete),
             Phase::Delete => {
                 let (is_last, deleted) = self.page(|vault, marks, rows| {
                     let condemned = rows.iter().filter(|row| row.is_condemned);
