@@ -98,6 +98,22 @@ fn a_conversation_travels_with_a_handoff_and_goes_on_where_the_result_is_pulled(
     assert_eq!(new.lines().count(), 3001);
     assert!(new.contains(&format!("\"cwd\":\"{}\"", into.display())) && !new.contains(ID));
     assert!(!new.contains(&format!("\"cwd\":\"{}\"", root.display())));
+
+    // It goes on here as well: the log has both, and where they parted.
+    let mut file = File::options().append(true).open(&path).unwrap();
+    file.write_all(line(&root, ID, "user", "and the docs").as_bytes()).unwrap();
+    json(&home, &root, &["handoff", "--json", "--conversation", "auto"]);
+    let log = json(&home, &root, &["log", "--json"]);
+    let (snapshots, there) = (log["snapshots"].as_array().unwrap(), &log["runs"][0]);
+    assert_eq!((log["runs"].as_array().unwrap().len(), &there["run"]), (1, &run.into()), "{log}");
+    assert_eq!(there["conversation"]["messages"], 3001, "{log}");
+    let of = |snapshot: &Value| {
+        (snapshot["conversation"]["id"].clone(), snapshot["conversation"]["messages"].clone())
+    };
+    let parted = snapshots.iter().find(|it| it["snapshot"] == there["snapshot"]).unwrap();
+    assert_eq!(of(parted), (ID.into(), 3001.into()), "{log}");
+    assert_eq!(of(&snapshots[0]), (ID.into(), 3002.into()), "{log}");
+    assert_ne!(there["result"], snapshots[0]["snapshot"]);
 }
 
 /// A conversation of so many lines about a workspace, each as long as `width` says of its number.
