@@ -14,7 +14,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::cloud::{Cloud, arg, list, refused, text};
+use crate::support::cloud::{Cloud, arg, comes_back, list, refused, text};
 use crate::support::home::TestHome;
 use crate::support::rng::Rng;
 use crate::support::walker::{Listing, differences, walk};
@@ -119,10 +119,8 @@ impl Acked {
     /// All of it comes back from the node.
     fn are_kept(&self, cloud: &Cloud) {
         let fresh = cloud.device();
-        for (at, (snapshot, listing)) in self.0.iter().enumerate() {
-            let into = fresh.root().join(format!("restored-{at}"));
-            fresh.json(&["restore", snapshot, "--into", arg(&into)]);
-            assert_eq!(differences(listing, &walk(&into), &[]), [""; 0], "snapshot {at}");
+        for (at, snapshot) in self.0.iter().enumerate() {
+            comes_back(&fresh, &format!("restored-{at}"), snapshot);
         }
         let checked = cloud.home.json(&["check", "--data"]);
         assert_eq!(list(&checked, "problems"), &[] as &[Value]);
@@ -180,10 +178,7 @@ fn a_full_disk_on_the_node_is_named_and_nothing_acknowledged_is_lost() {
         assert!(said.contains("node"), "{said}");
         std::fs::remove_file(tree.join("large")).unwrap();
         // Reading goes on.
-        let (snapshot, listing) = acked.0.last().unwrap();
-        let into = other.root().join(format!("full-{round}"));
-        other.json(&["restore", snapshot, "--into", arg(&into)]);
-        assert_eq!(differences(listing, &walk(&into), &[]), [""; 0]);
+        comes_back(&other, &format!("full-{round}"), acked.0.last().unwrap());
         disk.free();
         grow(&tree, "small", 20 + round, 10_000);
         acked.push(&home, &tree);
@@ -278,10 +273,7 @@ fn a_node_that_was_started_on_a_full_disk_reads_and_forgets_and_takes_nothing_un
     acked.push_until_full(&home, &tree, "remote-disk-full");
     let address = cloud.kill();
     cloud.start(address);
-    let (snapshot, listing) = acked.0.last().unwrap();
-    let into = other.root().join("full");
-    other.json(&["restore", snapshot, "--into", arg(&into)]);
-    assert_eq!(differences(listing, &walk(&into), &[]), [""; 0]);
+    comes_back(&other, "full", acked.0.last().unwrap());
     refused(&home, &["push", arg(&tree)], 1, "remote-disk-full");
     forget(&home, &old);
     room_is_made(&cloud.home, &disk);

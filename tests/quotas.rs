@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::cloud::{Cloud, arg, list, refused, text};
+use crate::support::cloud::{Cloud, arg, comes_back, list, refused, text};
 use crate::support::home::TestHome;
 use crate::support::rng::Rng;
-use crate::support::walker::{Listing, differences, walk};
+use crate::support::walker::{Listing, walk};
 
 /// A node with this in the table `serve` of its configuration.
 fn node(setting: &str) -> Cloud {
@@ -34,13 +34,6 @@ fn push(home: &TestHome, tree: &Path) -> (String, Listing) {
     (text(&pushed, "snapshot").to_owned(), walk(tree))
 }
 
-fn comes_back(cloud: &Cloud, (snapshot, listing): &(String, Listing)) {
-    let fresh = cloud.device();
-    let into = fresh.root().join("restored");
-    fresh.json(&["restore", snapshot, "--into", arg(&into)]);
-    assert_eq!(differences(listing, &walk(&into), &[]), [""; 0]);
-}
-
 /// Two versions fit, a third one does not, until the first one is forgotten and collected.
 fn is_used_up_and_freed(cloud: &mut Cloud, home: &TestHome, limit: &str) {
     let tree = tree(home);
@@ -61,13 +54,13 @@ fn is_used_up_and_freed(cloud: &mut Cloud, home: &TestHome, limit: &str) {
     cloud.start(address);
     is_refused();
     for it in &pushed {
-        comes_back(cloud, it);
+        comes_back(&cloud.device(), "restored", it);
     }
 
     home.json(&["forget", &pushed[0].0]);
     assert_eq!(list(&cloud.home.json(&["gc"]), "problems"), &[] as &[Value]);
     pushed.push(push(home, &tree));
-    pushed[1..].iter().for_each(|it| comes_back(cloud, it));
+    pushed[1..].iter().for_each(|it| comes_back(&cloud.device(), "restored", it));
     change(&tree, 4);
     is_refused();
     assert_eq!(list(&cloud.home.json(&["check", "--data"]), "problems"), &[] as &[Value]);
@@ -96,7 +89,7 @@ fn what_a_device_may_have_is_its_own() {
     change(&others, 12);
     let after = push(&other, &others);
     for it in [before, after] {
-        comes_back(&cloud, &it);
+        comes_back(&cloud.device(), "restored", &it);
     }
     change(&others, 13);
     refused(&other, &["push", arg(&others)], 1, "limit");

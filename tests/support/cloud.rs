@@ -8,6 +8,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 
 use super::home::{Serve, TestHome, eventually};
+use super::walker::{Listing, differences, walk};
+
+/// A snapshot comes back from the node, into a folder of this name in the root of a home, as it was listed.
+pub(crate) fn comes_back(home: &TestHome, name: &str, (snapshot, listing): &(String, Listing)) {
+    let into = home.root().join(name);
+    home.json(&["restore", snapshot, "--into", arg(&into)]);
+    assert_eq!(differences(listing, &walk(&into), &[]), [""; 0], "{name}");
+}
 
 /// A node in a home of its own.
 #[derive(Debug)]
