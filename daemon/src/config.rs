@@ -112,7 +112,11 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// `HOST` or `HOST:PORT` to put into tickets. Empty: the addresses of the machine.
     pub advertise: Vec<String>,
-    /// Most connections at once; each may hold 16 MiB of unread data. 256.
+    /// Most bytes that all connections may hold of what nobody has read or acknowledged yet. Nothing: a quarter of the
+    /// machine's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Most connections at once. 256.
     pub max_connections: usize,
     /// Most connections at once of one device. A home needs one, and a second for as long as it
     /// takes to notice that the first one is dead. 8.
@@ -153,6 +157,7 @@ impl Default for ServeConfig {
         Self {
             listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT),
             advertise: Vec::new(),
+            memory: None,
             max_connections: 256,
             max_connections_per_device: 8,
             max_runs: 8,

@@ -82,7 +82,7 @@ use crate::identity::Identity;
 use crate::inhibit::Inhibitor;
 use crate::keeper::Watching;
 use crate::node::requests::Requests;
-use crate::node::usage::Usage;
+use crate::node::usage::{Most, Usage};
 use crate::node::{Node, NodeParts};
 use crate::notify_socket::{NotifySocket, State};
 use crate::queue::{Queue, QueueParts};
@@ -108,6 +108,9 @@ const CHANGES: usize = 64;
 
 /// Threads that serve the sockets of a node at most; disks and hashing have threads of their own.
 const MAX_WORKERS: usize = 8;
+
+/// Threads for what blocks, started when they are needed: pushes and fetches take turns, and what else blocks is short.
+const MAX_BLOCKING: usize = 8192;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug)]
@@ -201,11 +204,11 @@ pub fn run_here<E: From<Fail>>(
 fn runtime(serving: bool) -> tokio::runtime::Builder {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = if serving { (processors / 2).min(MAX_WORKERS) } else { 1 };
-    if workers < 2 {
-        return tokio::runtime::Builder::new_current_thread();
-    }
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(workers);
+    let mut runtime = match workers {
+        0..2 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.worker_threads(workers.max(1)).max_blocking_threads(MAX_BLOCKING);
     runtime
 }
 
@@ -314,7 +317,7 @@ impl Daemon {
         let (stop, stopping) = watch::channel(false);
         let daemon = Arc::new(Self {
             options,
-            usage: Usage::new(config.serve.device_quota_bytes),
+            usage: Usage::new(Most::of(&config.serve)),
             config,
             clock,
             acks: Acks::new(catalog.clone(), tasks.clone()),
@@ -378,7 +381,7 @@ impl Daemon {
                     catalog: self.catalog.clone(),
                     runs: self.runs.clone(),
                     secrets: self.secrets.clone(),
-                    quota: Quota { vault: self.config.serve.quota_bytes, ..Quota::default() },
+                    quota: Quota::default(),
                     usage: self.usage.clone(),
                     changed: Arc::clone(&self.grown),
                     tasks: self.tasks.clone(),

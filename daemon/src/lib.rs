@@ -5,6 +5,7 @@
 //! above it.
 
 pub mod clock;
+pub mod machine;
 pub mod task;
 pub mod inhibit;
 pub mod acks;

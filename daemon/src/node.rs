@@ -41,6 +41,7 @@ use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::task::Tasks;
+use crate::transport::limits::turns::Turns;
 use crate::transport::limits::{Gate, Limits, RequestPlace};
 use crate::transport::stream::FrameStream;
 use crate::transport::{CloseCode, TransportError, quic, tcp};
@@ -79,6 +80,8 @@ pub struct Session {
     pub audit: Audit,
     /// Counts against the device's limit.
     place: RequestPlace,
+    /// Where it gets its turn, if it is to move much.
+    turns: Turns,
 }
 
 impl Session {
@@ -248,6 +251,11 @@ impl Node {
     /// Connections there are: all, and those of unknown devices.
     pub fn connections(&self) -> (usize, usize) {
         self.0.gate.connections()
+    }
+
+    /// How many pushes and fetches are at work.
+    pub fn at_work(&self) -> usize {
+        self.0.gate.turns().at_work()
     }
 
     /// Closes every live connection of a device; says how many there were.

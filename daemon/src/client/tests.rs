@@ -575,3 +575,45 @@ async fn a_node_that_drops_our_packets_is_given_up_long_before_the_idle_limit() 
     assert!(matches!(met, TransportError::Stalled), "{met:?}");
     assert!(met.is_retryable());
 }
+
+/// A node that was restarted, and everybody who was connected at once: who finds no place in time comes again, and
+/// soon all are in.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_come_back_at_once_all_get_in() {
+    const HOMES: usize = 200;
+    let limits = Limits { connections: HOMES + 16, ..Limits::default() };
+    let node = TestNode::start(limits.clone());
+    let mut homes = Vec::new();
+    for _ in 0..HOMES {
+        let (pool, remote) = (node.home(Role::Run).await, node.remote());
+        pool.hello(&remote).await.unwrap();
+        homes.push(pool);
+    }
+    assert_eq!(node.node.connections(), (HOMES, 0));
+    node.node.shut_down(Duration::from_millis(200)).await;
+    let TestNode { folder: _folder, identity, catalog, clock, node, tasks } = node;
+    let (port, remote) = (node.address().port(), remote(identity.node(), node.address()));
+    drop(node);
+    tasks.shut_down(Duration::from_secs(5)).await;
+    let again = parts_again(&identity, &catalog, &clock, port);
+    let second = restart(&|| NodeParts { limits: limits.clone(), ..again() }).await;
+    let tasks = Tasks::new();
+    let coming = homes.into_iter().enumerate().map(|(at, pool)| {
+        let remote = remote.clone();
+        tasks.spawn("home", async move {
+            let mut tries = 1;
+            while let Err(error) = pool.hello(&remote).await {
+                assert!(error.is_retryable(), "{error}");
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(50 + at as u64)).await;
+            }
+            (pool, tries)
+        })
+    });
+    let coming: Vec<_> = coming.collect();
+    let mut all = Vec::new();
+    for home in coming {
+        all.push(tokio::time::timeout(WITHIN, home).await.unwrap().unwrap());
+    }
+    assert_eq!(second.connections(), (HOMES, 0));
+}

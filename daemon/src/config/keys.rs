@@ -20,6 +20,7 @@ const SYNC: &[&str] = &[
 const SERVE: &[&str] = &[
     "listen",
     "advertise",
+    "memory",
     "max_connections",
     "max_connections_per_device",
     "max_runs",
@@ -136,6 +137,7 @@ mod tests {
     #[test]
     fn the_lists_of_keys_are_those_of_the_structs() {
         let mut config = Config::default();
+        config.serve.memory = Some(crate::config::size::Bytes(1));
         config.serve.quota_bytes = Some(1);
         config.serve.device_quota_bytes = Some(1);
         config.serve.run_memory = Some(crate::config::size::Bytes(1));

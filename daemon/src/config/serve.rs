@@ -8,6 +8,9 @@ use std::path::Path;
 use super::sync::Contradiction;
 use super::{AgentConfig, Permissions, ServeConfig};
 
+/// Less than this is less than two connections may have.
+const LEAST_CONNECTIONS: u64 = 64 << 20;
+
 /// Less than this and no program starts in a room.
 const LEAST_MEMORY: u64 = 16 << 20;
 const LEAST_PROCESSES: u64 = 16;
@@ -18,6 +21,7 @@ impl ServeConfig {
     pub fn validate(&self) -> Result<(), Contradiction> {
         let wrong = |key, why: String| Err(Contradiction { table: "serve", key, why });
         let least = [
+            ("memory", self.memory.map(|bytes| bytes.0), LEAST_CONNECTIONS),
             ("run_memory", self.run_memory.map(|bytes| bytes.0), LEAST_MEMORY),
             ("run_processes", self.run_processes, LEAST_PROCESSES),
             ("run_disk", self.run_disk.map(|bytes| bytes.0), LEAST_DISK),
@@ -93,6 +97,7 @@ mod tests {
         assert_eq!(config.expose.unwrap().len(), 2);
         assert_eq!(parse("[serve]").unwrap().serve.expose, None);
         for wrong in [
+            "memory = '1MiB'",
             "run_memory = 1000",
             "run_processes = 3",
             "run_disk = '1K'",

@@ -3,9 +3,8 @@
 //! **Invariant:** what nobody set has a limit that one run alone never needs on a machine of that size, or none.
 
 use std::fmt;
-use std::path::Path;
 
-use baton_store::fs;
+use crate::machine;
 
 /// Of the memory of the machine, a run may take this many hundredths.
 const MEMORY_SHARE: u64 = 75;
@@ -39,7 +38,7 @@ impl Allowance {
         let processes = (processors as u64).saturating_mul(PROCESSES_EACH);
         let processes = processes.clamp(LEAST_PROCESSES, MOST_PROCESSES);
         Self {
-            memory: self.memory.or_else(|| memory_of_machine().map(|all| share(all, MEMORY_SHARE))),
+            memory: self.memory.or_else(|| machine::memory().map(|all| share(all, MEMORY_SHARE))),
             processes: self.processes.or(Some(processes)),
             ..self
         }
@@ -53,15 +52,6 @@ impl Allowance {
 
 const fn share(all: u64, hundredths: u64) -> u64 {
     all / 100 * hundredths
-}
-
-/// Bytes; nothing on a system that does not say.
-fn memory_of_machine() -> Option<u64> {
-    let text = fs::read_if_exists(Path::new("/proc/meminfo"), 64 * 1024).ok().flatten()?;
-    let text = String::from_utf8(text).ok()?;
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kilobytes: u64 = total.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    Some(kilobytes.saturating_mul(1024))
 }
 
 /// Which limit of its own a run went beyond.
@@ -136,7 +126,7 @@ mod tests {
         let own = Allowance::default().or_of_machine();
         assert!(own.processes.unwrap() >= LEAST_PROCESSES);
         if cfg!(target_os = "linux") {
-            assert!(own.memory.unwrap() < memory_of_machine().unwrap());
+            assert!(own.memory.unwrap() < machine::memory().unwrap());
         }
     }
 

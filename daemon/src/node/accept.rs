@@ -43,10 +43,16 @@ pub(super) async fn run(node: Node) {
             continue;
         }
         match node.0.gate.admit(address, incoming.remote_address_validated()) {
-            Admission::Admit(place) => {
-                let address = incoming.remote_address();
-                let handshake = async { Ok(Connection::Quic(incoming.await?)) };
-                let work = connection(node.clone(), address, handshake, place);
+            Admission::Wait(entrance) => {
+                let (at, address) = (node.clone(), incoming.remote_address());
+                let work = async move {
+                    let Some(place) = entrance.enter(at.0.gate.limits().entering).await else {
+                        tracing::debug!(%address, "refused a connection: no place in time");
+                        return incoming.refuse();
+                    };
+                    let handshake = async { Ok(Connection::Quic(incoming.await?)) };
+                    connection(at, address, handshake, place).await;
+                };
                 node.0.tasks.spawn("connection", work).detach();
             }
             Admission::Validate => {
@@ -82,9 +88,12 @@ pub(super) async fn run_tcp(node: Node, listener: TcpListener, tls: Arc<rustls::
         }
         // Who has answered our first packet receives at its address.
         match node.0.gate.admit(address.ip(), true) {
-            Admission::Admit(place) => {
+            Admission::Wait(entrance) => {
                 let (at, tls) = (node.clone(), Arc::clone(&tls));
                 let work = async move {
+                    let Some(place) = entrance.enter(at.0.gate.limits().entering).await else {
+                        return tracing::debug!(%address, "refused a connection: no place in time");
+                    };
                     let tasks = at.0.tasks.clone();
                     let handshake =
                         async { tcp::accept(&tasks, &tls, stream).await.map(Connection::Tcp) };
@@ -168,10 +177,9 @@ async fn let_join(node: &Node, peer: &Peer, revoked: bool) -> bool {
     false
 }
 
-/// The device is enrolled: more room, and its oldest connections make way where it has too many.
+/// The device is enrolled: no longer one of the unknown, and its oldest connections make way where it has too many.
 fn welcome(node: &Node, peer: &Peer, place: &mut Place) {
     place.known();
-    peer.connection.trust();
     let keep = node.0.gate.limits().per_device;
     let closed = node.0.registry.close_but(peer.id, keep, CloseCode::TooMany);
     if closed > 0 {

@@ -4,7 +4,7 @@
 //! a revocation finds every connection that was let in before it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use baton_protocol::id::DeviceId;
 use baton_store::catalog::devices::Device;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::transport::CloseCode;
 use crate::transport::connection::Connection;
+use crate::transport::limits::memory::{Memory, Window};
 
 /// The live connections of a node.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +46,8 @@ impl Registry {
         live.next += 1;
         live.peers.insert(number, (device, connection.clone()));
         let connection = connection.clone();
-        let peer = Arc::new(Peer { id: device, connection, enrolled: Mutex::default() });
+        let (enrolled, window) = (Mutex::default(), OnceLock::new());
+        let peer = Arc::new(Peer { id: device, connection, enrolled, window });
         (peer, Listing { registry: self.clone(), number })
     }
 
@@ -106,6 +108,8 @@ pub(super) struct Peer {
     pub(super) id: DeviceId,
     pub(super) connection: Connection,
     enrolled: Mutex<Option<Device>>,
+    /// What it may have under way, once it moves trees.
+    window: OnceLock<Window>,
 }
 
 impl Peer {
@@ -118,6 +122,15 @@ impl Peer {
     pub(super) fn set_device(&self, device: Option<Device>) {
         *self.enrolled.lock().unwrap_or_else(PoisonError::into_inner) =
             device.filter(|device| !device.revoked);
+    }
+
+    /// It is to move much: more may be under way.
+    pub(super) fn widen(&self, memory: &Memory) {
+        self.window.get_or_init(|| {
+            let window = memory.window();
+            self.connection.trust(window.bytes());
+            window
+        });
     }
 }
 

@@ -70,12 +70,13 @@ impl Handler for Requests {
 }
 
 impl Requests {
-    /// What moves objects: on a blocking thread, to the end of the stream.
+    /// What moves objects: when it is its turn, on a blocking thread, to the end of the stream.
     async fn sync(&self, session: Session, request: Request) -> Result<(), TransportError> {
         let store = self.store.clone();
-        let Session { device, stream, address, audit, place } = session;
+        let Session { device, stream, address, audit, place, turns } = session;
+        let place = (place, turns.turn(device.id).await);
         let mut wire = Wire::new(stream);
-        let (id, mut quota) = (device.id, self.quota);
+        let (id, of, mut quota) = (device.id, device.vault, self.quota.clone());
         let (usage, catalog) = (self.usage.clone(), self.catalog.clone());
         let is_push = !matches!(request, Request::Fetch);
         let work = move || {
@@ -84,7 +85,9 @@ impl Requests {
             let vault = store.vault(device.vault).map_err(SyncError::Store);
             let vault = vault.and_then(|vault| {
                 if is_push {
-                    quota.device = usage.kept(&catalog, &vault, id).map_err(SyncError::Store)?;
+                    let kept = usage.of_device(&catalog, &vault, id);
+                    quota.device = kept.map_err(SyncError::Store)?;
+                    quota.vault = usage.of_user(&vault).map_err(SyncError::Store)?;
                 }
                 Ok(vault)
             });
@@ -102,7 +105,7 @@ impl Requests {
                 Request::Ahead => ahead::receive(&mut wire, &vault, quota),
                 _ => fetch::answer(&mut wire, &vault),
             });
-            // The place is held by the thread: it goes on where nobody waits for it any more.
+            // Its places are held by the thread: it goes on where nobody waits for it any more.
             (wire, outcome, place)
         };
         let Ok((wire, outcome, place)) = self.tasks.spawn_blocking("sync", work).await else {
@@ -110,7 +113,7 @@ impl Requests {
         };
         let mut stream = wire.into_stream();
         if is_push {
-            self.usage.came(id, stream.reader.bytes());
+            self.usage.came(id, of);
         }
         self.changed.notify_one();
         let result = match outcome {

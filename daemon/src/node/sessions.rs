@@ -155,7 +155,12 @@ async fn answer(
         let refusal = Refusal { code: RefusalCode::Unavailable, message };
         return refuse(&mut stream, refusal).await.map(|()| Outcome::Answered);
     };
-    let mut session = Session { device, stream, address, audit: node.0.audit.clone(), place };
+    if matches!(request, Request::Push(_) | Request::Ahead | Request::Fetch | Request::Logs { .. })
+    {
+        peer.widen(node.0.gate.memory());
+    }
+    let (audit, turns) = (node.0.audit.clone(), node.0.gate.turns().clone());
+    let mut session = Session { device, stream, address, audit, place, turns };
     if let Request::Hello = request {
         let welcome = join::welcome(&session.device);
         session.reply(&Reply::Welcome(welcome)).await?;

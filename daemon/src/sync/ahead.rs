@@ -128,7 +128,7 @@ impl Offers<'_> {
 
 /// The node's side; blocks until the device has sent all, or is gone. What came until then is kept.
 pub fn receive(wire: &mut Wire, vault: &Vault, quota: Quota) -> Result<(), SyncError> {
-    let mut incoming = Incoming::new(vault, quota)?;
+    let mut incoming = Incoming::new(vault, quota);
     let outcome = take_offered(wire, vault, &mut incoming);
     if let Err(error) = incoming.keep() {
         tracing::debug!(%error, "what was sent ahead is not kept");

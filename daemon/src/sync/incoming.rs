@@ -2,6 +2,9 @@
 //!
 //! **Invariant:** what came counts before it is kept, and as much as it weighs on the wire.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use baton_protocol::encode::DecodeError;
 use baton_protocol::frame::FrameError;
 use baton_protocol::message::{Refusal, RefusalCode, Reply};
@@ -12,7 +15,7 @@ use baton_store::vault::{Intake, Vault};
 use super::{KEEP_AT, MAX_OBJECTS, SyncError, Wire, records, store_refusal};
 
 /// What one push may cost a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Quota {
     /// Objects.
     pub objects: u64,
@@ -21,19 +24,19 @@ pub struct Quota {
     /// Bytes after which what came is made durable and found, so that a push on another connection goes
     /// on from there while this one still waits for a device that is gone.
     pub keep_at: u64,
-    /// Bytes of the user's vault, what comes counted as compressed. Nothing: as much as the disk
-    /// holds.
-    pub vault: Option<u64>,
+    /// What the user's vault has and may have at most; what comes counts as it comes, compressed. Nothing: as much as the
+    /// disk holds.
+    pub vault: Option<Kept>,
     /// What the snapshots of the device need, and may need at most; what comes counts to it. Nothing: as much as the vault
     /// may have.
     pub device: Option<Kept>,
 }
 
-/// Bytes that are kept for a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Bytes that are kept for a device or a user.
+#[derive(Clone, Debug)]
 pub struct Kept {
-    /// How many there are.
-    pub now: u64,
+    /// How many there are; everything that is on its way counts here.
+    pub now: Arc<AtomicU64>,
     /// How many there may be.
     pub most: u64,
 }
@@ -57,8 +60,6 @@ pub(super) const TOO_MANY: &str = "too many objects in one push";
 pub(super) struct Incoming {
     intake: Intake,
     quota: Quota,
-    /// Bytes of the vault before.
-    used: u64,
     /// Bytes on the wire.
     taken: u64,
     objects: u64,
@@ -67,14 +68,10 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(vault: &Vault, quota: Quota) -> Result<Self, StoreError> {
-        let used = match quota.vault {
-            Some(_) => vault.bytes()?,
-            None => 0,
-        };
+    pub(super) fn new(vault: &Vault, quota: Quota) -> Self {
         let intake = vault.intake();
         let (taken, objects, unkept, entries) = (0, 0, 0, Vec::new());
-        Ok(Self { intake, quota, used, taken, objects, unkept, entries })
+        Self { intake, quota, taken, objects, unkept, entries }
     }
 
     pub(super) const fn intake(&self) -> &Intake {
@@ -104,14 +101,18 @@ impl Incoming {
 
     /// Counts bytes that came.
     pub(super) fn weigh(&mut self, len: usize) -> Result<(), TakeError> {
-        self.taken = self.taken.saturating_add(len as u64);
-        let vault = self.quota.vault.map(|most| Kept { now: self.used, most });
-        let is_over = |kept: &Kept| kept.now.saturating_add(self.taken) > kept.most;
-        let what = if let Some(kept) = self.quota.device.filter(is_over) {
-            let Kept { now, most } = kept;
+        let len = len as u64;
+        self.taken = self.taken.saturating_add(len);
+        // What there was before, where it is too much with this.
+        let is_over = |kept: &Option<Kept>| {
+            let Kept { now, most } = kept.as_ref()?;
+            let now = now.fetch_add(len, Ordering::Relaxed).saturating_add(len);
+            (now > *most).then(|| (now.saturating_sub(self.taken), *most))
+        };
+        let (device, vault) = (is_over(&self.quota.device), is_over(&self.quota.vault));
+        let what = if let Some((now, most)) = device {
             format!("the node keeps {now} bytes for this device, of {most} that it may have")
-        } else if let Some(kept) = vault.filter(is_over) {
-            let Kept { now, most } = kept;
+        } else if let Some((now, most)) = vault {
             format!("the node keeps {now} bytes for this user, of {most} that they may have")
         } else {
             return Ok(());

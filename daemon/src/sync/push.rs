@@ -145,7 +145,8 @@ pub fn receive(
     hello: &PushHello,
     quota: Quota,
 ) -> Result<bool, SyncError> {
-    let mut incoming = Incoming::new(vault, quota)?;
+    let most_unresolved = quota.unresolved;
+    let mut incoming = Incoming::new(vault, quota);
     let mut receiver = PushReceiver::new();
     // How many objects there were when more was asked for.
     let mut asked_at = None;
@@ -183,7 +184,7 @@ pub fn receive(
         if let Err(error) = came {
             return error.tell(wire).map(|()| false);
         }
-        if receiver.unresolved() > quota.unresolved {
+        if receiver.unresolved() > most_unresolved {
             return TakeError::Limit(TOO_MANY.to_owned()).tell(wire).map(|()| false);
         }
     }

@@ -48,6 +48,7 @@ use crate::environments::setups::Setups;
 use crate::identity::Identity;
 use crate::node::join::{TicketWish, issue_ticket};
 use crate::node::requests::Requests;
+use crate::node::usage::{Most, Usage};
 use crate::node::{Handler, Handling, Node, NodeParts, Session};
 use crate::notices::Notices;
 use crate::rooms::{BareRoom, DEFAULT_PATH};
@@ -260,6 +261,7 @@ fn hello(base: Option<SnapshotId>, new: SnapshotId) -> PushHello {
 struct Settings {
     limits: Limits,
     quota: super::Quota,
+    most: Most,
 }
 
 /// A node with real stores and runs.
@@ -319,8 +321,8 @@ impl Cloud {
             runs,
             secrets,
             changed: Arc::default(),
-            quota: settings.quota,
-            usage: crate::node::usage::Usage::default(),
+            quota: settings.quota.clone(),
+            usage: Usage::new(settings.most),
             tasks: tasks.clone(),
         };
         let node =

@@ -140,11 +140,11 @@ impl Connection {
         }
     }
 
-    /// The device is enrolled: it may have more under way.
-    pub(crate) fn trust(&self) {
+    /// The device is enrolled: it may have so many bytes under way, in each direction.
+    pub(crate) fn trust(&self, window: u32) {
         match self {
-            Self::Quic(connection) => quic::trust(connection),
-            Self::Tcp(connection) => connection.trust(),
+            Self::Quic(connection) => quic::trust(connection, window),
+            Self::Tcp(connection) => connection.trust(window),
         }
     }
 
@@ -386,7 +386,7 @@ mod tests {
             tokio::pin!(write);
             let blocked = tokio::time::timeout(Duration::from_millis(500), &mut write);
             assert!(blocked.await.is_err(), "{way:?}");
-            pair.server.trust();
+            pair.server.trust(quic::RECEIVE_WINDOW);
             let rest = tokio::time::timeout(Duration::from_secs(20), write);
             rest.await.unwrap();
         }

@@ -22,20 +22,21 @@ use ring::hmac;
 use rustls::pki_types::CertificateDer;
 
 use super::TransportError;
+use super::limits::memory;
 use super::tls::{self, Pin};
 use crate::identity::Identity;
 
-/// Unread bytes that one connection may have: bounds what a device can make a node hold.
-pub const RECEIVE_WINDOW: u32 = 16 * 1024 * 1024;
+/// Most unread bytes of one connection: bounds what a device can make a node hold.
+pub const RECEIVE_WINDOW: u32 = memory::MOST;
 
-/// The same before the device is known: enough for the first flights of a push.
+/// The same, and for what is sent, before the device is known: enough for the first flights of a push.
 const UNKNOWN_WINDOW: u32 = mux::FIRST_WINDOW;
 
 /// Unread bytes of one stream; half of the above, so that a stalled stream leaves room for others.
 const STREAM_WINDOW: u32 = mux::STREAM_WINDOW;
 
-/// Bytes sent and not acknowledged: 80 ms at 200 MB/s.
-const SEND_WINDOW: u64 = 16 * 1024 * 1024;
+/// Bytes sent and not acknowledged.
+const SEND_WINDOW: u64 = memory::MOST as u64;
 
 /// Requests at once on a connection.
 const STREAMS: u32 = mux::STREAMS;
@@ -66,7 +67,10 @@ pub fn listen(identity: &Identity, address: SocketAddr) -> Result<quinn::Endpoin
         .map_err(|_| TransportError::Setup("no cipher suite for the first packets"))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let mut transport = transport_config()?;
-    transport.receive_window(UNKNOWN_WINDOW.into()).max_concurrent_bidi_streams(STREAMS.into());
+    transport
+        .receive_window(UNKNOWN_WINDOW.into())
+        .send_window(UNKNOWN_WINDOW.into())
+        .max_concurrent_bidi_streams(STREAMS.into());
     config
         .transport_config(Arc::new(transport))
         .max_incoming(MAX_INCOMING)
@@ -180,9 +184,10 @@ pub(super) fn device(connection: &quinn::Connection) -> Option<DeviceId> {
     Some(DeviceId::from_bytes(key))
 }
 
-/// The device is enrolled: it may have more under way.
-pub(super) fn trust(connection: &quinn::Connection) {
-    connection.set_receive_window(RECEIVE_WINDOW.into());
+/// The device is enrolled: it may have more under way, in each direction.
+pub(super) fn trust(connection: &quinn::Connection, window: u32) {
+    connection.set_receive_window(window.into());
+    connection.set_send_window(window.into());
 }
 
 /// What both sides have in common.

@@ -201,9 +201,9 @@ impl TcpConnection {
     }
 
     /// Allows the peer as much as over QUIC.
-    pub(super) fn trust(&self) {
+    pub(super) fn trust(&self, window: u32) {
         let mut state = self.shared().lock();
-        state.mux.widen(RECEIVE_WINDOW);
+        state.mux.widen(window);
         self.shared().nudge(&state);
     }
 
@@ -385,7 +385,7 @@ pub async fn connect(
     let farewell = CloseCode::Done;
     let connection =
         TcpConnection::start(tasks, stream, Side::Dialling, (*node.as_bytes(), address), farewell);
-    connection.trust();
+    connection.trust(RECEIVE_WINDOW);
     Ok(connection)
 }
 

@@ -10,7 +10,7 @@
 //! **Invariant:** what was synced, under a name that was synced, is in every folder that is made.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -98,7 +98,9 @@ impl Disk {
         if action == "creating" && path.is_file() {
             state.is_new(path);
         }
-        let mut above = Some(path);
+        // What only looks or writes changes no directory.
+        let names = !["reading", "looking at", "writing", "cutting"].contains(&action);
+        let mut above = names.then_some(path);
         while let Some(folder) = above.filter(|folder| folder.starts_with(&self.root)) {
             if folder.is_dir() {
                 state.notice(folder);
@@ -164,8 +166,8 @@ impl State {
             if name.to_string_lossy().starts_with("index.db") {
                 continue;
             }
-            let Ok(metadata) = entry.metadata() else { continue };
-            let file = (!metadata.is_dir()).then(|| self.number(metadata.ino()));
+            let Ok(kind) = entry.file_type() else { continue };
+            let file = (!kind.is_dir()).then(|| self.number(entry.ino()));
             names.insert(name, file);
         }
         names

@@ -146,8 +146,8 @@ async fn what_was_cut_off_the_push_completes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_takes_no_more_ahead_than_a_push_may_bring() {
-    let quota = crate::sync::Quota { vault: Some(2_000_000), ..crate::sync::Quota::default() };
-    let cloud = Cloud::start(&Settings { quota, ..Settings::default() });
+    let most = Most { user: Some(2_000_000), device: None };
+    let cloud = Cloud::start(&Settings { most, ..Settings::default() });
     let (home, remote) = (cloud.home().await, cloud.remote());
     let (to, from) = channel();
     let intake = home.vault.intake();

@@ -3,7 +3,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use baton_protocol::message::encode;
+
+use super::client::Raw;
 use super::*;
+use crate::transport::limits::turns::{OWN, SHARED};
 
 /// Homes, and pushes of each.
 const HOMES: u64 = 20;
@@ -90,5 +94,83 @@ async fn a_node_that_is_restarted_under_many_homes_loses_nothing_that_it_acknowl
         }
         let head = vault.head(WORKSPACE, device).unwrap();
         assert_eq!((Some(&head.snapshot), head.sequence), (snapshots.last(), PUSHES));
+    }
+}
+
+/// What they asked for fills their windows, and their sessions wait: a thousand more could do the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_read_nothing_keep_nobody_else_from_its_turn() {
+    const SLOW: usize = 10;
+    const EACH: usize = 20;
+    let cloud = Cloud::start(&Settings::default());
+    let (remote, home) = (cloud.remote(), cloud.home().await);
+    let new = home.snapshot(&bulk(1), 1);
+    home.pushed(&remote, None, new).await;
+    let ids: Vec<_> = plan_push(&home.vault, None, new).unwrap().iter().map(|it| it.id).collect();
+    let want = encode(&FetchRequest::Want(ids.into_iter().map(Into::into).collect())).unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let other = cloud.home().await;
+        let mut streams = Vec::new();
+        for _ in 0..EACH {
+            let mut raw = Raw::open(&other, &remote, Request::Fetch).await;
+            raw.send(&want).await;
+            streams.push(raw);
+        }
+        slow.push((other, streams));
+    }
+    let all_at_work = async |count: usize| {
+        while cloud.node.at_work() != count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // All the places that they share, and two of each of them: the others wait.
+    within(all_at_work(SHARED + OWN * SLOW)).await;
+    let next = home.snapshot(&project(), 2);
+    home.pushed(&remote, Some(new), next).await;
+    let other = cloud.home().await;
+    other.fetch(&remote, next).await.unwrap();
+    assert!(other.has(next));
+    // They give up: their places are free, and of those that waited none is left at work.
+    drop(slow);
+    within(all_at_work(0)).await;
+}
+
+/// Each of them alone would fit.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pushes_at_once_have_no_more_room_than_one() {
+    const MOST: u64 = 4_000_000;
+    for most in [Most { user: Some(MOST), device: None }, Most { user: None, device: Some(MOST) }] {
+        let cloud = Cloud::start(&Settings { most, ..Settings::default() });
+        let (remote, home) = (cloud.remote(), cloud.home().await);
+        let snapshots: Vec<_> = (1..=4).map(|at| home.snapshot(&bulk(at), at)).collect();
+        let pushes: Vec<_> = snapshots
+            .into_iter()
+            .map(|new| {
+                let plan = plan_push(&home.vault, None, new).unwrap();
+                let (pool, remote, vault) = (home.pool.clone(), remote.clone(), home.vault.clone());
+                let tasks = home.tasks.clone();
+                home.tasks.spawn("push", async move {
+                    let mut wire = Wire::new(pool.open(&remote).await.unwrap());
+                    let work =
+                        move || push::send(&mut wire, &vault, hello(None, new), plan, |_, _| {});
+                    tasks.spawn_blocking("push", work).await.unwrap()
+                })
+            })
+            .collect();
+        let mut acked = 0;
+        for push in pushes {
+            match within(push).await.unwrap() {
+                Ok((PushOutcome::Acked { .. }, _)) => acked += 1,
+                Ok(_) => {}
+                Err(SyncError::Refused(refusal)) => {
+                    assert_eq!(refusal.code, RefusalCode::Limit, "{}", refusal.message);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(acked <= 1, "{acked}");
+        let kept = cloud.vault_of(&home).bytes().unwrap();
+        assert!(kept <= MOST, "{kept}");
     }
 }
