@@ -897,3 +897,90 @@ fn what_others_made_after_a_crash_is_theirs_and_what_is_held_back_stays_told() {
     }
     assert!(told > 0);
 }
+
+/// At whatever moment somebody saves a file that is to be replaced: what they saved is in its place, and the step says so.
+#[test]
+fn what_is_saved_meanwhile_stays_in_its_place() {
+    let base = model(&[("file", file("base")), ("gone", file("base")), ("other", file("1"))]);
+    let there = model(&[("file", file("there")), ("other", file("2"))]);
+    let case = Case { base: base.clone(), here: base, there };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    for (new, exchange) in [(true, true), (true, false), (false, false)] {
+        LIMITED.set(Some(Abilities { new, exchange, link: true }));
+        let mut held = 0;
+        for name in ["file", "gone"] {
+            for after in 0.. {
+                let top = folder();
+                let root = top.path().join("tree");
+                case.here.write(&root);
+                let (mine, place) = (top.path().join("mine"), root.join(name));
+                std::fs::write(&mine, "mine").unwrap();
+                let save = move || std::fs::rename(&mine, &place).unwrap();
+                let applies = Applies::new(&top.path().join("applies"));
+                let mut applied = None;
+                let is_saved = crate::apply::crash::meanwhile(after, save, || {
+                    let request = request(&root, 9);
+                    let progress = Progress::default();
+                    let done = applies.apply(&objects, &request, &plan, None, options(), &progress);
+                    applied = Some(done.unwrap());
+                });
+                if !is_saved {
+                    break;
+                }
+                let told = || format!("{new} {exchange} {name} {after}: {applied:?}");
+                let now = std::fs::read_to_string(root.join(name));
+                assert_eq!(now.ok().as_deref(), Some("mine"), "{}", told());
+                assert_eq!(std::fs::read_to_string(root.join("other")).unwrap(), "2", "{}", told());
+                let at = plan.steps.iter().position(|step| step.path.as_bytes() == name.as_bytes());
+                let done = applied.as_ref().unwrap().done[at.unwrap()];
+                // It was saved before or after its step.
+                held += usize::from(!done.is_so());
+            }
+        }
+        assert!(held > 3, "{new} {exchange}: {held}");
+    }
+    LIMITED.set(None);
+}
+
+/// A link that stands where a closed folder was: what it leads to is not opened for the apply.
+#[test]
+fn permissions_behind_a_link_are_nobodys_to_change() {
+    use std::os::unix::fs::PermissionsExt;
+    let tree = |content| {
+        model(&[
+            ("closed", Node::Directory(0o500)),
+            ("closed/file", file(content)),
+            ("closed/sub", Node::Directory(0o500)),
+            ("closed/sub/file", file(content)),
+        ])
+    };
+    let case = Case { base: tree("1"), here: tree("1"), there: tree("2") };
+    let objects = MemoryObjects::default();
+    let plan = case.plan(&objects);
+    let top = folder();
+    let (root, outside) = (top.path().join("tree"), top.path().join("outside"));
+    std::fs::create_dir(&root).unwrap();
+    std::fs::create_dir_all(outside.join("sub")).unwrap();
+    for name in ["file", "sub/file"] {
+        std::fs::write(outside.join(name), "1").unwrap();
+    }
+    let closed = |name: &str| {
+        let closed = std::fs::Permissions::from_mode(0o500);
+        std::fs::set_permissions(outside.join(name), closed).unwrap();
+    };
+    closed("sub");
+    closed("");
+    std::os::unix::fs::symlink(&outside, root.join("closed")).unwrap();
+    let applies = Applies::new(&top.path().join("applies"));
+    let request = request(&root, 9);
+    let applied = applies.apply(&objects, &request, &plan, None, options(), &Progress::default());
+    for name in ["", "sub"] {
+        let mode = std::fs::metadata(outside.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o500, "{name:?}: {applied:?}");
+    }
+    for name in ["file", "sub/file"] {
+        assert_eq!(std::fs::read_to_string(outside.join(name)).unwrap(), "1");
+    }
+    assert!(applied.unwrap().done.iter().all(|done| !done.is_so()));
+}
