@@ -1,11 +1,16 @@
 //! A client of one vault that asks, offers and guesses in every way that the protocol has, to learn what
-//! another vault of the node holds: each answer is, byte for byte, the same whatever that is.
+//! another vault of the node holds: each answer is, byte for byte, the same whatever that is, and costs the node as many
+//! operations on its files.
 
 use baton_protocol::id::{HashPrefix, RunId, ThreadId};
 use baton_protocol::message::secrets::SecretEntry;
 use baton_protocol::message::{AheadRequest, PushRequest, RunSpec, Terms};
 
 use super::*;
+use baton_store::fs::simulated::{Disk, Followed};
+
+/// What was asked, what came back, and how many operations on files that took.
+type Answer = (&'static str, Vec<u8>, u64);
 
 /// What the prober knows of a snapshot that it was never given.
 struct Known {
@@ -67,25 +72,27 @@ async fn asked<T: serde::Serialize>(
 }
 
 /// Asks in every way; the answers in their order.
-async fn probed(home: &Home, remote: &Remote, known: &Known) -> Vec<(&'static str, Vec<u8>)> {
+async fn probed(home: &Home, remote: &Remote, known: &Known, disk: &Followed) -> Vec<Answer> {
     let mut all = Vec::new();
+    let mut before = disk.operations();
+    let mut note = |what, answer| {
+        let now = disk.operations();
+        all.push((what, answer, now - std::mem::replace(&mut before, now)));
+    };
     let none: [u8; 0] = [];
     let Known { snapshot, ids, file, tree } = known;
     // Read by id: all at once, and each.
     let want = |ids: Vec<ObjectId>| FetchRequest::Want(ids.into_iter().map(Into::into).collect());
-    all.push(("want all", asked(home, remote, Request::Fetch, &[want(ids.clone())], &none).await));
+    note("want all", asked(home, remote, Request::Fetch, &[want(ids.clone())], &none).await);
     for id in ids.iter().take(4) {
         let one = want(vec![*id]);
-        all.push(("want one", asked(home, remote, Request::Fetch, &[one], &none).await));
+        note("want one", asked(home, remote, Request::Fetch, &[one], &none).await);
     }
     // Push what is said to be there already: nothing, with it as the base, and as our own.
     let push = |base, new| Request::Push(hello(base, new));
     let commit = [PushRequest::Commit];
-    all.push(("push it", asked(home, remote, push(None, *snapshot), &commit, &none).await));
-    all.push((
-        "on it",
-        asked(home, remote, push(Some(*snapshot), *snapshot), &commit, &none).await,
-    ));
+    note("push it", asked(home, remote, push(None, *snapshot), &commit, &none).await);
+    note("on it", asked(home, remote, push(Some(*snapshot), *snapshot), &commit, &none).await);
     // A snapshot of ours over a directory of theirs.
     let (root, device) = (ids[1], home.device());
     let mine = snapshot_of(TreeId::from_bytes(root.hash), device, 1).encode();
@@ -99,22 +106,19 @@ async fn probed(home: &Home, remote: &Remote, known: &Known) -> Vec<(&'static st
     let mut batch = Batch::new();
     batch.push_full(ObjectKind::Snapshot, &mine);
     let bytes = objects(batch);
-    all.push(("our root", asked::<PushRequest>(home, remote, push(None, id), &[], &bytes).await));
+    note("our root", asked::<PushRequest>(home, remote, push(None, id), &[], &bytes).await);
     // An object as what differs from one of theirs: restored only where that is there.
     let chunk = ObjectId::of(ObjectKind::Chunk, file);
     for (base, bytes) in [(chunk, file), (root, tree)] {
         let mut batch = Batch::new();
         batch.push_delta(base, bytes, base, bytes).unwrap();
         let bytes = objects(batch);
-        all.push((
-            "a delta",
-            asked::<PushRequest>(home, remote, push(None, id), &[], &bytes).await,
-        ));
+        note("a delta", asked::<PushRequest>(home, remote, push(None, id), &[], &bytes).await);
     }
     // Offer file data by its hash.
     let offer: Vec<HashPrefix> = ids.iter().map(ObjectId::prefix).collect();
     let offers = [AheadRequest::Offer(offer.clone()), AheadRequest::Offer(offer[..1].to_vec())];
-    all.push(("offer", asked(home, remote, Request::Ahead, &offers, &none).await));
+    note("offer", asked(home, remote, Request::Ahead, &offers, &none).await);
     // Start from it, ask for runs of others, and for lists.
     let (run, thread) = (RunId::from_bytes([8; 16]), ThreadId::from_bytes([8; 16]));
     let spec = RunSpec {
@@ -142,49 +146,49 @@ async fn probed(home: &Home, remote: &Remote, known: &Known) -> Vec<(&'static st
         ("secrets", Request::ListSecrets),
         ("no secret", Request::RemoveSecret(entry)),
     ] {
-        all.push((what, asked::<PushRequest>(home, remote, request, &[], &none).await));
+        note(what, asked::<PushRequest>(home, remote, request, &[], &none).await);
     }
     all
 }
 
 /// A node on which somebody else keeps these files, and the prober a project of its own.
-async fn world(
-    prober: &Home,
-    theirs: &Files,
-    probe: &Known,
-) -> (Cloud, Vec<(&'static str, Vec<u8>)>) {
-    let cloud = Cloud::start(&Settings::default());
+async fn world(prober: &Home, theirs: &Files, probe: &Known) -> (Cloud, Followed, Vec<Answer>) {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    // Counts, and has what goes on beside go on in the same order each time.
+    let disk = Disk::follow(&folder.path().join("store"), 1);
+    let cloud = Cloud::start_in(folder, &Settings::default());
     let remote = cloud.remote();
     let other = cloud.joined(Home::new(), "other").await;
     let kept = other.snapshot(theirs, 1);
     other.pushed(&remote, None, kept).await;
     join(prober, &cloud.catalog, &remote, "prober", &cloud.clock).await;
-    let answers = probed(prober, &remote, probe).await;
-    (cloud, answers)
+    let answers = probed(prober, &remote, probe, &disk).await;
+    (cloud, disk, answers)
 }
 
-fn assert_same(these: &[(&str, Vec<u8>)], those: &[(&str, Vec<u8>)]) {
+fn assert_same(these: &[Answer], those: &[Answer]) {
     assert_eq!(these.len(), those.len());
     for (this, that) in these.iter().zip(those) {
         let lens = (this.1.len(), that.1.len());
-        assert!(this == that, "{} and {} differ, {lens:?} bytes", this.0, that.0);
+        assert!(this.1 == that.1, "{} and {} differ, {lens:?} bytes", this.0, that.0);
+        assert_eq!(this.2, that.2, "operations for {}", this.0);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_vault_holds_changes_no_byte_of_any_answer() {
+async fn what_another_vault_holds_changes_no_byte_of_any_answer_and_no_operation() {
     // More than stays in the journal: what is offered is looked up in segments.
     let secret: Files = (0..6).map(|at| (format!("f{at}"), noise(7000 + at, 200_000))).collect();
     let others: Files = (0..6).map(|at| (format!("f{at}"), noise(9000 + at, 200_000))).collect();
     let prober = Home::new();
     let known = known(&secret, prober.device());
-    let (_one, held) = world(&prober, &secret, &known).await;
-    let (two, not_held) = world(&prober, &others, &known).await;
+    let (_one, _disk, held) = world(&prober, &secret, &known).await;
+    let (two, disk, not_held) = world(&prober, &others, &known).await;
     assert_same(&held, &not_held);
     // What is asked for does reach something: of one's own vault the answers are others.
     let own = prober.snapshot(&secret, 1);
     prober.pushed(&two.remote(), None, own).await;
-    let mine = probed(&prober, &two.remote(), &known).await;
+    let mine = probed(&prober, &two.remote(), &known, &disk).await;
     let differ: Vec<_> = mine
         .iter()
         .zip(&held)
@@ -194,4 +198,7 @@ async fn what_another_vault_holds_changes_no_byte_of_any_answer() {
     for what in ["want all", "want one", "push it", "offer", "run", "refs"] {
         assert!(differ.contains(&what), "{what} tells nothing of one's own vault: {differ:?}");
     }
+    // What is one's own is read.
+    let read = |answers: &[Answer]| answers.iter().find(|it| it.0 == "want one").map(|it| it.2);
+    assert_eq!((read(&held), read(&mine)), (Some(0), Some(1)));
 }
