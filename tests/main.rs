@@ -28,6 +28,7 @@ mod mcp;
 mod notices;
 mod offline;
 mod power_cut;
+mod pressure;
 mod quotas;
 mod real_agents;
 mod real_inside;
