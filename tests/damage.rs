@@ -170,8 +170,6 @@ enum Meaning {
     Nothing,
     /// The same, and it may take a restart.
     Doubt,
-    /// What was not known to be safe is gone, as after a crash in the middle of a write.
-    TornEnd,
     /// `check --data` finds it.
     Damage,
     /// `check` finds it without reading everything.
@@ -179,7 +177,7 @@ enum Meaning {
 }
 
 use Harm::{Flipped, Garbage, Gone, Halved, Shortened};
-use Meaning::{Damage, Doubt, Loss, Nothing, TornEnd};
+use Meaning::{Damage, Doubt, Loss, Nothing};
 
 const CASES: [(&str, Harm, Meaning); 20] = [
     ("cache", Garbage, Nothing),
@@ -193,7 +191,7 @@ const CASES: [(&str, Harm, Meaning); 20] = [
     ("", Flipped(500), Doubt),
     ("", Flipped(700), Doubt),
     ("", Gone, Nothing),
-    ("journal", Shortened(10), TornEnd),
+    ("journal", Shortened(10), Damage),
     ("journal", Flipped(990), Damage),
     ("journal", Flipped(50), Damage),
     ("data", Flipped(500), Damage),
@@ -220,7 +218,7 @@ fn looks_as_expected(home: &TestHome, meaning: Meaning, what: &str) {
     let quick = problems(home, &[], what);
     let thorough = problems(home, &["--data"], what);
     match meaning {
-        Nothing | TornEnd => assert_eq!((quick, thorough), (0, 0), "{what}"),
+        Nothing => assert_eq!((quick, thorough), (0, 0), "{what}"),
         Doubt => {}
         Damage => assert!(thorough > 0, "{what} is not noticed"),
         Loss => assert!(quick > 0 && thorough > 0, "{what} is not noticed: {quick} {thorough}"),
@@ -250,7 +248,7 @@ fn damage_here_is_found_and_work_goes_on() {
         looks_as_expected(here, meaning, &what);
         let came = [scene.restores(here, 0, &what), scene.restores(here, 1, &what)];
         // What is not here comes from the node.
-        if matches!(meaning, Nothing | TornEnd) {
+        if meaning == Nothing {
             assert_eq!(came, [true; 2], "{what}");
         }
         here.baton(&["daemon", "stop"]);

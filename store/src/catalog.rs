@@ -250,12 +250,21 @@ impl Catalog {
         Ok(Self(Arc::new(Inner { path: path.to_owned(), reader, connection, durable })))
     }
 
-    /// Reads the whole file and says what is wrong with it; nothing where it is sound.
+    /// Reads the whole file and says what is wrong with it; nothing where it is sound: its structure, and what of the values
+    /// has a checksum or leads to another table. A value that is only another one is not noticed.
     pub fn check(&self) -> Result<Vec<String>, StoreError> {
         self.read("checking", |db| {
-            let mut statement = db.prepare("PRAGMA quick_check(20)")?;
+            let mut statement = db.prepare("PRAGMA integrity_check(20)")?;
             let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
-            lines.filter(|line| line.as_deref() != Ok("ok")).collect()
+            let mut found: Vec<String> =
+                lines.filter(|line| line.as_deref() != Ok("ok")).collect::<Result<_, _>>()?;
+            let mut statement = db.prepare("PRAGMA foreign_key_check")?;
+            let tables = statement.query_map([], |row| row.get::<_, String>(0))?;
+            for table in tables {
+                found.push(format!("a row of {} leads to none of another table", table?));
+            }
+            found.extend(queue::check(db)?);
+            Ok(found)
         })
     }
 
@@ -381,6 +390,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         if found < 5 {
             transaction.execute_batch(STEP_5)?;
         }
+        transaction.execute_batch(queue::SUMS)?;
         if found < FORMAT {
             transaction.pragma_update(None, "user_version", FORMAT)?;
         }

@@ -5,6 +5,9 @@
 //! a sync then writes data and nothing about the file, which takes 0.4 ms where growing it takes 0.6 to
 //! 1.6 (ext4 with a journal).
 //!
+//! A moment later a watermark beside it says up to where all of it is on the disk: what is bad before that is damage, and
+//! no write that a power cut left unfinished.
+//!
 //! A new file begins with a checkpoint of every ref, twice, so that older files can go once their
 //! objects are in segments.
 //!
@@ -14,17 +17,19 @@
 mod entry;
 mod line;
 mod replay;
+mod watermark;
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use entry::{Commit, Entry, RefState, RefUpdate};
 use line::{Line, Turn};
-pub use replay::{Replayed, examine, replay};
+pub use replay::{ReplayEnd, Replayed, examine, replay};
+use watermark::{Mark, Writer};
 
 use crate::error::StoreError;
 use crate::fs::{self, Context};
@@ -85,12 +90,16 @@ pub struct Journal {
     appender: Mutex<Appender>,
     len: AtomicU64,
     number: AtomicU64,
+    watermark: Mutex<Writer>,
+    /// Whether there may be entries behind the watermark.
+    has_unmarked: AtomicBool,
     layout: Layout,
 }
 
 impl Journal {
-    /// Goes on with file `number`, whose intact part is `len` bytes, or starts it with a checkpoint.
-    pub fn open(layout: &Layout, number: u64, len: u64) -> Result<Self, StoreError> {
+    /// Goes on after the intact part of the newest file that a replay has found, or starts one with a checkpoint.
+    pub fn open(layout: &Layout, end: &ReplayEnd) -> Result<Self, StoreError> {
+        let ReplayEnd { number, len, .. } = *end;
         let path = layout.journal_file(number);
         // Open all the time: a rotation must not fail for want of a descriptor.
         let folder = fs::open(&layout.journal())?;
@@ -118,10 +127,13 @@ impl Journal {
                 at,
                 room: at,
                 is_tight: false,
+                has_holes: end.has_holes,
                 broken: None,
             }),
             len: AtomicU64::new(at),
             number: AtomicU64::new(number),
+            watermark: Mutex::new(Writer::new(layout, end.watermark)),
+            has_unmarked: AtomicBool::new(true),
             layout: layout.clone(),
         })
     }
@@ -197,6 +209,37 @@ impl Journal {
         }
     }
 
+    /// Whether [`Journal::mark`] has something to do, soon: of those who append only the first one after a mark is told so.
+    pub fn is_newly_unmarked(&self) -> bool {
+        !self.has_unmarked.load(Ordering::Acquire)
+            && !self.has_unmarked.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether [`Journal::mark`] has something to do.
+    pub fn has_unmarked(&self) -> bool {
+        self.has_unmarked.load(Ordering::Acquire)
+    }
+
+    /// Writes down up to where everything is on the disk. Where that fails less can be proved later.
+    pub fn mark(&self) {
+        // Held first: a later mark is written later.
+        let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = {
+            let appender = self.appender();
+            self.has_unmarked.store(false, Ordering::Release);
+            // Of a file with holes not everything is there; the next one has none.
+            if appender.has_holes || appender.broken.is_some() {
+                return;
+            }
+            Mark { number: self.number(), end: appender.at }
+        };
+        if watermark.mark() != Some(mark)
+            && let Err(error) = watermark.write(mark)
+        {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the watermark is an old one");
+        }
+    }
+
     /// Starts the next file with a checkpoint of `states`, which must hold every ref of the store.
     /// The caller keeps commits away meanwhile. Returns the number of the file before.
     pub fn rotate(&self, states: Vec<RefState>, poison: &Poison) -> Result<u64, StoreError> {
@@ -235,6 +278,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        self.mark();
         let appender = self.appender();
         if appender.broken.is_none()
             && let Err(error) = appender.file.set_len(appender.at)
@@ -282,6 +326,8 @@ struct Appender {
     room: u64,
     /// Whether the disk had no room to make ahead: not tried again in this file.
     is_tight: bool,
+    /// Whether something before `at` is no entry.
+    has_holes: bool,
     /// What failed, after which nothing more is taken.
     broken: Option<String>,
 }
@@ -337,6 +383,7 @@ impl Appender {
         self.at = first.len() as u64;
         self.room = self.at;
         self.is_tight = false;
+        self.has_holes = false;
         Ok(())
     }
 }

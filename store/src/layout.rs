@@ -5,6 +5,7 @@
 //! reserve/                   room that is given up to delete something on a full disk
 //! lock                       held by the process that has the store open
 //! journal/0000000000000001   what was acknowledged and is not yet in segments
+//! watermark                  up to where the journal is known to be on the disk; can be dropped
 //! vaults/VAULT/index.db      where each object is; can be dropped
 //! vaults/VAULT/data|meta/    segments: open-UID, or HASH once sealed
 //! damaged/                   quarantine: files as they were when damage was found in them
@@ -113,6 +114,11 @@ impl Layout {
     /// One journal file.
     pub fn journal_file(&self, number: u64) -> PathBuf {
         self.journal().join(format!("{number:016x}"))
+    }
+
+    /// Up to where the journal is known to be on the disk.
+    pub fn watermark(&self) -> PathBuf {
+        self.root.join("watermark")
     }
 
     /// One folder a vault.

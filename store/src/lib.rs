@@ -4,7 +4,7 @@
 //! through them, and a module uses only those above it.
 //!
 //! - [`fs`], [`error`], [`layout`]: files, what can go wrong, and where everything is
-//! - [`noted`]: damage that was found
+//! - [`lines`], [`noted`]: small files of text; damage that was found
 //! - [`segment`]: the bytes of objects on the disk
 //! - [`objects`]: where objects come from and go to
 //! - [`journal`], [`index`]: what is durable first, and where everything is
@@ -25,6 +25,7 @@ pub mod fs;
 pub mod error;
 pub mod layout;
 pub mod reserve;
+mod lines;
 pub mod noted;
 pub mod segment;
 pub mod objects;

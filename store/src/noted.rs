@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::error::StoreError;
 use crate::fs;
 use crate::layout::Layout;
+use crate::lines;
 
 /// Most that is noted; what is beyond shows itself when these are dealt with.
 const MOST: usize = 100;
@@ -38,14 +39,9 @@ pub struct Problem {
 /// What is noted.
 pub fn noted(layout: &Layout) -> Result<Vec<Problem>, StoreError> {
     let path = layout.noted();
-    let read = match fs::read_if_exists(&path, MAX_FILE) {
-        Err(error) if error.is_too_large() => Some(Vec::new()),
-        read => read?,
-    };
-    let Some(bytes) = read else { return Ok(Vec::new()) };
-    let text = String::from_utf8_lossy(&bytes);
-    let mut found: Vec<Problem> = text
-        .lines()
+    let Some(lines) = lines::read(&path, MAX_FILE)? else { return Ok(Vec::new()) };
+    let mut found: Vec<Problem> = lines
+        .iter()
         .filter_map(|line| line.split_once('\t'))
         .map(|(what, detail)| Problem { what: what.to_owned(), detail: detail.to_owned() })
         .take(MOST)
@@ -89,11 +85,8 @@ pub fn replace(layout: &Layout, left: &[Problem]) -> Result<(), StoreError> {
 }
 
 fn write(layout: &Layout, all: &[Problem]) -> Result<(), StoreError> {
-    let mut text = String::new();
-    for Problem { what, detail } in all {
-        text.extend([what, "\t", detail, "\n"]);
-    }
-    Ok(fs::write_atomic(&layout.noted(), text.as_bytes(), 0o600)?)
+    let lines = all.iter().map(|Problem { what, detail }| format!("{what}\t{detail}"));
+    Ok(lines::write(&layout.noted(), lines)?)
 }
 
 fn problem(what: impl Display, detail: impl Display) -> Problem {

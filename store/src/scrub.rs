@@ -1,4 +1,5 @@
-//! Scrubbing: sealed segments are read now and then, the one first that was read longest ago.
+//! Scrubbing: segments are read now and then, the one first that was read longest ago. Of one that is being written that is as
+//! much as there is.
 //!
 //! When each was read is kept in a file of the store; what is not in there counts as read when it was written. How much is read
 //! is a budget of bytes a day: after a segment nothing is due until its bytes are paid for.
@@ -8,15 +9,17 @@
 //! **Invariant:** reads only. What is found is noted before the segment counts as read.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
 
 use baton_protocol::id::VaultId;
 
 use crate::check::{Checked, Problem, check_some};
 use crate::error::StoreError;
 use crate::fs;
+use crate::index::SegmentRow;
 use crate::layout::{Class, Layout};
+use crate::lines;
 use crate::noted::note;
+use crate::segment::SegmentHeader;
 use crate::store::Store;
 
 const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -53,33 +56,13 @@ pub fn scrub(
 ) -> Result<Scrubbed, StoreError> {
     let mut done = Scrubbed::default();
     let mut kept = Kept::read(store.layout())?;
-    // A clock that was set back is no reason to wait for longer than a day.
-    let is_paid = kept.next_ms <= now_ms || kept.next_ms > now_ms.saturating_add(DAY);
-    if pace.per_day == 0 || !is_paid {
+    if pace.per_day == 0 || kept.paid_ms(now_ms) > now_ms {
         return Ok(done);
     }
-    let mut due = Vec::new();
-    let mut there = HashSet::new();
-    for id in store.vaults()? {
-        let Ok(vault) = store.vault(id) else { continue };
-        for row in vault.index().segments()? {
-            let Some(class) = Class::from_number(row.class) else { continue };
-            if row.name.starts_with("open-") {
-                continue;
-            }
-            let path = vault.layout().segments(id, class).join(&row.name);
-            let key = (id, row.name.clone());
-            let read = match kept.read_ms.get(&key) {
-                Some(read) => *read,
-                None => fs::modified_ms(&path)?.unwrap_or_default(),
-            };
-            there.insert(key);
-            // What says that it was read in the future was read by another clock.
-            if read.saturating_add(pace.every_ms) <= now_ms || read > now_ms.saturating_add(DAY) {
-                due.push((read, id, row));
-            }
-        }
-    }
+    let listed = list(store, &kept)?;
+    let there: HashSet<_> = listed.iter().map(|(_, id, row)| (*id, row.name.clone())).collect();
+    let mut due = listed;
+    due.retain(|(read, ..)| due_ms(*read, now_ms, pace) <= now_ms);
     if due.is_empty() {
         return Ok(done);
     }
@@ -116,6 +99,45 @@ pub fn scrub(
     Ok(done)
 }
 
+/// In how many milliseconds something is due; nothing where nothing will be before something more is stored.
+pub fn due_in(store: &Store, now_ms: u64, pace: Pace) -> Result<Option<u64>, StoreError> {
+    if pace.per_day == 0 {
+        return Ok(None);
+    }
+    let kept = Kept::read(store.layout())?;
+    let listed = list(store, &kept)?;
+    let first = listed.iter().map(|(read, ..)| due_ms(*read, now_ms, pace)).min();
+    Ok(first.map(|first| first.max(kept.paid_ms(now_ms)).saturating_sub(now_ms)))
+}
+
+/// When something is due that was read then. What says that it was read in the future was read by another clock.
+const fn due_ms(read: u64, now_ms: u64, pace: Pace) -> u64 {
+    if read > now_ms.saturating_add(DAY) { now_ms } else { read.saturating_add(pace.every_ms) }
+}
+
+/// All segments that hold something, and when each was read.
+fn list(store: &Store, kept: &Kept) -> Result<Vec<(u64, VaultId, SegmentRow)>, StoreError> {
+    let mut listed = Vec::new();
+    for id in store.vaults()? {
+        let Ok(vault) = store.vault(id) else { continue };
+        for row in vault.index().segments()? {
+            let Some(class) = Class::from_number(row.class) else { continue };
+            if row.indexed <= SegmentHeader::LEN as u64 {
+                continue;
+            }
+            let read = match kept.read_ms.get(&(id, row.name.clone())) {
+                Some(read) => *read,
+                None => {
+                    let path = vault.layout().segments(id, class).join(&row.name);
+                    fs::modified_ms(&path)?.unwrap_or_default()
+                }
+            };
+            listed.push((read, id, row));
+        }
+    }
+    Ok(listed)
+}
+
 /// When what was read, and when the next may be.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Kept {
@@ -124,16 +146,17 @@ struct Kept {
 }
 
 impl Kept {
+    /// When the bytes that were read are paid for. A clock that was set back is no reason to wait for longer than a day.
+    const fn paid_ms(&self, now_ms: u64) -> u64 {
+        if self.next_ms > now_ms.saturating_add(DAY) { now_ms } else { self.next_ms }
+    }
+
     /// Where it cannot be understood everything is as if it had never been read.
     fn read(layout: &Layout) -> Result<Self, StoreError> {
-        let read = match fs::read_if_exists(&layout.verified(), MAX_FILE) {
-            Err(error) if error.is_too_large() => None,
-            read => read?,
-        };
-        let text = read.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-        let mut lines = text.lines();
+        let lines = lines::read(&layout.verified(), MAX_FILE)?.unwrap_or_default();
+        let mut lines = lines.iter();
         let next_ms = lines.next().and_then(|line| line.parse().ok()).unwrap_or_default();
-        let segment = |line: &str| {
+        let segment = |line: &String| {
             let mut parts = line.split(' ');
             let vault = parts.next()?.parse().ok()?;
             let name = parts.next()?.to_owned();
@@ -143,10 +166,9 @@ impl Kept {
     }
 
     fn write(&self, layout: &Layout) -> Result<(), StoreError> {
-        let mut text = format!("{}\n", self.next_ms);
-        for ((vault, name), read) in &self.read_ms {
-            let _ = writeln!(text, "{vault} {name} {read}");
-        }
-        Ok(fs::write_atomic(&layout.verified(), text.as_bytes(), 0o600)?)
+        let segments =
+            self.read_ms.iter().map(|((vault, name), read)| format!("{vault} {name} {read}"));
+        let all = std::iter::once(self.next_ms.to_string()).chain(segments);
+        Ok(lines::write(&layout.verified(), all)?)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One SQLite file a workspace: a row for each directory, further rows for each run of names of a wide
 //! one, so that an edit rewrites little however large the tree is, and nothing is held in memory. It is
-//! a cache: a missing, damaged or newer file is an empty one, and after an error it knows nothing.
+//! a cache: a missing, damaged or newer file is an empty one, and after an error it knows nothing. SQLite does not notice
+//! bytes that have changed on the disk, so whatever is believed has a checksum.
 //!
 //! - [`records`]: what is known of one directory
 //! - [`file`]: the file that they are in
@@ -168,7 +169,9 @@ impl StatCache {
     pub fn repository(&self) -> Option<Vec<u8>> {
         let find = "SELECT value FROM meta WHERE key = 'repository'";
         self.with(None, |open| {
-            open.db.prepare_cached(find)?.query_row([], |row| row.get(0)).optional()
+            let found: Option<Vec<u8>> =
+                open.db.prepare_cached(find)?.query_row([], |row| row.get(0)).optional()?;
+            found.map(|bytes| records::unseal(&bytes).map(<[u8]>::to_vec)).transpose()
         })
     }
 
@@ -179,6 +182,7 @@ impl StatCache {
                 Some(_) => "INSERT OR REPLACE INTO meta(key, value) VALUES('repository', ?1)",
                 None => "DELETE FROM meta WHERE key = 'repository' AND ?1 IS NULL",
             };
+            let value = value.map(|value| records::seal(value.to_vec()));
             open.db.prepare_cached(set)?.execute([value]).map(drop)
         });
     }
@@ -211,7 +215,10 @@ impl StatCache {
         self.with(None, |open| {
             let found: Option<Vec<u8>> =
                 open.db.prepare_cached(find)?.query_row([path], |row| row.get(0)).optional()?;
-            Ok(found.and_then(|bytes| read_inode(&bytes)))
+            Ok(match found {
+                Some(bytes) => read_inode(records::unseal(&bytes)?),
+                None => None,
+            })
         })
     }
 
@@ -272,7 +279,7 @@ impl StatCache {
                 open.put(path, &second, None, &rest)?;
             }
             let update = "UPDATE directory SET files = ?3 WHERE path = ?1 AND first = ?2";
-            let bytes = records::encode(&files);
+            let bytes = records::seal(records::encode(&files));
             open.db.prepare_cached(update)?.execute((path, first, bytes))?;
             open.wrote()?;
             Ok(())
@@ -351,7 +358,7 @@ impl StatCache {
             while let Some(row) = rows.next()? {
                 let (path, bytes): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
                 let mut directory = CachedDirectory::default();
-                records::decode(&bytes, &mut directory.files).map_err(unreadable)?;
+                records::decode(records::unseal(&bytes)?, &mut directory.files).map_err(unreadable)?;
                 visit(&path, &directory);
             }
             Ok(())
@@ -399,7 +406,7 @@ impl Open {
             .optional()?;
         let Some((first, bytes)) = found else { return Ok(None) };
         let mut files = Vec::new();
-        records::decode(&bytes, &mut files).map_err(unreadable)?;
+        records::decode(records::unseal(&bytes)?, &mut files).map_err(unreadable)?;
         Ok(Some((first, files)))
     }
 
@@ -416,7 +423,8 @@ impl Open {
         let inode = whole.and_then(|whole| whole.inode).map(write_inode);
         let tree = whole.and_then(|whole| whole.tree).map(records::encode_tree);
         let below = whole.and_then(|whole| whole.below.as_deref()).map(records::encode_below);
-        let row = (path, first, inode, tree, below, records::encode(files));
+        let [inode, tree, below] = [inode, tree, below].map(|bytes| bytes.map(records::seal));
+        let row = (path, first, inode, tree, below, records::seal(records::encode(files)));
         self.db.prepare_cached(put)?.execute(row).map(drop)
     }
 

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use baton_protocol::id::{ObjectId, VaultId};
 use baton_protocol::message::Head;
@@ -19,6 +20,9 @@ use crate::noted::note_one;
 use crate::reserve::{Reserve, RoomToDelete, give_up_if_full};
 use crate::segment::Record;
 use crate::vault::{Commits, Lease, Pending, PendingObject, Refs, Vault};
+
+/// How long after a commit the watermark follows, so that many share one.
+const MARK_AFTER: Duration = Duration::from_secs(1);
 
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,12 +92,16 @@ impl Store {
             note_one(&layout, aside.display(), detail);
             recovery.damaged.push(aside);
         }
+        if end.is_watermark_damaged() {
+            let detail = "it says nothing any more about what of the journal has to be there";
+            note_one(&layout, layout.watermark().display(), detail);
+        }
         if !end.damaged.is_empty() {
             for (_, pending) in dormant.values_mut() {
                 pending.reopen();
             }
         }
-        let journal = Journal::open(&layout, end.number, end.len)?;
+        let journal = Journal::open(&layout, &end)?;
         let (fold, wake) = sync_channel(1);
         let memory: u64 = dormant.values().map(|(_, pending)| pending.size()).sum();
         let commits = Arc::new(Commits {
@@ -195,6 +203,7 @@ impl Store {
     #[cfg(any(test, feature = "simulation"))]
     pub fn fold_if_due(&self) {
         self.0.shared.fold_if_due();
+        self.0.shared.commits.journal.mark();
     }
 
     /// The folders.
@@ -288,6 +297,7 @@ impl Shared {
         }
         folded?;
         self.commits.journal.remove_through(before)?;
+        self.commits.journal.mark();
         tracing::debug!(through = before, "journal folded");
         Ok(())
     }
@@ -306,8 +316,21 @@ impl Drop for Running {
 }
 
 fn fold_when_woken(wake: &Receiver<()>, shared: &Shared) {
-    while wake.recv().is_ok() && !shared.closing.load(Ordering::SeqCst) {
+    let journal = &shared.commits.journal;
+    loop {
+        let is_to_be_marked = journal.has_unmarked();
+        let woken = if is_to_be_marked {
+            wake.recv_timeout(MARK_AFTER)
+        } else {
+            wake.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        if woken == Err(RecvTimeoutError::Disconnected) || shared.closing.load(Ordering::SeqCst) {
+            return;
+        }
         shared.fold_if_due();
+        if is_to_be_marked {
+            journal.mark();
+        }
     }
 }
 

@@ -38,6 +38,9 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// After a look at how large the stores are the next one has nothing to do for so long.
 const SELDOM: Duration = Duration::from_mins(5);
 
+/// Longest time for which it sleeps: clocks are set.
+const LONGEST: Duration = Duration::from_hours(24);
+
 /// Where the catalog says how large they were after the last collection.
 const LEFT: &str = "collected-left";
 
@@ -61,29 +64,41 @@ impl Daemon {
         let daemon = Arc::clone(self);
         let work = async move {
             let mut last = None;
+            // Also where nobody writes: it sleeps until something is due, and a machine that sleeps is not woken.
+            let mut scrub = daemon.until_scrub().await;
             loop {
-                tokio::select! {
-                    () = daemon.grown.notified() => {}
+                let is_due = tokio::select! {
+                    () = daemon.grown.notified() => false,
+                    () = sleep(scrub) => true,
                     () = daemon.tasks.cancelled() => return,
-                }
-                let is_early = |last| daemon.clock.since(last) < SELDOM;
-                if last.is_some_and(is_early) {
-                    continue;
-                }
-                last = Some(daemon.clock.instant());
-                let this = Arc::clone(&daemon);
-                let work = move || this.collect_if_due();
-                match daemon.tasks.run_low("collect", work).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(Fail(failure))) => {
-                        tracing::warn!(reason = failure.message, "nothing was collected");
+                };
+                if !is_due {
+                    let is_early = |last| daemon.clock.since(last) < SELDOM;
+                    if last.is_some_and(is_early) {
+                        continue;
                     }
-                    Err(error) => tracing::warn!(reason = chain(&error), "nothing was collected"),
+                    last = Some(daemon.clock.instant());
+                    daemon.look_for_garbage().await;
                 }
                 daemon.scrub().await;
+                let next = daemon.until_scrub().await;
+                // What could not be read is not tried again and again.
+                let is_stuck = is_due && next.is_some_and(|next| next.is_zero());
+                scrub = if is_stuck { Some(SELDOM) } else { next };
             }
         };
         self.tasks.spawn("collecting", work).detach();
+    }
+
+    async fn look_for_garbage(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        match self.tasks.run_low("collect", move || this.collect_if_due()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(Fail(failure))) => {
+                tracing::warn!(reason = failure.message, "nothing was collected");
+            }
+            Err(error) => tracing::warn!(reason = chain(&error), "nothing was collected"),
+        }
     }
 
     fn collect_if_due(&self) -> Result<(), Fail> {
@@ -138,8 +153,8 @@ impl Daemon {
             }
             left += vault.disk_bytes()?;
         }
-        self.usage.renew();
         if !dry_run {
+            self.usage.renew();
             self.catalog.set_meta(LEFT, &left.to_be_bytes())?;
         }
         Ok(answer)
@@ -211,6 +226,14 @@ impl Daemon {
             self.catalog.forgotten_are_gone(vault.id(), &gone)?;
         }
         Ok(())
+    }
+}
+
+/// For ever where that is not known.
+async fn sleep(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time.min(LONGEST)).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_protocol::id::SnapshotId;
 use baton_store::noted;
 use baton_store::repair::{Lost, Repaired, repair};
-use baton_store::scrub::{Pace, scrub};
+use baton_store::scrub::{Pace, due_in, scrub};
 use baton_store::vault::Vault;
 
 use super::Daemon;
@@ -63,14 +64,35 @@ impl Daemon {
         Ok(Answer::Repair(answer))
     }
 
+    /// How often what is stored is read, and how much of it.
+    fn pace(&self) -> Pace {
+        let store = &self.config.store;
+        let every_ms = u64::try_from(store.scrub_every.as_millis()).unwrap_or(u64::MAX);
+        Pace { per_day: store.scrub.0, every_ms }
+    }
+
+    /// For how long nothing has to be read; for ever where nothing is stored.
+    pub(super) async fn until_scrub(self: &Arc<Self>) -> Option<Duration> {
+        let this = Arc::clone(self);
+        let work = move || due_in(&this.store, this.clock.now_ms(), this.pace());
+        match self.tasks.run_low("scrub", work).await {
+            Ok(Ok(due)) => due.map(Duration::from_millis),
+            Ok(Err(error)) => {
+                tracing::warn!(reason = chain(&error), "when to scrub is not known");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(reason = chain(&error), "when to scrub is not known");
+                None
+            }
+        }
+    }
+
     /// Reads a part of what is stored where that is due; what is damaged is repaired at once, as far as that goes by itself.
     pub(super) async fn scrub(self: &Arc<Self>) {
         let this = Arc::clone(self);
         let work = move || {
-            let store = &this.config.store;
-            let every_ms = u64::try_from(store.scrub_every.as_millis()).unwrap_or(u64::MAX);
-            let pace = Pace { per_day: store.scrub.0, every_ms };
-            scrub(&this.store, this.clock.now_ms(), pace, || this.tasks.is_cancelled())
+            scrub(&this.store, this.clock.now_ms(), this.pace(), || this.tasks.is_cancelled())
         };
         let scrubbed = match self.tasks.run_low("scrub", work).await {
             Ok(Ok(scrubbed)) => scrubbed,

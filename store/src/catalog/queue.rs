@@ -12,6 +12,7 @@
 
 use baton_protocol::id::{NodeId, QueueId, SnapshotId, WorkspaceId};
 use baton_protocol::message::RunSpec;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Catalog, sql, unreadable, unsigned};
@@ -42,6 +43,15 @@ CREATE TABLE queue(
     round_trips INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX queue_waiting ON queue(node, number) WHERE state = 'waiting';
+";
+
+/// What was put in has a checksum, for SQLite does not notice bytes that have changed on the disk. A table of its own: to an
+/// older program, which adds none, it means nothing.
+pub(super) const SUMS: &str = "
+CREATE TABLE IF NOT EXISTS queue_sum(
+    number INTEGER PRIMARY KEY REFERENCES queue(number) ON DELETE CASCADE,
+    sum INTEGER NOT NULL
+) STRICT;
 ";
 
 /// How long the outcome of an entry is kept, in milliseconds: a week, so that who comes back from a
@@ -205,7 +215,12 @@ impl Catalog {
                 wanted.expires_at.map(sql),
                 wanted.begun,
             );
-            db.execute(add, values)?;
+            if db.execute(add, values)? > 0 {
+                let number = db.last_insert_rowid();
+                let stored = format!("{SELECT} WHERE number = ?1");
+                let sum = db.query_row(&stored, [number], sum_of)?;
+                db.execute("INSERT INTO queue_sum VALUES (?1, ?2)", [number, sum])?;
+            }
             read(db, wanted.id)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Ok)
         })
     }
@@ -327,7 +342,49 @@ impl Catalog {
 
 const SELECT: &str = "SELECT number, id, kind, workspace, node, remote, snapshot, run, created_at, \
                       expires_at, sent, attempts, last_error, state, ended_at, bytes_sent, \
-                      objects_sent, round_trips, begun FROM queue";
+                      objects_sent, round_trips, begun, \
+                      (SELECT sum FROM queue_sum WHERE queue_sum.number = queue.number) FROM queue";
+
+/// The checksum of what never changes of an entry: its first columns.
+fn sum_of(row: &Row<'_>) -> rusqlite::Result<i64> {
+    let mut sum = 0;
+    for column in 0..10 {
+        // Each with its kind and length, so that nothing moves from one to the next.
+        let (kind, number);
+        let bytes = match row.get_ref(column)? {
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+                (kind, number) = (1, bytes.len() as i64);
+                bytes
+            }
+            ValueRef::Integer(value) => {
+                (kind, number) = (2, value);
+                &[]
+            }
+            ValueRef::Null | ValueRef::Real(_) => {
+                (kind, number) = (0, 0);
+                &[]
+            }
+        };
+        sum = crc32c::crc32c_append(sum, &[kind]);
+        sum = crc32c::crc32c_append(sum, &number.to_le_bytes());
+        sum = crc32c::crc32c_append(sum, bytes);
+    }
+    Ok(sum.into())
+}
+
+/// Reads every entry, and says of which what was put in is not there any more.
+pub(super) fn check(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = db.prepare(SELECT)?;
+    let mut rows = statement.query([])?;
+    let mut damaged = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Err(error) = from_row(row) {
+            let number: i64 = row.get(0)?;
+            damaged.push(format!("entry {number} of the queue: {error}"));
+        }
+    }
+    Ok(damaged)
+}
 
 fn read(db: &Connection, id: QueueId) -> rusqlite::Result<Option<Entry>> {
     let find = format!("{SELECT} WHERE id = ?1");
@@ -335,6 +392,14 @@ fn read(db: &Connection, id: QueueId) -> rusqlite::Result<Option<Entry>> {
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let sum: Option<i64> = row.get(19)?;
+    if let Some(sum) = sum
+        && sum_of(row)? != sum
+    {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+        let detail = "its checksum is wrong".to_owned();
+        return Err(rusqlite::Error::SqliteFailure(code, Some(detail)));
+    }
     let (kind, state): (String, String) = (row.get(2)?, row.get(13)?);
     let runs: Option<String> = row.get(7)?;
     let runs = match runs {

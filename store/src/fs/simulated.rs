@@ -5,7 +5,8 @@
 //! were not synced may be there or not, but in the order in which they changed; of bytes that were not synced each block is
 //! the old one, the new one, or zeros where there was none. One seed makes the same folder again.
 //!
-//! What SQLite does is not seen. An index is a cache, so it is left as it is, ahead of everything, or taken away.
+//! What SQLite does is not seen. An index is a cache, so it is left as it is, ahead of everything, or as it was when its log was
+//! synced last, or taken away.
 //!
 //! **Invariant:** what was synced, under a name that was synced, is in every folder that is made.
 
@@ -63,6 +64,8 @@ struct State {
     /// By inode, as long as it is this file.
     numbers: HashMap<u64, FileNumber>,
     next: FileNumber,
+    /// By index: the bytes of it and of its log when that was synced last.
+    logs: HashMap<PathBuf, (Vec<u8>, Vec<u8>)>,
     operations: u64,
     ids: u64,
     /// Syncs below this path do nothing.
@@ -147,13 +150,19 @@ impl State {
                 }
             }
         }
-        if folder.join("index.db").exists() && dice.roll(2) == 0 {
-            for suffix in ["", "-wal"] {
-                let name = format!("index.db{suffix}");
-                if folder.join(&name).exists() {
-                    put(&to.join(&name), &read(&folder.join(&name)));
+        let index = folder.join("index.db");
+        let kept = dice.roll(3);
+        if index.exists() && kept > 0 {
+            let (now, log) = (read(&index), read(&log_of(&index)));
+            // Where SQLite has begun its log anew, or has moved it into the file, it has synced it itself.
+            let log = match self.logs.get(&index) {
+                Some((then, synced)) if kept == 1 && *then == now && log.starts_with(synced) => {
+                    synced.clone()
                 }
-            }
+                _ => log,
+            };
+            put(&to.join("index.db"), &now);
+            put(&to.join("index.db-wal"), &log);
         }
     }
 
@@ -203,6 +212,11 @@ impl State {
                 versions.drain(..versions.len().saturating_sub(1));
             }
         } else if let Ok(metadata) = path.metadata() {
+            if path.ends_with("index.db-wal") {
+                let index = path.with_file_name("index.db");
+                self.logs.insert(index.clone(), (read(&index), read(path)));
+                return;
+            }
             let number = self.number(metadata.ino());
             self.synced.insert(number, read(path));
         }
@@ -314,6 +328,10 @@ pub(super) fn fill(path: &Path, id: &mut [u8]) -> bool {
 
 fn disks() -> MutexGuard<'static, Vec<Arc<Disk>>> {
     DISKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn log_of(index: &Path) -> PathBuf {
+    index.with_file_name("index.db-wal")
 }
 
 #[expect(clippy::disallowed_methods, reason = "the seam would count it")]

@@ -4,13 +4,15 @@
 //! A last entry that is cut short, or of which a sector was never written, is the torn end of an
 //! unacknowledged write; zeros after the last entry are room for the next. Where an entry is all there and
 //! bad the file is damaged: those after it are believed too (each stands for itself), the damage is
-//! reported, and the file is kept aside.
+//! reported, and the file is kept aside. So is one of which something is bad or gone before its watermark, or
+//! that ends torn though another file follows: that was synced.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::entry::{Entry, HEAD, MAGIC, decode_head};
+use super::watermark::{self, Found, Mark};
 use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::layout::Layout;
@@ -41,8 +43,29 @@ pub struct ReplayEnd {
     pub damaged: Vec<(PathBuf, u64)>,
     /// Bytes of unfinished writes that were ignored.
     pub torn: u64,
-    /// Whether the last file that was read ends with such bytes.
-    ends_torn: bool,
+    /// Whether something in the middle of the newest file is no entry.
+    pub(super) has_holes: bool,
+    /// What was read of the watermark.
+    pub(super) watermark: Found,
+}
+
+impl ReplayEnd {
+    /// Whether there is a watermark that cannot be read.
+    pub const fn is_watermark_damaged(&self) -> bool {
+        self.watermark.is_damaged
+    }
+}
+
+/// What is known of a file before it is read.
+#[derive(Clone, Copy)]
+struct Known {
+    number: u64,
+    /// Before this everything was synced.
+    synced: u64,
+    /// It goes on at least up to here.
+    end: u64,
+    /// Whether its last entry may be one that nobody was told of.
+    may_be_torn: bool,
 }
 
 /// The numbers of the journal files, ascending. Names that are no numbers are not ours.
@@ -60,9 +83,12 @@ pub fn replay(
     layout: &Layout,
     mut visit: impl FnMut(Replayed) -> Result<(), StoreError>,
 ) -> Result<ReplayEnd, StoreError> {
-    let mut end = ReplayEnd { number: 1, ..ReplayEnd::default() };
+    let watermark = watermark::read(layout)?;
+    let mut end = ReplayEnd { number: 1, watermark, ..ReplayEnd::default() };
     let mut begins = None;
-    for number in numbers(layout)? {
+    let all = numbers(layout)?;
+    let newest = all.last().copied().unwrap_or_default();
+    for &number in &all {
         let path = layout.journal_file(number);
         let file = fs::open(&path)?;
         let len = file.metadata().context("reading", &path)?.len();
@@ -73,16 +99,24 @@ pub fn replay(
             }
             visit(replayed)
         };
-        let intact = replay_file((&file, &path, len), number, &mut end, &mut visit)?;
+        let synced = watermark.mark.filter(|mark| mark.number == number).map_or(0, |mark| mark.end);
+        let known = Known { number, synced, end: synced, may_be_torn: number == newest };
+        end.has_holes = false;
+        let intact = replay_file((&file, &path, len), known, &mut end, &mut visit)?;
         // A later file may be torn as a whole; what is before it says where the refs are.
         begins.get_or_insert(false);
         end.number = number;
         end.len = intact;
     }
+    if let Some(Mark { number, .. }) = watermark.mark.filter(|mark| mark.number > newest) {
+        let path = layout.journal_file(number);
+        tracing::error!(path = %path.display(), "a journal file is gone");
+        end.damaged.push((path, 0));
+    }
     // The first checkpoint is synced before there is a vault, and each before the files that came before it go: without one
     // nothing says where the refs were.
     if begins != Some(true) && !fs::list_dir(&layout.vaults())?.is_empty() {
-        let first = numbers(layout)?.first().copied().unwrap_or(end.number);
+        let first = all.first().copied().unwrap_or(end.number);
         let path = layout.journal_file(first);
         tracing::error!(path = %path.display(), "the journal does not say where the refs are");
         if end.damaged.iter().all(|(damaged, _)| *damaged != path) {
@@ -110,12 +144,14 @@ pub fn examine(
         };
         let mut end = ReplayEnd::default();
         let len = file.metadata().context("reading", &path)?.len();
-        let len = if number == newest { len.min(end_of_newest) } else { len };
-        let intact = replay_file((&file, &path, len), number, &mut end, &mut visit)?;
-        read += intact;
-        if end.ends_torn {
-            damaged.push((path, intact));
-        }
+        // What a power cut has left in its middle may still be there.
+        let known = Known { number, synced: 0, end: 0, may_be_torn: false };
+        let (len, known) = if number == newest {
+            (len.min(end_of_newest), Known { end: end_of_newest, ..known })
+        } else {
+            (len, known)
+        };
+        read += replay_file((&file, &path, len), known, &mut end, &mut visit)?;
         damaged.append(&mut end.damaged);
     }
     Ok((read, damaged))
@@ -123,7 +159,7 @@ pub fn examine(
 
 fn replay_file(
     (file, path, len): (&File, &Path, u64),
-    number: u64,
+    known: Known,
     end: &mut ReplayEnd,
     visit: &mut impl FnMut(Replayed) -> Result<(), StoreError>,
 ) -> Result<u64, StoreError> {
@@ -131,10 +167,11 @@ fn replay_file(
     let mut intact = 0;
     let mut bad: Option<u64> = None;
     while at < len {
-        if let Some((replayed, next)) = read_entry(file, path, number, at, len)? {
+        if let Some((replayed, next)) = read_entry(file, path, known.number, at, len)? {
             if let Some(from) = bad.take() {
                 // Of entries that were written together any may have reached the disk.
-                if is_cut_off(file, path, from, at)? {
+                end.has_holes = true;
+                if from >= known.synced && is_cut_off((file, path, len), from, at)? {
                     end.torn += at - from;
                 } else {
                     tracing::warn!(path = %path.display(), from, to = at, "damaged journal entries skipped");
@@ -149,13 +186,20 @@ fn replay_file(
             at = next_magic(file, path, at + 1, len)?;
         }
     }
-    let Some(from) = bad else { return Ok(intact) };
-    match end_of_data(file, path, from, len)? {
+    let data_end = match bad {
+        Some(from) => end_of_data(file, path, from, len)?,
+        None => None,
+    };
+    let from = bad.unwrap_or(intact);
+    match data_end {
+        _ if intact < known.end => {
+            tracing::warn!(path = %path.display(), from, to = known.end, "synced journal entries are gone");
+            end.damaged.push((path.to_owned(), from));
+        }
         // Room that was made ahead, and nothing in it.
         None => {}
-        Some(last) if is_cut_off(file, path, from, last)? => {
+        Some(last) if known.may_be_torn && is_cut_off((file, path, len), from, last)? => {
             end.torn += last - intact;
-            end.ends_torn = true;
         }
         // What is all there and not intact was acknowledged, as far as one can know.
         Some(_) => {
@@ -184,7 +228,11 @@ fn end_of_data(file: &File, path: &Path, mut at: u64, len: u64) -> Result<Option
 
 /// Whether the entry at `at`, in a file whose data ends at `data_end`, is one that a power cut left
 /// unfinished: it ends too early, or a sector of it is still the zeros of the room that it was written to.
-fn is_cut_off(file: &File, path: &Path, at: u64, data_end: u64) -> Result<bool, StoreError> {
+fn is_cut_off(
+    (file, path, len): (&File, &Path, u64),
+    at: u64,
+    data_end: u64,
+) -> Result<bool, StoreError> {
     let mut head = [0; HEAD];
     if data_end - at < HEAD as u64 {
         return Ok(true);
@@ -192,7 +240,7 @@ fn is_cut_off(file: &File, path: &Path, at: u64, data_end: u64) -> Result<bool, 
     file.read_exact_at(&mut head, at).context("reading", path)?;
     let end = decode_head(&head).map(|(_, body_len)| at + (HEAD + body_len + 4) as u64);
     // The last of its bytes may be zeros that were meant.
-    if end.is_some_and(|end| end > data_end + 3) {
+    if end.is_some_and(|end| end > len || end > data_end + 3) {
         return Ok(true);
     }
     let end = end.map_or(data_end, |end| end.min(data_end));

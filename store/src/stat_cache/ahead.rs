@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, Row};
 
-use super::records::{PackedDirectory, decode_below, decode_tree};
+use super::records::{PackedDirectory, decode_below, decode_tree, unseal};
 use super::{read_inode, unreadable};
 
 /// Bytes read at a time.
@@ -75,7 +75,7 @@ impl Ahead {
         while let Some(row) = rows.next()? {
             let at = blob(row, 0)?.unwrap_or_default();
             if let Some((_, directory)) = current.as_mut().filter(|(path, _)| path == at) {
-                directory.files.extend_from_slice(blob(row, 4)?.unwrap_or_default());
+                directory.files.extend_from_slice(sealed(row, 4)?.unwrap_or_default());
                 continue;
             }
             if let Some((path, directory)) = current.take() {
@@ -87,10 +87,10 @@ impl Ahead {
                 return Ok(());
             }
             let directory = PackedDirectory {
-                inode: blob(row, 1)?.and_then(read_inode),
-                tree: blob(row, 2)?.map(decode_tree).transpose().map_err(unreadable)?,
-                below: blob(row, 3)?.map(decode_below).transpose().map_err(unreadable)?,
-                files: blob(row, 4)?.unwrap_or_default().to_vec(),
+                inode: sealed(row, 1)?.and_then(read_inode),
+                tree: sealed(row, 2)?.map(decode_tree).transpose().map_err(unreadable)?,
+                below: sealed(row, 3)?.map(decode_below).transpose().map_err(unreadable)?,
+                files: sealed(row, 4)?.unwrap_or_default().to_vec(),
             };
             current = Some((at.to_vec(), directory));
         }
@@ -111,6 +111,10 @@ impl Ahead {
 fn size(path: &[u8], directory: &PackedDirectory) -> usize {
     let below = directory.below.as_ref().map_or(0, Vec::len);
     path.len() + directory.files.len() + below * OVERHEAD + OVERHEAD
+}
+
+fn sealed<'a>(row: &'a Row<'_>, at: usize) -> rusqlite::Result<Option<&'a [u8]>> {
+    blob(row, at)?.map(unseal).transpose()
 }
 
 fn blob<'a>(row: &'a Row<'_>, at: usize) -> rusqlite::Result<Option<&'a [u8]>> {

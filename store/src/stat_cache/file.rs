@@ -15,7 +15,7 @@ const STATEMENTS: usize = 32;
 const APPLICATION: u32 = u32::from_be_bytes(*b"BTNt");
 
 /// The format that this program reads and writes; any other is dropped.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Opens the file, or makes one. One of another program or another format is refused.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {

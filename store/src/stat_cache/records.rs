@@ -239,6 +239,24 @@ impl CachedDirectory {
     }
 }
 
+/// Bytes with a checksum behind them: what is read of a file may have changed on the disk, and would be believed.
+pub(super) fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+    let sum = crc32c::crc32c(&bytes);
+    bytes.extend(sum.to_le_bytes());
+    bytes
+}
+
+/// The bytes without their checksum, where that is right.
+pub(super) fn unseal(bytes: &[u8]) -> rusqlite::Result<&[u8]> {
+    match bytes.split_last_chunk() {
+        Some((bytes, sum)) if crc32c::crc32c(bytes) == u32::from_le_bytes(*sum) => Ok(bytes),
+        _ => {
+            let kind = rusqlite::types::Type::Blob;
+            Err(rusqlite::Error::FromSqlConversionFailure(0, kind, "the checksum is wrong".into()))
+        }
+    }
+}
+
 /// The bytes of a run of files.
 pub(super) fn encode(files: &[CachedFile]) -> Vec<u8> {
     let mut to = Writer::new();

@@ -367,7 +367,8 @@ impl Intake {
 
     fn wake_fold(&self) {
         let commits = &self.vault.0.commits;
-        if commits.has_to_fold() || commits.journal.is_short_of_room() {
+        let journal = &commits.journal;
+        if commits.has_to_fold() || journal.is_short_of_room() || journal.is_newly_unmarked() {
             // A full channel means that the fold is on its way.
             let _already = commits.fold.try_send(());
         }

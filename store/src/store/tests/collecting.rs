@@ -5,6 +5,7 @@ use std::time::Duration;
 use baton_protocol::object::Object;
 
 use super::*;
+use crate::fs::simulated::Disk;
 use crate::vault::{Collected, Collection, Roots, Step};
 
 /// Takes every step of a collection; whether it came to its end.
@@ -271,6 +272,29 @@ fn what_is_kept_without_a_ref_and_what_is_on_its_way_goes_in_the_end() {
     assert!(files(&store, kept).is_err());
 }
 
+#[test]
+fn what_is_named_after_it_was_condemned_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let first = commit(&store, &large(1), 1, None).unwrap().head.snapshot;
+    let second = commit(&store, &large(2), 2, Some(first)).unwrap().head.snapshot;
+    store.fold().unwrap();
+    let vault = store.vault(VAULT).unwrap();
+    // Somebody found the first one whole, and has still to note that it has to stay.
+    let lease = store.lease();
+    assert_eq!(files(&store, first).unwrap(), large(1));
+    let mut collection = vault.collect().unwrap().unwrap();
+    assert!(!finish(&mut collection, &Roots::default()).unwrap());
+    assert_eq!(collection.collected().left, 42);
+    drop(lease);
+    assert!(finish(&mut collection, &some(&[first])).unwrap());
+    assert_eq!(collection.collected().objects, 0);
+    drop(collection);
+    assert_eq!(files(&store, first).unwrap(), large(1));
+    assert_eq!(files(&store, second).unwrap(), large(2));
+    assert_eq!(crate::check::check(&store, true, |_, _| {}).unwrap().problems, []);
+}
+
 /// Cuts a part off that the log of an index has from before it was synced, or nothing.
 fn lose_the_end(root: &std::path::Path, cut: u64) {
     let log = root.join(format!("vaults/{VAULT}/index.db-wal"));
@@ -281,6 +305,7 @@ fn lose_the_end(root: &std::path::Path, cut: u64) {
 #[test]
 fn a_kill_or_a_power_cut_after_any_step_loses_nothing_and_the_next_collection_finds_the_rest() {
     let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::follow(folder.path(), 7);
     let store = Store::open(folder.path()).unwrap();
     let mut last = None;
     for sequence in 1..=3 {
@@ -307,9 +332,17 @@ fn a_kill_or_a_power_cut_after_any_step_loses_nothing_and_the_next_collection_fi
         steps += 1;
         // What is noted while files are removed is synced before.
         let most = if collection.is_rewriting() { 0 } else { 4 };
-        for cut in 0..=most {
+        let ends = (0..=most).map(|cut| {
             let copy = copy_store(folder.path());
             lose_the_end(copy.path(), cut);
+            copy
+        });
+        let powerless = (0..3).map(|cut| {
+            let left = tempfile::tempdir().unwrap();
+            disk.cut(left.path(), steps * 10 + cut);
+            left
+        });
+        for (cut, copy) in ends.chain(powerless).enumerate() {
             cuts += 1;
             let store = Store::open(copy.path()).unwrap();
             let what = format!("step {steps}, cut {cut}");

@@ -4,7 +4,7 @@ use super::*;
 use crate::layout::Class;
 use crate::noted::noted;
 use crate::repair::repair;
-use crate::scrub::{Pace, Scrubbed, scrub};
+use crate::scrub::{Pace, Scrubbed, due_in, scrub};
 
 const HOUR: u64 = 60 * 60 * 1000;
 const DAY: u64 = 24 * HOUR;
@@ -35,6 +35,8 @@ fn segments(store: &Store) -> Vec<PathBuf> {
     found
 }
 
+const PACE: Pace = Pace { per_day: 24, every_ms: 30 * DAY };
+
 fn look(store: &Store, now: u64, per_day: u64) -> Scrubbed {
     scrub(store, now, Pace { per_day, every_ms: 30 * DAY }, || false).unwrap()
 }
@@ -59,6 +61,8 @@ fn segments_are_read_when_they_are_due_one_after_the_other_within_the_budget() {
         let done = look(&store, now, 24);
         assert_eq!((done.segments, done.problems), (1, vec![]), "segment {at}");
         assert_eq!(look(&store, now + 1, 24).segments, 0, "the budget is spent");
+        let next = due_in(&store, now + 1, PACE).unwrap().unwrap();
+        assert!(at + 1 == all || (1..DAY).contains(&next), "segment {at}: {next}");
         now += DAY + 1;
     }
     assert_eq!(look(&store, now, 24).segments, 0, "each was read once");
@@ -99,4 +103,32 @@ fn damage_that_a_scrub_finds_stays_noted_until_a_repair_has_healed_it() {
     let repaired = repair(&store, |_| Vec::new(), |_, _| {}).unwrap();
     assert!(!repaired.lost.is_empty() && before.iter().all(|it| repaired.found.contains(it)));
     assert_eq!(noted(store.layout()).unwrap().len(), repaired.left.len() + repaired.lost.len());
+}
+
+#[test]
+fn who_waits_is_told_for_how_long_and_a_segment_that_is_written_to_is_read_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let now = 1_900_000_000_000;
+    assert_eq!(due_in(&store, now, PACE).unwrap(), None, "there is nothing");
+    let first = commit(&store, &small(1), 1, None).unwrap().head.snapshot;
+    assert_eq!(due_in(&store, now, PACE).unwrap(), None, "all is in the journal");
+    store.fold().unwrap();
+    assert_eq!(segments(&store), [""; 0].map(PathBuf::from), "nothing is sealed");
+    assert_eq!(due_in(&store, now, Pace { per_day: 0, ..PACE }).unwrap(), None, "it is off");
+    assert_eq!(due_in(&store, now, PACE).unwrap(), Some(0));
+    let read = look(&store, now, 1 << 40);
+    assert_eq!((read.segments, &read.problems[..]), (2, &[][..]));
+    assert_eq!(due_in(&store, now, PACE).unwrap(), Some(30 * DAY));
+    // More comes to the same file, and something happens to what was there.
+    commit(&store, &small(2), 2, Some(first)).unwrap();
+    store.fold().unwrap();
+    assert_eq!(due_in(&store, now + 29 * DAY, PACE).unwrap(), Some(DAY));
+    let data = store.layout().segments(VAULT, Class::Data);
+    let path = data.join(fs::list_dir(&data).unwrap().remove(0));
+    let mut bytes = bytes_of(&path);
+    bytes[300] ^= 1;
+    std::os::unix::fs::FileExt::write_all_at(&fs::open_writable(&path).unwrap(), &bytes, 0).unwrap();
+    assert!(!look(&store, now + 30 * DAY, 1 << 40).problems.is_empty());
+    assert!(!noted(store.layout()).unwrap().is_empty());
 }

@@ -49,15 +49,6 @@ fn step() -> usize {
     if std::env::var_os("BATON_NIGHTLY").is_some() { 1 } else { 61 }
 }
 
-fn put(files: &Files) -> tempfile::TempDir {
-    let folder = scratch();
-    for (path, bytes) in files {
-        let path = folder.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write_whole(&path, bytes, 0o600).unwrap();
-    }
-    folder
-}
 
 /// Opens the store and repairs it, as often as it takes.
 fn heal(template: &Template, root: &Path) -> Result<(), StoreError> {
@@ -73,9 +64,9 @@ fn heal(template: &Template, root: &Path) -> Result<(), StoreError> {
 
 /// What has to be there after a repair of these files, whatever happens meanwhile.
 fn expected(template: &Template, files: &Files) -> HashSet<ObjectId> {
-    let folder = put(files);
+    let folder = put_files(files);
     let before = template.readable(&Store::open(folder.path()).unwrap());
-    let folder = put(files);
+    let folder = put_files(files);
     heal(template, folder.path()).unwrap();
     let after = template.readable(&Store::open(folder.path()).unwrap());
     assert!(before.is_subset(&after), "a repair lost something");
@@ -116,7 +107,7 @@ fn a_repair_whose_power_is_cut_at_any_moment_loses_nothing() {
         let expected = expected(&template, &files);
         let mut operations = 0;
         for at in (1..).step_by(step()) {
-            let (folder, left) = (put(&files), scratch());
+            let (folder, left) = (put_files(&files), scratch());
             let disk = Disk::follow(folder.path(), at);
             disk.cut_after(at, left.path(), at);
             heal(&template, folder.path()).unwrap();
@@ -139,7 +130,7 @@ fn a_repair_that_is_killed_or_fails_at_any_moment_loses_nothing() {
         for times in [1, u64::MAX] {
             let mut failed = 0;
             for at in (0..).step_by(step()) {
-                let folder = put(&files);
+                let folder = put_files(&files);
                 // Followed, the store has no thread of its own.
                 let disk = Disk::follow(folder.path(), at);
                 let armed = fault::arm(folder.path(), None, at, times, ErrorKind::Other);
