@@ -70,9 +70,18 @@ struct State {
     ids: u64,
     /// Syncs below this path do nothing.
     lies: Option<PathBuf>,
-    /// At which operation the power is cut, the folder that is to be made then, and its dice.
-    cut: Option<(u64, PathBuf, Dice)>,
+    /// At which operations it ends, how, and the folder that is to be made then.
+    ends: Vec<(u64, PathBuf, End)>,
     is_cut: bool,
+}
+
+/// What ends the work on a disk.
+#[derive(Clone, Debug)]
+enum End {
+    /// The process is killed: everything that was written is there.
+    Kill,
+    /// The power is cut.
+    PowerCut(Dice),
 }
 
 /// A disk is followed until this is dropped.
@@ -115,9 +124,14 @@ impl Disk {
             state.sync(path);
         }
         let operation = state.operations;
-        if let Some((_, to, mut dice)) = state.cut.take_if(|(at, ..)| *at == operation) {
+        let is_now = |(at, ..): &mut (u64, PathBuf, End)| *at == operation;
+        let ends: Vec<_> = state.ends.extract_if(.., is_now).collect();
+        for (_, to, end) in ends {
             state.is_cut = true;
-            state.leave(&self.root, &to, &mut dice);
+            match end {
+                End::Kill => copy(&self.root, &to),
+                End::PowerCut(mut dice) => state.leave(&self.root, &to, &mut dice),
+            }
         }
     }
 }
@@ -266,7 +280,13 @@ impl Followed {
     /// Cuts the power right after the operation with this number: what is left of the folder is made in `to`, and the folder
     /// itself goes on, as if nothing had happened.
     pub fn cut_after(&self, operation: u64, to: &Path, seed: u64) {
-        self.0.state().cut = Some((operation, to.to_owned(), Dice::new(seed)));
+        let end = End::PowerCut(Dice::new(seed));
+        self.0.state().ends.push((operation, to.to_owned(), end));
+    }
+
+    /// The same where only the process is killed: the folder is as it is then.
+    pub fn kill_after(&self, operation: u64, to: &Path) {
+        self.0.state().ends.push((operation, to.to_owned(), End::Kill));
     }
 
     /// From now on syncs below this path say that all is well, and do nothing: what a test sees then it would see without
@@ -282,7 +302,7 @@ impl Followed {
 
     /// The power is not cut after all.
     pub fn spare(&self) {
-        self.0.state().cut = None;
+        self.0.state().ends.clear();
     }
 
     /// Cuts the power now.
@@ -337,6 +357,19 @@ fn log_of(index: &Path) -> PathBuf {
 #[expect(clippy::disallowed_methods, reason = "the seam would count it")]
 fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_default()
+}
+
+/// Copies a folder as it is. What only processes share about a database means nothing without them.
+fn copy(from: &Path, to: &Path) {
+    make_dir(to);
+    for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else if !path.to_string_lossy().ends_with(".db-shm") {
+            put(&to, &read(&path));
+        }
+    }
 }
 
 fn put(path: &Path, bytes: &[u8]) {

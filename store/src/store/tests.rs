@@ -13,6 +13,7 @@ mod races;
 mod faults;
 mod flips;
 mod model;
+mod points;
 mod power;
 mod proofs;
 mod scrubbing;
