@@ -36,6 +36,7 @@ mod real_runs;
 mod rooms;
 mod restarts;
 mod roundtrip;
+mod scrub;
 mod secrets;
 mod service;
 mod setup;

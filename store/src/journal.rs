@@ -16,8 +16,8 @@
 
 mod entry;
 mod line;
-mod replay;
 mod watermark;
+mod replay;
 
 use std::fs::File;
 use std::io::Write;
@@ -236,7 +236,10 @@ impl Journal {
         if watermark.mark() != Some(mark)
             && let Err(error) = watermark.write(mark)
         {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the watermark is an old one");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the watermark is an old one"
+            );
         }
     }
 

@@ -358,7 +358,8 @@ impl StatCache {
             while let Some(row) = rows.next()? {
                 let (path, bytes): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
                 let mut directory = CachedDirectory::default();
-                records::decode(records::unseal(&bytes)?, &mut directory.files).map_err(unreadable)?;
+                records::decode(records::unseal(&bytes)?, &mut directory.files)
+                    .map_err(unreadable)?;
                 visit(&path, &directory);
             }
             Ok(())

@@ -127,9 +127,7 @@ fn encode(sequence: u64, mark: Mark) -> [u8; LEN] {
 fn decode(slot: &[u8]) -> Option<(u64, Mark)> {
     let (body, sum) = slot.get(..LEN)?.split_last_chunk::<4>()?;
     let (head, numbers) = body.split_first_chunk::<8>()?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*sum)
-        || *head != HEAD
-    {
+    if crc32c::crc32c(body) != u32::from_le_bytes(*sum) || *head != HEAD {
         return None;
     }
     let mut numbers = numbers.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));

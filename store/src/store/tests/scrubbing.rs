@@ -128,7 +128,8 @@ fn who_waits_is_told_for_how_long_and_a_segment_that_is_written_to_is_read_too()
     let path = data.join(fs::list_dir(&data).unwrap().remove(0));
     let mut bytes = bytes_of(&path);
     bytes[300] ^= 1;
-    std::os::unix::fs::FileExt::write_all_at(&fs::open_writable(&path).unwrap(), &bytes, 0).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&fs::open_writable(&path).unwrap(), &bytes, 0)
+        .unwrap();
     assert!(!look(&store, now + 30 * DAY, 1 << 40).problems.is_empty());
     assert!(!noted(store.layout()).unwrap().is_empty());
 }

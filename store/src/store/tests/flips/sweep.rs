@@ -49,7 +49,6 @@ fn step() -> usize {
     if std::env::var_os("BATON_NIGHTLY").is_some() { 1 } else { 61 }
 }
 
-
 /// Opens the store and repairs it, as often as it takes.
 fn heal(template: &Template, root: &Path) -> Result<(), StoreError> {
     for _ in 0..4 {
