@@ -39,6 +39,7 @@ mod secrets;
 mod service;
 mod setup;
 mod steer;
+mod strace;
 mod tidy;
 mod uninstall;
 mod upgrades;
