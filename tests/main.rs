@@ -41,6 +41,7 @@ mod secrets;
 mod service;
 mod setup;
 mod steer;
+mod strace;
 mod tidy;
 mod uninstall;
 mod upgrades;

@@ -12,6 +12,7 @@
 #![allow(dead_code, reason = "each promise uses the part it needs")]
 
 pub(crate) mod rng;
+pub(crate) mod simulations;
 pub(crate) mod walker;
 pub(crate) mod awkward;
 pub(crate) mod udp_proxy;

@@ -56,6 +56,36 @@ impl TestHome {
         home
     }
 
+    /// The same, whose daemon and node are started under `strace` while [`inject`](Self::inject) says so; not a daemon
+    /// that a command starts by itself.
+    pub(crate) fn under_strace() -> Self {
+        let mut home = Self::with_program(Path::new("/bin/sh"), None);
+        let (script, rules) = (home.root().join("tmp/traced"), home.root().join("tmp/rules"));
+        let (program, rules) = (env!("CARGO_BIN_EXE_baton"), rules.display());
+        let text = format!(
+            "case \"$1\" in serve|daemon) [ \"$2\" = status ] || [ ! -e {rules} ] ||\n\
+             exec strace -f -qq --seccomp-bpf -o {rules}.log $(cat {rules}) {program} \"$@\";; esac\n\
+             exec {program} \"$@\"\n"
+        );
+        std::fs::write(&script, text).unwrap();
+        home.script = Some(script);
+        home
+    }
+
+    /// Options of `strace` for what is started from here on, or none of it.
+    pub(crate) fn inject(&self, options: Option<&str>) {
+        let rules = self.root().join("tmp/rules");
+        match options {
+            Some(options) => std::fs::write(rules, options).unwrap(),
+            None => drop(std::fs::remove_file(rules)),
+        }
+    }
+
+    /// What `strace` wrote last.
+    pub(crate) fn traced(&self) -> String {
+        std::fs::read_to_string(self.root().join("tmp/rules.log")).unwrap_or_default()
+    }
+
     /// The same, in which every program is that of a user who is not root and owns all of it; nothing where the tests cannot
     /// become one.
     pub(crate) fn of_user(user: u32) -> Option<Self> {
