@@ -306,3 +306,20 @@ fn a_disk_without_inodes_is_called_one_and_recovers() {
     acked.push(&home, &tree);
     acked.are_kept(&cloud);
 }
+
+#[test]
+fn an_upgrade_without_room_says_how_much_it_takes_and_leaves_the_home_as_it_was() {
+    let home = TestHome::new();
+    let Some(disk) = SmallDisk::at(&home.baton_home()) else { return };
+    crate::fixtures::extract("home-v1", "home", &home);
+    let catalog = home.baton_home().join("catalog.db");
+    let before = std::fs::read(&catalog).unwrap();
+    disk.fill(400 << 10);
+    let said = refused(&home, &["check"], 1, "daemon-start");
+    assert!(said.contains("catalog.db") && said.contains("bytes of room"), "{said}");
+    assert!(std::fs::read(&catalog).unwrap() == before);
+    std::fs::remove_file(disk.ballast()).unwrap();
+    assert_eq!(list(&home.json(&["check", "--data"]), "problems").len(), 0);
+    home.json(&["daemon", "stop"]);
+    assert!(std::fs::read(&catalog).unwrap() != before);
+}

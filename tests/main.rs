@@ -20,6 +20,7 @@ mod git;
 mod git_access;
 mod guard;
 mod fidelity;
+mod fixtures;
 mod handoff;
 mod harmed;
 mod kinds;

@@ -263,7 +263,7 @@ impl Daemon {
         if store.recovery().torn_bytes > 0 {
             tracing::info!(bytes = store.recovery().torn_bytes, "dropped an unacknowledged write");
         }
-        let catalog = Catalog::open(&home.catalog())?;
+        let catalog = Catalog::open_beside(store.layout(), &home.catalog())?;
         let identity = identity(home)?;
         let changed = tokio::sync::broadcast::Sender::new(CHANGES);
         let watching = Watching {
@@ -313,7 +313,6 @@ impl Daemon {
                 notices,
             },
         )?;
-        runs.recover().await.map_err(|error| Fail::new("runs", chain(&error)))?;
         let (stop, stopping) = watch::channel(false);
         let daemon = Arc::new(Self {
             options,
@@ -341,11 +340,7 @@ impl Daemon {
             activity: OnceLock::new(),
             stop,
         });
-        daemon.resume_applies().await?;
-        daemon.queue.start(&daemon)?;
-        daemon.start_background()?;
-        daemon.start_histories().await?;
-        daemon.start_collecting();
+        daemon.take_up().await?;
         Ok((daemon, stopping))
     }
 
@@ -354,6 +349,8 @@ impl Daemon {
         if !self.options.serving {
             return Ok(None);
         }
+        // A node takes what others send.
+        self.store.layout().check_writable()?;
         let node = self.node().await?;
         let ticket = self.issue_ticket(None, None, 10 * 60 * 1000, 1)?;
         Ok(Some(ServeAnswer {
@@ -434,6 +431,7 @@ impl Daemon {
         command: Command,
         events: &EventSender,
     ) -> Result<Answer, Fail> {
+        self.check_writable(&command)?;
         // What they find stays until they are done.
         let _lease = ending::reads(&command).then(|| self.store.lease());
         match command {

@@ -16,6 +16,7 @@
 //! - [`roots`]: which snapshots have to stay, and which were forgotten
 //!
 //! - [`durable`]: making commits durable, those of several threads at once
+//! - [`only_read`]: a catalog that nothing is written to
 //!
 //! **Invariant:** a call that returned has survived a power cut, unless it says otherwise. Who reads may see what another
 //! one has not been answered yet.
@@ -23,6 +24,7 @@
 //! **Invariant:** a file of a newer format is never written to.
 
 mod durable;
+mod only_read;
 pub mod meta;
 pub mod users;
 pub mod devices;
@@ -46,6 +48,7 @@ use durable::{Commit, Durable, log_of};
 
 use crate::error::StoreError;
 use crate::fs::{self, FsError};
+use crate::layout::Layout;
 
 /// The format that this program writes.
 const FORMAT: u32 = 5;
@@ -188,6 +191,8 @@ struct Inner {
     reader: Mutex<Connection>,
     connection: Mutex<Connection>,
     durable: Durable,
+    /// Of a home that is only read.
+    only_read: Option<Layout>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -230,6 +235,8 @@ impl Catalog {
         connection.pragma_update(None, "synchronous", "full").map_err(failed)?;
         connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
         connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
+        #[cfg(test)]
+        crate::index::die_if_told(&mut connection);
         migrate(&mut connection, path)?;
         if log_of(&resolved(path)?).metadata().is_ok_and(|log| log.len() > 0) {
             // What an earlier daemon has committed without a sync, and what this one has migrated, lasts from here on.
@@ -247,7 +254,8 @@ impl Catalog {
             connection.set_prepared_statement_cache_capacity(STATEMENTS);
         }
         let (connection, reader) = (Mutex::new(connection), Mutex::new(reader));
-        Ok(Self(Arc::new(Inner { path: path.to_owned(), reader, connection, durable })))
+        let path = path.to_owned();
+        Ok(Self(Arc::new(Inner { path, reader, connection, durable, only_read: None })))
     }
 
     /// Reads the whole file and says what is wrong with it; nothing where it is sound: its structure, and what of the values
@@ -308,6 +316,7 @@ impl Catalog {
         doing: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<(T, Commit), StoreError> {
+        self.check_writable()?;
         self.0.durable.check()?;
         let mut connection = self.lock();
         connection
@@ -371,6 +380,12 @@ fn recognise(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 
 /// Brings the file to [`FORMAT`], step by step, in one transaction.
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let found: u32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|source| failure("opening", path, source))?;
+    if (1..FORMAT).contains(&found) {
+        StoreError::check_room_to_upgrade(path)?;
+    }
     let mut step = || {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -396,7 +411,9 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         }
         transaction.commit()
     };
-    step().map_err(|source| failure("migrating", path, source))
+    step().map_err(|source| {
+        StoreError::upgrading(path, source, |source| failure("migrating", path, source))
+    })
 }
 
 /// A number as SQLite keeps it. Times and counts stay far below the limit.
@@ -417,6 +434,34 @@ fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+
+    /// Makes a catalog as a program of an older format did, with a little in it.
+    pub(crate) fn of_format(path: &Path, format: u32) {
+        let steps =
+            [STEP_1.to_owned(), STEP_2.concat(), STEP_3.into(), STEP_4.into(), STEP_5.into()];
+        let db = Connection::open(path).unwrap();
+        db.pragma_update(None, "journal_mode", "wal").unwrap();
+        for step in steps.iter().take(format as usize) {
+            db.execute_batch(step).unwrap();
+        }
+        db.execute_batch(
+            "INSERT INTO users VALUES ('ann', x'01');
+             INSERT INTO workspaces(id, root, created_at) VALUES (x'02', x'03', 4);",
+        )
+        .unwrap();
+        db.pragma_update(None, "application_id", APPLICATION).unwrap();
+        db.pragma_update(None, "user_version", format).unwrap();
+    }
+
+    /// Brings it to today's, and nothing else: what changed is in the log only while what is returned is open.
+    pub(crate) fn migrated(path: &Path) -> Connection {
+        let mut db = Connection::open(path).unwrap();
+        db.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+        migrate(&mut db, path).unwrap();
+        db
+    }
+
+    pub(crate) const TODAY: u32 = FORMAT;
 
     /// A catalog of its own, and the folder that must outlive it.
     pub(crate) fn catalog() -> (tempfile::TempDir, Catalog) {

@@ -1,6 +1,6 @@
 //! What can go wrong with a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use baton_protocol::id::ObjectId;
 
@@ -71,6 +71,33 @@ pub enum StoreError {
         /// What we read.
         supported: u32,
     },
+    /// Nothing can be read without knowing this feature.
+    #[error("{} has the feature `{feature}`, and this program does not know how to read that", path.display())]
+    Unread {
+        /// The store.
+        path: PathBuf,
+        /// Its name.
+        feature: String,
+    },
+    /// Everything can be read without knowing this feature, and nothing may be written.
+    #[error(
+        "{} is only read: its store has the feature `{feature}`, and this program does not know how to write that",
+        path.display()
+    )]
+    ReadOnly {
+        /// What was to be written.
+        path: PathBuf,
+        /// Its name.
+        feature: String,
+    },
+    /// There was no room to bring a database up to date; it is as it was.
+    #[error("bringing {} up to date may take {needs} bytes of room, and the disk is full", path.display())]
+    NoRoomToUpgrade {
+        /// Which one.
+        path: PathBuf,
+        /// How much it may take.
+        needs: u64,
+    },
     /// A sync failed earlier: what reached the disk is unknown, so nothing more is acknowledged
     /// until the store is opened again.
     #[error("an earlier write failed ({first}); the store takes nothing more until it is reopened")]
@@ -94,7 +121,37 @@ pub enum StoreError {
     Random,
 }
 
+/// Room that bringing a database up to date may take beside what it has: its log, and what is shared of that.
+const UPGRADE: u64 = 1 << 20;
+
+fn room_to_upgrade(path: &Path) -> u64 {
+    UPGRADE + crate::fs::len(path).unwrap_or_default()
+}
+
 impl StoreError {
+    /// Says of a database that was to be brought up to date how much room that takes, where there was none; `other` says
+    /// what else went wrong.
+    pub(crate) fn upgrading(
+        path: &Path,
+        source: rusqlite::Error,
+        other: impl FnOnce(rusqlite::Error) -> Self,
+    ) -> Self {
+        if source.sqlite_error_code() != Some(rusqlite::ErrorCode::DiskFull) {
+            return other(source);
+        }
+        Self::NoRoomToUpgrade { path: path.to_owned(), needs: room_to_upgrade(path) }
+    }
+
+    /// Refuses to begin to bring a database up to date where there is less room than that may take.
+    pub(crate) fn check_room_to_upgrade(path: &Path) -> Result<(), Self> {
+        let needs = room_to_upgrade(path);
+        let free = path.parent().and_then(crate::fs::room).map(|room| room.free);
+        if free.is_some_and(|free| free < needs) {
+            return Err(Self::NoRoomToUpgrade { path: path.to_owned(), needs });
+        }
+        Ok(())
+    }
+
     /// Whether stored bytes are at fault, so that `check` and `repair` can help.
     pub fn is_corruption(&self) -> bool {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, TypeMismatch, Unknown};
@@ -115,7 +172,7 @@ impl StoreError {
     pub fn is_out_of_inodes(&self) -> bool {
         let path = match self {
             Self::Fs(error) => &error.path,
-            Self::Database { path, .. } => path,
+            Self::Database { path, .. } | Self::NoRoomToUpgrade { path, .. } => path,
             _ => return false,
         };
         let folder = path.ancestors().find_map(crate::fs::room);
@@ -131,6 +188,7 @@ impl StoreError {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
             Self::Incomplete { is_full, .. } => *is_full,
+            Self::NoRoomToUpgrade { .. } => true,
             _ => false,
         }
     }

@@ -6,12 +6,16 @@
 //!
 //! - [`condemned`]: what a collection asks and changes
 //! - [`lost`]: rows whose bytes are not there
+//! - [`schema`]: its tables, and how those of an older program get there
+//! - [`only_read`]: an index that nothing is written to
 //!
 //! **Invariant:** a *closed* row proves that everything below the object is in the vault. Losing the bit
 //! costs a walk, never a lie.
 
 mod condemned;
 mod lost;
+mod schema;
+mod only_read;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -22,6 +26,8 @@ use baton_protocol::id::{HashPrefix, ObjectId, ObjectKind};
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use condemned::{Listed, Live, Moved};
+#[cfg(test)]
+pub(crate) use schema::{bring_up, die_if_told};
 
 use crate::error::StoreError;
 use crate::fs;
@@ -29,9 +35,6 @@ pub use crate::objects::Location;
 
 /// Below this SQLite can corrupt a WAL database at a reset.
 const LEAST_SQLITE: i32 = 3_051_003;
-
-/// Format 2 has rows that are condemned.
-const FORMAT: u32 = 2;
 
 /// Objects that are looked up one by one before the fingerprints of all are loaded: with a million rows
 /// that takes half a second and 20 MB, for a snapshot of a tree in which nothing changed.
@@ -70,6 +73,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Index {
     path: PathBuf,
+    connect: fn(&Path) -> Result<Connection, StoreError>,
     writer: Mutex<Connection>,
     idle: Mutex<Vec<Connection>>,
     /// First eight bytes of every hash, once somebody has asked often: answers most misses.
@@ -84,38 +88,25 @@ pub struct Index {
 impl Index {
     /// Opens the index, or makes an empty one. An index of a newer program is refused.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |doing| database(doing, path);
         assert!(rusqlite::version_number() >= LEAST_SQLITE, "the bundled SQLite is too old");
-        let writer = connect(path)?;
-        let found: u32 = writer
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(failed("opening the index"))?;
-        if found > FORMAT {
-            return Err(StoreError::Newer { path: path.to_owned(), found, supported: FORMAT });
-        }
-        writer
-            .execute_batch(
-                "CREATE TABLE IF NOT EXISTS object (
-                   hash BLOB PRIMARY KEY, kind INTEGER, segment INTEGER, offset INTEGER,
-                   record_len INTEGER, inner INTEGER, len INTEGER, closed INTEGER,
-                   condemned INTEGER NOT NULL DEFAULT 0
-                 ) WITHOUT ROWID;
-                 CREATE TABLE IF NOT EXISTS segment (
-                   segment INTEGER PRIMARY KEY, name TEXT UNIQUE, class INTEGER, indexed INTEGER
-                 );",
-            )
-            .map_err(failed("opening the index"))?;
-        if found != FORMAT {
-            Self::migrate(&writer, path, found)?;
-            writer
-                .pragma_update(None, "user_version", FORMAT)
-                .map_err(failed("opening the index"))?;
-        }
+        let mut writer = connect(path)?;
+        #[cfg(test)]
+        schema::die_if_told(&mut writer);
+        schema::bring_up(&mut writer, path)?;
+        Self::of(path, writer, connect)
+    }
+
+    fn of(
+        path: &Path,
+        writer: Connection,
+        connect: fn(&Path) -> Result<Connection, StoreError>,
+    ) -> Result<Self, StoreError> {
         let last: Option<u32> = writer
             .query_row("SELECT max(segment) FROM segment", [], |row| row.get(0))
-            .map_err(failed("opening the index"))?;
+            .map_err(database("opening the index", path))?;
         Ok(Self {
             path: path.to_owned(),
+            connect,
             writer: Mutex::new(writer),
             idle: Mutex::default(),
             known: RwLock::default(),
@@ -132,7 +123,7 @@ impl Index {
 
     /// Notes that the index, or what it names, is damaged.
     pub fn doubt(&self) {
-        if self.doubted.swap(true, Ordering::Relaxed) {
+        if self.is_only_read() || self.doubted.swap(true, Ordering::Relaxed) {
             return;
         }
         tracing::warn!(path = %self.path.display(), "the index is made anew when it is opened next");
@@ -425,7 +416,7 @@ impl Index {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let db = match idle {
             Some(db) => db,
-            None => connect(&self.path)?,
+            None => (self.connect)(&self.path)?,
         };
         let found = query(&db).map_err(|source| self.failure(doing, source));
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);

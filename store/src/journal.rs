@@ -45,12 +45,25 @@ const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
 
 /// The first failure of this store, after which it takes nothing more.
 #[derive(Debug, Default)]
-pub struct Poison(OnceLock<String>);
+pub struct Poison {
+    first: OnceLock<String>,
+    /// Of a store that is only read.
+    only_read: Option<Layout>,
+}
 
 impl Poison {
-    /// Refuses where something failed before.
+    /// Of this store, which may be one that is only read.
+    pub fn of(layout: &Layout) -> Self {
+        let only_read = layout.is_read_only().then(|| layout.clone());
+        Self { first: OnceLock::new(), only_read }
+    }
+
+    /// Refuses where something failed before, or the store is only read.
     pub fn check(&self) -> Result<(), StoreError> {
-        match self.0.get() {
+        if let Some(layout) = &self.only_read {
+            layout.check_writable()?;
+        }
+        match self.first.get() {
             None => Ok(()),
             Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
         }
@@ -60,7 +73,7 @@ impl Poison {
     pub fn set(&self, error: StoreError) -> StoreError {
         tracing::error!(error = &error as &dyn std::error::Error, "the store takes nothing more");
         // Only the first failure matters.
-        let _first = self.0.set(error.to_string());
+        let _first = self.first.set(error.to_string());
         error
     }
 }
@@ -97,13 +110,17 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Goes on after the intact part of the newest file that a replay has found, or starts one with a checkpoint.
+    /// Goes on after the intact part of the newest file that a replay has found, or starts one with a checkpoint. Of a store
+    /// that is only read nothing is made or cut off.
     pub fn open(layout: &Layout, end: &ReplayEnd) -> Result<Self, StoreError> {
         let ReplayEnd { number, len, .. } = *end;
         let path = layout.journal_file(number);
         // Open all the time: a rotation must not fail for want of a descriptor.
         let folder = fs::open(&layout.journal())?;
-        let file = if len == 0 {
+        let file = if layout.is_read_only() {
+            // Its poison keeps everybody from writing to it.
+            if len == 0 { fs::open(&layout.journal())? } else { fs::open(&path)? }
+        } else if len == 0 {
             let first = Entry::Checkpoint(Vec::new()).encode();
             start_file(&path, &first).map_err(RotateError::into_inner)?
         } else {
@@ -117,7 +134,11 @@ impl Journal {
         };
         // Whoever made the file may have been killed before its name was durable.
         folder.sync_all().context("syncing", &layout.journal())?;
-        let at = file.metadata().context("reading", &path)?.len();
+        let at = if layout.is_read_only() {
+            len
+        } else {
+            file.metadata().context("reading", &path)?.len()
+        };
         Ok(Self {
             line: Line::default(),
             appender: Mutex::new(Appender {
@@ -222,6 +243,9 @@ impl Journal {
 
     /// Writes down up to where everything is on the disk. Where that fails less can be proved later.
     pub fn mark(&self) {
+        if self.layout.is_read_only() {
+            return;
+        }
         // Held first: a later mark is written later.
         let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = {

@@ -1,7 +1,7 @@
 //! Where everything of a store is on the disk, and which formats this program reads.
 //!
 //! ```text
-//! format                     one line: the format of everything below
+//! format                     the format of everything below, and which features it has
 //! reserve/                   room that is given up to delete something on a full disk
 //! lock                       held by the process that has the store open
 //! journal/0000000000000001   what was acknowledged and is not yet in segments
@@ -21,6 +21,7 @@ use baton_protocol::id::VaultId;
 use rustix::fs::FlockOperation;
 
 use crate::error::StoreError;
+use crate::features::{Features, MAX_FILE};
 use crate::fs::{self, Context};
 
 /// The format that this program writes.
@@ -65,39 +66,76 @@ impl Class {
 #[derive(Clone, Debug)]
 pub struct Layout {
     root: PathBuf,
+    /// The feature that this program would have to know to write.
+    unwritten: Option<String>,
 }
 
 impl Layout {
-    /// Prepares the folders, and refuses a store of a newer program.
+    /// Prepares the folders, and refuses a store of a newer program. Where that one left only writing to itself nothing is
+    /// prepared.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let layout = Self { root: root.to_owned() };
+        let mut layout = Self { root: root.to_owned(), unwritten: None };
         fs::create_dir_all(root)?;
-        layout.check_format()?;
+        layout.unwritten = layout.check_format()?.into_unwritten();
+        if layout.is_read_only() {
+            return Ok(layout);
+        }
         fs::create_dir_all(&layout.journal())?;
         fs::create_dir_all(&layout.vaults())?;
         fs::sync_dir(root)?;
         Ok(layout)
     }
 
-    fn check_format(&self) -> Result<(), StoreError> {
+    fn check_format(&self) -> Result<Features, StoreError> {
         let path = self.root.join("format");
-        let read = match fs::read_if_exists(&path, 64) {
+        let read = match fs::read_if_exists(&path, MAX_FILE) {
             Err(error) if error.is_too_large() => Some(Vec::new()),
             read => read?,
         };
         let Some(bytes) = read else {
             let line = format!("{FORMAT_PREFIX}{FORMAT}\n");
-            return Ok(fs::write_atomic(&path, line.as_bytes(), 0o600)?);
+            fs::write_atomic(&path, line.as_bytes(), 0o600)?;
+            return Ok(Features::default());
         };
-        let found = std::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|text| text.trim_end().strip_prefix(FORMAT_PREFIX)?.parse::<u32>().ok());
-        match found {
-            Some(FORMAT) => Ok(()),
+        // Nothing writes the file again: what is in it that this program does not know stays.
+        let text = String::from_utf8_lossy(&bytes);
+        let mut lines = text.trim_end().lines();
+        let format = lines.next().and_then(|line| line.strip_prefix(FORMAT_PREFIX));
+        match format.and_then(|format| format.parse::<u32>().ok()) {
+            Some(FORMAT) => {
+                let detail = "no known list of features";
+                let features = Features::parse(lines).ok_or(StoreError::Damaged {
+                    path,
+                    offset: 0,
+                    detail,
+                })?;
+                features.check_readable(&self.root)?;
+                Ok(features)
+            }
             Some(found) if found > FORMAT => {
                 Err(StoreError::Newer { path: self.root.clone(), found, supported: FORMAT })
             }
             _ => Err(StoreError::Damaged { path, offset: 0, detail: "no known store format" }),
+        }
+    }
+
+    /// Whether the store has a feature without which nothing may be written.
+    pub fn is_read_only(&self) -> bool {
+        self.unwritten.is_some()
+    }
+
+    /// Refuses to write anything where the store is only read.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        self.check_writable_at(&self.root)
+    }
+
+    /// The same of what belongs to the store, and is at `path`.
+    pub fn check_writable_at(&self, path: &Path) -> Result<(), StoreError> {
+        match &self.unwritten {
+            None => Ok(()),
+            Some(feature) => {
+                Err(StoreError::ReadOnly { path: path.to_owned(), feature: feature.clone() })
+            }
         }
     }
 
@@ -180,6 +218,7 @@ impl Layout {
         let path = self.root.join("lock");
         let mut file = match fs::create_new(&path) {
             Ok(file) => file,
+            Err(_) if self.is_read_only() => fs::open(&path)?,
             Err(_) => fs::open_writable(&path)?,
         };
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -190,6 +229,9 @@ impl Layout {
                 Err(_) => 0,
             };
             return Err(StoreError::Locked { path: self.root.clone(), pid });
+        }
+        if self.is_read_only() {
+            return Ok(StoreLock(file));
         }
         file.set_len(0).context("writing", &path)?;
         file.write_all(format!("{}\n", std::process::id()).as_bytes()).context("writing", &path)?;

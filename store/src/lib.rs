@@ -3,7 +3,8 @@
 //! Synchronous; knows no network and no clock. Modules stand in the order in which data passes
 //! through them, and a module uses only those above it.
 //!
-//! - [`fs`], [`error`], [`layout`]: files, what can go wrong, and where everything is
+//! - [`fs`], [`error`]: files, and what can go wrong
+//! - [`features`], [`layout`]: which programs may read and write a store, and where everything is
 //! - [`lines`], [`noted`]: small files of text; damage that was found
 //! - [`segment`]: the bytes of objects on the disk
 //! - [`objects`]: where objects come from and go to
@@ -23,6 +24,7 @@
 
 pub mod fs;
 pub mod error;
+mod features;
 pub mod layout;
 pub mod reserve;
 mod lines;

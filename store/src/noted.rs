@@ -55,6 +55,9 @@ pub fn noted(layout: &Layout) -> Result<Vec<Problem>, StoreError> {
 
 /// Notes what was found, beside what is noted. Whoever finds damage goes on where that fails.
 pub(crate) fn note(layout: &Layout, found: &[Problem]) {
+    if layout.is_read_only() {
+        return;
+    }
     let _one = alone();
     let written = noted(layout).and_then(|mut all| {
         let before = all.len();

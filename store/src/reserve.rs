@@ -62,6 +62,12 @@ impl Reserve {
         Arc::new(reserve)
     }
 
+    /// Of a store that is only read: none.
+    pub(crate) fn none() -> Arc<Self> {
+        let is_given_up = AtomicBool::new(false);
+        Arc::new(Self { folder: None, deleting: Mutex::default(), is_given_up })
+    }
+
     /// Refuses what is new while it is given up and cannot be set aside again.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         if !self.is_given_up.load(Ordering::Acquire) {

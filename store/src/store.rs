@@ -68,7 +68,8 @@ enum Slot {
 
 impl Store {
     /// Opens the store in `root`, or makes one there; takes it for this process, and reads back what
-    /// the journal holds.
+    /// the journal holds. One with a feature that has to be known to write, and is not, is opened to be read: nothing in it
+    /// changes, and what would change it is refused with [`StoreError::ReadOnly`].
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let layout = Layout::open(root)?;
         let lock = match layout.lock() {
@@ -78,7 +79,10 @@ impl Store {
             }
             lock => lock?,
         };
-        give_up_if_full(root);
+        let is_read_only = layout.is_read_only();
+        if !is_read_only {
+            give_up_if_full(root);
+        }
         let mut recovery = Recovery::default();
         let mut dormant: HashMap<VaultId, (Refs, Pending)> = HashMap::new();
         let end = replay(&layout, |replayed| {
@@ -87,6 +91,10 @@ impl Store {
         })?;
         recovery.torn_bytes = end.torn;
         for (path, offset) in &end.damaged {
+            if is_read_only {
+                recovery.damaged.push(path.clone());
+                continue;
+            }
             let aside = keep_aside(&layout, path, *offset)?;
             let detail = "it was damaged before its end; what could be believed was taken over";
             note_one(&layout, aside.display(), detail);
@@ -106,11 +114,11 @@ impl Store {
         let memory: u64 = dormant.values().map(|(_, pending)| pending.size()).sum();
         let commits = Arc::new(Commits {
             journal,
-            poison: Poison::default(),
+            poison: Poison::of(&layout),
             gate: RwLock::new(()),
             fold,
             memory: AtomicU64::new(memory),
-            reserve: Reserve::open(root),
+            reserve: if is_read_only { Reserve::none() } else { Reserve::open(root) },
             leases: Arc::default(),
             _lock: lock,
         });
@@ -127,12 +135,12 @@ impl Store {
             closing: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
         });
-        if !end.damaged.is_empty() {
+        if !end.damaged.is_empty() && !is_read_only {
             shared.reopen()?;
         }
         let _first = shared.commits.fold.try_send(());
         let folding = shared.clone();
-        let thread = if fs::is_simulated(root) {
+        let thread = if is_read_only || fs::is_simulated(root) {
             None
         } else {
             let thread = std::thread::Builder::new()
@@ -186,6 +194,7 @@ impl Store {
         vault: VaultId,
         is_meant: impl Fn(&Head) -> bool,
     ) -> Result<usize, StoreError> {
+        self.check_poison()?;
         let removed = self.vault(vault)?.remove_refs(is_meant);
         if removed > 0 {
             // The checkpoint of the next file does not have them.

@@ -132,7 +132,11 @@ impl Vault {
         refs: Refs,
         mut pending: Pending,
     ) -> Result<Self, StoreError> {
-        let (index, whole) = reconcile::open_index(layout, id)?;
+        let (index, whole) = if layout.is_read_only() {
+            reconcile::open_as_it_is(layout, id, &mut pending)?
+        } else {
+            reconcile::open_index(layout, id)?
+        };
         if !whole {
             pending.reopen();
         }
@@ -272,7 +276,8 @@ impl Vault {
     /// What the index says of an object, which is taken back where it was condemned.
     fn take(&self, id: &ObjectId) -> Result<Option<Found>, StoreError> {
         let Some(found) = self.0.index.find(id)? else { return Ok(None) };
-        if !found.is_condemned {
+        // No collection goes on in a store that is only read.
+        if !found.is_condemned || self.0.layout.is_read_only() {
             return Ok(Some(found));
         }
         self.0.index.revive(&[*id])?;

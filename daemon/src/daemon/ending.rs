@@ -1,7 +1,9 @@
-//! What a daemon says of itself, when it ends, and which commands read the store for as long as they take.
+//! What a daemon says of itself, when it ends, which commands read the store for as long as they take, and which change nothing.
+
+use std::sync::Arc;
 
 use super::Daemon;
-use super::failure::Fail;
+use super::failure::{Fail, chain};
 use crate::api::control::{Answer, Command, DaemonAnswer};
 use crate::api::socket::{Activity, VERSION};
 
@@ -21,7 +23,55 @@ pub(super) const fn reads(command: &Command) -> bool {
     )
 }
 
+/// Whether a command leaves all that is kept as it is.
+const fn changes_nothing(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Ping
+            | Command::Stop { .. }
+            | Command::RemoteList
+            | Command::DeviceList
+            | Command::Status { .. }
+            | Command::Log { .. }
+            | Command::Diff { .. }
+            | Command::Restore { .. }
+            | Command::RunList { .. }
+            | Command::RunShow { .. }
+            | Command::RunLogs { .. }
+            | Command::SecretList { .. }
+            | Command::Pull(_)
+            | Command::Queue
+            | Command::Check { .. }
+            | Command::Doctor
+    )
+}
+
 impl Daemon {
+    /// Goes on with what an earlier daemon has left, and begins what happens by itself; neither where the store is only read.
+    pub(super) async fn take_up(self: &Arc<Self>) -> Result<(), Fail> {
+        if self.store.layout().is_read_only() {
+            tracing::warn!(
+                "the store has a feature that this version does not know: it is only read"
+            );
+            return Ok(());
+        }
+        self.runs.recover().await.map_err(|error| Fail::new("runs", chain(&error)))?;
+        self.resume_applies().await?;
+        self.queue.start(self)?;
+        self.start_background()?;
+        self.start_histories().await?;
+        self.start_collecting();
+        Ok(())
+    }
+
+    /// Refuses what would change something, where the store is only read.
+    pub(super) fn check_writable(&self, command: &Command) -> Result<(), Fail> {
+        if changes_nothing(command) {
+            return Ok(());
+        }
+        Ok(self.store.layout().check_writable()?)
+    }
+
     pub(super) fn answer(&self) -> DaemonAnswer {
         DaemonAnswer {
             running: true,

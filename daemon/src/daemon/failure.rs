@@ -77,6 +77,11 @@ pub fn chain(error: &dyn Error) -> String {
 
 impl From<StoreError> for Fail {
     fn from(error: StoreError) -> Self {
+        if let StoreError::NoRoomToUpgrade { .. } = error {
+            return Self::of("disk-full", &error).hint(
+                "free that much there and try again; nothing was changed, and the version of Baton before still reads it",
+            );
+        }
         if error.is_disk_full() {
             let hint = if error.is_out_of_inodes() {
                 "the disk has room, and no inodes left (df -i): remove files there and try again; nothing that was kept is lost"
@@ -92,6 +97,11 @@ impl From<StoreError> for Fail {
             StoreError::Newer { .. } => {
                 Self::of("newer-format", &error).hint("install the version of Baton that wrote it")
             }
+            StoreError::Unread { .. } => Self::of("newer-format", &error)
+                .hint("install the version of Baton that wrote it; nothing was changed"),
+            StoreError::ReadOnly { .. } => Self::of("newer-format", &error).hint(
+                "install the version of Baton that wrote it; until then baton log, diff, restore and pull --into work with what is here already",
+            ),
             StoreError::Poisoned { .. } => {
                 Self::of("store-poisoned", &error).hint("baton daemon stop, then try again")
             }

@@ -37,6 +37,7 @@ pub fn local_snapshot(
 ) -> Result<crate::api::control::SnapshotAnswer, Fail> {
     options.home.create()?;
     let store = Store::open(&options.home.store_dir())?;
+    store.check_poison()?;
     let catalog = Catalog::open(&options.home.catalog())?;
     let identity = identity(&options.home)?;
     let config = load_config(&options.home)?;

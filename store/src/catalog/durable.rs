@@ -54,7 +54,7 @@ impl Durable {
         Ok(Self::of(path, log))
     }
 
-    fn of(path: PathBuf, log: File) -> Self {
+    pub(super) fn of(path: PathBuf, log: File) -> Self {
         let state = State { synced: Commit(0), is_syncing: false, has_failed: false, syncs: 0 };
         let (commits, state) = (AtomicU64::new(0), Mutex::new(state));
         Self { path, log, commits, state, changed: Condvar::new() }

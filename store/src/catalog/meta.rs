@@ -27,6 +27,9 @@ impl Catalog {
     ///
     /// Of two callers at once both get the same answer.
     pub fn meta_or_set(&self, key: &str, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if let Some(kept) = self.meta(key)? {
+            return Ok(kept);
+        }
         self.write("storing a value", |db| {
             db.execute("INSERT OR IGNORE INTO meta(key, value) VALUES (?1, ?2)", (key, value))?;
             db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))

@@ -353,11 +353,11 @@ fn sum_of(row: &Row<'_>) -> rusqlite::Result<i64> {
         let (kind, number);
         let bytes = match row.get_ref(column)? {
             ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
-                (kind, number) = (1, bytes.len() as i64);
+                (kind, number) = (1, bytes.len() as u64);
                 bytes
             }
             ValueRef::Integer(value) => {
-                (kind, number) = (2, value);
+                (kind, number) = (2, value.cast_unsigned());
                 &[]
             }
             ValueRef::Null | ValueRef::Real(_) => {

@@ -230,6 +230,10 @@ impl Catalog {
         runs: &[RunInfo],
         seen_at: u64,
     ) -> Result<(), StoreError> {
+        // They can be asked for again.
+        if self.is_only_read() {
+            return Ok(());
+        }
         self.note("remembering runs", |db| {
             runs.iter().try_for_each(|info| remember(db, node, info, seen_at))
         })

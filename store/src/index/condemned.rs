@@ -7,7 +7,7 @@
 use baton_protocol::id::{ObjectId, ObjectKind};
 use rusqlite::params;
 
-use super::{Index, database};
+use super::Index;
 use crate::error::StoreError;
 use crate::fs::{self, Context};
 use crate::objects::Location;
@@ -15,10 +15,6 @@ use crate::objects::Location;
 /// What stands in a row that is on its way out, and in one that was taken back.
 pub(super) const CONDEMNED: u8 = 1;
 pub(super) const TAKEN_BACK: u8 = 2;
-
-/// Adds the column. A row that has none before is not condemned.
-pub(super) const STEP_2: &str =
-    "ALTER TABLE object ADD COLUMN condemned INTEGER NOT NULL DEFAULT 0";
 
 /// A row as a collection sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,22 +189,5 @@ impl Index {
     /// Forgets what is known of which objects there are, where some have gone.
     pub fn forget_known(&self) {
         *self.known.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
-    }
-
-    /// Brings the table of an older program to this one's form.
-    pub(super) fn migrate(
-        db: &rusqlite::Connection,
-        path: &std::path::Path,
-        found: u32,
-    ) -> Result<(), StoreError> {
-        if found >= 2 {
-            return Ok(());
-        }
-        let has = db.prepare("SELECT condemned FROM object LIMIT 0").is_ok();
-        if has {
-            Ok(())
-        } else {
-            db.execute_batch(STEP_2).map_err(database("opening the index", path))
-        }
     }
 }

@@ -25,6 +25,9 @@ impl PendingObject {
     }
 }
 
+/// Stands for the number of a journal file where an object is in a segment, without a row, of a store that is only read.
+pub(super) const IN_A_SEGMENT: u64 = 0;
+
 /// The pending objects of a vault. The journal is folded at a few MiB, which bounds them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pending {
@@ -87,9 +90,10 @@ impl Pending {
         self.size = self.objects.values().map(PendingObject::size).sum();
     }
 
-    /// The ids of all of them.
+    /// The ids of those that the journal has.
     pub(super) fn ids(&self) -> Vec<ObjectId> {
-        self.objects.keys().copied().collect()
+        let journalled = self.objects.iter().filter(|(_, object)| object.journal != IN_A_SEGMENT);
+        journalled.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn find_prefix(&self, kind: Option<ObjectKind>, prefix: &[u8]) -> Vec<ObjectId> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::id::{ObjectId, VaultId};
 
+use super::pending::{IN_A_SEGMENT, Pending, PendingObject};
 use super::segments::place;
 use crate::error::StoreError;
 use crate::fs::{self, Context};
@@ -16,6 +17,9 @@ use crate::index::{Index, Location, SegmentRow};
 use crate::layout::{Class, Layout};
 use crate::noted::note_one;
 use crate::segment::{Footer, SegmentHeader, SegmentWriter, read_footer, read_header, scan};
+
+/// Bytes of records without rows that are taken into memory, of a file.
+const MOST_UNINDEXED: u64 = 32 << 20;
 
 /// Opens the index of a vault and brings it up to the segments: an index that is damaged, doubted or
 /// gone is made anew, rows without bytes are dropped, records without rows are added.
@@ -66,6 +70,60 @@ pub(super) fn open_index(layout: &Layout, vault: VaultId) -> Result<(Index, bool
     reconcile(layout, vault, &index, Footers::Ignored)?;
     fs::remove_file(&doubt)?;
     Ok((index, false))
+}
+
+/// Opens the index of a vault that is only read. Records without rows are taken into memory, as those are that only the journal
+/// has; where the index would have to be made anew, or they are too much, the vault cannot be read without writing to it.
+pub(super) fn open_as_it_is(
+    layout: &Layout,
+    vault: VaultId,
+    pending: &mut Pending,
+) -> Result<(Index, bool), StoreError> {
+    let path = layout.index(vault);
+    let refuse = |path: &Path| layout.check_writable_at(path);
+    if !path.exists() || Index::doubt_file(&path).exists() {
+        refuse(&path)?;
+    }
+    let index = Index::open_read_only(&path, refuse)?;
+    let known: HashMap<String, SegmentRow> =
+        index.segments()?.into_iter().map(|row| (row.name.clone(), row)).collect();
+    for class in Class::ALL {
+        let folder = layout.segments(vault, class);
+        for name in fs::list_dir(&folder)? {
+            let path = folder.join(&name);
+            let file = fs::open(&path)?;
+            let Some(header) = read_header(&file, &path)? else { continue };
+            let row = name.to_str().and_then(|name| known.get(name));
+            if row.is_none() && known.contains_key(&SegmentWriter::open_name(&header.uid)) {
+                // Rows that name a file by the name that it had: nothing would find it.
+                refuse(&path)?;
+            }
+            let len = file.metadata().context("reading", &path)?.len();
+            let indexed = row.map_or(SegmentHeader::LEN as u64, |row| row.indexed);
+            if indexed >= len || read_footer(&file, &path)?.is_some() && row.is_some() {
+                continue;
+            }
+            if len - indexed > MOST_UNINDEXED {
+                refuse(&path)?;
+            }
+            scan(&file, &path, indexed, true, |_, _, record| {
+                for entry in &record.entries {
+                    let bytes = record.bytes(entry);
+                    if ObjectId::of(entry.id.kind, bytes) == entry.id {
+                        let closed = !entry.id.kind.is_metadata();
+                        let bytes = bytes.into();
+                        let object = PendingObject { bytes, journal: IN_A_SEGMENT, closed };
+                        // Of what the journal has more is known.
+                        if pending.get(&entry.id).is_none() {
+                            pending.insert(entry.id, object);
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok((index, true))
 }
 
 /// Whether what a sealed segment says of its records is believed.
