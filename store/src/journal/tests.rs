@@ -189,13 +189,13 @@ fn a_watermark_survives_the_loss_of_a_slot_and_without_one_the_journal_is_read_a
     let watermark = fs::read_if_exists(&layout.watermark(), 4096).unwrap().unwrap();
     let longer = fs::read_if_exists(&layout.journal_file(1), 1 << 20).unwrap().unwrap();
     let read = |bytes: &[u8]| {
-        fs::write_atomic(&layout.watermark(), bytes, 0o600).unwrap();
+        fs::write_whole(&layout.watermark(), bytes, 0o600).unwrap();
         let found = watermark::read(&layout).unwrap();
         (found.mark.map(|mark| (mark.number, mark.end as usize)), found.is_damaged)
     };
     let (older, newer) = (Some((1, ends[2])), Some((1, last)));
     assert_eq!(read(&watermark), (newer, false));
-    for at in 0..watermark.len() {
+    for at in (0..watermark.len()).filter(|at| at % 512 < 40 || at % 97 == 0) {
         for bit in 0..8 {
             let mut flipped = watermark.clone();
             flipped[at] ^= 1 << bit;
