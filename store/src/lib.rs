@@ -51,3 +51,6 @@ pub mod folder;
 pub mod check;
 pub mod repair;
 pub mod scrub;
+
+#[cfg(test)]
+mod fuzz;
