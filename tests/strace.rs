@@ -1,7 +1,8 @@
 //! Calls of the system fail under a daemon or a node, those of its databases too: nothing that was acknowledged is lost, an
 //! error says that it is one, and no hand is needed after it.
 //!
-//! A seed says on which side, which call, how it fails, and which one: of each thread the so-manieth, for `strace` counts so.
+//! A seed says on which side, which call, how it fails, and which one: of each thread by itself,
+//! for `strace` counts so.
 //! `BATON_SEEDS=from..to` says which seeds, `BATON_NIGHTLY` means many. Takes `strace`, and a system that lets it trace.
 
 #![expect(
@@ -101,10 +102,10 @@ impl Place {
             let mut all = Vec::new();
             files(&home.join("store"), &mut all);
             for path in all {
-                options += &format!(" -P {}", path.display());
+                options.extend([" -P ", arg(&path)]);
             }
         }
-        self.say += &format!(", {calls} {error} at {from}{on}");
+        self.say = format!("{}, {calls} {error} at {from}{on}", self.say);
         options
     }
 
@@ -148,22 +149,60 @@ impl Place {
         }
     }
 
-    /// Starts the daemon or the node so that its calls fail, and works.
-    fn fail(&mut self, is_node: bool) {
+    /// Lets calls of the daemon or the node fail from its start on, or while it works.
+    fn fail(&mut self, is_node: bool, is_working: bool) {
         let home = if is_node { &self.cloud.home } else { &self.home };
         let folder = home.baton_home();
         let options = self.options(&folder);
-        let address = self.cloud.address().to_string();
+        let address = self.cloud.address();
+        let mut faulty = if is_working {
+            self.attach(is_node, &options)
+        } else {
+            self.start(is_node, &options, &address.to_string())
+        };
+        self.work();
+        let home = if is_node { &self.cloud.home } else { &self.home };
+        if home.traced().contains("INJECTED") {
+            *self.outcomes.entry("struck".to_owned()).or_default() += 1;
+        }
+        home.inject(None);
+        home.kill();
+        faulty.end();
+        if is_node {
+            if is_working {
+                self.cloud.kill();
+            }
+            self.cloud.start(address);
+        }
+    }
+
+    /// From now on, whatever it does.
+    fn attach(&self, is_node: bool, options: &str) -> Background {
+        let home = if is_node { &self.cloud.home } else { &self.home };
+        self.home.json(&["remote", "list"]);
+        let pid = home.json(&["daemon", "status"])["pid"].to_string();
+        let log = home.root().join("tmp/rules.log");
+        let mut command = home.other(Path::new("strace"));
+        command.args(["-f", "-o", arg(&log)]).args(options.split(' ')).args(["-p", &pid]);
+        let mut strace = Background::start(command);
+        eventually("strace", || {
+            assert!(!strace.is_ended(), "{}", strace.stderr());
+            strace.stderr().contains("attached")
+        });
+        strace
+    }
+
+    fn start(&mut self, is_node: bool, options: &str, address: &str) -> Background {
         if is_node {
             self.cloud.stop();
         } else {
             self.home.json(&["daemon", "stop"]);
         }
         let home = if is_node { &self.cloud.home } else { &self.home };
-        home.inject(Some(&options));
+        home.inject(Some(options));
         let mut command = home.command();
         if is_node {
-            command.args(["serve", "--listen", &address, "--json"]);
+            command.args(["serve", "--listen", address, "--json"]);
         } else {
             command.args(["daemon", "run"]);
         }
@@ -182,17 +221,7 @@ impl Place {
             assert!(!faulty.stderr().trim().is_empty(), "{}", self.say);
             *self.outcomes.entry("not started".to_owned()).or_default() += 1;
         }
-        self.work();
-        let home = if is_node { &self.cloud.home } else { &self.home };
-        if home.traced().contains("INJECTED") {
-            *self.outcomes.entry("struck".to_owned()).or_default() += 1;
-        }
-        home.inject(None);
-        home.kill();
-        drop(faulty);
-        if is_node {
-            self.cloud.start(address.parse().unwrap());
-        }
+        faulty
     }
 
     /// All of it is there, and work goes on, without a hand.
@@ -227,7 +256,7 @@ fn whichever_call_of_the_system_fails_nothing_acknowledged_is_lost() {
     let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
     for seed in seeds.clone() {
         let mut place = Place::new(seed);
-        place.fail(seed % 2 == 1);
+        place.fail(seed % 2 == 1, seed % 4 < 2);
         eprintln!("strace: {}: {:?}", place.say, place.outcomes);
         place.verify();
         for (outcome, count) in place.outcomes {

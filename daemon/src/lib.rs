@@ -35,3 +35,6 @@ pub mod environments;
 pub mod runs;
 pub mod node;
 pub mod daemon;
+
+#[cfg(test)]
+mod fuzz;

@@ -1,16 +1,12 @@
 //! Damaged input for every decoder: seeded, on stable Rust, short by default.
 //!
-//! Each decoder has one test. It starts from valid values, damages them (flips, cuts, splices,
-//! lengths that lie), and keeps what is still accepted as the start of further damage. What may
-//! never happen: a panic, a value with a second byte form, more memory than the input deserves.
-//!
-//! `BATON_FUZZ_SECONDS=60` lets each test run that long; `BATON_FUZZ_SEED=n` starts elsewhere. A
-//! failure prints the seed and the input.
+//! Each decoder has one test; `tests/support/fuzzing.rs` says how. What may never happen: a panic, a value with a second byte
+//! form, more memory than the input deserves.
 
-mod allocations;
+#[path = "../../tests/support/fuzzing.rs"]
+mod fuzzing;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
+use fuzzing::{CORPUS, Random, fuzz, within};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
@@ -19,7 +15,7 @@ use crate::batch::{BATCH_TARGET, Batch, MAX_BATCH, Parcel, Wanted};
 use crate::delta::hunks;
 use crate::delta::{self, LEVEL};
 use crate::encode::{DecodeError, Reader, Writer};
-use crate::frame::{HEADER, MAX_FRAME, decode_header, encode_header};
+use crate::frame::{HEADER, decode_header, encode_header};
 use crate::id::{ChunkId, ObjectId, ObjectKind};
 use crate::message::{self, AheadRequest, FetchRequest, Opening, PushRequest, Reply};
 use crate::object::{
@@ -28,127 +24,6 @@ use crate::object::{
 };
 use crate::ticket::Ticket;
 
-/// Inputs of each test where no time is given.
-const INPUTS: u64 = 3000;
-
-/// Values that a corpus starts with, and grows to.
-const CORPUS: usize = 40;
-
-/// xorshift64*: enough for choosing damage, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `limit`, which is not zero.
-    fn below(&mut self, limit: usize) -> usize {
-        ((self.next() >> 16) % limit as u64) as usize
-    }
-
-    fn pick<'a>(&mut self, corpus: &'a [Vec<u8>]) -> &'a [u8] {
-        &corpus[self.below(corpus.len())]
-    }
-}
-
-/// A member of the corpus with one to four kinds of damage.
-fn damaged(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
-    const ODD: [u8; 8] = [0, 1, 0x7f, 0x80, 0x81, 0xfe, 0xff, b'/'];
-    let mut bytes = random.pick(corpus).to_vec();
-    for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len() + 1);
-        let to = (at + random.below(12)).min(bytes.len());
-        match random.below(10) {
-            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-            1 if at < bytes.len() => bytes[at] = random.next() as u8,
-            2 if at < bytes.len() => bytes[at] = ODD[random.below(ODD.len())],
-            // A length one more or less, as a decoder that is off by one would like it.
-            3 if at < bytes.len() => {
-                bytes[at] = bytes[at].wrapping_add(if random.below(2) == 0 { 1 } else { 0xff });
-            }
-            4 => bytes.truncate(at),
-            5 => drop(bytes.drain(at..to)),
-            6 => {
-                let piece = bytes[at..to].to_vec();
-                drop(bytes.splice(at..at, piece));
-            }
-            7 => {
-                let other = random.pick(corpus);
-                let from = random.below(other.len() + 1);
-                bytes.truncate(at);
-                bytes.extend_from_slice(&other[from..]);
-            }
-            8 => {
-                let huge = [0xff; 10];
-                drop(bytes.splice(at..to, huge[..=random.below(9)].iter().copied()));
-            }
-            _ => bytes.insert(at, random.next() as u8),
-        }
-        bytes.truncate(4 * MAX_FRAME);
-    }
-    bytes
-}
-
-/// What the environment says, or nothing.
-fn setting(name: &str) -> Option<u64> {
-    #[expect(clippy::disallowed_methods, reason = "a test, told how long to run")]
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-}
-
-#[expect(clippy::disallowed_methods, reason = "how long a test runs is no part of what it finds")]
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
-}
-
-/// Damages members of `corpus` until the inputs or the seconds are used up. `check` says whether it
-/// accepted an input, and panics where it should not have.
-fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, &[u8]) -> bool) {
-    let seconds = setting("BATON_FUZZ_SECONDS").map(std::time::Duration::from_secs);
-    let first = setting("BATON_FUZZ_SEED").unwrap_or(1);
-    let start = now();
-    let mut accepted = 0u64;
-    for seed in first.. {
-        let done = match seconds {
-            Some(seconds) => seed % 100 == 0 && start.elapsed() >= seconds,
-            None => seed - first >= INPUTS,
-        };
-        if done {
-            break;
-        }
-        let mut random = Random::new(seed);
-        let input = damaged(&mut random, &corpus);
-        let outcome = catch_unwind(AssertUnwindSafe(|| check(&mut random, &input)));
-        match outcome {
-            Ok(true) => {
-                accepted += 1;
-                if input.len() < 64 * 1024 {
-                    let at = random.below(2 * CORPUS);
-                    match corpus.get_mut(at) {
-                        Some(member) => *member = input,
-                        None => corpus.push(input),
-                    }
-                }
-            }
-            Ok(false) => {}
-            Err(panic) => {
-                let hex = data_encoding::HEXLOWER.encode(&input);
-                eprintln!("fuzzing from seed {first} failed at seed {seed}; the input was\n{hex}");
-                resume_unwind(panic);
-            }
-        }
-    }
-    assert!(accepted > 0, "no damage was ever accepted: the check shows nothing");
-}
-
 /// Valid values, the same at each run.
 fn corpus<T: std::fmt::Debug>(
     strategy: impl Strategy<Value = T>,
@@ -156,15 +31,6 @@ fn corpus<T: std::fmt::Debug>(
 ) -> Vec<Vec<u8>> {
     let mut runner = TestRunner::deterministic();
     (0..CORPUS).map(|_| encode(&strategy.new_tree(&mut runner).unwrap().current())).collect()
-}
-
-/// Runs a decoder and checks what it allocated at its peak: so much for each byte of input, and so
-/// much whatever the input.
-fn within<T>(input: &[u8], each: usize, fixed: usize, decode: impl FnOnce(&[u8]) -> T) -> T {
-    let (value, peak) = allocations::peak(|| decode(input));
-    let limit = each * input.len() + fixed;
-    assert!(peak <= limit, "{peak} bytes were allocated for an input of {}", input.len());
-    value
 }
 
 /// A hashed object: what is accepted is canonical.

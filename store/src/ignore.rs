@@ -403,3 +403,9 @@ impl Tracked {
         self.0.as_ref().is_some_and(|worktree| worktree.tracks_any(is))
     }
 }
+
+/// For tests: what a file of patterns says of a file.
+#[cfg(test)]
+pub(crate) fn decides(patterns: &[u8], path: &[u8]) -> Option<bool> {
+    Patterns::parse(patterns, 0).decide(path, false, Case::Sensitive)
+}

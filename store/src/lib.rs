@@ -54,3 +54,6 @@ pub mod folder;
 pub mod check;
 pub mod repair;
 pub mod scrub;
+
+#[cfg(test)]
+mod fuzz;

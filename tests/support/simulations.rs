@@ -6,7 +6,7 @@ pub(crate) fn seeds(few: u64, many: u64) -> std::ops::Range<u64> {
     let Ok(asked) = std::env::var("BATON_SEEDS") else {
         return 0..if std::env::var_os("BATON_NIGHTLY").is_some() { many } else { few };
     };
-    let (from, to) = asked.split_once("..").expect("BATON_SEEDS=from..to");
+    let (from, to) = asked.split_once("..").unwrap_or_else(|| panic!("BATON_SEEDS=from..to"));
     from.parse().unwrap()..to.parse().unwrap()
 }
 

@@ -253,6 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_transcripts() {
+        let lines = [
+            r#"{"type":"user","cwd":"/old","message":{"content":[{"text":"a\\nb\\u00e9"}]},"n":-1.5e3}"#,
+            r#" {"a":"x","b":[1,{"c":"y\"z"},[]],"d":{},"e":null,"f":true} "#,
+            r#"[["/old"],"/old/er",{"cwd":"/old"}]"#,
+        ];
+        let lines = lines.map(|line| line.as_bytes().to_vec()).to_vec();
+        crate::fuzz::fuzzing::fuzz(lines, |_, input| {
+            let input = &input[..input.len().min(64 * 1024)];
+            let is_read = visit(input, |_, _, _, _| {}).is_some();
+            let mut out = Vec::new();
+            edit(input, &mut out, |_, _, _| None);
+            assert_eq!(out, input);
+            is_read
+        });
+    }
+
+    #[test]
     fn only_what_is_changed_changes() {
         let line = br#"{ "n":1.50, "cwd" : "/old", "x":"\u00e9"}"#;
         let mut out = b"before".to_vec();
