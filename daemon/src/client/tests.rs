@@ -589,7 +589,7 @@ async fn many_that_come_back_at_once_all_get_in() {
         pool.hello(&remote).await.unwrap();
         homes.push(pool);
     }
-    assert_eq!(node.node.connections(), (HOMES, 0));
+    until(|| node.node.connections() == (HOMES, 0)).await;
     node.node.shut_down(Duration::from_millis(200)).await;
     let TestNode { folder: _folder, identity, catalog, clock, node, tasks } = node;
     let (port, remote) = (node.address().port(), remote(identity.node(), node.address()));
@@ -613,7 +613,8 @@ async fn many_that_come_back_at_once_all_get_in() {
     let coming: Vec<_> = coming.collect();
     let mut all = Vec::new();
     for home in coming {
-        all.push(tokio::time::timeout(WITHIN, home).await.unwrap().unwrap());
+        all.push(tokio::time::timeout(WITHIN * 3, home).await.unwrap().unwrap());
     }
-    assert_eq!(second.connections(), (HOMES, 0));
+    // One that has come by both ways lets one of them go.
+    until(|| second.connections() == (HOMES, 0)).await;
 }
