@@ -125,12 +125,11 @@ fn list(store: &Store, kept: &Kept) -> Result<Vec<(u64, VaultId, SegmentRow)>, S
             if row.indexed <= SegmentHeader::LEN as u64 {
                 continue;
             }
-            let read = match kept.read_ms.get(&(id, row.name.clone())) {
-                Some(read) => *read,
-                None => {
-                    let path = vault.layout().segments(id, class).join(&row.name);
-                    fs::modified_ms(&path)?.unwrap_or_default()
-                }
+            let read = if let Some(read) = kept.read_ms.get(&(id, row.name.clone())) {
+                *read
+            } else {
+                let path = vault.layout().segments(id, class).join(&row.name);
+                fs::modified_ms(&path)?.unwrap_or_default()
             };
             listed.push((read, id, row));
         }

@@ -353,7 +353,7 @@ fn sum_of(row: &Row<'_>) -> rusqlite::Result<i64> {
         let (kind, number);
         let bytes = match row.get_ref(column)? {
             ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
-                (kind, number) = (1, bytes.len() as i64);
+                (kind, number) = (1, i64::try_from(bytes.len()).unwrap_or(i64::MAX));
                 bytes
             }
             ValueRef::Integer(value) => {

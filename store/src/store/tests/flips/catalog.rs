@@ -23,7 +23,7 @@ fn wanted(at: u8) -> NewEntry {
         snapshot: SnapshotId::from_bytes(own(2, 32).try_into().unwrap()),
         runs: Vec::new(),
         created_at: 1_700_000_000_000 + u64::from(at),
-        expires_at: (at % 4 == 0).then_some(1_800_000_000_000),
+        expires_at: at.is_multiple_of(4).then_some(1_800_000_000_000),
         begun: false,
     }
 }
