@@ -15,6 +15,8 @@ mod staging;
 mod closure;
 mod intake;
 mod collect;
+#[cfg(test)]
+mod testing;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -103,6 +105,9 @@ struct Collecting {
     /// For tests that have to fail: who walked before believes it.
     #[cfg(test)]
     is_blind: AtomicBool,
+    /// For tests: happens once, between the walk of a commit and its gate.
+    #[cfg(test)]
+    meanwhile: testing::Meanwhile,
 }
 
 /// Nothing is condemned until this is dropped.
@@ -300,18 +305,6 @@ impl Vault {
             return 0;
         }
         self.0.collecting.generation.load(Ordering::SeqCst)
-    }
-
-    /// For tests that have to fail: walks believe what they saw before.
-    #[cfg(test)]
-    pub(crate) fn be_blind(&self, is_blind: bool) {
-        self.0.collecting.is_blind.store(is_blind, Ordering::SeqCst);
-    }
-
-    /// For tests that have to fail: no collection waits for anybody.
-    #[cfg(test)]
-    pub(crate) fn ignore_leases(&self) {
-        self.0.commits.leases.ignore();
     }
 
     /// Keeps a collection from condemning anything.

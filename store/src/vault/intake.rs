@@ -263,6 +263,8 @@ impl Intake {
                 proved.extend(self.prove(root, before)?);
             }
             let records = self.settle()?;
+            #[cfg(test)]
+            self.vault.0.collecting.meanwhile.happens();
             let gate = self.vault.0.commits.gate.read().unwrap_or_else(PoisonError::into_inner);
             if self.vault.generation() != generation {
                 // Something that was walked past may have been condemned.

@@ -222,6 +222,38 @@ fn a_commit_between_whose_walk_and_ref_something_was_condemned_walks_again() {
     }
 }
 
+/// The same, where the walk is right before the ref.
+#[test]
+fn a_commit_at_whose_gate_something_was_condemned_walks_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let first = commit(&store, &large(1), 1, None).unwrap().head.snapshot;
+    let second = commit(&store, &large(2), 2, Some(first)).unwrap().head.snapshot;
+    store.fold().unwrap();
+    let vault = store.vault(VAULT).unwrap();
+    let intake = vault.intake();
+    let update = put(&intake, &large(1), 3, Some(second)).unwrap();
+    let condemned = {
+        let vault = vault.clone();
+        move || {
+            let rows = vault.index().page(None, 1000).unwrap();
+            rows.iter().filter(|row| row.is_condemned).count()
+        }
+    };
+    let (collecting, count) = (vault.clone(), condemned.clone());
+    vault.meanwhile(move || {
+        let mut collection = collecting.collect().unwrap().unwrap();
+        // It waits for the intake, with everything condemned that only the first snapshot needs.
+        assert!(!finish(&mut collection, &Roots::default()).unwrap());
+        assert_eq!(count(), 42);
+    });
+    let third = intake.commit(update).unwrap().head.snapshot;
+    // Of the first snapshot nothing but itself.
+    assert_eq!(condemned(), 1);
+    assert_eq!(collect(&store, &Roots::default()).objects, 1 + 42);
+    assert_eq!(files(&store, third).unwrap(), large(1));
+}
+
 #[test]
 fn damage_below_a_root_keeps_everything() {
     let folder = tempfile::tempdir().unwrap();
