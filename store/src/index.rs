@@ -73,7 +73,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Index {
     path: PathBuf,
-    connect: fn(&Path) -> Result<Connection, StoreError>,
+    is_only_read: bool,
     writer: Mutex<Connection>,
     idle: Mutex<Vec<Connection>>,
     /// First eight bytes of every hash, once somebody has asked often: answers most misses.
@@ -93,20 +93,16 @@ impl Index {
         #[cfg(test)]
         schema::die_if_told(&mut writer);
         schema::bring_up(&mut writer, path)?;
-        Self::of(path, writer, connect)
+        Self::of(path, writer, false)
     }
 
-    fn of(
-        path: &Path,
-        writer: Connection,
-        connect: fn(&Path) -> Result<Connection, StoreError>,
-    ) -> Result<Self, StoreError> {
+    fn of(path: &Path, writer: Connection, is_only_read: bool) -> Result<Self, StoreError> {
         let last: Option<u32> = writer
             .query_row("SELECT max(segment) FROM segment", [], |row| row.get(0))
             .map_err(database("opening the index", path))?;
         Ok(Self {
             path: path.to_owned(),
-            connect,
+            is_only_read,
             writer: Mutex::new(writer),
             idle: Mutex::default(),
             known: RwLock::default(),
@@ -123,7 +119,7 @@ impl Index {
 
     /// Notes that the index, or what it names, is damaged.
     pub fn doubt(&self) {
-        if self.is_only_read() || self.doubted.swap(true, Ordering::Relaxed) {
+        if self.is_only_read || self.doubted.swap(true, Ordering::Relaxed) {
             return;
         }
         tracing::warn!(path = %self.path.display(), "the index is made anew when it is opened next");
@@ -416,7 +412,8 @@ impl Index {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let db = match idle {
             Some(db) => db,
-            None => (self.connect)(&self.path)?,
+            None if self.is_only_read => only_read::connect(&self.path)?,
+            None => connect(&self.path)?,
         };
         let found = query(&db).map_err(|source| self.failure(doing, source));
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);

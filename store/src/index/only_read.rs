@@ -18,15 +18,11 @@ impl Index {
         if format_of(&db, path)? < FORMAT {
             refuse(path)?;
         }
-        Self::of(path, db, connect)
-    }
-
-    pub(super) fn is_only_read(&self) -> bool {
-        std::ptr::fn_addr_eq(self.connect, connect as fn(&Path) -> Result<Connection, StoreError>)
+        Self::of(path, db, true)
     }
 }
 
-fn connect(path: &Path) -> Result<Connection, StoreError> {
+pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let open = || {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags)?;
