@@ -77,15 +77,20 @@ impl Usage {
     /// What is kept for a user; nothing where they may have as much as the disk holds.
     pub(super) fn of_user(&self, vault: &Vault) -> Result<Option<Kept>, StoreError> {
         let Some(most) = self.most.user else { return Ok(None) };
-        let mut known = self.lock();
-        let now = known.vaults.get(&vault.id()).and_then(Weak::upgrade);
-        let now = if let Some(now) = now {
+        let known = |known: &Known| known.vaults.get(&vault.id()).and_then(Weak::upgrade);
+        let counted = known(&self.lock());
+        let now = if let Some(now) = counted {
             now
         } else {
-            let now = Arc::new(AtomicU64::new(vault.bytes()?));
-            known.vaults.retain(|_, others| others.strong_count() > 0);
-            known.vaults.insert(vault.id(), Arc::downgrade(&now));
-            now
+            // Nobody waits for what is read here.
+            let measured = Arc::new(AtomicU64::new(vault.bytes()?));
+            let mut all = self.lock();
+            // Another one may have been as fast.
+            known(&all).unwrap_or_else(|| {
+                all.vaults.retain(|_, others| others.strong_count() > 0);
+                all.vaults.insert(vault.id(), Arc::downgrade(&measured));
+                measured
+            })
         };
         Ok(Some(Kept { now, most }))
     }
