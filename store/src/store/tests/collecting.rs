@@ -53,6 +53,16 @@ fn has(all: &[u8], part: &[u8]) -> bool {
     all.windows(part.len()).any(|window| window == part)
 }
 
+/// A store with two snapshots that have no file in common, folded; the ref is at the second one.
+fn two() -> (tempfile::TempDir, Store, [SnapshotId; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let first = commit(&store, &large(1), 1, None).unwrap().head.snapshot;
+    let second = commit(&store, &large(2), 2, Some(first)).unwrap().head.snapshot;
+    store.fold().unwrap();
+    (folder, store, [first, second])
+}
+
 #[test]
 fn what_nothing_leads_to_goes_and_all_else_stays() {
     let folder = tempfile::tempdir().unwrap();
@@ -172,11 +182,7 @@ fn who_began_before_reads_on_and_is_waited_for() {
 
 #[test]
 fn what_was_condemned_comes_back_with_who_brings_it_and_who_meets_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
-    let first = commit(&store, &large(1), 1, None).unwrap().head.snapshot;
-    let second = commit(&store, &large(2), 2, Some(first)).unwrap().head.snapshot;
-    store.fold().unwrap();
+    let (folder, store, [_, second]) = two();
     let vault = store.vault(VAULT).unwrap();
     let lease = store.lease();
     let mut collection = vault.collect().unwrap().unwrap();
@@ -198,11 +204,7 @@ fn what_was_condemned_comes_back_with_who_brings_it_and_who_meets_it() {
 #[test]
 fn a_commit_between_whose_walk_and_ref_something_was_condemned_walks_again() {
     for is_blind in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let first = commit(&store, &large(1), 1, None).unwrap().head.snapshot;
-        let second = commit(&store, &large(2), 2, Some(first)).unwrap().head.snapshot;
-        store.fold().unwrap();
+        let (_folder, store, [_, second]) = two();
         let vault = store.vault(VAULT).unwrap();
         vault.be_blind(is_blind);
         let intake = vault.intake();
@@ -225,11 +227,7 @@ fn a_commit_between_whose_walk_and_ref_something_was_condemned_walks_again() {
 /// The same, where the walk is right before the ref.
 #[test]
 fn a_commit_at_whose_gate_something_was_condemned_walks_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
-    let first = commit(&store, &large(1), 1, None).unwrap().head.snapshot;
-    let second = commit(&store, &large(2), 2, Some(first)).unwrap().head.snapshot;
-    store.fold().unwrap();
+    let (_folder, store, [_, second]) = two();
     let vault = store.vault(VAULT).unwrap();
     let intake = vault.intake();
     let update = put(&intake, &large(1), 3, Some(second)).unwrap();
@@ -256,11 +254,7 @@ fn a_commit_at_whose_gate_something_was_condemned_walks_again() {
 
 #[test]
 fn damage_below_a_root_keeps_everything() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
-    let first = commit(&store, &large(1), 1, None).unwrap().head.snapshot;
-    let second = commit(&store, &large(2), 2, Some(first)).unwrap().head.snapshot;
-    store.fold().unwrap();
+    let (_folder, store, [first, second]) = two();
     let vault = store.vault(VAULT).unwrap();
     let Ok(Object::Snapshot(snapshot)) =
         Object::decode(ObjectKind::Snapshot, &vault.require(&second.into()).unwrap())
@@ -306,11 +300,7 @@ fn what_is_kept_without_a_ref_and_what_is_on_its_way_goes_in_the_end() {
 
 #[test]
 fn what_is_named_after_it_was_condemned_stays() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
-    let first = commit(&store, &large(1), 1, None).unwrap().head.snapshot;
-    let second = commit(&store, &large(2), 2, Some(first)).unwrap().head.snapshot;
-    store.fold().unwrap();
+    let (_folder, store, [first, second]) = two();
     let vault = store.vault(VAULT).unwrap();
     // Somebody found the first one whole, and has still to note that it has to stay.
     let lease = store.lease();

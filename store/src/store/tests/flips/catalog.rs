@@ -123,24 +123,10 @@ impl Template {
 #[test]
 fn a_damaged_catalog_is_noticed_where_it_can_be_and_no_wrong_entry_is_sent() {
     let template = Template::new();
-    let mut ends: BTreeMap<(Harm, End), u64> = BTreeMap::new();
-    let mut failed = Vec::new();
-    for seed in seeds() {
-        let (files, (harm, name, detail)) = harmed(&template.files, seed);
-        let folder = put_files(&files);
-        let path = folder.path().join("catalog.db");
-        match catch_unwind(AssertUnwindSafe(|| template.look(&path))) {
-            Ok(end) => *ends.entry((harm, end)).or_default() += 1,
-            Err(_) => failed.push(format!("seed {seed}: {harm:?} {} {detail}", name.display())),
-        }
+    each(&template.files, |root, (harm, ..)| {
+        let end = template.look(&root.join("catalog.db"));
         // More than single bits always breaks what SQLite knows, or something with a checksum.
-        if harm != Harm::Bit && ends.contains_key(&(harm, End::Unnoticed)) {
-            failed.push(format!("seed {seed}: {harm:?} {detail} was not noticed"));
-            ends.remove(&(harm, End::Unnoticed));
-        }
-    }
-    for ((harm, end), count) in &ends {
-        println!("{harm:?} {end:?} {count}");
-    }
-    assert_eq!(failed, [""; 0]);
+        assert!(harm == Harm::Bit || end != End::Unnoticed, "it was not noticed");
+        end
+    });
 }
