@@ -114,10 +114,11 @@ pub struct Wire {
 
 /// Both directions of a wire.
 #[derive(Debug)]
+#[cfg_attr(test, expect(clippy::large_enum_variant, reason = "there is one of a session"))]
 enum Ends {
     Stream(tokio::runtime::Handle, FrameStream),
     #[cfg(test)]
-    Simulated(tests::simulated::End),
+    Acted(Box<dyn tests::ends::End>),
 }
 
 impl Wire {
@@ -144,7 +145,7 @@ impl Wire {
         match self.ends {
             Ends::Stream(_, stream) => stream,
             #[cfg(test)]
-            Ends::Simulated(_) => unreachable!("a simulated wire has no stream"),
+            Ends::Acted(_) => unreachable!("there is no stream"),
         }
     }
 
@@ -152,7 +153,7 @@ impl Wire {
         match &mut self.ends {
             Ends::Stream(runtime, stream) => runtime.block_on(stream.read_frame()),
             #[cfg(test)]
-            Ends::Simulated(end) => end.read(),
+            Ends::Acted(end) => end.read(),
         }
     }
 
@@ -171,7 +172,7 @@ impl Wire {
         match &mut self.ends {
             Ends::Stream(runtime, stream) => runtime.block_on(stream.reader.next_after_work()),
             #[cfg(test)]
-            Ends::Simulated(end) => end.read(),
+            Ends::Acted(end) => end.read(),
         }
     }
 
@@ -179,7 +180,7 @@ impl Wire {
         match &mut self.ends {
             Ends::Stream(runtime, stream) => runtime.block_on(stream.write(bytes)),
             #[cfg(test)]
-            Ends::Simulated(end) => end.write(bytes),
+            Ends::Acted(end) => end.write(bytes),
         }
     }
 
@@ -193,7 +194,10 @@ impl Wire {
         match &mut self.ends {
             Ends::Stream(runtime, stream) => runtime.block_on(stream.send(message)),
             #[cfg(test)]
-            Ends::Simulated(end) => end.send(message),
+            Ends::Acted(end) => {
+                let frame = baton_protocol::message::encode(message);
+                end.write(&frame.map_err(TransportError::Malformed)?)
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use crate::encode::{DecodeError, Reader, Writer};
 use crate::frame::{HEADER, decode_header, encode_header};
 use crate::id::{ChunkId, ObjectId, ObjectKind};
 use crate::message::{self, AheadRequest, FetchRequest, Opening, PushRequest, Reply};
+use crate::mux::{self, FIRST_WINDOW, Mux, MuxError, Side, Written};
 use crate::object::{
     Blob, Content, Conversation, Entry, EntryKind, GitFiles, GitIndex, GitOids, GitOmissions,
     GitRefs, GitSettings, GitState, MAX_OBJECT, Manifest, Object, Omissions, Snapshot, Tree,
@@ -313,6 +314,81 @@ fn compressed_groups() {
         let len = [100, 101, random.below(1 << 20)][random.below(3)];
         let restored = within(input, 1, len + 4096, |input| delta::decompress(input, len));
         restored.inspect(|bytes| assert_eq!(bytes.len(), len)).is_ok()
+    });
+}
+
+/// What a dialling end says while it does this and that on a few streams, and what it is answered.
+fn multiplexed(random: &mut Random) -> [Vec<u8>; 2] {
+    let mut ends = [Mux::new(Side::Dialling), Mux::new(Side::Accepting)];
+    let mut said = [Vec::new(), Vec::new()];
+    for _ in 0..random.below(12) + 3 {
+        let at = random.below(2);
+        act(random, &mut ends[at]);
+        let mut bytes = Vec::new();
+        ends[at].transmit(&mut bytes, 4000);
+        ends[1 - at].receive(&bytes).unwrap();
+        said[at].extend(bytes);
+    }
+    said
+}
+
+/// Something that a user of a multiplexer does, with some stream.
+fn act(random: &mut Random, mux: &mut Mux) {
+    let id = random.below(5) as u32;
+    match random.below(14) {
+        0 | 1 => drop(mux.open().or_else(|| mux.accept())),
+        2..5 => {
+            let bytes = vec![random.next() as u8; random.below(3000)];
+            if let Written::Some(count) = mux.write(id, &bytes) {
+                assert!(count <= bytes.len());
+            }
+        }
+        5..8 => {
+            let (mut into, most) = (Vec::new(), random.below(5000));
+            let read = mux.read(id, most, &mut into);
+            assert!(into.len() <= most);
+            assert_eq!(read == mux::Read::Some(into.len()), !into.is_empty());
+        }
+        8 => mux.finish(id),
+        9 => mux.reset(id),
+        10 => mux.stop(id),
+        11 => mux.drop_reader(id),
+        12 => mux.drop_writer(id),
+        _ => mux.ping(id),
+    }
+}
+
+#[test]
+fn multiplexers() {
+    let mut random = Random::new(1);
+    let corpus = (0..CORPUS).flat_map(|_| multiplexed(&mut random)).collect();
+    // Each kind of end also gets what its own kind says.
+    fuzz(corpus, |random, input| {
+        let sides = [Side::Dialling, Side::Accepting];
+        let at = random.below(2);
+        let (mut mux, mut peer) = (Mux::new(sides[at]), Mux::new(sides[1 - at]));
+        // What lies unread, at most twice that in its buffers; and what this end wants to say itself.
+        let fixed = 4 * FIRST_WINDOW as usize + (1 << 20);
+        let (mut left, mut listens) = (input, true);
+        within(input, 64, fixed, |_| {
+            while !left.is_empty() {
+                let (piece, rest) = left.split_at(left.len().min(1 + random.below(2000)));
+                left = rest;
+                if mux.receive(piece).is_err() {
+                    return false;
+                }
+                act(random, &mut mux);
+                let mut said = Vec::new();
+                mux.transmit(&mut said, 20_000);
+                // Whatever it was told, it keeps to the rules. Only credit and streams it has as it was told.
+                while peer.open().is_some() {}
+                if listens && let Err(error) = peer.receive(&said) {
+                    assert!(matches!(error, MuxError::Credit | MuxError::Streams), "{error}");
+                    listens = false;
+                }
+            }
+            true
+        })
     });
 }
 

@@ -135,7 +135,7 @@ pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, 
     let seconds = setting("BATON_FUZZ_SECONDS").map(std::time::Duration::from_secs);
     let first = setting("BATON_FUZZ_SEED").unwrap_or(1);
     let start = now();
-    let (mut accepted, mut last) = (0u64, Vec::new());
+    let (mut inputs, mut accepted, mut last) = (0u64, 0u64, Vec::new());
     for (name, input) in kept() {
         let outcome = catch_unwind(AssertUnwindSafe(|| check(&mut Random::new(first), &input)));
         if let Err(panic) = outcome {
@@ -152,6 +152,7 @@ pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, 
         if done {
             break;
         }
+        inputs += 1;
         let mut random = Random::new(seed);
         let input = damaged(&mut random, &corpus);
         let outcome = catch_unwind(AssertUnwindSafe(|| check(&mut random, &input)));
@@ -179,6 +180,7 @@ pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, 
             }
         }
     }
+    println!("{inputs} inputs from seed {first}, {accepted} of them accepted");
     if !last.is_empty() {
         keep(&last);
     }

@@ -69,7 +69,7 @@ fn needed(
     let short = id.short();
     if store.vault(vault)?.heads().iter().any(|head| head.snapshot == id) {
         return Ok(Some(format!(
-            "snapshot {short} is the latest one: change the tree and push it, then forget this one"
+            "snapshot {short} is the latest one there: `baton push --wait` a newer one, then forget this one"
         )));
     }
     let run: Option<RunId> = catalog.run_about(vault, id)?;

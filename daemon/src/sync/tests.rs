@@ -4,11 +4,13 @@
 mod ahead;
 mod between;
 mod client;
+pub(super) mod ends;
+mod fuzz;
 mod lying_node;
 mod many;
 mod network;
 mod probing;
-pub(super) mod simulated;
+mod simulated;
 mod ways;
 
 use std::collections::{BTreeMap, VecDeque};

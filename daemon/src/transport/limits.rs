@@ -29,7 +29,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use self::memory::Memory;
-use self::rates::{Buckets, Rate};
+use self::rates::Buckets;
+pub use self::rates::Rate;
 use self::turns::Turns;
 use crate::config::ServeConfig;
 use crate::machine;

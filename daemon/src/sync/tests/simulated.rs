@@ -19,8 +19,8 @@ mod simulations;
 mod turns;
 mod world;
 
+pub(super) use simulations::scratch;
 use simulations::seeds;
-pub(in crate::sync) use turns::End;
 use world::World;
 
 const FEW: u64 = 60;

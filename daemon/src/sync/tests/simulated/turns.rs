@@ -5,11 +5,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use baton_protocol::frame::{HEADER, decode_header};
-use baton_protocol::message;
 use baton_store::fs::simulated::Followed;
-use serde::Serialize;
 
+use crate::sync::tests::ends::{End, take_frame};
 use crate::transport::TransportError;
 use crate::transport::stream::Frame;
 
@@ -158,7 +156,7 @@ impl Drop for LastWord<'_> {
 
 /// One side of a wire, for a task.
 #[derive(Debug)]
-pub(in crate::sync) struct End {
+pub(super) struct TurnEnd {
     turns: Arc<Turns>,
     task: TaskNumber,
     link: LinkNumber,
@@ -167,7 +165,7 @@ pub(in crate::sync) struct End {
     disk: Arc<Followed>,
 }
 
-impl End {
+impl TurnEnd {
     pub(super) fn new(
         turns: &Arc<Turns>,
         task: TaskNumber,
@@ -176,8 +174,10 @@ impl End {
     ) -> Self {
         Self { turns: Arc::clone(turns), task, link, side, disk: Arc::clone(disk) }
     }
+}
 
-    pub(in crate::sync) fn read(&mut self) -> Result<Option<Frame>, TransportError> {
+impl End for TurnEnd {
+    fn read(&mut self) -> Result<Option<Frame>, TransportError> {
         loop {
             let mut state = self.turns.state();
             let link = &mut state.links[self.link];
@@ -197,7 +197,7 @@ impl End {
         }
     }
 
-    pub(in crate::sync) fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
         let mut state = self.turns.state();
         let link = &mut state.links[self.link];
         if link.is_broken || self.disk.is_cut() {
@@ -207,34 +207,10 @@ impl End {
         self.turns.pause(state, self.task);
         Ok(())
     }
-
-    pub(in crate::sync) fn send<T: Serialize>(
-        &mut self,
-        message: &T,
-    ) -> Result<(), TransportError> {
-        let frame = message::encode(message).map_err(TransportError::Malformed)?;
-        self.write(&frame)
-    }
 }
 
-impl Drop for End {
+impl Drop for TurnEnd {
     fn drop(&mut self) {
         self.turns.state().links[self.link].has_ended[self.side] = true;
     }
-}
-
-fn take_frame(arrived: &mut VecDeque<u8>) -> Result<Option<Frame>, TransportError> {
-    let mut header = [0; HEADER];
-    if arrived.len() < HEADER {
-        return Ok(None);
-    }
-    for (to, from) in header.iter_mut().zip(arrived.iter()) {
-        *to = *from;
-    }
-    let (kind, len) = decode_header(header).map_err(TransportError::Malformed)?;
-    if arrived.len() < HEADER + len {
-        return Ok(None);
-    }
-    arrived.drain(..HEADER);
-    Ok(Some(Frame { kind, body: arrived.drain(..len).collect() }))
 }

@@ -15,9 +15,10 @@ use baton_store::snapshot::load_snapshot;
 use baton_store::vault::{Collection, Roots, Step, Vault};
 
 use super::machines::Machine;
-use super::turns::{End, LinkNumber, TaskNumber, Turns};
+use super::turns::{LinkNumber, TaskNumber, TurnEnd, Turns};
+use crate::sync::tests::ends::wire;
 use crate::sync::tests::{Files, hello, noise, put_directory, put_snapshot, snapshot_of};
-use crate::sync::{Ends, Quota, SyncError, Wire, fetch, push};
+use crate::sync::{Quota, SyncError, Wire, fetch, push};
 
 const HOMES: usize = 3;
 
@@ -312,14 +313,14 @@ impl World {
         let (vault, disk) = (home.machine.vault(), Arc::clone(&home.machine.disk));
         let (ends, to) = (Arc::clone(&turns), Arc::clone(&outcome));
         let asking = turns.start(move |task| {
-            let mut wire = wire(End::new(&ends, task, (link, HOME), &disk));
+            let mut wire = wire(TurnEnd::new(&ends, task, (link, HOME), &disk));
             let came = work(&mut wire, &vault);
             *to.lock().unwrap() = Some(came);
         });
         let (vault, disk) = (self.node.vault(), Arc::clone(&self.node.disk));
         let (ends, device) = (Arc::clone(&turns), home.device);
         let answering = turns.start(move |task| {
-            let mut wire = wire(End::new(&ends, task, (link, NODE), &disk));
+            let mut wire = wire(TurnEnd::new(&ends, task, (link, NODE), &disk));
             let Ok(Some(frame)) = wire.read() else { return };
             let opening: Opening = decode(&frame.body).unwrap();
             let quota = Quota { keep_at: 20_000, ..Quota::default() };
@@ -476,10 +477,6 @@ impl World {
         }
         self.verify_node();
     }
-}
-
-fn wire(end: End) -> Wire {
-    Wire { ends: Ends::Simulated(end), stop: Vec::new() }
 }
 
 /// The files of a snapshot, read back.
