@@ -521,7 +521,9 @@ async fn restart(parts: &impl Fn() -> NodeParts) -> Node {
 
 /// A node on a runtime of its own, killed without a word; then another one at its port with the keys
 /// that are in the folder by then. What a request on the kept connection meets.
-async fn kill_and_restart(between: impl FnOnce(&Path)) -> TransportError {
+/// Kills a node and starts it again; what a request has met that was made afterwards, or that had `waited` for its answer since
+/// before.
+async fn kill_and_restart(waited: bool, between: impl FnOnce(&Path)) -> TransportError {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys");
     let load = || Identity::load_or_create(&keys).unwrap();
@@ -541,13 +543,23 @@ async fn kill_and_restart(between: impl FnOnce(&Path)) -> TransportError {
     pool.join(&Ticket::decode(&issued.word).unwrap(), "x").await.unwrap();
     let remote = remote(load().node(), address);
     pool.hello(&remote).await.unwrap();
+    let mut waiting = pool.open(&remote).await.unwrap();
+    if waited {
+        let request = Request::WaitRun(RunId::from_bytes([1; 16]));
+        waiting.send(&Opening::new(request)).await.unwrap();
+        // All of it is acknowledged: nothing of ours is to be repeated.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 
     drop(node);
     machine.shutdown_background();
     between(&keys);
     let _second = restart(&parts_again(&load(), &catalog, &clock, address.port())).await;
-    let mut stream = pool.open(&remote).await.unwrap();
     let met = async {
+        if waited {
+            return waiting.receive::<Reply>().await;
+        }
+        let mut stream = pool.open(&remote).await?;
         stream.send(&Opening::new(Request::Hello)).await?;
         stream.receive::<Reply>().await
     };
@@ -559,21 +571,30 @@ async fn kill_and_restart(between: impl FnOnce(&Path)) -> TransportError {
 
 #[tokio::test]
 async fn a_node_that_was_killed_and_restarted_says_so_at_once() {
-    let met = kill_and_restart(|_| {}).await;
+    let met = kill_and_restart(false, |_| {}).await;
     assert!(matches!(met, TransportError::Restarted), "{met:?}");
     assert!(met.is_retryable());
 }
 
 #[tokio::test]
 async fn a_node_that_drops_our_packets_is_given_up_long_before_the_idle_limit() {
-    let met = kill_and_restart(|keys| {
-        for name in ["reset.key", "connection-id.key"] {
-            baton_store::fs::remove_file(&keys.join(name)).unwrap();
-        }
-    })
-    .await;
-    assert!(matches!(met, TransportError::Stalled), "{met:?}");
-    assert!(met.is_retryable());
+    for waited in [false, true] {
+        let met = kill_and_restart(waited, |keys| {
+            for name in ["reset.key", "connection-id.key"] {
+                baton_store::fs::remove_file(&keys.join(name)).unwrap();
+            }
+        })
+        .await;
+        assert!(matches!(met, TransportError::Stalled), "{met:?}");
+        assert!(met.is_retryable());
+    }
+}
+
+/// The node had acknowledged all that was sent, and owed an answer.
+#[tokio::test]
+async fn who_waits_for_an_answer_hears_that_the_node_was_restarted() {
+    let met = kill_and_restart(true, |_| {}).await;
+    assert!(matches!(met, TransportError::Restarted), "{met:?}");
 }
 
 /// A node that was restarted, and everybody who was connected at once: who finds no place in time comes again, and

@@ -18,6 +18,12 @@ const PROBES: u32 = 3;
 /// Never sooner than this, however short the round trips: a busy or briefly stopped node answers late.
 const LEAST_SILENCE: Duration = Duration::from_secs(3);
 
+/// After so long without a packet a node that owes us an answer is asked for a sign of life, and then again and again.
+const ASK_AFTER: Duration = Duration::from_secs(2);
+
+/// Who has waited long asks less often: after this part of the time, and at the latest when any connection is.
+const ASK_PART: u32 = 4;
+
 /// How often the counters are looked at while something is awaited.
 const SAMPLE: Duration = Duration::from_millis(250);
 
@@ -329,15 +335,25 @@ impl Receiver {
 /// Resolves when what we send is not answered any more, for [`PROBES`] probe timeouts and at least
 /// [`LEAST_SILENCE`].
 ///
-/// Silence alone means nothing: a node may work for minutes on an answer. But QUIC repeats what is
-/// not acknowledged: packets that leave again and again, while none comes in, do mean that nobody
-/// is there. One packet of ours may be a mere acknowledgement, so three looks must have seen more.
+/// Silence alone means nothing: a node may work for minutes on an answer. So it is asked for a sign of life: one that was
+/// restarted says at once that it knows nothing of the connection. And QUIC repeats what is not acknowledged: packets that
+/// leave again and again, while none comes in, do mean that nobody is there. One packet of ours may be a mere
+/// acknowledgement, so three looks must have seen more.
 async fn silence(connection: &quinn::Connection) {
     let mut last = connection.stats();
     let mut silent: Option<(Instant, u32)> = None;
+    let begun = Instant::now();
+    let mut heard_or_asked = begun;
     loop {
         tokio::time::sleep(SAMPLE).await;
         let now = connection.stats();
+        let patience = (begun.elapsed() / ASK_PART).clamp(ASK_AFTER, quic::KEEP_ALIVE);
+        if now.udp_rx.datagrams != last.udp_rx.datagrams {
+            heard_or_asked = Instant::now();
+        } else if heard_or_asked.elapsed() >= patience {
+            quic::ask(connection);
+            heard_or_asked = Instant::now();
+        }
         if now.udp_rx.datagrams != last.udp_rx.datagrams {
             silent = None;
         } else if now.udp_tx.datagrams != last.udp_tx.datagrams {
