@@ -12,6 +12,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -73,6 +74,17 @@ struct Place {
     outcomes: BTreeMap<String, u64>,
 }
 
+/// What a snapshot has of a tree: all but what it said it could not read.
+fn told(said: &Value, tree: &Path) -> Listing {
+    let mut all = walk(tree);
+    for omitted in list(said, "omitted") {
+        assert!(["unreadable", "vanished"].contains(&text(omitted, "reason")), "{said}");
+        let path = Path::new(text(omitted, "path"));
+        all.retain(|at, _| !Path::new(std::ffi::OsStr::from_bytes(at)).starts_with(path));
+    }
+    all
+}
+
 impl Place {
     fn new(seed: u64) -> Self {
         let cloud = Cloud::in_home(TestHome::under_strace());
@@ -123,10 +135,9 @@ impl Place {
         let done = match output.status.code() {
             Some(0 | 3) => {
                 assert!(said["error"].is_null(), "{say}");
-                if what == "snapshot" {
-                    self.here.push((text(&said, "snapshot").to_owned(), walk(&self.tree)));
-                } else if what == "push" {
-                    self.sent.push((text(&said, "snapshot").to_owned(), walk(&self.tree)));
+                if what != "gc" {
+                    let accepted = if what == "snapshot" { &mut self.here } else { &mut self.sent };
+                    accepted.push((text(&said, "snapshot").to_owned(), told(&said, &self.tree)));
                 }
                 "done"
             }
@@ -228,6 +239,8 @@ impl Place {
     fn verify(&mut self) {
         change(&self.tree, &mut self.rng);
         let last = self.home.json(&["push", "--wait", arg(&self.tree)]);
+        // What could not be read before is in it.
+        assert_eq!(list(&last, "omitted"), &[] as &[Value], "{}", self.say);
         self.sent.push((text(&last, "snapshot").to_owned(), walk(&self.tree)));
         let fresh = self.cloud.device();
         let into = fresh.root().join("restored");

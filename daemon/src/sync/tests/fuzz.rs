@@ -141,7 +141,7 @@ impl Scene {
             6 => message(Reply::Push(PushReply::Acked { snapshot: self.second, sequence: 2 })),
             7 => message(Reply::Push(PushReply::HeadMoved { head: Some((self.first, 1)) })),
             8 => message(Reply::Ahead(AheadReply::Wanted(random.below(2) == 0))),
-            9 => batch(&objects.map_pieces()),
+            9 => batch(&pieces(&objects)),
             // Right by its checksums, and in two of three not what it says.
             _ => record(objects.iter().map(|(id, bytes)| {
                 let honest = random.below(3) == 0;
@@ -176,14 +176,8 @@ impl Scene {
 }
 
 /// Objects as they go into a batch.
-trait Pieces {
-    fn map_pieces(&self) -> Vec<(ObjectKind, Vec<u8>)>;
-}
-
-impl Pieces for Vec<(ObjectId, Vec<u8>)> {
-    fn map_pieces(&self) -> Vec<(ObjectKind, Vec<u8>)> {
-        self.iter().map(|(id, bytes)| (id.kind, bytes.clone())).collect()
-    }
+fn pieces(objects: &[(ObjectId, Vec<u8>)]) -> Vec<(ObjectKind, Vec<u8>)> {
+    objects.iter().map(|(id, bytes)| (id.kind, bytes.clone())).collect()
 }
 
 /// A record as a frame.
@@ -254,27 +248,15 @@ fn pushed(scene: &Scene) -> Vec<[Vec<u8>; 2]> {
     scene.pushes().map(of).into()
 }
 
-/// Counts the frames that are said, and looks at each.
-fn heard(look: impl Fn(&Frame) + Send + 'static) -> (Arc<Mutex<u32>>, impl FnMut(Frame) + Send) {
-    let count = Arc::new(Mutex::new(0));
-    let counted = Arc::clone(&count);
-    let hear = move |frame: Frame| {
-        *counted.lock().unwrap() += 1;
-        look(&frame);
-    };
-    (count, hear)
-}
-
 /// A node that a device pushes to: what is acknowledged is whole, and nothing else moves the ref.
 #[test]
 fn pushes_received() {
     let scene = Scene::new();
     let mut corpus: Vec<_> = pushed(&scene).into_iter().map(|[home, _]| home).collect();
-    let whole: Vec<_> = scene.of_first.map_pieces();
-    let [opening_of_first, ..] = scene.pushes();
-    let opened = encode(&Opening::new(Request::Push(hello(opening_of_first.0, scene.first))));
+    let opened = encode(&Opening::new(Request::Push(hello(None, scene.first)))).unwrap();
+    let whole = batch(&pieces(&scene.of_first));
     let commit = encode(&PushRequest::Commit).unwrap();
-    corpus.push([opened.unwrap(), batch(&whole), commit].concat());
+    corpus.push([opened, whole, commit].concat());
     let mut stage = Stage::new();
     let well = corpus.clone();
     fuzz(corpus, |random, input| {
@@ -283,13 +265,13 @@ fn pushes_received() {
         let before = vault.head(WORKSPACE, DEVICE);
         let acked = Arc::new(Mutex::new(None));
         let note = Arc::clone(&acked);
-        let (_, hear) = heard(move |frame| {
+        let hear = move |frame: Frame| {
             assert_eq!(frame.kind, FrameKind::Message);
             let reply: Reply = decode(&frame.body).unwrap();
             if let Reply::Push(PushReply::Acked { snapshot, sequence }) = reply {
                 assert!(note.lock().unwrap().replace((snapshot, sequence)).is_none());
             }
-        });
+        };
         let mut wire = wire(Recital::new(&input, hear));
         let Some(Request::Push(hello)) = opening(&mut wire) else { return false };
         let quota = Quota { keep_at: 20_000, ..Quota::default() };
@@ -377,12 +359,12 @@ fn aheads_received() {
         let vault = stage.vault();
         let kept = Arc::new(Mutex::new(false));
         let note = Arc::clone(&kept);
-        let (_, hear) = heard(move |frame| {
+        let hear = move |frame: Frame| {
             let reply: Reply = decode(&frame.body).unwrap();
             if let Reply::Ahead(AheadReply::Kept) = reply {
                 *note.lock().unwrap() = true;
             }
-        });
+        };
         let mut wire = wire(Recital::new(&input, hear));
         let Some(Request::Ahead) = opening(&mut wire) else { return false };
         let quota = Quota { keep_at: 20_000, ..Quota::default() };
@@ -417,21 +399,26 @@ fn fetches_answered() {
     fuzz(well.clone(), |random, input| {
         let input = scene.moved(random, &input[..input.len().min(64 * 1024)], &well);
         let known = Arc::clone(&known);
-        let (count, hear) = heard(move |frame| match frame.kind {
-            FrameKind::Message => drop(decode::<Reply>(&frame.body).unwrap()),
-            FrameKind::Objects => {
-                let objects = Parcel::decode(&frame.body).unwrap().whole().unwrap().unwrap();
-                for (kind, bytes) in objects {
-                    assert_eq!(known[&ObjectId::of(kind, &bytes)], bytes);
+        let count = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&count);
+        let hear = move |frame: Frame| {
+            *counted.lock().unwrap() += 1;
+            match frame.kind {
+                FrameKind::Message => drop(decode::<Reply>(&frame.body).unwrap()),
+                FrameKind::Objects => {
+                    let objects = Parcel::decode(&frame.body).unwrap().whole().unwrap().unwrap();
+                    for (kind, bytes) in objects {
+                        assert_eq!(known[&ObjectId::of(kind, &bytes)], bytes);
+                    }
+                }
+                FrameKind::Record => {
+                    let record = decode_record(&frame.body).unwrap();
+                    for entry in &record.entries {
+                        assert_eq!(known[&entry.id], record.bytes(entry));
+                    }
                 }
             }
-            FrameKind::Record => {
-                let record = decode_record(&frame.body).unwrap();
-                for entry in &record.entries {
-                    assert_eq!(known[&entry.id], record.bytes(entry));
-                }
-            }
-        });
+        };
         let mut wire = wire(Recital::new(&input, hear));
         drop(bounded(&input, EACH, HELD, |_| fetch::answer(&mut wire, &node)));
         *count.lock().unwrap() > 1
@@ -558,7 +545,7 @@ fn aheads_sent() {
         let input = scene.moved(random, &input[..input.len().min(64 * 1024)], &well);
         let sent = Arc::new(Mutex::new(0));
         let (note, from_log) = (Arc::clone(&sent), from.clone());
-        let (_, hear) = heard(move |frame| match frame.kind {
+        let hear = move |frame: Frame| match frame.kind {
             FrameKind::Message => {}
             FrameKind::Objects => panic!("nobody asked for it"),
             FrameKind::Record => {
@@ -568,7 +555,7 @@ fn aheads_sent() {
                     assert!(from_log.contains(&entry.id).unwrap());
                 }
             }
-        });
+        };
         let (to, fresh) = channel();
         for (at, chunks) in &records {
             to.send(Fresh { at: *at, chunks: chunks.clone() }).unwrap();
