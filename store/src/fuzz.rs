@@ -1,7 +1,10 @@
 //! Damaged input for what reads files of the store, and files of the user.
 
 #[path = "../../tests/support/fuzzing.rs"]
-mod fuzzing;
+pub(crate) mod fuzzing;
+mod ground;
+mod indexes;
+mod segments;
 
 use baton_protocol::id::{
     DeviceId, IdempotencyKey, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId,

@@ -33,6 +33,12 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
+    /// The choices that go with an input: one that is kept goes the same way each time.
+    pub(crate) fn of(input: &[u8]) -> Self {
+        let mix = |seed: u64, byte: &u8| (seed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        Self::new(input.iter().fold(0xcbf2_9ce4_8422_2325, mix))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -131,7 +137,16 @@ fn now() -> std::time::Instant {
 
 /// Damages members of `corpus` until the inputs or the seconds are used up. `check` says whether it
 /// accepted an input, and panics where it should not have.
-pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, &[u8]) -> bool) {
+pub(crate) fn fuzz(corpus: Vec<Vec<u8>>, check: impl FnMut(&mut Random, &[u8]) -> bool) {
+    fuzz_with(INPUTS, corpus, check);
+}
+
+/// The same with so many inputs where no time is given: for what makes files of each.
+pub(crate) fn fuzz_with(
+    inputs: u64,
+    mut corpus: Vec<Vec<u8>>,
+    mut check: impl FnMut(&mut Random, &[u8]) -> bool,
+) {
     let seconds = setting("BATON_FUZZ_SECONDS").map(std::time::Duration::from_secs);
     let first = setting("BATON_FUZZ_SEED").unwrap_or(1);
     let start = now();
@@ -147,7 +162,7 @@ pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, 
     for seed in first.. {
         let done = match seconds {
             Some(seconds) => seed % 100 == 0 && start.elapsed() >= seconds,
-            None => seed - first >= INPUTS,
+            None => seed - first >= inputs,
         };
         if done {
             break;
