@@ -2,13 +2,13 @@
 //!
 //! An input that begins with zero is a file without what is zero in it anyway; any other is what rows say.
 
-use baton_protocol::encode::Reader;
+use baton_protocol::encode::{Reader, Writer};
 use baton_protocol::id::{ObjectId, ObjectKind};
 use rusqlite::Connection;
-use rusqlite::types::Value;
 
 use super::fuzzing::{CORPUS, Random, fuzz_with, within};
 use super::ground::{Ground, served};
+use super::rows::{Sparse, value, write_value};
 use super::segments::segment;
 use crate::fs;
 use crate::layout::Class;
@@ -17,74 +17,12 @@ use crate::objects::ObjectSink;
 /// What opening and reading may take, whatever a row says: records are read to look at them.
 const FIXED: usize = 16 << 20;
 
-/// A file of pages, and what of it is not zero: what is damaged there is something.
-pub(crate) struct Sparse {
-    places: Vec<usize>,
-    len: usize,
-}
-
-impl Sparse {
-    pub(crate) fn of(file: &[u8]) -> Self {
-        // A zero among other bytes belongs to them.
-        let near = |at: usize| {
-            let from = at.saturating_sub(4);
-            file[from..(at + 5).min(file.len())].iter().any(|&byte| byte != 0)
-        };
-        Self { places: (0..file.len()).filter(|&at| near(at)).collect(), len: file.len() }
-    }
-
-    pub(crate) fn pack(&self, file: &[u8]) -> Vec<u8> {
-        self.places.iter().map(|&at| file[at]).collect()
-    }
-
-    pub(crate) fn unpack(&self, packed: &[u8]) -> Vec<u8> {
-        let mut file = vec![0; self.len];
-        for (&at, &byte) in self.places.iter().zip(packed) {
-            file[at] = byte;
-        }
-        file
-    }
-}
-
-/// A value of any type, as a damaged input says.
-pub(crate) fn value(from: &mut Reader<'_>) -> Option<Value> {
-    Some(match from.byte().ok()? % 5 {
-        0 => Value::Null,
-        1 => Value::Integer(i64::from_le_bytes(from.array().ok()?)),
-        2 => Value::Text(String::from_utf8_lossy(from.bytes("text", 4096).ok()?).into_owned()),
-        3 => Value::Blob(from.bytes("blob", 4096).ok()?.to_vec()),
-        _ => Value::Real(f64::from_le_bytes(from.array().ok()?)),
-    })
-}
-
-pub(crate) fn write_value(value: &Value, to: &mut baton_protocol::encode::Writer) {
-    match value {
-        Value::Null => to.byte(0),
-        Value::Integer(value) => {
-            to.byte(1);
-            to.fixed(&value.to_le_bytes());
-        }
-        Value::Text(text) => {
-            to.byte(2);
-            to.bytes(text.as_bytes());
-        }
-        Value::Blob(bytes) => {
-            to.byte(3);
-            to.bytes(bytes);
-        }
-        Value::Real(value) => {
-            to.byte(4);
-            to.fixed(&value.to_le_bytes());
-        }
-    }
-}
-
 /// The tables and the number of their columns.
 const TABLES: [(&str, usize); 2] = [("object", 9), ("segment", 4)];
 
 /// All rows of a file, each after the number of its table.
 fn rows_of(db: &Connection) -> Vec<u8> {
-    let mut to = baton_protocol::encode::Writer::new();
+    let mut to = Writer::new();
     for (number, (table, columns)) in TABLES.into_iter().enumerate() {
         let mut list = db.prepare(&format!("SELECT * FROM {table}")).unwrap();
         let mut rows = list.query([]).unwrap();
