@@ -273,6 +273,7 @@ mod tests {
                 Ok(loaded) => {
                     let is_same = loaded.node() == first.node();
                     assert!(is_same || (at == 0 && input != whole[0]));
+                    assert!(at == 0 || input.len() == whole[at].len());
                 }
                 Err(IdentityError::Damaged { path: told }) => assert_eq!(*told, path),
                 Err(IdentityError::Fs(error)) => assert!(error.is_too_large(), "{error}"),

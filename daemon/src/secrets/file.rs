@@ -123,6 +123,14 @@ mod tests {
             let one = |kept: &Kept| (format!("{:?}", kept.entry), kept.value.reveal().to_vec());
             all.iter().map(one).collect::<Vec<_>>()
         };
+        // All that a file says, but for what it says nothing of.
+        let said = |bytes: &[u8]| {
+            let mut file: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            for row in file["secrets"].as_array_mut().unwrap() {
+                row.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            }
+            file
+        };
         fuzz_with(1000, corpus, |_, input| {
             fs::write_whole(&path, input, 0o600).unwrap();
             let found = within(input, 64, 65_536, |_| read(&path));
@@ -131,6 +139,8 @@ mod tests {
                     // What is understood means itself when it is written again.
                     write(&path, all).unwrap();
                     assert_eq!(told(&read(&path).unwrap()), told(all));
+                    let written = fs::read_if_exists(&path, MAX_FILE).unwrap().unwrap();
+                    assert_eq!(said(&written), said(input), "something would be lost");
                 }
                 Err(SecretsError::Damaged { path: told }) => assert_eq!(*told, path),
                 Err(SecretsError::Fs(error)) => assert!(error.is_too_large(), "{error}"),

@@ -30,6 +30,11 @@ fn layouts() {
         match &opened {
             Ok(layout) => {
                 assert!(input.starts_with(b"baton store 1"));
+                // This program knows no feature.
+                let text = String::from_utf8_lossy(input);
+                let has = |kind: &str| text.trim_end().lines().any(|line| line.starts_with(kind));
+                assert!(!has("read-required"), "nobody here can read it");
+                assert_eq!(layout.is_read_only(), has("write-required"));
                 let prepared = if layout.is_read_only() { 1 } else { 3 };
                 assert_eq!(there.len(), prepared, "{there:?}");
                 let again = Layout::open(&store).unwrap();
