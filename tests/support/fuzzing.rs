@@ -56,10 +56,12 @@ impl Random {
     }
 }
 
-/// A member of the corpus with one to four kinds of damage.
-fn damaged(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
+/// A member of the corpus with one to four kinds of damage: every second time one of those that were given, of which what was
+/// accepted later may have lost the point.
+fn damaged(random: &mut Random, corpus: &[Vec<u8>], given: usize) -> Vec<u8> {
     const ODD: [u8; 8] = [0, 1, 0x7f, 0x80, 0x81, 0xfe, 0xff, b'/'];
-    let mut bytes = random.pick(corpus).to_vec();
+    let from = if random.below(2) == 0 { &corpus[..given] } else { corpus };
+    let mut bytes = random.pick(from).to_vec();
     for _ in 0..=random.below(4) {
         let at = random.below(bytes.len() + 1);
         let to = (at + random.below(12)).min(bytes.len());
@@ -159,6 +161,7 @@ pub(crate) fn fuzz_with(
         }
         corpus.push(input);
     }
+    let given = corpus.len();
     for seed in first.. {
         let done = match seconds {
             Some(seconds) => seed % 100 == 0 && start.elapsed() >= seconds,
@@ -168,7 +171,7 @@ pub(crate) fn fuzz_with(
             break;
         }
         let mut random = Random::new(seed);
-        let input = damaged(&mut random, &corpus);
+        let input = damaged(&mut random, &corpus, given);
         let outcome = catch_unwind(AssertUnwindSafe(|| check(&mut random, &input)));
         match outcome {
             Ok(true) => {
@@ -177,7 +180,7 @@ pub(crate) fn fuzz_with(
                     last.clone_from(&input);
                 }
                 if input.len() < 64 * 1024 {
-                    let at = random.below(2 * CORPUS);
+                    let at = given + random.below(2 * CORPUS);
                     match corpus.get_mut(at) {
                         Some(member) => *member = input,
                         None => corpus.push(input),

@@ -42,7 +42,7 @@ fn put_rows(db: &Connection, input: &[u8]) -> usize {
     db.execute_batch("BEGIN; DELETE FROM object; DELETE FROM segment;").unwrap();
     let from = &mut Reader::new(input);
     while let Ok(number) = from.byte() {
-        let (table, columns) = TABLES[usize::from(number) % 2 ^ 1];
+        let (table, columns) = TABLES[(usize::from(number) + 1) % 2];
         let Some(row) = (0..columns).map(|_| value(from)).collect::<Option<Vec<_>>>() else {
             break;
         };
@@ -90,15 +90,12 @@ fn indexes() {
     fuzz_with(800, corpus.collect(), |_, input| {
         let random = &mut Random::of(input);
         put_segments();
-        let rows = match input.split_first() {
-            Some((0, packed)) => {
-                ground.put(&ground.index(), &sparse.unpack(packed));
-                all.len()
-            }
-            _ => {
-                ground.put(&ground.index(), &whole);
-                put_rows(&Connection::open(ground.index()).unwrap(), input)
-            }
+        let rows = if let Some((0, packed)) = input.split_first() {
+            ground.put(&ground.index(), &sparse.unpack(packed));
+            all.len()
+        } else {
+            ground.put(&ground.index(), &whole);
+            put_rows(&Connection::open(ground.index()).unwrap(), input)
         };
         let Some(vault) = within(input, 256, FIXED, |_| ground.open()) else {
             return false;

@@ -185,6 +185,15 @@ mod tests {
             fs::write_whole(&layout.watermark(), &input, 0o600).unwrap();
             let found = within(&input, 4, 8192, |_| read(&layout)).unwrap();
             assert_eq!(found.is_damaged, found.mark.is_none());
+            if let Some(Mark { number, end }) = found.mark {
+                let says = [found.sequence, number, end].map(u64::to_le_bytes).concat();
+                let is_whole = |slot: &[u8]| {
+                    let sum = crc32c::crc32c(&slot[..LEN - 4]).to_le_bytes();
+                    slot[8..LEN - 4] == says && slot[LEN - 4..LEN] == sum
+                };
+                let mut slots = input.chunks(SLOT).filter(|slot| slot.len() >= LEN);
+                assert!(slots.any(is_whole), "no slot says that");
+            }
             // It is written over, whatever it says, and then says what was written.
             let mark = Mark { number: random.next(), end: random.next() };
             Writer::new(&layout, found).write(mark).unwrap();

@@ -112,15 +112,12 @@ fn stat_caches() {
     fuzz_with(500, corpus.collect(), |_, input| {
         let random = &mut Random::of(input);
         file::remove(&path);
-        let (is_file, rows) = match input.split_first() {
-            Some((0, packed)) => {
-                fs::write_whole(&path, &sparse.unpack(packed), 0o600).unwrap();
-                (true, 1)
-            }
-            _ => {
-                fs::write_whole(&path, &whole, 0o600).unwrap();
-                (false, put_rows(&Connection::open(&path).unwrap(), input))
-            }
+        let (is_file, rows) = if let Some((0, packed)) = input.split_first() {
+            fs::write_whole(&path, &sparse.unpack(packed), 0o600).unwrap();
+            (true, 1)
+        } else {
+            fs::write_whole(&path, &whole, 0o600).unwrap();
+            (false, put_rows(&Connection::open(&path).unwrap(), input))
         };
         let cache = within(input, 64, FIXED, |_| StatCache::open(&path));
         let is_known = !cache.is_empty();
