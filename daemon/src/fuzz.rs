@@ -12,6 +12,11 @@ use crate::api::receipt::Bytes;
 use crate::config::Config;
 use crate::environments::file::{Description, MAX_FILE};
 
+/// In memory where there is a place for that.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }

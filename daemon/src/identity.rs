@@ -253,6 +253,40 @@ mod tests {
     }
 
     #[test]
+    fn key_files() {
+        use crate::fuzz::fuzzing::{Random, fuzz_with, within};
+
+        let folder = crate::fuzz::scratch();
+        let keys = folder.path().join("keys");
+        let first = Identity::load_or_create(&keys).unwrap();
+        let names = ["identity.pk8", "reset.key", "connection-id.key"];
+        let whole =
+            names.map(|name| fs::read_if_exists(&keys.join(name), MAX_KEY_FILE).unwrap().unwrap());
+        fuzz_with(1000, whole.to_vec(), |_, input| {
+            let at = Random::of(input).below(names.len());
+            // Of its own kind more often than not.
+            let at = whole.iter().position(|key| key.len() == input.len()).unwrap_or(at);
+            let path = keys.join(names[at]);
+            fs::write_whole(&path, input, 0o600).unwrap();
+            let loaded = within(input, 16, 65_536, |_| Identity::load_or_create(&keys));
+            match &loaded {
+                Ok(loaded) => {
+                    let is_same = loaded.node() == first.node();
+                    assert!(is_same || (at == 0 && input != whole[0]));
+                    assert!(at == 0 || input.len() == whole[at].len());
+                }
+                Err(IdentityError::Damaged { path: told }) => assert_eq!(*told, path),
+                Err(IdentityError::Fs(error)) => assert!(error.is_too_large(), "{error}"),
+                Err(error) => panic!("{error}"),
+            }
+            // What is there is never replaced.
+            assert_eq!(fs::read_if_exists(&path, u64::MAX - 1).unwrap().unwrap(), input);
+            fs::write_whole(&path, &whole[at], 0o600).unwrap();
+            loaded.is_ok()
+        });
+    }
+
+    #[test]
     fn two_at_once_become_the_same_home() {
         let folder = tempfile::tempdir().unwrap();
         let keys = folder.path().join("keys");

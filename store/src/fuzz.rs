@@ -1,7 +1,13 @@
 //! Damaged input for what reads files of the store, and files of the user.
 
 #[path = "../../tests/support/fuzzing.rs"]
-mod fuzzing;
+pub(crate) mod fuzzing;
+mod catalogs;
+pub(crate) mod ground;
+mod indexes;
+pub(crate) mod rows;
+mod segments;
+mod small;
 
 use baton_protocol::id::{
     DeviceId, IdempotencyKey, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId,
@@ -34,7 +40,7 @@ fn record(random: &mut Random) -> Vec<u8> {
 }
 
 /// Writes the checksum of what comes before it.
-fn sum(bytes: &mut [u8], from: usize, at: usize) {
+pub(crate) fn sum(bytes: &mut [u8], from: usize, at: usize) {
     if let Some(covered) = bytes.get(from..at) {
         let sum = crc32c::crc32c(covered).to_le_bytes();
         if let Some(to) = bytes.get_mut(at..at + 4) {

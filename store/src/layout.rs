@@ -101,7 +101,8 @@ impl Layout {
         let text = String::from_utf8_lossy(&bytes);
         let mut lines = text.trim_end().lines();
         let format = lines.next().and_then(|line| line.strip_prefix(FORMAT_PREFIX));
-        match format.and_then(|format| format.parse::<u32>().ok()) {
+        let number = format.and_then(|format| format.parse::<u32>().ok());
+        match number.filter(|number| format == Some(number.to_string().as_str())) {
             Some(FORMAT) => {
                 let detail = "no known list of features";
                 let features = Features::parse(lines).ok_or(StoreError::Damaged {

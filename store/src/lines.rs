@@ -6,13 +6,13 @@ use std::path::Path;
 
 use crate::fs::{self, FsError};
 
-/// The lines of a file; nothing where there is none. A file that is too long, or no text, has lines that say nothing.
-pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<String>>, FsError> {
+/// The text of a file; nothing where there is none. A file that is too long, or no text, has lines that say nothing.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<String>, FsError> {
     let read = match fs::read_if_exists(path, limit) {
         Err(error) if error.is_too_large() => Some(Vec::new()),
         read => read?,
     };
-    Ok(read.map(|bytes| String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()))
+    Ok(read.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Replaces the file, durably.

@@ -39,9 +39,9 @@ pub struct Problem {
 /// What is noted.
 pub fn noted(layout: &Layout) -> Result<Vec<Problem>, StoreError> {
     let path = layout.noted();
-    let Some(lines) = lines::read(&path, MAX_FILE)? else { return Ok(Vec::new()) };
-    let mut found: Vec<Problem> = lines
-        .iter()
+    let Some(text) = lines::read(&path, MAX_FILE)? else { return Ok(Vec::new()) };
+    let mut found: Vec<Problem> = text
+        .lines()
         .filter_map(|line| line.split_once('\t'))
         .map(|(what, detail)| Problem { what: what.to_owned(), detail: detail.to_owned() })
         .take(MOST)

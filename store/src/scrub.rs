@@ -152,10 +152,10 @@ impl Kept {
 
     /// Where it cannot be understood everything is as if it had never been read.
     fn read(layout: &Layout) -> Result<Self, StoreError> {
-        let lines = lines::read(&layout.verified(), MAX_FILE)?.unwrap_or_default();
-        let mut lines = lines.iter();
+        let text = lines::read(&layout.verified(), MAX_FILE)?.unwrap_or_default();
+        let mut lines = text.lines();
         let next_ms = lines.next().and_then(|line| line.parse().ok()).unwrap_or_default();
-        let segment = |line: &String| {
+        let segment = |line: &str| {
             let mut parts = line.split(' ');
             let vault = parts.next()?.parse().ok()?;
             let name = parts.next()?.to_owned();
@@ -169,5 +169,38 @@ impl Kept {
             self.read_ms.iter().map(|((vault, name), read)| format!("{vault} {name} {read}"));
         let all = std::iter::once(self.next_ms.to_string()).chain(segments);
         Ok(lines::write(&layout.verified(), all)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::fuzzing::{fuzz_with, within};
+    use crate::fuzz::ground::scratch;
+
+    #[test]
+    fn times_of_scrubs() {
+        let folder = scratch();
+        let layout = Layout::open(folder.path()).unwrap();
+        let mut kept = Kept { next_ms: 5, read_ms: BTreeMap::new() };
+        let mut corpus = vec![b"x\n".to_vec()];
+        for at in 0..3u8 {
+            let name = format!("open-{at}");
+            kept.read_ms.insert((VaultId::from_bytes([at; 16]), name), u64::from(at) * 1000);
+            kept.write(&layout).unwrap();
+            corpus.push(fs::read_if_exists(&layout.verified(), 4096).unwrap().unwrap());
+        }
+        fuzz_with(1500, corpus, |_, input| {
+            fs::write_whole(&layout.verified(), input, 0o600).unwrap();
+            // A line takes more than it is long, but what is no line of this takes nothing.
+            let kept = within(input, 16, 65_536, |_| Kept::read(&layout)).unwrap();
+            kept.write(&layout).unwrap();
+            assert_eq!(Kept::read(&layout).unwrap(), kept);
+            let pace = Pace { per_day: 1, every_ms: u64::MAX };
+            for read in kept.read_ms.values() {
+                assert!(due_ms(*read, u64::MAX, pace) >= *read);
+            }
+            !kept.read_ms.is_empty()
+        });
     }
 }

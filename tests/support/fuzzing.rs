@@ -33,6 +33,12 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
+    /// The choices that go with an input: one that is kept goes the same way each time.
+    pub(crate) fn of(input: &[u8]) -> Self {
+        let mix = |seed: u64, byte: &u8| (seed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        Self::new(input.iter().fold(0xcbf2_9ce4_8422_2325, mix))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -50,10 +56,12 @@ impl Random {
     }
 }
 
-/// A member of the corpus with one to four kinds of damage.
-fn damaged(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
+/// A member of the corpus with one to four kinds of damage: every second time one of those that were given, of which what was
+/// accepted later may have lost the point.
+fn damaged(random: &mut Random, corpus: &[Vec<u8>], given: usize) -> Vec<u8> {
     const ODD: [u8; 8] = [0, 1, 0x7f, 0x80, 0x81, 0xfe, 0xff, b'/'];
-    let mut bytes = random.pick(corpus).to_vec();
+    let from = if random.below(2) == 0 { &corpus[..given] } else { corpus };
+    let mut bytes = random.pick(from).to_vec();
     for _ in 0..=random.below(4) {
         let at = random.below(bytes.len() + 1);
         let to = (at + random.below(12)).min(bytes.len());
@@ -131,11 +139,20 @@ fn now() -> std::time::Instant {
 
 /// Damages members of `corpus` until the inputs or the seconds are used up. `check` says whether it
 /// accepted an input, and panics where it should not have.
-pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, &[u8]) -> bool) {
+pub(crate) fn fuzz(corpus: Vec<Vec<u8>>, check: impl FnMut(&mut Random, &[u8]) -> bool) {
+    fuzz_with(INPUTS, corpus, check);
+}
+
+/// The same with so many inputs where no time is given: for what makes files of each.
+pub(crate) fn fuzz_with(
+    inputs: u64,
+    mut corpus: Vec<Vec<u8>>,
+    mut check: impl FnMut(&mut Random, &[u8]) -> bool,
+) {
     let seconds = setting("BATON_FUZZ_SECONDS").map(std::time::Duration::from_secs);
     let first = setting("BATON_FUZZ_SEED").unwrap_or(1);
     let start = now();
-    let (mut inputs, mut accepted, mut last) = (0u64, 0u64, Vec::new());
+    let (mut tried, mut accepted, mut last) = (0u64, 0u64, Vec::new());
     for (name, input) in kept() {
         let outcome = catch_unwind(AssertUnwindSafe(|| check(&mut Random::new(first), &input)));
         if let Err(panic) = outcome {
@@ -144,17 +161,18 @@ pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, 
         }
         corpus.push(input);
     }
+    let given = corpus.len();
     for seed in first.. {
         let done = match seconds {
             Some(seconds) => seed % 100 == 0 && start.elapsed() >= seconds,
-            None => seed - first >= INPUTS,
+            None => seed - first >= inputs,
         };
         if done {
             break;
         }
-        inputs += 1;
+        tried += 1;
         let mut random = Random::new(seed);
-        let input = damaged(&mut random, &corpus);
+        let input = damaged(&mut random, &corpus, given);
         let outcome = catch_unwind(AssertUnwindSafe(|| check(&mut random, &input)));
         match outcome {
             Ok(true) => {
@@ -163,7 +181,7 @@ pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, 
                     last.clone_from(&input);
                 }
                 if input.len() < 64 * 1024 {
-                    let at = random.below(2 * CORPUS);
+                    let at = given + random.below(2 * CORPUS);
                     match corpus.get_mut(at) {
                         Some(member) => *member = input,
                         None => corpus.push(input),
@@ -180,7 +198,7 @@ pub(crate) fn fuzz(mut corpus: Vec<Vec<u8>>, mut check: impl FnMut(&mut Random, 
             }
         }
     }
-    println!("{inputs} inputs from seed {first}, {accepted} of them accepted");
+    println!("{tried} inputs from seed {first}, {accepted} of them accepted");
     if !last.is_empty() {
         keep(&last);
     }

@@ -2,10 +2,12 @@
 //!
 //! - [`samples`]: sessions as they lie in a folder
 //! - [`hostile`]: what nobody's program wrote
+//! - [`damaged`]: whole conversations, damaged at random
 //! - [`database`]: all of that for conversations in a database
 
 mod samples;
 mod hostile;
+mod damaged;
 mod database;
 
 use std::io::Write as _;

@@ -107,4 +107,37 @@ mod tests {
         fs::write_atomic(&file(&folder, &real(&root)), b"{}", 0o600).unwrap();
         assert_eq!(Mark::read(&folder, &root), None);
     }
+    #[test]
+    fn marks_of_sessions() {
+        use crate::fuzz::fuzzing::{fuzz_with, within};
+
+        let dir = crate::fuzz::scratch();
+        let (folder, root) = (dir.path().join("sessions"), dir.path().join("app"));
+        fs::create_dir_all(&root.join("inner")).unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        let at = file(&folder, &real(&root));
+        // The place is that of this machine: it stands in an input under a name of its own.
+        let corpus = [
+            r#"{"agent":"claude","session":"a","transcript_path":null,"cwd":"/@ROOT","at":7}"#,
+            r#"{"agent":"x","session":"b","transcript_path":"/y/z","cwd":"/@ROOT/inner","at":0}"#,
+        ];
+        let corpus = corpus.map(|text| text.as_bytes().to_vec()).to_vec();
+        let here = real(&root).to_str().unwrap().to_owned();
+        fuzz_with(1000, corpus, |_, input| {
+            let text = String::from_utf8_lossy(input).replace("/@ROOT", &here);
+            fs::write_whole(&at, text.as_bytes(), 0o600).unwrap();
+            let found = within(text.as_bytes(), 32, 65_536, |_| Mark::read(&folder, &root));
+            if let Some(mark) = &found {
+                assert!(mark.cwd.starts_with(&here));
+                mark.write(&folder, &root).unwrap();
+                assert_eq!(Mark::read(&folder, &root).as_ref(), Some(mark));
+            }
+            // The same bytes as what an agent is to be told: given once, or not at all.
+            fs::write_whole(&at.with_extension("told"), input, 0o600).unwrap();
+            let told = super::super::told::take(&folder, &root);
+            assert!(told.is_ok_and(|told| told.is_none_or(|told| told.as_bytes() == input)));
+            assert_eq!(super::super::told::take(&folder, &root).unwrap(), None);
+            found.is_some()
+        });
+    }
 }

@@ -89,4 +89,56 @@ mod tests {
         assert_eq!(given(&json(r#"{"x":[1]}"#)), r#"{"x":[1]}"#);
         assert_eq!(given(&json("null")), "null");
     }
+    #[test]
+    fn heard_lines() {
+        use crate::fuzz::fuzzing::{fuzz, within};
+        use baton_protocol::message::Answer;
+
+        let corpus = [
+            r#"{"type":"system","subtype":"init","session_id":"01a21b58-b33b-4981-9512-8b8a5be4cd61"}"#,
+            r#"{"type":"assistant","message":{"content":[{"type":"tool_use","name":"Bash","input":{"command":"ls"}},{"type":"text","text":"hi\nyou"}]}}"#,
+            r#"{"type":"user","message":{"content":[{"type":"tool_result","is_error":true,"content":[{"type":"text","text":"no"}]}]}}"#,
+            r#"{"type":"result","subtype":"success","is_error":true,"result":"no login"}"#,
+            r#"{"type":"control_request","request_id":"r","request":{"subtype":"can_use_tool","tool_name":"Bash","input":{"command":"rm"}}}"#,
+            r#"{"type":"control_cancel_request","request_id":"r"}"#,
+            r#"{"type":"thread.started","thread_id":"01a21b58-b33b-4981-9512-8b8a5be4cd61"}"#,
+            r#"{"type":"item.completed","item":{"id":"1","type":"command_execution","command":"make\nx","exit_code":2,"aggregated_output":"no rule"}}"#,
+            r#"{"type":"item.completed","item":{"type":"file_change","changes":[{"path":"a","kind":"add"},{"path":"b"}]}}"#,
+            r#"{"type":"turn.failed","error":{"message":"no key"}}"#,
+            r#"{"type":"init","session_id":"01a21b58-b33b-4981-9512-8b8a5be4cd61","model":"m"}"#,
+            r#"{"type":"tool_use","tool_name":"run_shell_command","tool_id":"1","parameters":{"command":"make\ntest"}}"#,
+            r#"{"type":"error","severity":"warning","message":"Loop detected"}"#,
+            r#"{"type":"tool_use","sessionID":"ses_de42cc8a8ffepZyp4dlVdUs36m","part":{"tool":"bash","state":{"status":"error","input":{"command":"x"},"error":"no"}}}"#,
+            r#"{"type":"error","sessionID":"ses_de42cc8a8ffepZyp4dlVdUs36m","error":{"name":"x","data":{"message":"y"}}}"#,
+        ];
+        let corpus = corpus.map(|text| text.as_bytes().to_vec()).to_vec();
+        fuzz(corpus, |_, input| {
+            let mut is_heard = false;
+            for agent in crate::agents::ALL {
+                let heard = within(input, 256, 1 << 20, |input| agent.hear(input));
+                for one in heard.into_iter().flatten() {
+                    is_heard = true;
+                    match one {
+                        Heard::Session(id) => assert!(agent.is_id(&id), "{id}"),
+                        Heard::Text(text) => assert!(text.len() <= MAX_SHOWN),
+                        Heard::TurnEnded(Err(why)) => assert!(why.len() <= MAX_SHOWN),
+                        Heard::TurnEnded(Ok(())) | Heard::Unasks(_) => {}
+                        Heard::Asks(asked) => {
+                            assert!(asked.text.len() <= MAX_QUESTION);
+                            for answer in
+                                [Answer::Allow, Answer::Deny, Answer::Text("x\"\n".into())]
+                            {
+                                let told = agent.answer(&asked, &answer).unwrap();
+                                // A line of JSON, whatever it was that asked.
+                                let line = told.strip_suffix(b"\n").unwrap_or(&told);
+                                assert!(!line.contains(&b'\n'));
+                                drop(serde_json::from_slice::<serde_json::Value>(line).unwrap());
+                            }
+                        }
+                    }
+                }
+            }
+            is_heard
+        });
+    }
 }

@@ -24,7 +24,12 @@ pub fn keep(folder: &Path, root: &Path, text: &str) -> Result<(), FsError> {
 /// Gives what was kept for a folder, and forgets it.
 pub fn take(folder: &Path, root: &Path) -> Result<Option<String>, FsError> {
     let place = place(folder, root);
-    let Some(bytes) = fs::read_if_exists(&place, MAX_TOLD as u64)? else { return Ok(None) };
+    let read = match fs::read_if_exists(&place, MAX_TOLD as u64) {
+        // Nobody has kept so much: it goes as well, or it would be in the way for good.
+        Err(error) if error.is_too_large() => Some(Vec::new()),
+        read => read?,
+    };
+    let Some(bytes) = read else { return Ok(None) };
     fs::remove_file(&place)?;
     Ok(String::from_utf8(bytes).ok().filter(|text| !text.is_empty()))
 }
@@ -49,5 +54,15 @@ mod tests {
         assert_eq!(take(&folder, &root).unwrap(), None);
         keep(&folder, &root, "of it").unwrap();
         assert_eq!(take(&folder, dir.path()).unwrap(), None);
+    }
+    #[test]
+    fn what_is_too_long_is_forgotten_and_not_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, root) = (dir.path().join("sessions"), dir.path().join("app"));
+        keep(&folder, &root, "short").unwrap();
+        fs::write_whole(&place(&folder, &root), &[b'x'; MAX_TOLD + 1], 0o600).unwrap();
+        assert_eq!(take(&folder, &root).unwrap(), None);
+        keep(&folder, &root, "short").unwrap();
+        assert_eq!(take(&folder, &root).unwrap().as_deref(), Some("short"));
     }
 }

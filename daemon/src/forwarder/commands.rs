@@ -386,4 +386,59 @@ mod tests {
         assert_eq!(shown("side-band-64k"), "000d\u{3}no\nhelp\n0000");
         assert_eq!(shown(""), "000fERR no\nhelp");
     }
+    #[test]
+    fn push_commands() {
+        use crate::fuzz::fuzzing::{Random, fuzz, within};
+
+        let id = |digit: &str| digit.repeat(40);
+        let line = |name: &str, asked: &str| format!("{} {} {name}{asked}", id("1"), id("a"));
+        let corpus = vec![
+            text(&[&line("refs/heads/a", "\0 report-status side-band-64k agent=git/2.51")]),
+            text(&[
+                &format!("shallow {}", id("b")),
+                &line("refs/heads/a", "\0report-status-v2 quiet"),
+                &line("refs/heads/b", ""),
+            ]),
+            text(&[]),
+        ];
+        fuzz(corpus, |_, input| {
+            let random = &mut Random::of(input);
+            let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+                let mut reading = Reading::default();
+                for piece in pieces {
+                    if reading.push(piece)? {
+                        return Ok(Some(reading.end()));
+                    }
+                }
+                Ok::<_, CommandsError>(None)
+            };
+            let whole = within(input, 64, 8192, |_| read(&mut std::iter::once(input)));
+            let size = 1 + random.below(9);
+            let in_pieces = read(&mut input.chunks(size));
+            let (Ok(Some((commands, behind))), Ok(Some((same, _)))) = (&whole, &in_pieces) else {
+                assert_eq!(whole.is_err(), in_pieces.is_err());
+                assert!(!matches!(whole, Ok(Some(_))) && !matches!(in_pieces, Ok(Some(_))));
+                return false;
+            };
+            assert_eq!(commands, same);
+            assert!(input.ends_with(behind));
+            // Who reads what was written reads the same list, and nothing behind it.
+            let written = commands.written();
+            let (again, behind) = read(&mut std::iter::once(&written[..])).unwrap().unwrap();
+            assert_eq!(again.changes, commands.changes);
+            assert_eq!(again.shallow, commands.shallow);
+            assert!(commands.is_empty() || again.capabilities == commands.capabilities);
+            assert!(behind.is_empty());
+            let refused = commands.refused(Some(b"refs/heads/a"), "because", "said\n");
+            let mut rest = &refused[..];
+            while let Some((_, behind)) = pkt::first(rest).unwrap() {
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            assert!(rest.is_empty());
+            !commands.is_empty()
+        });
+    }
 }

@@ -103,3 +103,50 @@ pub(super) fn check_owner_only(path: &Path) -> Result<(), SecretsError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::fuzzing::{fuzz_with, within};
+
+    #[test]
+    fn secret_files() {
+        let folder = crate::fuzz::scratch();
+        let path = folder.path().join("secrets");
+        let corpus = [
+            r#"{"version":1,"secrets":[{"name":"TOKEN","agent":null,"value":"aHVudGVyMg=="}]}"#,
+            r#"{"version":1,"secrets":[{"name":"A","agent":"claude","value":"YWJjZA=="},{"name":"git:example.com","agent":null,"value":"eDp5eg==","push":"any"}]}"#,
+            r#"{"version":1,"secrets":[]}"#,
+        ];
+        let corpus = corpus.map(|text| text.as_bytes().to_vec()).to_vec();
+        let told = |all: &[Kept]| {
+            let one = |kept: &Kept| (format!("{:?}", kept.entry), kept.value.reveal().to_vec());
+            all.iter().map(one).collect::<Vec<_>>()
+        };
+        // All that a file says, but for what it says nothing of.
+        let said = |bytes: &[u8]| {
+            let mut file: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            for row in file["secrets"].as_array_mut().unwrap() {
+                row.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            }
+            file
+        };
+        fuzz_with(1000, corpus, |_, input| {
+            fs::write_whole(&path, input, 0o600).unwrap();
+            let found = within(input, 64, 65_536, |_| read(&path));
+            match &found {
+                Ok(all) => {
+                    // What is understood means itself when it is written again.
+                    write(&path, all).unwrap();
+                    assert_eq!(told(&read(&path).unwrap()), told(all));
+                    let written = fs::read_if_exists(&path, MAX_FILE).unwrap().unwrap();
+                    assert_eq!(said(&written), said(input), "something would be lost");
+                }
+                Err(SecretsError::Damaged { path: told }) => assert_eq!(*told, path),
+                Err(SecretsError::Fs(error)) => assert!(error.is_too_large(), "{error}"),
+                Err(error) => panic!("{error}"),
+            }
+            found.is_ok_and(|all| !all.is_empty())
+        });
+    }
+}

@@ -413,6 +413,43 @@ mod tests {
     use baton_protocol::object::{Blob, Content};
 
     use super::*;
+    use crate::fuzz::fuzzing::{Random, fuzz, within};
+    use crate::fuzz::ground;
+
+    #[test]
+    fn apply_records() {
+        let few = Record { steps: Vec::new(), held: Vec::new(), ..record() };
+        let corpus = vec![record().encode(), few.encode(), vec![1, 2, 3, 7]];
+        let folder = ground::scratch();
+        let apply = Folder(folder.path().to_owned());
+        fuzz(corpus, |_, input| {
+            let read = within(input, 128, 8192, Record::decode);
+            if let Ok(record) = &read {
+                assert_eq!(record.encode(), input);
+            }
+            // What the disk has changed is refused, and nothing is taken for what it is not.
+            let (name, stage) =
+                [("plan", Stage::Planned), ("undoing", Stage::Undoing)][Random::of(input).below(2)];
+            apply.write(name, input.to_vec()).unwrap();
+            let mut bytes =
+                fs::read_if_exists(&folder.path().join(name), MAX_LEN).unwrap().unwrap();
+            assert_eq!(apply.stage().unwrap(), stage);
+            let told = match stage {
+                Stage::Planned => apply.record().map(Option::unwrap),
+                _ => apply.undo(),
+            };
+            assert_eq!(told.is_ok(), read.is_ok());
+            let done = apply.done(Stage::Undoing, input.len());
+            let are_known = stage == Stage::Undoing && input.iter().all(|&number| number < 8);
+            assert_eq!(done.is_ok(), are_known || (stage == Stage::Planned && input.is_empty()));
+            let at = Random::of(input).below(bytes.len());
+            bytes[at] ^= 1;
+            fs::write_whole(&folder.path().join(name), &bytes, 0o600).unwrap();
+            assert!(apply.read(name).is_err());
+            fs::remove_file(&folder.path().join(name)).unwrap();
+            read.is_ok()
+        });
+    }
 
     fn record() -> Record {
         let blob =

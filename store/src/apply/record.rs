@@ -206,6 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn repository_changes() {
+        let none = RepositoryChange { index: None, ..change() };
+        let corpus = vec![change().encode(), none.encode()];
+        crate::fuzz::fuzzing::fuzz(corpus, |_, input| {
+            let read = crate::fuzz::fuzzing::within(input, 128, 8192, RepositoryChange::decode);
+            read.inspect(|change| {
+                // The same entries may have been listed in another form of an index.
+                let again = RepositoryChange::decode(&change.encode()).unwrap();
+                assert_eq!(again, *change);
+            })
+            .is_ok()
+        });
+    }
+
+    #[test]
     fn the_bytes_are_those_of_the_format() {
         let bytes = change().encode();
         assert_eq!(RepositoryChange::decode(&bytes).unwrap(), change());

@@ -80,22 +80,27 @@ impl Writer {
 
     /// Writes what was synced, over the slot that is older.
     pub(super) fn write(&mut self, mark: Mark) -> Result<(), StoreError> {
-        let sequence = self.found.sequence + 1;
+        let next = self.found.sequence.checked_add(1);
+        // After the last number, which only damage has written, the file is begun anew.
+        let (sequence, is_new) = (next.unwrap_or(1), next.is_none() || self.found.mark.is_none());
         let slot = encode(sequence, mark);
         match &self.file {
-            Some(file) => write_slot(file, sequence, &slot).context("writing", &self.path)?,
-            None if self.found.mark.is_some() => {
+            Some(file) if !is_new => {
+                write_slot(file, sequence, &slot).context("writing", &self.path)?;
+            }
+            None if !is_new => {
                 let file = fs::open_writable(&self.path)?;
                 write_slot(&file, sequence, &slot).context("writing", &self.path)?;
                 self.file = Some(file);
             }
-            None => {
+            _ => {
                 // With its length it never needs room again.
                 let mut bytes = vec![0; 2 * SLOT];
                 for (to, from) in bytes.iter_mut().skip(place(sequence)).zip(slot) {
                     *to = from;
                 }
                 fs::write_atomic(&self.path, &bytes, 0o600)?;
+                self.file = None;
             }
         }
         self.found = Found { sequence, mark: Some(mark), is_damaged: false };
@@ -133,4 +138,67 @@ fn decode(slot: &[u8]) -> Option<(u64, Mark)> {
     let mut numbers = numbers.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
     let (sequence, number, end) = (numbers.next()?, numbers.next()?, numbers.next()?);
     Some((sequence, Mark { number, end }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::fuzzing::{Random, fuzz, within};
+    use crate::fuzz::{ground, sum};
+
+    #[test]
+    fn after_the_last_number_it_is_begun_anew() {
+        let folder = ground::scratch();
+        let layout = Layout::open(folder.path()).unwrap();
+        let mut bytes = vec![0; 2 * SLOT];
+        let at = place(u64::MAX - 1);
+        let mark = Mark { number: 1, end: 300 };
+        bytes[at..at + LEN].copy_from_slice(&encode(u64::MAX - 1, mark));
+        fs::write_whole(&layout.watermark(), &bytes, 0o600).unwrap();
+        let mut writer = Writer::new(&layout, read(&layout).unwrap());
+        assert_eq!(writer.mark(), Some(mark));
+        for end in 400..405 {
+            let mark = Mark { number: 2, end };
+            writer.write(mark).unwrap();
+            assert_eq!(read(&layout).unwrap().mark, Some(mark));
+        }
+    }
+
+    #[test]
+    fn watermarks() {
+        let folder = ground::scratch();
+        let layout = Layout::open(folder.path()).unwrap();
+        let mut corpus = Vec::new();
+        for number in 1..9 {
+            let mut writer = Writer::new(&layout, read(&layout).unwrap());
+            writer.write(Mark { number, end: number * 300 }).unwrap();
+            corpus.push(fs::read_if_exists(&layout.watermark(), 4096).unwrap().unwrap());
+        }
+        fuzz(corpus, |_, input| {
+            let mut input = input.to_vec();
+            let random = &mut Random::of(&input);
+            if random.below(4) > 0 {
+                for slot in [0, SLOT] {
+                    sum(&mut input, slot, slot + LEN - 4);
+                }
+            }
+            fs::write_whole(&layout.watermark(), &input, 0o600).unwrap();
+            let found = within(&input, 4, 8192, |_| read(&layout)).unwrap();
+            assert_eq!(found.is_damaged, found.mark.is_none());
+            if let Some(Mark { number, end }) = found.mark {
+                let says = [found.sequence, number, end].map(u64::to_le_bytes).concat();
+                let is_whole = |slot: &[u8]| {
+                    let sum = crc32c::crc32c(&slot[..LEN - 4]).to_le_bytes();
+                    slot[8..LEN - 4] == says && slot[LEN - 4..LEN] == sum
+                };
+                let mut slots = input.chunks(SLOT).filter(|slot| slot.len() >= LEN);
+                assert!(slots.any(is_whole), "no slot says that");
+            }
+            // It is written over, whatever it says, and then says what was written.
+            let mark = Mark { number: random.next(), end: random.next() };
+            Writer::new(&layout, found).write(mark).unwrap();
+            assert_eq!(read(&layout).unwrap().mark, Some(mark));
+            found.mark.is_some()
+        });
+    }
 }

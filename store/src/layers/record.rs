@@ -95,3 +95,35 @@ impl Record {
         Ok(Self { root, root_mode, git, below, boot, not_carried, told })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use baton_protocol::object::OmitReason;
+
+    use super::*;
+    use crate::fuzz::fuzzing::{fuzz, within};
+
+    #[test]
+    fn layer_records() {
+        let record = |git: bool, below| {
+            let path = |path: &[u8]| baton_protocol::path::RelPath::new(path).unwrap();
+            let not_carried = [&b"a"[..], b"b/\xff"]
+                .map(|at| Omission { path: path(at), reason: OmitReason::NotCarried });
+            let told = GitOmission { what: "refs/heads/x".into(), reason: GitOmitReason::Missing };
+            Record {
+                root: TreeId::from_bytes([1; 32]),
+                root_mode: 0o755,
+                git: git.then(|| GitStateId::from_bytes([2; 32])),
+                below,
+                boot: "6b0e7f4e-22d1-4d0c-9a43-6c5d4a9f2a11".into(),
+                not_carried: not_carried.to_vec(),
+                told: if git { vec![told] } else { Vec::new() },
+            }
+        };
+        let corpus = vec![record(false, None).encode(), record(true, Some(300)).encode()];
+        fuzz(corpus, |_, input| {
+            let read = within(input, 32, 8192, Record::decode);
+            read.inspect(|record| assert_eq!(record.encode(), input)).is_ok()
+        });
+    }
+}

@@ -3,6 +3,8 @@
 use baton_protocol::id::{ChunkId, ManifestId};
 use baton_protocol::object::{Blob, Content, MAX_CHUNK};
 
+mod damaged;
+
 use super::*;
 use crate::fs;
 

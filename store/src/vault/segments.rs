@@ -353,11 +353,60 @@ impl Vault {
                 other => other?,
             };
             let Some(header) = read_header(&file, &path)? else { continue };
+            // Nothing that is written there would be found again once the index is made anew.
+            if (header.vault, header.class) != (self.0.id, class) {
+                continue;
+            }
             if let Some(writer) = SegmentWriter::resume(&path, header, row.indexed)? {
                 self.0.files.keep(row.segment, writer.file().clone());
                 return Ok(Some(Writer { segment: row.segment, writer }));
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_protocol::id::{ObjectKind, VaultId};
+
+    use super::*;
+    use crate::index::Index;
+    use crate::objects::{ObjectSink, ObjectSource};
+    use crate::store::Store;
+
+    fn put(vault: &Vault, bytes: &[u8]) -> ObjectId {
+        let intake = vault.intake();
+        let id = intake.put(ObjectKind::Chunk, bytes).unwrap();
+        intake.flush_all().unwrap();
+        id
+    }
+
+    #[test]
+    fn nothing_is_written_into_a_segment_of_another_vault() {
+        let folder = tempfile::tempdir().unwrap();
+        let ids = [VaultId::from_bytes([1; 16]), VaultId::from_bytes([2; 16])];
+        let store = Store::open(folder.path()).unwrap();
+        let layout = store.layout().clone();
+        for id in ids {
+            put(&store.vault(id).unwrap(), &[id.as_bytes()[0]; 100]);
+        }
+        drop(store);
+        // The files have changed places.
+        let files = ids.map(|id| {
+            let folder = layout.segments(id, Class::Data);
+            folder.join(fs::list_dir(&folder).unwrap().remove(0))
+        });
+        let [one, other] =
+            [&files[0], &files[1]].map(|path| fs::read_if_exists(path, 1 << 20).unwrap().unwrap());
+        fs::write_whole(&files[0], &other, 0o600).unwrap();
+        fs::write_whole(&files[1], &one, 0o600).unwrap();
+
+        let store = Store::open(folder.path()).unwrap();
+        let new = put(&store.vault(ids[0]).unwrap(), b"new");
+        drop(store);
+        fs::write_whole(&Index::doubt_file(&layout.index(ids[0])), b"", 0o600).unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.vault(ids[0]).unwrap().read(&new).unwrap().unwrap(), b"new");
     }
 }

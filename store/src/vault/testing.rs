@@ -3,7 +3,10 @@
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use super::Vault;
+use baton_protocol::id::VaultId;
+
+use super::{Pending, Refs, Vault};
+use crate::error::StoreError;
 
 /// What happens once, between the walk of a commit and its gate.
 #[derive(Default)]
@@ -33,6 +36,12 @@ impl Vault {
     /// Walks believe what they saw before.
     pub(crate) fn be_blind(&self, is_blind: bool) {
         self.0.collecting.is_blind.store(is_blind, Ordering::SeqCst);
+    }
+
+    /// Opens a vault beside this one as it stands on the disk: the store knows nothing of it, so that it is opened anew each time.
+    pub(crate) fn open_beside(&self, id: VaultId) -> Result<Self, StoreError> {
+        let commits = self.0.commits.clone();
+        Self::open(id, &self.0.layout, commits, Refs::default(), Pending::default())
     }
 
     /// No collection waits for anybody.

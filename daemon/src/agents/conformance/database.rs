@@ -2,6 +2,8 @@
 //! anybody may have made anything. What its program does when it takes a document in is done here as it does it; the real one
 //! is asked in `tests/real_agents.rs`.
 
+mod damaged;
+
 use std::path::{Path, PathBuf};
 
 use baton_protocol::object::Part;

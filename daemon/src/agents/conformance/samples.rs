@@ -38,7 +38,16 @@ pub(super) fn write(path: &Path, bytes: &[u8]) {
 
 impl Machine {
     pub(super) fn new(user: &str, workspace: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::new_in(tempfile::tempdir().unwrap(), user, workspace)
+    }
+
+    /// The same in memory, where there is a place for that.
+    pub(super) fn in_memory(user: &str, workspace: &str) -> Self {
+        let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::new_in(memory.unwrap(), user, workspace)
+    }
+
+    fn new_in(dir: tempfile::TempDir, user: &str, workspace: &str) -> Self {
         let top = dir.path().canonicalize().unwrap();
         let (home, root) = (top.join("home").join(user), top.join(workspace));
         fs::create_dir_all(&home).unwrap();
@@ -55,8 +64,12 @@ impl Machine {
     }
 
     pub(super) fn read(&self, at: &RelPath, agent: &dyn Agent) -> String {
+        String::from_utf8(self.read_bytes(at, agent)).unwrap()
+    }
+
+    pub(super) fn read_bytes(&self, at: &RelPath, agent: &dyn Agent) -> Vec<u8> {
         let path = self.open(agent).path_of(at);
-        String::from_utf8(fs::read_if_exists(&path, 1 << 30).unwrap().unwrap()).unwrap()
+        fs::read_if_exists(&path, 1 << 30).unwrap().unwrap()
     }
 
     /// Every file in the agent's folder.

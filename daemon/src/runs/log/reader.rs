@@ -169,6 +169,70 @@ mod tests {
         assert!(LogReader::open(&folder.path().join("none")).unwrap().is_none());
     }
 
+    /// Makes the checksums right, as far as one entry leads to the next.
+    fn sum_entries(bytes: &mut [u8]) {
+        let mut at = MAGIC.len();
+        while let Some(prefix) = bytes.get(at..at + PREFIX) {
+            let length = u32::from_le_bytes(prefix[..4].try_into().unwrap()) as usize;
+            let Some(body) = bytes.get(at + PREFIX..at + PREFIX + length) else { return };
+            let sum = crc32c::crc32c(body).to_le_bytes();
+            bytes[at + 4..at + 8].copy_from_slice(&sum);
+            at += PREFIX + length;
+        }
+    }
+
+    fn entries(path: &Path) -> Option<Vec<LogEntry>> {
+        let Ok(opened) = LogReader::open(path) else { return None };
+        let mut all = Vec::new();
+        let Some(mut reader) = opened else { return Some(all) };
+        loop {
+            let batch = reader.batch(0).unwrap();
+            if batch.entries.is_empty() {
+                return Some(all);
+            }
+            all.extend(batch.entries);
+        }
+    }
+
+    #[test]
+    fn run_logs() {
+        use crate::fuzz::fuzzing::{Random, fuzz_with, within};
+
+        let folder = crate::fuzz::scratch();
+        let path = folder.path().join("log");
+        let log = Log::new(path.clone(), 1 << 20);
+        log.append(1, |add| {
+            add(LogStream::Stdout, b"one\n");
+            add(LogStream::Stderr, b"\xff\0");
+        });
+        log.node(1 << 40, "three");
+        drop(log);
+        let whole = fs::read_if_exists(&path, 1 << 20).unwrap().unwrap();
+        fuzz_with(1500, vec![whole], |_, input| {
+            let mut input = input.to_vec();
+            if Random::of(&input).below(4) > 0 {
+                sum_entries(&mut input);
+            }
+            fs::write_whole(&path, &input, 0o600).unwrap();
+            let fixed = 2 * BATCH;
+            let Some(before) = within(&input, 32, fixed, |_| entries(&path)) else {
+                assert!(Log::new(path.clone(), 1 << 30).reopen().is_err());
+                assert_eq!(fs::read_if_exists(&path, u64::MAX - 1).unwrap().unwrap(), input);
+                return false;
+            };
+            let texts: usize = before.iter().map(|entry| OVERHEAD + entry.text.len()).sum();
+            assert!(texts <= input.len());
+            // It goes on behind the last one that is whole.
+            let log = Log::new(path.clone(), 1 << 30);
+            log.reopen().unwrap();
+            log.node(7, "new");
+            let after = entries(&path).unwrap();
+            assert_eq!(after[..after.len() - 1], before[..]);
+            assert_eq!(after.last().unwrap().text, b"new\n");
+            before.len() > 1
+        });
+    }
+
     #[test]
     fn a_reader_at_the_end_sees_what_comes_later() {
         let folder = tempfile::tempdir().unwrap();

@@ -102,7 +102,9 @@ async fn a_node_that_is_restarted_under_many_homes_loses_nothing_that_it_acknowl
 async fn those_that_read_nothing_keep_nobody_else_from_its_turn() {
     const SLOW: usize = 10;
     const EACH: usize = 20;
-    let cloud = Cloud::start(&Settings::default());
+    // Nobody's patience makes room.
+    let limits = Limits { stall: 5 * WITHIN, ..Limits::default() };
+    let cloud = Cloud::start(&Settings { limits, ..Settings::default() });
     let (remote, home) = (cloud.remote(), cloud.home().await);
     let new = home.snapshot(&bulk(1), 1);
     home.pushed(&remote, None, new).await;

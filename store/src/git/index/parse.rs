@@ -331,3 +331,101 @@ fn dissolve(path: &Path, split: &mut Parsed, link: &[u8], hash: GitHash) -> Resu
     split.entries = shared;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashSet};
+
+    use super::super::trees::CacheTree;
+    use super::super::write;
+    use super::*;
+    use crate::fuzz::fuzzing::{Random, fuzz, within};
+
+    fn index(version: u8, hash: GitHash, sparse: bool) -> GitIndex {
+        let oid = |byte| GitOid::new(hash, &[byte; 32][..hash.len()]).unwrap();
+        let entry = |path: &[u8], stage, mode| GitEntry {
+            path: path.to_vec(),
+            stage,
+            mode,
+            assume_valid: stage == 0 && path.ends_with(b"b"),
+            skip_worktree: sparse,
+            intent_to_add: false,
+            clean: None,
+            oid: oid(stage + 1),
+        };
+        let stages = [Some((GitMode::File, oid(7))), None, Some((GitMode::Executable, oid(8)))];
+        GitIndex {
+            hash,
+            version,
+            sparse,
+            entries: vec![
+                entry(b"a/b", 0, GitMode::File),
+                entry(b"a/bc", 0, GitMode::Executable),
+                entry(b"d", 1, GitMode::Symlink),
+                entry(b"d", 2, GitMode::File),
+                entry(b"e", 0, GitMode::Submodule),
+            ],
+            undo: if sparse { Vec::new() } else { vec![GitUndo { path: b"u".to_vec(), stages }] },
+        }
+    }
+
+    fn written(index: &GitIndex) -> Vec<u8> {
+        write(index, &BTreeMap::new(), &CacheTree::default(), &HashSet::new()).unwrap()
+    }
+
+    #[test]
+    fn git_index_files() {
+        let path = Path::new("index");
+        let mut corpus = vec![
+            written(&index(2, GitHash::Sha1, false)),
+            written(&index(3, GitHash::Sha1, true)),
+            written(&index(4, GitHash::Sha1, false)),
+            written(&index(4, GitHash::Sha256, true)),
+        ];
+        // As one that shares another has it: a name, and which of its entries go, or are others.
+        let mut split = written(&index(2, GitHash::Sha1, false));
+        split.truncate(split.len() - 20);
+        split.extend_from_slice(b"link\0\0\0\x38");
+        split.extend_from_slice(&[9; 20]);
+        for _ in 0..2 {
+            split.extend_from_slice(&[0, 0, 0, 5, 0, 0, 0, 1]);
+            split.extend_from_slice(&[0, 0, 0, 2, 0, 0, 0, 0]);
+            split.extend_from_slice(&[0, 0]);
+        }
+        split.extend_from_slice(&[0; 20]);
+        corpus.push(split);
+        fuzz(corpus, |_, input| {
+            let random = &mut Random::of(input);
+            let hash = if random.below(4) > 0 { GitHash::Sha1 } else { GitHash::Sha256 };
+            let mut input = input.to_vec();
+            if let Some(at) = input.len().checked_sub(hash.len())
+                && random.below(4) > 0
+            {
+                let sum = hash_of(hash, &input[..at]).unwrap();
+                input[at..].copy_from_slice(sum.as_slice());
+            }
+            let parsed = within(&input, 64, 8192, |input| parse(path, input, hash));
+            let Ok(Parsed { version, sparse, entries, undo, link }) = parsed else {
+                return false;
+            };
+            if let Some(bits) = link.as_deref().and_then(|link| link.get(hash.len()..)) {
+                let shared = random.below(300);
+                let read = within(bits, 64, 8192 + 16 * 300, |_| bitmap::read(bits, shared));
+                assert!(read.is_none_or(|(set, _)| set.iter().all(|&bit| bit < shared)));
+            }
+            let stats: BTreeMap<_, _> = entries.iter().map(|raw| raw.stat).enumerate().collect();
+            let entries = entries.into_iter().map(|raw| raw.entry).collect();
+            let meaning = GitIndex { hash, version, sparse, entries, undo };
+            if check(path, &meaning).is_err() {
+                return false;
+            }
+            // What is understood is written so that it is understood as the same.
+            let again = write(&meaning, &stats, &CacheTree::default(), &HashSet::new()).unwrap();
+            let again = parse(path, &again, hash).unwrap();
+            let same: Vec<_> = again.entries.iter().map(|raw| raw.entry.clone()).collect();
+            assert_eq!((same, again.undo), (meaning.entries, meaning.undo));
+            assert!(again.entries.iter().enumerate().all(|(at, raw)| stats[&at] == raw.stat));
+            true
+        });
+    }
+}
