@@ -298,11 +298,16 @@ fn texts() {
     let text = |i: usize| [&reference[i..i + 500], &[i as u8], &reference[2000 - i..]].concat();
     let corpus = (0..CORPUS).map(|i| delta::compress_text(&reference, &text(i)).unwrap()).collect();
     fuzz(corpus, |random, input| {
-        let len = [1501 + random.below(CORPUS), random.below(2 * MAX_OBJECT)][random.below(2)];
-        let fixed = len + 3 * MAX_OBJECT;
-        let restored =
-            within(input, 4, fixed, |input| delta::decompress_text(&reference, input, len));
-        restored.inspect(|text| assert_eq!(text.len(), len)).is_ok()
+        // Its length is said elsewhere.
+        let mut is_restored = false;
+        for _ in 0..8 {
+            let len = [1501 + random.below(CORPUS), random.below(2 * MAX_OBJECT)][random.below(2)];
+            let fixed = len + 3 * MAX_OBJECT;
+            let restored =
+                within(input, 4, fixed, |input| delta::decompress_text(&reference, input, len));
+            is_restored |= restored.inspect(|text| assert_eq!(text.len(), len)).is_ok();
+        }
+        is_restored
     });
 }
 
