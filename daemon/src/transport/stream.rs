@@ -3,8 +3,8 @@
 //! Two limits guard against a peer that does not go on. *Patience*: a frame that has begun must be
 //! complete within the stall time and what its length takes at 64 kbit/s; so neither silence nor a
 //! drip of bytes holds a place for ever. *Progress*, on the dialling side: while we wait, what we
-//! have sent must be acknowledged (three probe timeouts); so a node that vanished is noticed in seconds, not at
-//! the idle limit of 150 s.
+//! have sent must be acknowledged (three probe timeouts), and after two seconds of silence we send something for that; so a
+//! node that vanished or was restarted is noticed in seconds, not at the idle limit of 150 s.
 //!
 //! **Invariant:** memory grows with the bytes that have arrived, never with the length that a header
 //! claims; and a header that claims more than a frame may have is refused before the body is read.
