@@ -348,16 +348,17 @@ async fn silence(connection: &quinn::Connection) {
         tokio::time::sleep(SAMPLE).await;
         let now = connection.stats();
         let patience = (begun.elapsed() / ASK_PART).clamp(ASK_AFTER, quic::KEEP_ALIVE);
-        if now.udp_rx.datagrams != last.udp_rx.datagrams {
+        if now.udp_rx.datagrams == last.udp_rx.datagrams {
+            if heard_or_asked.elapsed() >= patience {
+                quic::ask(connection);
+                heard_or_asked = Instant::now();
+            }
+            if now.udp_tx.datagrams != last.udp_tx.datagrams {
+                silent.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
+            }
+        } else {
             heard_or_asked = Instant::now();
-        } else if heard_or_asked.elapsed() >= patience {
-            quic::ask(connection);
-            heard_or_asked = Instant::now();
-        }
-        if now.udp_rx.datagrams != last.udp_rx.datagrams {
             silent = None;
-        } else if now.udp_tx.datagrams != last.udp_tx.datagrams {
-            silent.get_or_insert_with(|| (Instant::now(), 0)).1 += 1;
         }
         last = now;
         // RFC 9002, section 6.2.1, with the variance at its initial half of the round trip.
