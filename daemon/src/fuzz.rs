@@ -2,24 +2,18 @@
 
 #[path = "../../tests/support/fuzzing.rs"]
 pub(crate) mod fuzzing;
+#[path = "../../tests/support/simulations.rs"]
+pub(crate) mod simulations;
 
 use std::path::Path;
 
-use fuzzing::{fuzz, within};
+use fuzzing::{fuzz, texts, within};
+pub(crate) use simulations::scratch;
 
 use crate::api::control::Command;
 use crate::api::receipt::Bytes;
 use crate::config::Config;
 use crate::environments::file::{Description, MAX_FILE};
-
-/// In memory where there is a place for that.
-pub(crate) fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
-    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
-}
 
 #[test]
 fn settings() {

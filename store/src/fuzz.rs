@@ -2,6 +2,9 @@
 
 #[path = "../../tests/support/fuzzing.rs"]
 pub(crate) mod fuzzing;
+#[path = "../../tests/support/simulations.rs"]
+pub(crate) mod simulations;
+
 mod catalogs;
 pub(crate) mod ground;
 mod indexes;
@@ -13,7 +16,8 @@ use baton_protocol::id::{
     DeviceId, IdempotencyKey, ObjectId, ObjectKind, SnapshotId, VaultId, WorkspaceId,
 };
 use baton_protocol::object::MAX_OBJECT;
-use fuzzing::{CORPUS, Random, fuzz, within};
+use fuzzing::{CORPUS, Random, fuzz, texts, within};
+pub(crate) use simulations::scratch;
 
 use crate::apply::{MAX_TEXT, merge_entry};
 use crate::fs;
@@ -215,14 +219,14 @@ fn merged_texts() {
 #[test]
 fn secret_scan() {
     let rules = SecretRules::standard().unwrap();
-    let corpus = [
+    let corpus = texts(&[
         "password = \"hunter2hunter2\"\n",
         "https://user:secretsecret@example.com/\n",
         "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA PRIVATE KEY-----\n",
         "{\"api_key\": \"c3VwZXItc2VjcmV0LXZhbHVlLTEyMzQ1\"}\n",
         "AKIAABCDEFGHIJKLMNOP\n",
-    ];
-    fuzz(corpus.map(|text| text.as_bytes().to_vec()).to_vec(), |random, input| {
+    ]);
+    fuzz(corpus, |random, input| {
         let path: &[u8] = [&b".env"[..], b"src/main.rs", b"config.yml"][random.below(3)];
         let found = within(input, 64, 65_536, |input| rules.scan(path, input));
         // One look is as good as another.

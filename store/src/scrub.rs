@@ -176,7 +176,7 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::fuzz::fuzzing::{fuzz_with, within};
-    use crate::fuzz::ground::scratch;
+    use crate::fuzz::scratch;
 
     #[test]
     fn times_of_scrubs() {

@@ -56,6 +56,11 @@ impl Random {
     }
 }
 
+/// A corpus of texts.
+pub(crate) fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
 /// A member of the corpus with one to four kinds of damage: every second time one of those that were given, of which what was
 /// accepted later may have lost the point.
 fn damaged(random: &mut Random, corpus: &[Vec<u8>], given: usize) -> Vec<u8> {

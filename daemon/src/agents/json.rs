@@ -254,13 +254,14 @@ mod tests {
 
     #[test]
     fn lines_of_transcripts() {
-        let lines = [
+        use crate::fuzz::fuzzing;
+
+        let lines = fuzzing::texts(&[
             r#"{"type":"user","cwd":"/old","message":{"content":[{"text":"a\\nb\\u00e9"}]},"n":-1.5e3}"#,
             r#" {"a":"x","b":[1,{"c":"y\"z"},[]],"d":{},"e":null,"f":true} "#,
             r#"[["/old"],"/old/er",{"cwd":"/old"}]"#,
-        ];
-        let lines = lines.map(|line| line.as_bytes().to_vec()).to_vec();
-        crate::fuzz::fuzzing::fuzz(lines, |_, input| {
+        ]);
+        fuzzing::fuzz(lines, |_, input| {
             let input = &input[..input.len().min(64 * 1024)];
             let is_read = visit(input, |_, _, _, _| {}).is_some();
             let mut out = Vec::new();

@@ -109,7 +109,7 @@ mod tests {
     }
     #[test]
     fn marks_of_sessions() {
-        use crate::fuzz::fuzzing::{fuzz_with, within};
+        use crate::fuzz::fuzzing::{self, fuzz_with, within};
 
         let dir = crate::fuzz::scratch();
         let (folder, root) = (dir.path().join("sessions"), dir.path().join("app"));
@@ -117,11 +117,10 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let at = file(&folder, &real(&root));
         // The place is that of this machine: it stands in an input under a name of its own.
-        let corpus = [
+        let corpus = fuzzing::texts(&[
             r#"{"agent":"claude","session":"a","transcript_path":null,"cwd":"/@ROOT","at":7}"#,
             r#"{"agent":"x","session":"b","transcript_path":"/y/z","cwd":"/@ROOT/inner","at":0}"#,
-        ];
-        let corpus = corpus.map(|text| text.as_bytes().to_vec()).to_vec();
+        ]);
         let here = real(&root).to_str().unwrap().to_owned();
         fuzz_with(1000, corpus, |_, input| {
             let text = String::from_utf8_lossy(input).replace("/@ROOT", &here);

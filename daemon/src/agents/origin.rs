@@ -89,11 +89,10 @@ mod tests {
     }
     #[test]
     fn origins() {
-        let corpus = [
+        let corpus = crate::fuzz::fuzzing::texts(&[
             r#"{"format":1,"version":"2.1.0","root":"/r","cwd":"/r/x","folder":"/h/.a","home":null,"main":"m","at":"p/m","last_turn":7}"#,
             r#"{"format":1,"version":null,"root":"/r","cwd":"/r","folder":"/h/.a","home":"/h","main":"m","at":"p/m","last_turn":null,"handoff":3}"#,
-        ];
-        let corpus = corpus.map(|text| text.as_bytes().to_vec()).to_vec();
+        ]);
         crate::fuzz::fuzzing::fuzz(corpus, |_, input| {
             let origin = crate::fuzz::fuzzing::within(input, 64, 8192, Origin::decode);
             origin

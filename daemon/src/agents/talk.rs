@@ -91,10 +91,10 @@ mod tests {
     }
     #[test]
     fn heard_lines() {
-        use crate::fuzz::fuzzing::{fuzz, within};
+        use crate::fuzz::fuzzing::{self, fuzz, within};
         use baton_protocol::message::Answer;
 
-        let corpus = [
+        let corpus = fuzzing::texts(&[
             r#"{"type":"system","subtype":"init","session_id":"01a21b58-b33b-4981-9512-8b8a5be4cd61"}"#,
             r#"{"type":"assistant","message":{"content":[{"type":"tool_use","name":"Bash","input":{"command":"ls"}},{"type":"text","text":"hi\nyou"}]}}"#,
             r#"{"type":"user","message":{"content":[{"type":"tool_result","is_error":true,"content":[{"type":"text","text":"no"}]}]}}"#,
@@ -110,8 +110,7 @@ mod tests {
             r#"{"type":"error","severity":"warning","message":"Loop detected"}"#,
             r#"{"type":"tool_use","sessionID":"ses_de42cc8a8ffepZyp4dlVdUs36m","part":{"tool":"bash","state":{"status":"error","input":{"command":"x"},"error":"no"}}}"#,
             r#"{"type":"error","sessionID":"ses_de42cc8a8ffepZyp4dlVdUs36m","error":{"name":"x","data":{"message":"y"}}}"#,
-        ];
-        let corpus = corpus.map(|text| text.as_bytes().to_vec()).to_vec();
+        ]);
         fuzz(corpus, |_, input| {
             let mut is_heard = false;
             for agent in crate::agents::ALL {

@@ -107,18 +107,17 @@ pub(super) fn check_owner_only(path: &Path) -> Result<(), SecretsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz::fuzzing::{fuzz_with, within};
+    use crate::fuzz::fuzzing::{self, fuzz_with, within};
 
     #[test]
     fn secret_files() {
         let folder = crate::fuzz::scratch();
         let path = folder.path().join("secrets");
-        let corpus = [
+        let corpus = fuzzing::texts(&[
             r#"{"version":1,"secrets":[{"name":"TOKEN","agent":null,"value":"aHVudGVyMg=="}]}"#,
             r#"{"version":1,"secrets":[{"name":"A","agent":"claude","value":"YWJjZA=="},{"name":"git:example.com","agent":null,"value":"eDp5eg==","push":"any"}]}"#,
             r#"{"version":1,"secrets":[]}"#,
-        ];
-        let corpus = corpus.map(|text| text.as_bytes().to_vec()).to_vec();
+        ]);
         let told = |all: &[Kept]| {
             let one = |kept: &Kept| (format!("{:?}", kept.entry), kept.value.reveal().to_vec());
             all.iter().map(one).collect::<Vec<_>>()

@@ -414,13 +414,13 @@ mod tests {
 
     use super::*;
     use crate::fuzz::fuzzing::{Random, fuzz, within};
-    use crate::fuzz::ground;
+    use crate::fuzz::scratch;
 
     #[test]
     fn apply_records() {
         let few = Record { steps: Vec::new(), held: Vec::new(), ..record() };
         let corpus = vec![record().encode(), few.encode(), vec![1, 2, 3, 7]];
-        let folder = ground::scratch();
+        let folder = scratch();
         let apply = Folder(folder.path().to_owned());
         fuzz(corpus, |_, input| {
             let read = within(input, 128, 8192, Record::decode);

@@ -10,8 +10,8 @@ use baton_protocol::message::{RunSpec, Terms};
 use rusqlite::Connection;
 
 use super::fuzzing::{CORPUS, Random, fuzz_with, within};
-use super::ground::scratch;
 use super::rows::{value, write_value};
+use super::scratch;
 use crate::catalog::queue::{EntryKind, NewEntry, sum_all};
 use crate::catalog::remotes::Remote;
 use crate::catalog::workspaces::Workspace;

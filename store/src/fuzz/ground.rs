@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::id::{ObjectId, VaultId};
 
+use super::scratch;
 use crate::error::StoreError;
 use crate::fs;
 use crate::index::Index;
@@ -18,16 +19,6 @@ pub(super) const VAULT: VaultId = VaultId::from_bytes([7; 16]);
 pub(super) struct Ground {
     folder: tempfile::TempDir,
     beside: Vault,
-}
-
-/// In memory where there is a place for that.
-pub(crate) fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
 }
 
 impl Ground {

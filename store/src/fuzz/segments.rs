@@ -6,7 +6,8 @@ use baton_protocol::id::{ObjectId, ObjectKind};
 use baton_protocol::object::MAX_OBJECT;
 
 use super::fuzzing::{CORPUS, Random, fuzz_with, within};
-use super::ground::{Ground, VAULT, scratch, served};
+use super::ground::{Ground, VAULT, served};
+use super::scratch;
 use super::{bytes, number, sum};
 use crate::fs;
 use crate::index::Index;

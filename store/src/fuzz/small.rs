@@ -1,15 +1,11 @@
 //! The small files of a store: which format it has, and what damage was found.
 
-use super::fuzzing::{fuzz_with, within};
-use super::ground::scratch;
+use super::fuzzing::{fuzz_with, texts, within};
+use super::scratch;
 use crate::error::StoreError;
 use crate::fs;
 use crate::layout::Layout;
 use crate::noted::{Problem, note, noted};
-
-fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
-    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
-}
 
 #[test]
 fn layouts() {

@@ -144,11 +144,11 @@ fn decode(slot: &[u8]) -> Option<(u64, Mark)> {
 mod tests {
     use super::*;
     use crate::fuzz::fuzzing::{Random, fuzz, within};
-    use crate::fuzz::{ground, sum};
+    use crate::fuzz::{scratch, sum};
 
     #[test]
     fn after_the_last_number_it_is_begun_anew() {
-        let folder = ground::scratch();
+        let folder = scratch();
         let layout = Layout::open(folder.path()).unwrap();
         let mut bytes = vec![0; 2 * SLOT];
         let at = place(u64::MAX - 1);
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn watermarks() {
-        let folder = ground::scratch();
+        let folder = scratch();
         let layout = Layout::open(folder.path()).unwrap();
         let mut corpus = Vec::new();
         for number in 1..9 {

@@ -20,10 +20,10 @@ const ENDED: u8 = 0x1e;
 
 /// What reading may take, however long a conversation is: the buffers of the chunker and of lines, windows of the search for
 /// secrets, and what an intake keeps in memory.
-const FIXED: usize = 24 << 20;
+pub(super) const FIXED: usize = 24 << 20;
 
 /// How much of each byte may be in memory at once: a line, its values, and what is made of them.
-const EACH: usize = 512;
+pub(super) const EACH: usize = 512;
 
 /// Names for places of a machine, longest place first.
 pub(super) fn places(machine: &Machine) -> [(String, &'static str); 3] {
@@ -113,8 +113,9 @@ pub(super) fn form(random: &mut Random) -> Form {
     }
 }
 
-fn is_said(error: &AgentError) -> bool {
-    !error.to_string().is_empty()
+/// What was read or made; where it was not, it is said why.
+pub(super) fn said<T>(result: Result<T, AgentError>) -> Option<T> {
+    result.inspect_err(|error| assert!(!error.to_string().is_empty())).ok()
 }
 
 /// Where conversations come from and go to, and what is there of one.
@@ -185,30 +186,18 @@ impl Two {
         let folder = self.here.open(self.agent);
         let source = Source { folder: &folder, root: &self.here.root, home: Some(&self.here.home) };
         let found = within(input, EACH, FIXED, |_| {
-            let all = sessions(self.agent, &source);
-            assert!(all.as_ref().err().is_none_or(is_said), "{all:?}");
+            said(sessions(self.agent, &source));
             find(self.agent, &source, Some(ID))
         });
-        let session = match found {
-            Ok(session) => session.unwrap(),
-            Err(error) => {
-                assert!(is_said(&error));
-                return false;
-            }
-        };
+        let Some(session) = said(found) else { return false };
+        let session = session.unwrap();
         let intake = self.home.vault.intake();
         let captured = within(input, EACH, FIXED, |_| {
             let looking = Looking::Rules { rules: &self.rules, allowed: &self.allowed };
             let looked = look(self.agent, &source, &session, Some(looking), true)?;
             capture(self.agent, &source, &session, looked, &intake)
         });
-        let captured = match captured {
-            Ok(captured) => captured,
-            Err(error) => {
-                assert!(is_said(&error));
-                return false;
-            }
-        };
+        let Some(captured) = said(captured) else { return false };
         let conversation = &captured.conversation;
         assert_eq!(Conversation::decode(&conversation.encode()).unwrap(), *conversation);
         for (name, path) in &self.files {
@@ -244,8 +233,7 @@ impl Two {
         assert!(is_there || form != Form::Same || restored.is_err());
         // Into the folder that it is from: what is there stays.
         let at_home = Destination { folder: &folder, seen_as: None, ..same };
-        let back = restore(self.agent, &intake, conversation, &at_home, Form::Same);
-        assert!(back.as_ref().err().is_none_or(is_said));
+        said(restore(self.agent, &intake, conversation, &at_home, Form::Same));
         let after = self.here.all(self.agent);
         for (path, bytes) in &before {
             assert!(after.get(path) == Some(bytes), "{path} has changed");
@@ -289,25 +277,23 @@ impl Two {
         let restored = within(input, EACH, FIXED, |_| {
             written(self.agent, &self.there, conversation, form, from)
         });
-        match &restored {
-            Ok(restored) => {
-                assert!(self.agent.is_id(&restored.id), "{restored:?}");
-                assert!(restored.cwd.starts_with(&self.there.root), "{restored:?}");
-                for name in &restored.written {
-                    let path = self.there.folder(self.agent).join(name);
-                    assert!(path.symlink_metadata().unwrap().is_file(), "{restored:?}");
-                }
-                // A second time there is nothing to be done.
-                if form == Form::Same && !restored.is_new_id {
-                    let again = written(self.agent, &self.there, conversation, form, from);
-                    let again = again.unwrap();
-                    assert_eq!((again.written.len(), again.is_new_id), (0, false), "{again:?}");
-                }
+        let restored = said(restored);
+        if let Some(restored) = &restored {
+            assert!(self.agent.is_id(&restored.id), "{restored:?}");
+            assert!(restored.cwd.starts_with(&self.there.root), "{restored:?}");
+            for name in &restored.written {
+                let path = self.there.folder(self.agent).join(name);
+                assert!(path.symlink_metadata().unwrap().is_file(), "{restored:?}");
             }
-            Err(error) => assert!(is_said(error)),
+            // A second time there is nothing to be done.
+            if form == Form::Same && !restored.is_new_id {
+                let again = written(self.agent, &self.there, conversation, form, from);
+                let again = again.unwrap();
+                assert_eq!((again.written.len(), again.is_new_id), (0, false), "{again:?}");
+            }
         }
         self.clear_there();
-        restored.is_ok()
+        restored.is_some()
     }
 
     fn clear_there(&self) {

@@ -13,7 +13,7 @@ use crate::sync::ahead::{self, Fresh};
 
 /// Hands on what an intake tells.
 #[derive(Debug)]
-struct Listener(Mutex<Sender<Fresh>>);
+pub(super) struct Listener(pub(super) Mutex<Sender<Fresh>>);
 
 impl AppendObserver for Listener {
     fn appended(&self, at: Location, entries: &[RecordEntry]) {

@@ -6,19 +6,21 @@
 mod streams;
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 
-use baton_protocol::id::VaultId;
+use baton_protocol::batch::Wanted;
+use baton_protocol::id::{HashPrefix, VaultId};
 use baton_protocol::message::{AheadReply, AheadRequest, PushReply, PushRequest, WireId, encode};
 use baton_protocol::object::Object;
 use baton_store::layout::Class;
-use baton_store::objects::{AppendObserver, Location};
-use baton_store::segment::{RecordBuilder, RecordEntry, decode_record};
+use baton_store::objects::Location;
+use baton_store::segment::{RecordBuilder, decode_record};
 
+use super::ahead::Listener;
 use super::ends::{Recital, Tape, Taped, take_frame, taped, wire};
-use super::simulated::scratch;
 use super::*;
 use crate::fuzz::fuzzing::{Random, fuzz, within as bounded};
+use crate::fuzz::scratch;
 use crate::sync::Quota;
 use crate::sync::ahead::{self, Fresh};
 use crate::transport::stream::Frame;
@@ -295,21 +297,20 @@ fn pushes_received() {
     });
 }
 
-/// Hands on what an intake tells.
-#[derive(Debug)]
-struct Listener(Mutex<std::sync::mpsc::Sender<Fresh>>);
+/// A record that stands in a log, and the chunks in it.
+type Standing = (Location, Vec<HashPrefix>);
 
-impl AppendObserver for Listener {
-    fn appended(&self, at: Location, entries: &[RecordEntry]) {
-        let chunks = entries.iter().map(|entry| entry.id.prefix()).collect();
-        self.0.lock().unwrap().send(Fresh { at, chunks }).unwrap();
+/// All of them, to be sent ahead.
+fn fresh(records: &[Standing]) -> Receiver<Fresh> {
+    let (to, fresh) = channel();
+    for (at, chunks) in records {
+        to.send(Fresh { at: *at, chunks: chunks.clone() }).unwrap();
     }
+    fresh
 }
 
 /// A vault in which records came into the log, and where they stand.
-fn with_records(
-    stage: &mut Stage,
-) -> (Vault, Vec<(Location, Vec<baton_protocol::id::HashPrefix>)>) {
+fn with_records(stage: &mut Stage) -> (Vault, Vec<Standing>) {
     let vault = stage.vault();
     let (to, from) = channel();
     let intake = vault.intake();
@@ -331,12 +332,7 @@ fn aheads_received() {
     let to_node = stage.vault();
     let [home, _] = tapes(
         |wire| {
-            let (to, fresh) = channel();
-            for (at, chunks) in &records {
-                to.send(Fresh { at: *at, chunks: chunks.clone() }).unwrap();
-            }
-            drop(to);
-            ahead::send(wire, &from, &fresh, |_| {}).unwrap();
+            ahead::send(wire, &from, &fresh(&records), |_| {}).unwrap();
         },
         |wire| {
             assert!(matches!(opening(wire), Some(Request::Ahead)));
@@ -458,8 +454,8 @@ fn pushes_sent() {
                 let mut parcel = Parcel::decode(&frame.body).unwrap();
                 while let Some(wanted) = parcel.next_base() {
                     let id = match wanted {
-                        baton_protocol::batch::Wanted::Id(id) => id,
-                        baton_protocol::batch::Wanted::Prefix(kind, prefix) => {
+                        Wanted::Id(id) => id,
+                        Wanted::Prefix(kind, prefix) => {
                             from.find_prefix(Some(kind), &prefix).unwrap()[0]
                         }
                     };
@@ -556,11 +552,7 @@ fn aheads_sent() {
                 }
             }
         };
-        let (to, fresh) = channel();
-        for (at, chunks) in &records {
-            to.send(Fresh { at: *at, chunks: chunks.clone() }).unwrap();
-        }
-        drop(to);
+        let fresh = fresh(&records);
         let mut wire = wire(Recital::new(&input, hear));
         let outcome =
             bounded(&input, EACH, HELD, |_| ahead::send(&mut wire, &from, &fresh, |_| {}));

@@ -14,13 +14,10 @@
 //! `BATON_SEEDS=from..to` says which seeds; `BATON_NIGHTLY` means many.
 
 mod machines;
-#[path = "../../../../tests/support/simulations.rs"]
-mod simulations;
 mod turns;
 mod world;
 
-pub(super) use simulations::scratch;
-use simulations::seeds;
+use crate::fuzz::simulations::seeds;
 use world::World;
 
 const FEW: u64 = 60;

@@ -6,8 +6,8 @@ use rusqlite::types::Value;
 
 use super::*;
 use crate::fuzz::fuzzing::{CORPUS, Random, fuzz_with, within};
-use crate::fuzz::ground::scratch;
 use crate::fuzz::rows::{Sparse, value, write_value};
+use crate::fuzz::scratch;
 use crate::objects::memory::MemoryObjects;
 use crate::scan::{Progress, ScanOptions, Scanned, scan};
 

@@ -2,10 +2,10 @@
 
 use std::io::ErrorKind;
 
-use super::power::simulations::scratch;
 use super::*;
 use crate::fs::fault;
 use crate::fs::simulated::Disk;
+use crate::fuzz::scratch;
 use crate::vault::Roots;
 
 /// A snapshot, and what is in it.

@@ -20,6 +20,7 @@ use std::path::Path;
 use super::*;
 use crate::check::check;
 use crate::fs::simulated::Dice;
+use crate::fuzz::scratch;
 use crate::noted::noted;
 use crate::repair::repair;
 
@@ -110,16 +111,6 @@ impl Template {
             }
         }
         Self { files, objects, snapshots }
-    }
-}
-
-/// In memory where there is a place for that.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
     }
 }
 

@@ -7,10 +7,10 @@
 //!
 //! Where the power is cut `BATON_SEEDS=from..to` says which of what it may leave; `BATON_NIGHTLY` means many.
 
-use super::power::simulations::{scratch, seeds};
 use super::*;
 use crate::check::check;
 use crate::fs::simulated::{Disk, Followed};
+use crate::fuzz::simulations::{scratch, seeds};
 use crate::scrub::{Pace, scrub};
 use crate::vault::Roots;
 

@@ -5,15 +5,12 @@
 //!
 //! `BATON_SEEDS=from..to` says which seeds; `BATON_NIGHTLY` means many.
 
-#[path = "../../../../tests/support/simulations.rs"]
-pub(super) mod simulations;
-
 use std::io::ErrorKind;
 
 use super::*;
 use crate::fs::fault;
 use crate::fs::simulated::{Dice, Disk, Followed};
-use simulations::{scratch, seeds};
+use crate::fuzz::simulations::{scratch, seeds};
 
 const FEW: u64 = 80;
 const MANY: u64 = 5_000;

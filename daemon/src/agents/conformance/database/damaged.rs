@@ -5,17 +5,13 @@
 
 use rusqlite::types::Value as Column;
 
-use super::super::damaged::{form, outside, with_places, without_places};
+use super::super::damaged::{EACH, FIXED, form, outside, said, with_places, without_places};
 use super::*;
 use crate::fuzz::fuzzing::{CORPUS, Random, fuzz_with, within};
 
 /// Behind a column, and behind a row.
 const COLUMN: u8 = 0x1f;
 const ROW: u8 = 0x1e;
-
-/// What reading may take: statements, buffers of the chunker, of lines and of documents, and what an intake keeps.
-const FIXED: usize = 24 << 20;
-const EACH: usize = 512;
 
 const TABLES: [(u8, &str, &str); 3] = [
     (
@@ -90,10 +86,6 @@ fn put_rows(db: &Connection, input: &[u8]) {
     db.execute_batch("COMMIT").unwrap();
 }
 
-fn is_said(error: &AgentError) -> bool {
-    !error.to_string().is_empty()
-}
-
 /// What came of it: documents in the folder of the agent, which are JSON, and nothing beside it.
 fn check(restored: &Restored, desk: &Desk) {
     assert!(AGENT.is_id(&restored.id), "{restored:?}");
@@ -126,28 +118,16 @@ fn opencode_transcripts() {
         put_rows(&db, &input);
         let before = rows_of(&db);
         let found = within(&input, EACH, FIXED, |_| {
-            let all = here.source(|source| sessions(AGENT, source));
-            assert!(all.as_ref().err().is_none_or(is_said), "{all:?}");
+            said(here.source(|source| sessions(AGENT, source)));
             here.find(Some(ID))
         });
-        let session = match found {
-            Ok(session) => session.unwrap(),
-            Err(error) => {
-                assert!(is_said(&error));
-                return false;
-            }
-        };
+        let Some(session) = said(found) else { return false };
+        let session = session.unwrap();
         let intake = home.vault.intake();
         let captured = within(&input, EACH, FIXED, |_| {
             here.source(|source| take(AGENT, source, &session, true, &intake))
         });
-        let captured = match captured {
-            Ok(captured) => captured,
-            Err(error) => {
-                assert!(is_said(&error));
-                return false;
-            }
-        };
+        let Some(captured) = said(captured) else { return false };
         let conversation = &captured.conversation;
         assert_eq!(Conversation::decode(&conversation.encode()).unwrap(), *conversation);
         // The same again is the same.
@@ -158,19 +138,14 @@ fn opencode_transcripts() {
 
         let form = form(random);
         let restored = within(&input, EACH, FIXED, |_| there.written(conversation, form, &intake));
-        match &restored {
-            Ok(restored) => check(restored, &there),
-            Err(error) => assert!(is_said(error)),
-        }
+        let restored = said(restored).inspect(|restored| check(restored, &there));
         // Where it is from it is there, and stays.
-        match here.written(conversation, Form::Same, &intake) {
-            Ok(restored) => check(&restored, &here),
-            Err(error) => assert!(is_said(&error)),
-        }
+        let back = said(here.written(conversation, Form::Same, &intake));
+        back.inspect(|restored| check(restored, &here));
         assert!(rows_of(&db) == before, "the database has changed");
         assert_eq!(outside(&here.machine, AGENT), beside_here, "written beside the folder");
         assert_eq!(outside(&there.machine, AGENT), beside_there, "written beside the folder");
-        restored.is_ok()
+        restored.is_some()
     });
     assert!(there.all() == before_there, "the database has changed");
 }

@@ -7,7 +7,7 @@ use baton_store::fs::simulated::{Dice, Disk, Followed};
 use baton_store::store::Store;
 use baton_store::vault::Vault;
 
-use super::simulations::scratch;
+use crate::fuzz::scratch;
 
 /// Whose objects they are, at home and at the node.
 const VAULT: VaultId = VaultId::from_bytes([9; 16]);
