@@ -15,7 +15,7 @@ use crate::task::Tasks;
 #[derive(Debug)]
 pub struct RunLog {
     path: PathBuf,
-    /// Nothing while the file is not there, or while a batch is being read.
+    /// Nothing while the file is not there or has no beginning, or while a batch is being read.
     reader: Option<LogReader>,
     /// Entries of the file that came before this reader's next one and are not wanted again.
     from: u64,
@@ -87,10 +87,36 @@ impl RunLog {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use baton_protocol::message::{LogStream, RunState};
     use baton_store::fs;
 
+    use super::super::log::writer::Log;
     use super::super::testing::{Node, spec, within};
+    use super::*;
+
+    #[tokio::test]
+    async fn who_follows_a_log_that_is_just_being_made_sees_what_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("made");
+        Log::new(made.clone(), 1 << 20).node(1, "first");
+        let whole = fs::read_if_exists(&made, 1 << 20).unwrap().unwrap();
+        for length in 0..whole.len() {
+            let path = folder.path().join(format!("cut-{length}"));
+            let mut file = fs::create_new(&path).unwrap();
+            let (before, after) = whole.split_at(length);
+            file.write_all(before).unwrap();
+            let at = watch::Sender::new(Position::default());
+            let mut log = RunLog::new(path, 0, Some(at.subscribe()), Tasks::new());
+            let soon = std::time::Duration::from_millis(20);
+            assert!(tokio::time::timeout(soon, log.next()).await.is_err(), "{length}");
+            file.write_all(after).unwrap();
+            at.send_modify(|position| position.bytes = whole.len() as u64);
+            let entries = within(log.next()).await.unwrap().unwrap();
+            assert_eq!(entries[0].text, b"first\n");
+        }
+    }
 
     #[tokio::test]
     async fn lines_are_seen_while_the_program_runs() {

@@ -39,7 +39,8 @@ pub(in crate::runs) struct LogReader {
 }
 
 impl LogReader {
-    /// At the first entry; nothing where there is no file, or a crash left it without a beginning.
+    /// At the first entry; nothing where there is no file, or its beginning is not whole: it is being made, or a crash
+    /// left it so.
     pub(in crate::runs) fn open(path: &Path) -> Result<Option<Self>, LogError> {
         let file = match fs::open(path) {
             Ok(file) => file,
@@ -49,10 +50,13 @@ impl LogReader {
         let mut file = BufReader::with_capacity(BATCH, file);
         let mut magic = [0; MAGIC.len()];
         let read = read_whole(&mut file, &mut magic).context("reading", path)?;
-        if read && magic != MAGIC {
+        if !read {
+            return Ok(None);
+        }
+        if magic != MAGIC {
             return Err(LogError::NotALog { path: path.to_owned() });
         }
-        let offset = if read { MAGIC.len() as u64 } else { 0 };
+        let offset = MAGIC.len() as u64;
         Ok(Some(Self { path: path.to_owned(), file, offset, body: Vec::new() }))
     }
 
@@ -86,9 +90,6 @@ impl LogReader {
     }
 
     fn entry(&mut self) -> std::io::Result<Option<LogEntry>> {
-        if self.offset == 0 {
-            return Ok(None);
-        }
         let mut prefix = [0; PREFIX];
         if !read_whole(&mut self.file, &mut prefix)? {
             return Ok(None);
@@ -119,8 +120,8 @@ mod tests {
     use super::*;
 
     fn texts(path: &Path, mut skip: u64) -> Vec<String> {
-        let mut reader = LogReader::open(path).unwrap().unwrap();
         let mut texts = Vec::new();
+        let Some(mut reader) = LogReader::open(path).unwrap() else { return texts };
         loop {
             let batch = reader.batch(skip).unwrap();
             if batch.entries.is_empty() && batch.skipped == 0 {

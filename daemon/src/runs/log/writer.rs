@@ -60,13 +60,13 @@ impl Log {
     /// Continues a log that an earlier daemon has written, and cuts off what a crash left at its end.
     pub(in crate::runs) fn reopen(&self) -> Result<(), LogError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut reader) = LogReader::open(&self.path)? else { return Ok(()) };
-        while reader.batch(u64::MAX)?.skipped > 0 {}
-        let whole = reader.offset();
-        if whole == 0 {
+        let Some(mut reader) = LogReader::open(&self.path)? else {
+            // One without a beginning is made anew.
             fs::remove_file(&self.path)?;
             return Ok(());
-        }
+        };
+        while reader.batch(u64::MAX)?.skipped > 0 {}
+        let whole = reader.offset();
         let mut file = fs::open_writable(&self.path)?;
         file.set_len(whole).context("cutting", &self.path)?;
         file.seek(SeekFrom::End(0)).context("seeking", &self.path)?;
@@ -187,7 +187,9 @@ impl State {
         if self.file.is_none() {
             fs::create_dir_all(path.parent().unwrap_or(path))?;
             let mut file = fs::create_new(path)?;
-            file.write_all(&MAGIC).context("writing", path)?;
+            let begun = file.write_all(&MAGIC).context("writing", path);
+            // The next attempt makes it.
+            begun.inspect_err(|_| drop(fs::remove_file(path)))?;
             self.bytes = MAGIC.len() as u64;
             self.file = Some(file);
         }
