@@ -110,14 +110,21 @@ impl Disk {
         if action == "creating" && path.is_file() {
             state.is_new(path);
         }
-        // What only looks or writes changes no directory.
-        let names = !["reading", "looking at", "writing", "cutting"].contains(&action);
-        let mut above = names.then_some(path);
-        while let Some(folder) = above.filter(|folder| folder.starts_with(&self.root)) {
-            if folder.is_dir() {
-                state.notice(folder);
+        match action {
+            // What only looks or writes changes no directory.
+            "reading"
+            | "looking at"
+            | "listing"
+            | "writing"
+            | "cutting"
+            | "setting the mode of" => {}
+            "syncing" | "making room in" => state.notice(path),
+            "opening" | "creating" | "removing" => state.notice_up_to_known(path, &self.root),
+            // A name may have gone from any of them.
+            _ => {
+                let above = path.ancestors().take_while(|folder| folder.starts_with(&self.root));
+                above.for_each(|folder| state.notice(folder));
             }
-            above = folder.parent();
         }
         let is_a_lie = state.lies.as_ref().is_some_and(|below| path.starts_with(below));
         if (action == "syncing" || action == "making room in") && !is_a_lie {
@@ -138,7 +145,7 @@ impl Disk {
 
 impl State {
     fn start(&mut self, folder: &Path) {
-        let names = self.look(folder);
+        let names = self.look(folder).unwrap_or_default();
         for (name, file) in &names {
             let path = folder.join(name);
             match file {
@@ -180,10 +187,10 @@ impl State {
         }
     }
 
-    /// What a directory holds now.
-    fn look(&mut self, folder: &Path) -> Names {
+    /// What a directory holds now; nothing where there is no directory.
+    fn look(&mut self, folder: &Path) -> Option<Names> {
+        let entries = std::fs::read_dir(folder).ok()?;
         let mut names = Names::new();
-        let Ok(entries) = std::fs::read_dir(folder) else { return names };
         for entry in entries.flatten() {
             let name = entry.file_name();
             if name.to_string_lossy().starts_with("index.db") {
@@ -193,7 +200,7 @@ impl State {
             let file = (!kind.is_dir()).then(|| self.number(entry.ino()));
             names.insert(name, file);
         }
-        names
+        Some(names)
     }
 
     fn number(&mut self, inode: u64) -> FileNumber {
@@ -211,8 +218,26 @@ impl State {
         }
     }
 
+    /// Looks at a path, if it is a directory, and at what is above it, as far as that may just have come.
+    fn notice_up_to_known(&mut self, path: &Path, root: &Path) {
+        self.notice(path);
+        for folder in path.ancestors().skip(1).take_while(|folder| folder.starts_with(root)) {
+            self.notice(folder);
+            if self.is_known(folder) {
+                break;
+            }
+        }
+    }
+
+    /// Whether a directory is in the one above it, as that was seen last.
+    fn is_known(&self, folder: &Path) -> bool {
+        let (Some(above), Some(name)) = (folder.parent(), folder.file_name()) else { return false };
+        let names = self.directories.get(above).and_then(|versions| versions.last());
+        names.is_some_and(|names| names.get(name) == Some(&None))
+    }
+
     fn notice(&mut self, folder: &Path) {
-        let names = self.look(folder);
+        let Some(names) = self.look(folder) else { return };
         let versions =
             self.directories.entry(folder.to_owned()).or_insert_with(|| vec![Names::new()]);
         if versions.last() != Some(&names) {
