@@ -375,6 +375,25 @@ fn aheads_received() {
     });
 }
 
+/// What a node says: a reply, or objects that are known, as they are.
+fn expect_known(frame: &Frame, known: &BTreeMap<ObjectId, Vec<u8>>) {
+    match frame.kind {
+        FrameKind::Message => drop(decode::<Reply>(&frame.body).unwrap()),
+        FrameKind::Objects => {
+            let objects = Parcel::decode(&frame.body).unwrap().whole().unwrap().unwrap();
+            for (kind, bytes) in objects {
+                assert_eq!(known[&ObjectId::of(kind, &bytes)], bytes);
+            }
+        }
+        FrameKind::Record => {
+            let record = decode_record(&frame.body).unwrap();
+            for entry in &record.entries {
+                assert_eq!(known[&entry.id], record.bytes(entry));
+            }
+        }
+    }
+}
+
 /// A node that is asked for objects: it gives what is in that vault, as it is.
 #[test]
 fn fetches_answered() {
@@ -399,21 +418,7 @@ fn fetches_answered() {
         let counted = Arc::clone(&count);
         let hear = move |frame: Frame| {
             *counted.lock().unwrap() += 1;
-            match frame.kind {
-                FrameKind::Message => drop(decode::<Reply>(&frame.body).unwrap()),
-                FrameKind::Objects => {
-                    let objects = Parcel::decode(&frame.body).unwrap().whole().unwrap().unwrap();
-                    for (kind, bytes) in objects {
-                        assert_eq!(known[&ObjectId::of(kind, &bytes)], bytes);
-                    }
-                }
-                FrameKind::Record => {
-                    let record = decode_record(&frame.body).unwrap();
-                    for entry in &record.entries {
-                        assert_eq!(known[&entry.id], record.bytes(entry));
-                    }
-                }
-            }
+            expect_known(&frame, &known);
         };
         let mut wire = wire(Recital::new(&input, hear));
         drop(bounded(&input, EACH, HELD, |_| fetch::answer(&mut wire, &node)));
