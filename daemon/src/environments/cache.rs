@@ -449,4 +449,39 @@ mod tests {
         cache.sweep(|who| who == run(99), &go).unwrap();
         assert!(has(&cache, 11) && !has(&cache, 10));
     }
+
+    #[test]
+    fn environment_records() {
+        use crate::fuzz::fuzzing::{fuzz_with, texts, within};
+
+        let folder = crate::fuzz::scratch();
+        let cache = open(folder.path(), CacheLimits::default());
+        set_up(&cache, 1, 10);
+        let above = cache.workspace(VAULT, WORKSPACE);
+        let kept_at = above.join(key(1).to_string());
+        let user = above.join(USERS).join(run(99).to_string());
+        let corpus = texts(&[
+            r#"{"files":2,"bytes":10,"used":1}"#,
+            r#"{"files":18446744073709551615,"bytes":0,"used":18446744073709551615}"#,
+            &key(1).to_string(),
+        ]);
+        fuzz_with(1000, corpus, |random, input| {
+            if random.below(3) == 0 {
+                fs::write_whole(&user, input, 0o600).unwrap();
+                let used = within(input, 16, 65_536, |_| users(&above, |_| true)).unwrap();
+                let said = std::str::from_utf8(input).ok().and_then(Key::parse);
+                assert_eq!(used.into_iter().collect::<Vec<_>>(), said.as_slice());
+                return said.is_some();
+            }
+            fs::write_whole(&kept_at.join(RECORD), input, 0o600).unwrap();
+            let known = within(input, 16, 65_536, |_| read(&kept_at)).unwrap();
+            let all = kept(&above).unwrap();
+            assert_eq!(all, [(key(1), known.unwrap_or_default())]);
+            if let Some(record) = known {
+                write(&kept_at, record).unwrap();
+                assert_eq!(read(&kept_at).unwrap(), known);
+            }
+            known.is_some()
+        });
+    }
 }

@@ -497,4 +497,40 @@ mod tests {
         assert!(!child.wait().unwrap().success());
         assert_eq!(ProcessRecord::read(&folder.path().join("none")), None);
     }
+
+    #[test]
+    fn process_records() {
+        use crate::fuzz::fuzzing::{fuzz_with, texts, within};
+
+        let folder = crate::fuzz::scratch();
+        let path = folder.path().join("process");
+        let now = boot();
+        // A living process that is nobody's run: whatever a record says, only the one with its start time is meant.
+        let mut child = Command::new("sleep").arg("300").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let started = Seen::read(pid).unwrap().started;
+        let (other, earlier) = (started ^ 1, format!("{now}-"));
+        let corpus = texts(&[
+            &format!(r#"{{"pid":{pid},"started":{other},"boot":"{now}"}}"#),
+            &format!(r#"{{"pid":{pid},"started":{started},"boot":"{earlier}"}}"#),
+            r#"{"pid":-1,"started":0,"boot":""}"#,
+        ]);
+        fuzz_with(1000, corpus, |random, input| {
+            fs::write_whole(&path, input, 0o600).unwrap();
+            let read = within(input, 16, 65_536, |_| ProcessRecord::read(&path));
+            let Some(record) = read else { return false };
+            let is_it = record.pid == pid && record.started == started && record.boot == now;
+            // It looks at all processes of the machine, and others are looked for by number alone.
+            if record.pid == pid && !is_it && random.below(100) == 0 {
+                let run = RunId::from_bytes([0x5c; 16]);
+                assert_eq!(kill_leftovers(run, Some(&record)), (0, true));
+                assert!(child.try_wait().unwrap().is_none());
+            }
+            record.write(&path).unwrap();
+            assert_eq!(ProcessRecord::read(&path), Some(record));
+            true
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

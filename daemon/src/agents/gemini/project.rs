@@ -3,7 +3,7 @@
 //! **Invariant:** the folder of a working folder is the one that the program itself would find or make for it; the list,
 //! which is the program's, is never written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -161,12 +161,13 @@ pub(super) fn of(folder: &Folder, cwd: &Path) -> Result<String, AgentError> {
             }
         }
     }
+    let others = listed.iter().filter(|(of, _)| *of != cwd);
+    let taken: BTreeSet<_> = others.map(|(_, name)| name.as_str()).collect();
     let name = name_of(cwd);
     let mut number = 0u64;
     loop {
         let candidate = if number == 0 { name.clone() } else { format!("{name}-{number}") };
-        let is_listed = listed.iter().any(|(of, it)| *it == candidate && of != cwd);
-        if !is_listed && is_free(&candidate) {
+        if !taken.contains(candidate.as_str()) && is_free(&candidate) {
             return Ok(candidate);
         }
         number += 1;
@@ -177,4 +178,65 @@ pub(super) fn of(folder: &Folder, cwd: &Path) -> Result<String, AgentError> {
 pub(super) fn sign(name: &str, cwd: &Path) -> Option<(RelPath, Vec<u8>)> {
     let at = format!("{TOP}/{name}/{SIGN}");
     Some((RelPath::new(at.as_bytes()).ok()?, cwd.as_os_str().as_bytes().to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_store::fs;
+
+    use super::*;
+    use crate::fuzz::fuzzing::{fuzz_with, texts, within};
+
+    #[test]
+    fn project_lists() {
+        let dir = crate::fuzz::scratch();
+        let at = |path: &str| dir.path().join(path);
+        for folder in ["tmp/app", "tmp/app-1", "tmp/odd name", "history/app-2"] {
+            fs::create_dir_all(&at(folder)).unwrap();
+        }
+        let folder = Folder::open(dir.path()).unwrap().unwrap();
+        let corpus = texts(&[
+            r#"{"projects":{"/work/app":"app","/other/app":"app-1","/x":"app-2"}}"#,
+            r#"{"projects":{"/work/app":"app-3","/y":"../up","/z":""},"more":[1]}"#,
+            "/work/app\n",
+            "/other/app",
+        ]);
+        let cwd = Path::new("/work/app");
+        fuzz_with(1000, corpus, |random, input| {
+            let list = random.below(2) == 0;
+            let sign = ["tmp/app", "tmp/app-1", "tmp/odd name", "history/app-2"];
+            let of_one = at(sign[random.below(sign.len())]).join(SIGN);
+            let path = if list { at(LIST) } else { of_one };
+            fs::write_whole(&path, input, 0o644).unwrap();
+            let before = random.below(20) == 0;
+            let name = within(input, 64, 65_536, |_| of(&folder, cwd)).unwrap();
+            assert!(is_name(&name));
+            for top in TOPS {
+                assert!(owner(&folder, &rel(top).join(name.as_bytes())).allows(cwd));
+            }
+            assert_eq!(of(&folder, cwd).unwrap(), name);
+            assert!(within(input, 64, 65_536, |_| all(&folder)).unwrap().len() == 3);
+            if before {
+                for path in sign.map(|folder| at(folder).join(SIGN)) {
+                    fs::remove_file(&path).unwrap();
+                }
+            }
+            !list || !listed(&folder).is_empty()
+        });
+    }
+
+    #[test]
+    fn many_names_that_are_taken_are_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = |number: u32| {
+            let name = if number == 0 { "app".to_owned() } else { format!("app-{number}") };
+            (format!("/{number}"), name)
+        };
+        let projects: BTreeMap<_, _> = (0..60_000).map(taken).collect();
+        let list = serde_json::json!({ "projects": projects }).to_string();
+        assert!(list.len() as u64 <= MAX_LIST);
+        fs::write_atomic(&dir.path().join(LIST), list.as_bytes(), 0o644).unwrap();
+        let folder = Folder::open(dir.path()).unwrap().unwrap();
+        assert_eq!(of(&folder, Path::new("/work/app")).unwrap(), "app-60000");
+    }
 }

@@ -265,3 +265,37 @@ fn is_group(folder: &Path) -> bool {
 fn is_kind(kind: impl TryInto<u64>) -> bool {
     kind.try_into().is_ok_and(|kind| KINDS.contains(&kind))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzz::fuzzing::{fuzz_with, texts, within};
+
+    #[test]
+    fn notes_of_groups() {
+        let folder = crate::fuzz::scratch();
+        let record = Record::of(folder.path());
+        // A folder of that name which is no group stays, whatever is noted.
+        let here = folder.path().join(record.key());
+        fs::create_dir_all(&here.join("in")).unwrap();
+        let corpus = texts(&[
+            r#"{"groups":["/@FOLDER/@KEY","/sys/fs/cgroup/@KEY","/other"]}"#,
+            r#"{"groups":["/@FOLDER/@KEY/../@KEY","@KEY"]}"#,
+            r#"{"groups":[]}"#,
+        ]);
+        let place = folder.path().to_str().unwrap();
+        fuzz_with(1000, corpus, |_, input| {
+            let text = String::from_utf8_lossy(input).replace("@KEY", record.key());
+            let text = text.replace("/@FOLDER", place);
+            fs::write_whole(&record.file, text.as_bytes(), 0o600).unwrap();
+            let noted = within(text.as_bytes(), 32, 65_536, |_| record.read());
+            assert!(noted.iter().all(|base| base.ends_with(record.key())));
+            assert!(noted.len() <= MAX_NOTED);
+            record.take_away_leftovers();
+            record.forget_what_is_gone(&[]);
+            assert!(here.join("in").is_dir());
+            assert!(record.read().iter().all(|base| base.is_dir()));
+            !noted.is_empty()
+        });
+    }
+}
