@@ -243,7 +243,8 @@ fn is_cut_off(
     if end.is_some_and(|end| end > len || end > data_end + 3) {
         return Ok(true);
     }
-    let end = end.map_or(data_end, |end| end.min(data_end));
+    // Where it says its end, up to there: the last sector may hold nothing but those.
+    let end = end.unwrap_or(data_end);
     let (mut sector, mut start) = ([0; SECTOR as usize], at);
     while start < end {
         let next = (start / SECTOR + 1) * SECTOR;

@@ -108,6 +108,41 @@ fn an_unfinished_write_is_told_from_damage_by_the_room_that_it_was_written_to() 
     assert_eq!(found(&nothing), (vec![1, 2], false, 0, last));
 }
 
+/// Found by the simulator.
+#[test]
+fn a_last_sector_of_a_few_bytes_that_was_never_written_is_a_cut() {
+    let of_len = |len: usize| {
+        let mut record = RecordBuilder::default();
+        let bytes = vec![7; len];
+        record.push(ObjectId::of(ObjectKind::Chunk, &bytes), &bytes);
+        let records = vec![record.encode_raw(Class::Data)];
+        Entry::Commit(Commit { vault: VaultId::from_bytes([1; 16]), update: None, records })
+    };
+    for over in 1..=5 {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::open(folder.path()).unwrap();
+        let (journal, poison) = (start(&layout), Poison::default());
+        let before = journal.len() as usize;
+        // Its last bytes, which are those of its checksum, are alone in a sector.
+        let ends_there = |len: &usize| {
+            let bytes = of_len(*len).encode();
+            (before + bytes.len()) % 512 == over && bytes.last() != Some(&0)
+        };
+        let len = (600..9000).find(ends_there).unwrap();
+        journal.append(&of_len(len), &poison).unwrap();
+        drop(journal);
+        fs::remove_file(&layout.watermark()).unwrap();
+        let path = layout.journal_file(1);
+        let mut bytes = fs::read_if_exists(&path, 1 << 20).unwrap().unwrap();
+        let from = bytes.len() - over;
+        bytes[from..].fill(0);
+        fs::write_atomic(&path, &bytes, 0o600).unwrap();
+        let end = replay(&layout, |_| Ok(())).unwrap();
+        let found = (end.len as usize, end.damaged.len(), end.torn > 0);
+        assert_eq!(found, (before, 0, true), "{over}");
+    }
+}
+
 /// A journal of three entries, of which the watermark names so many; its bytes, and where each entry ends.
 fn marked(layout: &Layout, entries: usize) -> (Vec<u8>, Vec<usize>) {
     let (journal, poison) = (start(layout), Poison::default());
