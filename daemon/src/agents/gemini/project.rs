@@ -191,7 +191,9 @@ mod tests {
     fn project_lists() {
         let dir = crate::fuzz::scratch();
         let at = |path: &str| dir.path().join(path);
-        for folder in ["tmp/app", "tmp/app-1", "tmp/odd name", "history/app-2"] {
+        let folders = ["tmp/app", "tmp/app-1", "tmp/odd name", "history/app-2"];
+        let signs = folders.map(|folder| at(folder).join(SIGN));
+        for folder in folders {
             fs::create_dir_all(&at(folder)).unwrap();
         }
         let folder = Folder::open(dir.path()).unwrap().unwrap();
@@ -203,25 +205,20 @@ mod tests {
         ]);
         let cwd = Path::new("/work/app");
         fuzz_with(1000, corpus, |random, input| {
-            let list = random.below(2) == 0;
-            let sign = ["tmp/app", "tmp/app-1", "tmp/odd name", "history/app-2"];
-            let of_one = at(sign[random.below(sign.len())]).join(SIGN);
-            let path = if list { at(LIST) } else { of_one };
-            fs::write_whole(&path, input, 0o644).unwrap();
-            let before = random.below(20) == 0;
+            let is_list = random.below(2) == 0;
+            let path = if is_list { &at(LIST) } else { &signs[random.below(signs.len())] };
+            fs::write_whole(path, input, 0o644).unwrap();
             let name = within(input, 64, 65_536, |_| of(&folder, cwd)).unwrap();
             assert!(is_name(&name));
             for top in TOPS {
                 assert!(owner(&folder, &rel(top).join(name.as_bytes())).allows(cwd));
             }
             assert_eq!(of(&folder, cwd).unwrap(), name);
-            assert!(within(input, 64, 65_536, |_| all(&folder)).unwrap().len() == 3);
-            if before {
-                for path in sign.map(|folder| at(folder).join(SIGN)) {
-                    fs::remove_file(&path).unwrap();
-                }
+            assert_eq!(within(input, 64, 65_536, |_| all(&folder)).unwrap().len(), 3);
+            if random.below(20) == 0 {
+                signs.iter().for_each(|sign| fs::remove_file(sign).unwrap());
             }
-            !list || !listed(&folder).is_empty()
+            !is_list || !listed(&folder).is_empty()
         });
     }
 
