@@ -506,7 +506,7 @@ mod tests {
         let path = folder.path().join("process");
         let now = boot();
         // A living process that is nobody's run: whatever a record says, only the one with its start time is meant.
-        let mut child = Command::new("sleep").arg("300").spawn().unwrap();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let started = Seen::read(pid).unwrap().started;
         let (other, earlier) = (started ^ 1, format!("{now}-"));
@@ -530,7 +530,7 @@ mod tests {
             assert_eq!(ProcessRecord::read(&path), Some(record));
             true
         });
-        child.kill().unwrap();
+        // It has read to the end of its input, which is ours.
         child.wait().unwrap();
     }
 }
