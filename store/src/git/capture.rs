@@ -5,6 +5,8 @@
 //! **Invariant:** capturing changes nothing: no file of the repository is written, and git takes no lock of it.
 
 mod cut;
+#[cfg(test)]
+mod damaged;
 mod needed;
 mod units;
 mod rest;
