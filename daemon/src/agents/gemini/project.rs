@@ -198,12 +198,12 @@ mod tests {
         }
         let folder = Folder::open(dir.path()).unwrap().unwrap();
         let corpus = texts(&[
-            r#"{"projects":{"/work/app":"app","/other/app":"app-1","/x":"app-2"}}"#,
-            r#"{"projects":{"/work/app":"app-3","/y":"../up","/z":""},"more":[1]}"#,
-            "/work/app\n",
+            r#"{"projects":{"/src/app":"app","/other/app":"app-1","/x":"app-2"}}"#,
+            r#"{"projects":{"/src/app":"app-3","/y":"../up","/z":""},"more":[1]}"#,
+            "/src/app\n",
             "/other/app",
         ]);
-        let cwd = Path::new("/work/app");
+        let cwd = Path::new("/src/app");
         fuzz_with(1000, corpus, |random, input| {
             let is_list = random.below(2) == 0;
             let path = if is_list { &at(LIST) } else { &signs[random.below(signs.len())] };
@@ -234,6 +234,6 @@ mod tests {
         assert!(list.len() as u64 <= MAX_LIST);
         fs::write_atomic(&dir.path().join(LIST), list.as_bytes(), 0o644).unwrap();
         let folder = Folder::open(dir.path()).unwrap().unwrap();
-        assert_eq!(of(&folder, Path::new("/work/app")).unwrap(), "app-60000");
+        assert_eq!(of(&folder, Path::new("/src/app")).unwrap(), "app-60000");
     }
 }
