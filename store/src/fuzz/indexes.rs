@@ -122,8 +122,13 @@ fn indexes() {
         let new = intake.put(ObjectKind::Chunk, b"new");
         let new = new.and_then(|id| intake.flush_all().map(|()| id));
         drop(intake);
-        if let Ok(id) = &new {
-            assert_eq!(served(&vault, &[*id]), [*id]);
+        if let Ok(id) = &new
+            && served(&vault, &[*id]).is_empty()
+        {
+            // A page may take a row so that it is not found again. Then it can be seen that the page is damaged.
+            let seen = vault.index().integrity();
+            let says_why = seen.map_or_else(|error| error.is_corruption(), |seen| seen.is_some());
+            assert!(says_why, "nothing says why it is not found");
         }
         drop(vault);
         // The segments are as they were: everything is found in them.
