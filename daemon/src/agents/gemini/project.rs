@@ -216,7 +216,9 @@ mod tests {
             assert_eq!(of(&folder, cwd).unwrap(), name);
             assert_eq!(within(input, 64, 65_536, |_| all(&folder)).unwrap().len(), 3);
             if random.below(20) == 0 {
-                signs.iter().for_each(|sign| fs::remove_file(sign).unwrap());
+                for sign in &signs {
+                    fs::remove_file(sign).unwrap();
+                }
             }
             !is_list || !listed(&folder).is_empty()
         });
