@@ -433,12 +433,22 @@ impl Index {
     }
 
     fn failure(&self, doing: &'static str, source: rusqlite::Error) -> StoreError {
-        let error = database(doing, &self.path)(source);
+        let error = database(doing, &self.path)(as_damage(source));
         if error.is_corruption() {
             self.doubt();
         }
         error
     }
+}
+
+/// What contradicts the rows that are there is damage: nothing that we write does, where they are as we wrote them.
+fn as_damage(mut source: rusqlite::Error) -> rusqlite::Error {
+    if let rusqlite::Error::SqliteFailure(failure, _) = &mut source
+        && failure.code == rusqlite::ErrorCode::ConstraintViolation
+    {
+        failure.code = rusqlite::ErrorCode::DatabaseCorrupt;
+    }
+    source
 }
 
 fn segment_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<SegmentRow> {
