@@ -5,6 +5,7 @@
 //! fit the segments that is noted in a file beside it, and whoever opens the vault next makes it anew.
 //!
 //! - [`condemned`]: what a collection asks and changes
+//! - [`damage`]: what SQLite calls otherwise
 //! - [`lost`]: rows whose bytes are not there
 //! - [`schema`]: its tables, and how those of an older program get there
 //! - [`only_read`]: an index that nothing is written to
@@ -13,6 +14,7 @@
 //! costs a walk, never a lie.
 
 mod condemned;
+mod damage;
 mod lost;
 mod schema;
 mod only_read;
@@ -433,22 +435,12 @@ impl Index {
     }
 
     fn failure(&self, doing: &'static str, source: rusqlite::Error) -> StoreError {
-        let error = database(doing, &self.path)(as_damage(source));
+        let error = database(doing, &self.path)(damage::named(source, &self.path));
         if error.is_corruption() {
             self.doubt();
         }
         error
     }
-}
-
-/// What contradicts the rows that are there is damage: nothing that we write does, where they are as we wrote them.
-fn as_damage(mut source: rusqlite::Error) -> rusqlite::Error {
-    if let rusqlite::Error::SqliteFailure(failure, _) = &mut source
-        && failure.code == rusqlite::ErrorCode::ConstraintViolation
-    {
-        failure.code = rusqlite::ErrorCode::DatabaseCorrupt;
-    }
-    source
 }
 
 fn segment_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<SegmentRow> {
