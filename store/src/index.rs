@@ -435,7 +435,7 @@ impl Index {
     }
 
     fn failure(&self, doing: &'static str, source: rusqlite::Error) -> StoreError {
-        let error = database(doing, &self.path)(damage::named(source, &self.path));
+        let error = database(doing, &self.path)(source);
         if error.is_corruption() {
             self.doubt();
         }
@@ -477,5 +477,9 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn database(doing: &'static str, path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
-    move |source| StoreError::Database { doing, path: path.to_owned(), source }
+    move |source| StoreError::Database {
+        doing,
+        path: path.to_owned(),
+        source: damage::named(source, path),
+    }
 }

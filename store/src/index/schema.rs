@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{damage, database};
+use super::database;
 use crate::error::StoreError;
 
 /// Format 2 has rows that are condemned.
@@ -69,7 +69,6 @@ pub(crate) fn bring_up(db: &mut Connection, path: &Path) -> Result<(), StoreErro
         transaction.commit()
     };
     step().map_err(|source| {
-        let source = damage::named(source, path);
         StoreError::upgrading(path, source, database("bringing the index up to date", path))
     })
 }
