@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rusqlite::Error;
-use rusqlite::ErrorCode::{ConstraintViolation, DatabaseCorrupt, ReadOnly};
+use rusqlite::ErrorCode::{ConstraintViolation, DatabaseCorrupt, ReadOnly, TooBig};
 
 use crate::fs;
 
@@ -14,10 +14,14 @@ const WRITE_VERSION: u64 = 18;
 const LAST_VERSION: u8 = 2;
 
 /// Calls it by its name: rows that contradict those that are there, which nothing that we write does where they are as we
-/// wrote them, and a header by which only a newer SQLite may write the file.
+/// wrote them, values longer than any, and a header by which only a newer SQLite may write the file.
 pub(super) fn named(mut error: Error, path: &Path) -> Error {
     if let Error::SqliteFailure(failure, _) = &mut error
-        && (failure.code == ConstraintViolation || (failure.code == ReadOnly && is_for_newer(path)))
+        && match failure.code {
+            ConstraintViolation | TooBig => true,
+            ReadOnly => is_for_newer(path),
+            _ => false,
+        }
     {
         failure.code = DatabaseCorrupt;
     }
